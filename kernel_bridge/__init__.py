@@ -1,0 +1,1 @@
+"""A confined Jupyter kernel that can call tools of its host."""
