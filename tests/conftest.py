@@ -1,0 +1,142 @@
+"""What every test gets: a private place for temporary files, and a check that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+_GRACE_SECONDS = 20.0  # how long something that is ending may take; only a leak ever waits this long
+_POLL_SECONDS = 0.01
+# Kept for the life of the process by the standard library (multiprocessing) and by DSPy.
+_NOT_OURS = ("pymp-", "dspy-cache")
+
+_private_tmp: str | None = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this process (each xdist worker has its own) a temporary directory of its own, with a short path.
+
+    Whatever is found in it afterwards was left by tests of this process; a unix socket's path must fit in 107 bytes.
+    """
+    global _private_tmp
+    spreads_to_workers = bool(getattr(config.option, "numprocesses", None))
+    if spreads_to_workers or _private_tmp is not None:
+        return
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays where pytest keeps it
+    _private_tmp = tempfile.mkdtemp(prefix="rt-")
+    os.environ["TMPDIR"] = _private_tmp
+    # DSPy reads this when it is imported; answers cached by an earlier run must not answer for this one.
+    os.environ["DSPY_CACHEDIR"] = os.path.join(_private_tmp, "dspy-cache")
+    tempfile.tempdir = None  # read TMPDIR afresh
+
+
+def pytest_unconfigure() -> None:
+    if _private_tmp is not None:
+        shutil.rmtree(_private_tmp, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What belongs to this process at one moment."""
+
+    children: frozenset[psutil.Process]
+    threads: frozenset[threading.Thread]  # without daemons: those end with the process
+    files: frozenset[str]  # names in the private temporary directory
+
+    @classmethod
+    def now(cls) -> _Running:
+        return cls(_children(), _threads(), _files())
+
+    def left_by(self, before: _Running) -> list[str]:
+        """One line for each thing that runs or exists now and did not before."""
+        return [
+            *(_describe_process(child) for child in self.children - before.children),
+            *(f"thread {thread.name} ({thread!r})" for thread in self.threads - before.threads),
+            *(f"temporary file {name}" for name in sorted(self.files - before.files)),
+        ]
+
+
+def _children() -> frozenset[psutil.Process]:
+    # Descendants, not only children: a kernel's own processes must go with it. A zombie no longer runs, and the
+    # standard library keeps its resource tracker and fork server for the life of the process.
+    found: set[psutil.Process] = set()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if child.status() != psutil.STATUS_ZOMBIE and "from multiprocessing" not in " ".join(child.cmdline()):
+                found.add(child)
+        except psutil.NoSuchProcess:
+            continue
+    return frozenset(found)
+
+
+def _threads() -> frozenset[threading.Thread]:
+    return frozenset(thread for thread in threading.enumerate() if not thread.daemon and thread.is_alive())
+
+
+def _files() -> frozenset[str]:
+    assert _private_tmp is not None
+    return frozenset(name for name in os.listdir(_private_tmp) if not name.startswith(_NOT_OURS))
+
+
+def _describe_process(process: psutil.Process) -> str:
+    try:
+        return f"process {process.pid} ({process.status()}): {' '.join(process.cmdline())[:300]}"
+    except psutil.NoSuchProcess:
+        return f"process {process.pid} (just ended)"
+
+
+def _check_nothing_left(before: _Running, who: str) -> None:
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while left := _Running.now().left_by(before):
+        if time.monotonic() > deadline:
+            pytest.fail(f"{who} left behind after {_GRACE_SECONDS:.0f} s:\n  " + "\n  ".join(left), pytrace=False)
+        time.sleep(_POLL_SECONDS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_by_the_session() -> Iterator[None]:
+    before = _Running.now()
+    yield
+    _check_nothing_left(before, "the session")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_by_the_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves a child process, a thread or a temporary file of its own.
+
+    Fixtures of a wider scope are set up before this one, so what they hold is not the test's.
+    """
+    before = _Running.now()
+    yield
+    _check_nothing_left(before, request.node.name)
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    """`wait_until(predicate, what, seconds=30)`: returns once the predicate holds, fails with `what` if it never does.
+
+    For facts that nothing announces (a process that is gone, a file that was removed); wait on events otherwise.
+    """
+
+    def wait(predicate: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not predicate():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {seconds:.0f} s: {what}")
+            time.sleep(_POLL_SECONDS)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    return Path(__file__).resolve().parent.parent
