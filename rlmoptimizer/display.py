@@ -1,0 +1,342 @@
+"""What a person sees of a compile, on stderr. Knows events only: no program, no store, no LM.
+
+A progress bar is shown for every evaluation, with the running score and the time left: a live bar on a terminal, one
+line that is rewritten in a notebook, and a few plain lines where stderr is neither. With `verbose` every turn of the
+agent is shown as panels as well. Nothing else is ever written here; warnings go through `logging`.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.syntax import Syntax
+from rich.text import Text
+
+from rlmoptimizer.events import (
+    AgentSubmitted,
+    CompileFinished,
+    CompileStarted,
+    EvaluationFinished,
+    EvaluationStarted,
+    Event,
+    ExampleScored,
+    FellBack,
+    PromptUpdated,
+    SubmissionRefused,
+    TurnFinished,
+)
+
+__all__ = ["Display", "printable"]
+
+_PLAIN_LINE_SECONDS = 15.0  # a plain line at least this often while examples come in
+_PLAIN_LINE_SHARE = 0.25  # and after each such share of the examples
+_REWRITE_SECONDS = 0.2  # a notebook's line is rewritten no more often than this
+_PANEL_CHARS = 4000  # of one output or prompt; head and tail are kept
+
+
+def _control_names() -> dict[int, str]:
+    # C0 has pictures of its own in Unicode; C1 and the marks that turn the reading direction are spelled out.
+    names = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
+    names[0x7F] = "\u2421"
+    spelled = (*range(0x80, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    names.update({code: f"\\u{code:04x}" for code in spelled})
+    names.update({code: f"\\u{code:04x}" for code in (0x2028, 0x2029)})
+    return names
+
+
+_CONTROLS = _control_names()
+
+
+def printable(text: str) -> str:
+    """`text` with every character that could steer a terminal made visible instead; newlines and tabs stay.
+
+    Lone surrogates, which no stream can encode, are spelled out too.
+    """
+    clean = text.replace("\r\n", "\n").translate(_CONTROLS)
+    return clean.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _cut(text: str, limit: int = _PANEL_CHARS) -> str:
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n... ({len(text) - 2 * half:,} characters left out) ...\n{text[-half:]}"
+
+
+def _percent(score: float | None) -> str:
+    return "-" if score is None else f"{100 * score:.1f}%"
+
+
+def _clock(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
+@dataclass(slots=True)
+class _Run:
+    """One evaluation under way, as the display follows it."""
+
+    label: str
+    total: int
+    started: float  # of the display's clock
+    done: int = 0
+    score: float | None = None
+
+    def seconds_left(self, now: float) -> float | None:
+        return None if self.done == 0 else (now - self.started) / self.done * (self.total - self.done)
+
+
+class _Progress(Protocol):
+    """One way to show evaluations under way. Called under the display's lock."""
+
+    def started(self, run_id: str, run: _Run) -> None: ...
+    def advanced(self, run_id: str, run: _Run) -> None: ...
+    def finished(self, run_id: str, run: _Run, note: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class _Bars:
+    """Live bars on a terminal, one for each evaluation under way; finished ones stay as they ended."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def started(self, run_id: str, run: _Run) -> None:
+        if self._live is None:
+            # stdout and stderr stay the program's own: rich would send both to this console.
+            self._live = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=32),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
+                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+                console=self._console,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+        self._tasks[run_id] = self._live.add_task(run.label, total=run.total, note="score -")
+
+    def advanced(self, run_id: str, run: _Run) -> None:
+        if self._live is not None:
+            self._live.update(self._tasks[run_id], completed=run.done, note=f"score {_percent(run.score)}")
+
+    def finished(self, run_id: str, run: _Run, note: str) -> None:
+        if self._live is None:
+            return
+        self._live.update(self._tasks.pop(run_id), completed=run.done, note=note)
+        if not self._tasks:
+            self.close()
+
+    def close(self) -> None:
+        live, self._live = self._live, None
+        self._tasks.clear()
+        if live is not None:
+            live.stop()
+
+
+class _RewrittenLine:
+    """One line for all evaluations under way, rewritten in place: what a notebook's stderr can show without widgets."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._runs: dict[str, _Run] = {}
+        self._written = float("-inf")
+        self._width = 0
+
+    def started(self, run_id: str, run: _Run) -> None:
+        self._runs[run_id] = run
+        self._rewrite()
+
+    def advanced(self, run_id: str, run: _Run) -> None:
+        if self._clock() - self._written >= _REWRITE_SECONDS:
+            self._rewrite()
+
+    def finished(self, run_id: str, run: _Run, note: str) -> None:
+        self._runs.pop(run_id, None)
+        self._put(f"{run.label} {run.done}/{run.total} {note}", end="\n")
+        if self._runs:
+            self._rewrite()
+
+    def close(self) -> None:
+        if self._width:
+            self._put("", end="\r")
+        self._runs.clear()
+
+    def _rewrite(self) -> None:
+        now = self._clock()
+        self._written = now
+        self._put(" | ".join(_progress_line(run, now) for run in self._runs.values()), end="")
+
+    def _put(self, line: str, end: str) -> None:
+        self._stream.write("\r" + line.ljust(self._width) + end)
+        self._stream.flush()
+        self._width = 0 if end else len(line)
+
+
+class _PlainLines:
+    """A few lines for each evaluation: for logs and pipes."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._last: dict[str, tuple[int, float]] = {}  # run -> examples done and time at its last line
+
+    def started(self, run_id: str, run: _Run) -> None:
+        self._last[run_id] = (0, self._clock())
+
+    def advanced(self, run_id: str, run: _Run) -> None:
+        done, at = self._last[run_id]
+        now = self._clock()
+        due = run.done - done >= max(1.0, _PLAIN_LINE_SHARE * run.total) and now - at >= 1.0
+        if run.done < run.total and (due or now - at >= _PLAIN_LINE_SECONDS):
+            self._last[run_id] = (run.done, now)
+            self._write(_progress_line(run, now))
+
+    def finished(self, run_id: str, run: _Run, note: str) -> None:
+        self._last.pop(run_id, None)
+        self._write(f"{run.label} {run.done}/{run.total} {note}")
+
+    def close(self) -> None:
+        self._last.clear()
+
+    def _write(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+def _progress_line(run: _Run, now: float) -> str:
+    left = run.seconds_left(now)
+    eta = "" if left is None else f" eta {_clock(left)}"
+    return f"{run.label} {run.done}/{run.total} score {_percent(run.score)}{eta}"
+
+
+class Display:
+    """An observer that draws on stderr. One for each compile; `close` ends every live bar.
+
+    Args:
+        verbose: show the agent's turns as panels.
+        console: where to draw; None: stderr as it is now. Panels and bars share it, so neither overwrites the other.
+        clock: seconds, ever growing.
+    """
+
+    def __init__(
+        self,
+        *,
+        verbose: bool = False,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        # Under pythonw there is no stderr at all: draw into nothing.
+        stream: TextIO = sys.stderr or io.StringIO()  # pyright: ignore[reportUnnecessaryComparison]
+        self._console = Console(file=stream) if console is None else console
+        self._verbose = verbose
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._runs: dict[str, _Run] = {}
+        self._progress = self._choose_progress()
+
+    def _choose_progress(self) -> _Progress:
+        stream = self._console.file
+        if self._console.is_jupyter:
+            return _RewrittenLine(sys.stderr, self._clock)
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            return _Bars(self._console)
+        return _PlainLines(stream, self._clock)  # pyright: ignore[reportArgumentType] # rich types it IO[str]
+
+    def __call__(self, event: Event) -> None:
+        """Draw one event. Any thread may call it."""
+        with self._lock:
+            if isinstance(event, EvaluationStarted):
+                self._started(event)
+            elif isinstance(event, ExampleScored):
+                self._advanced(event)
+            elif isinstance(event, EvaluationFinished):
+                self._finished(event)
+            elif self._verbose:
+                panel = _panel_of(event)
+                if panel is not None:
+                    self._console.print(panel)
+
+    def close(self) -> None:
+        with self._lock:
+            self._progress.close()
+            self._runs.clear()
+
+    def _started(self, event: EvaluationStarted) -> None:
+        what = f"baseline {event.split}" if event.baseline else event.split
+        run = _Run(label=printable(f"{event.run_id} {what}"), total=event.total, started=self._clock())
+        self._runs[event.run_id] = run
+        self._progress.started(event.run_id, run)
+
+    def _advanced(self, event: ExampleScored) -> None:
+        run = self._runs.get(event.run_id)
+        if run is not None:
+            run.done, run.score = event.done, event.mean_score
+            self._progress.advanced(event.run_id, run)
+
+    def _finished(self, event: EvaluationFinished) -> None:
+        run = self._runs.pop(event.run_id, None)
+        if run is None:
+            return
+        run.done, run.score = event.done, event.score
+        if event.score is None:
+            note = "stopped"
+        else:
+            note = f"score {_percent(event.score)} ({event.passed} passed), {event.left} budget units left"
+        self._progress.finished(event.run_id, run, note)
+
+
+def _panel_of(event: Event) -> RenderableType | None:
+    """The panel for an event of the trajectory, or None. Foreign text goes in as `Text`, never as markup."""
+    if isinstance(event, CompileStarted):
+        text = (
+            f"steps: {', '.join(event.steps)}\n"
+            f"train {event.train_count} examples, val {event.val_count}, budget {event.budget} units"
+        )
+        return _panel("Optimizing", Text(printable(text)), "cyan")
+    if isinstance(event, TurnFinished):
+        return _turn_panel(event)
+    if isinstance(event, PromptUpdated):
+        return _panel(f"New prompt for {event.step}", Text(_cut(printable(event.after))), "green")
+    if isinstance(event, AgentSubmitted):
+        text = "\n\n".join(f"{step}:\n{prompt}" for step, prompt in event.prompts.items())
+        return _panel("Submitted", Text(_cut(printable(text))), "green")
+    if isinstance(event, SubmissionRefused):
+        return _panel("Submission refused", Text(_cut(printable(event.reason))), "yellow")
+    if isinstance(event, FellBack):
+        return _panel("No valid submission", Text(printable(f"{event.reason}\nTaken: run {event.run_id}")), "yellow")
+    if isinstance(event, CompileFinished):
+        text = (
+            f"score {_percent(event.baseline_score)} -> {_percent(event.best_score)}, "
+            f"{event.spent} units spent, {event.turns} turns"
+        )
+        return _panel("Done", Text(text), "cyan")
+    return None
+
+
+def _turn_panel(event: TurnFinished) -> RenderableType:
+    code = Syntax(_cut(printable(event.code)), "python", word_wrap=True, background_color="default")
+    parts: list[RenderableType] = [Text(_cut(printable(event.reasoning))), _panel("code", code, "blue")]
+    if event.output.strip():
+        parts.append(_panel("output", Text(_cut(printable(event.output))), "bright_black"))
+    title = f"Turn {event.number}/{event.limit}, {_clock(event.seconds)}, {event.left} budget units left"
+    return _panel(title, Group(*parts), "magenta")
+
+
+def _panel(title: str, body: RenderableType, style: str) -> Panel:
+    return Panel(body, title=Text(printable(title)), title_align="left", border_style=style)

@@ -1,0 +1,172 @@
+"""Events: what happens while a program is optimized, and the one emitter. Knows no display, no store and no DSPy.
+
+Nothing of the validation set but scores and counts is ever put into an event, so an observer may show or keep all of
+them. Scores are fractions 0..1, times are seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+__all__ = [
+    "AgentSubmitted",
+    "BudgetCharged",
+    "CompileFinished",
+    "CompileStarted",
+    "Emitter",
+    "EvaluationFinished",
+    "EvaluationStarted",
+    "Event",
+    "ExampleScored",
+    "FellBack",
+    "Observer",
+    "PromptUpdated",
+    "SubmissionRefused",
+    "TurnFinished",
+]
+
+logger = logging.getLogger(__name__)
+
+Split: TypeAlias = Literal["train", "val"]
+
+
+@dataclass(frozen=True, slots=True)
+class CompileStarted:
+    steps: tuple[str, ...]  # step names in the program's order
+    train_count: int
+    val_count: int  # 0: no validation set
+    budget: int  # units
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationStarted:
+    run_id: str
+    split: Split
+    total: int  # examples that will be evaluated
+    baseline: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleScored:
+    """One more example of a run has its score. Comes from the evaluation's own threads, in order of completion."""
+
+    run_id: str
+    split: Split
+    done: int
+    total: int
+    mean_score: float  # over the `done` examples so far
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationFinished:
+    """A run has ended. A cancelled or failed one has `done < total` or `score is None`."""
+
+    run_id: str
+    split: Split
+    done: int
+    total: int
+    passed: int
+    score: float | None  # None: the run did not finish
+    left: int  # budget units after it
+
+
+@dataclass(frozen=True, slots=True)
+class PromptUpdated:
+    step: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetCharged:
+    """The agent reached the sub-LM."""
+
+    units: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnFinished:
+    """The root LM has written code and the kernel has run it."""
+
+    number: int  # 1-based
+    limit: int
+    reasoning: str
+    code: str
+    output: str  # what the agent sees of it, before it is cut for the root LM
+    left: int
+    seconds: float  # of the whole turn, the root LM's thinking included
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSubmitted:
+    prompts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionRefused:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FellBack:
+    """The agent left no valid submission; the prompts of `run_id` are taken."""
+
+    reason: str
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompileFinished:
+    baseline_score: float | None
+    best_score: float | None
+    spent: int
+    turns: int
+
+
+Event: TypeAlias = (
+    CompileStarted
+    | EvaluationStarted
+    | ExampleScored
+    | EvaluationFinished
+    | PromptUpdated
+    | BudgetCharged
+    | TurnFinished
+    | AgentSubmitted
+    | SubmissionRefused
+    | FellBack
+    | CompileFinished
+)
+Observer: TypeAlias = Callable[[Event], None]
+
+
+class Emitter:
+    """Hands every event to every observer, one event at a time.
+
+    `emit` may be called from any thread; observers are called in the emitting thread, never two at once, in the order
+    they were added. An observer must not wait for another thread that emits. One that raises is logged once, with its
+    traceback, and gets no further event: a broken display never stops a compile.
+    """
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._observers = list(observers)
+        # Re-entrant: an observer may emit.
+        self._lock = threading.RLock()
+
+    def add(self, observer: Observer) -> None:
+        with self._lock:
+            self._observers.append(observer)
+
+    def emit(self, event: Event) -> None:
+        with self._lock:
+            for observer in tuple(self._observers):
+                try:
+                    observer(event)
+                except Exception:  # an observer is foreign code
+                    logger.warning("An observer failed on %s and is detached", type(event).__name__, exc_info=True)
+                    if observer in self._observers:
+                        self._observers.remove(observer)
