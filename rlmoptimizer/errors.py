@@ -1,0 +1,136 @@
+"""The error families: what the caller, the disk or the agent got wrong. Knows messages, nothing of who raises them.
+
+Three fates: the caller or the disk is at fault and `compile()` stops (`InvalidSetup`, `MetricFailed`, `StoreCorrupt`);
+the agent is at fault, reads the message and goes on (`AgentError` and below); anything else is a bug of ours.
+Attributes carry the facts, the message ends with the next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+__all__ = [
+    "AgentError",
+    "BudgetExceededError",
+    "InvalidScore",
+    "InvalidSetup",
+    "InvalidSetupType",
+    "MetricFailed",
+    "OptimizerError",
+    "PromptUpdateError",
+    "SelectionError",
+    "StoreCorrupt",
+    "SubmissionError",
+    "UnknownRunError",
+]
+
+_E = TypeVar("_E", bound="OptimizerError")
+
+
+def _rebuild(kind: type[_E], args: tuple[Any, ...], facts: dict[str, Any]) -> _E:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class OptimizerError(Exception):
+    """Everything that this package raises on purpose. Survives pickling with its attributes."""
+
+    # The default rebuilds an exception by calling its class with the message, which our constructors do not take.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+class InvalidSetup(OptimizerError, ValueError):
+    """A parameter, a data set, a metric or a program that cannot be worked with. The message says what to change."""
+
+
+class InvalidSetupType(InvalidSetup, TypeError):
+    """`InvalidSetup` for a value of the wrong type; a `TypeError` too."""
+
+
+class MetricFailed(OptimizerError):
+    """The metric raised on every example that reached it.
+
+    `traceback_text` is the traceback of the first failure, in the caller's own frames; the message holds it too.
+    """
+
+    def __init__(self, traceback_text: str, *, failed: int = 1) -> None:
+        self.traceback_text = traceback_text
+        self.failed = failed  # examples on which the metric raised
+        noun = "the only example" if failed == 1 else f"all {failed} examples"
+        super().__init__(f"the metric raised on {noun} that reached it; fix the metric. The first failure:\n{traceback_text}")
+
+
+class StoreCorrupt(OptimizerError):
+    """The run store at `path` cannot be read."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"the run store {path} cannot be read: {reason}. Start over with another run_storage_dir")
+
+
+class InvalidScore(OptimizerError, ValueError):
+    """The metric returned something that is not a score. Makes one error row; never ends a run."""
+
+
+class AgentError(OptimizerError):
+    """A request of the agent that was refused before anything happened. The agent reads the message and mends it."""
+
+
+class BudgetExceededError(AgentError):
+    """`asked` units do not fit into the `left` ones. Nothing was spent."""
+
+    def __init__(self, asked: int, left: int, purpose: str = "evaluate") -> None:
+        self.asked = asked
+        self.left = left
+        self.purpose = purpose
+        super().__init__(f"asked for {_units(asked)}, {left} left; {self._advice()}")
+
+    def _advice(self) -> str:
+        if self.left <= 0:
+            return "nothing more can be evaluated or asked, but you can go on thinking and submit"
+        if self.purpose == "evaluate":
+            return f"pass fewer ids or a limit of {self.left}"
+        return f"send at most {self.left} prompt{'' if self.left == 1 else 's'}"
+
+
+class PromptUpdateError(AgentError):
+    """A prompt for `step` was refused; the program is as it was."""
+
+    def __init__(self, step: str, reason: str) -> None:
+        self.step = step
+        self.reason = reason
+        super().__init__(f"the prompt of step {step!r} was not changed: {reason}")
+
+
+class UnknownRunError(AgentError):
+    """There is no run `run_id`; `known` are the ids that exist, oldest first."""
+
+    def __init__(self, run_id: str, known: Iterable[str]) -> None:
+        self.run_id = run_id
+        self.known: tuple[str, ...] = tuple(known)
+        super().__init__(f"there is no run {run_id!r}; {_listing(self.known)}")
+
+
+class SelectionError(AgentError):
+    """A selection of examples that means nothing for this data set. The message says what is valid."""
+
+
+class SubmissionError(AgentError):
+    """A submission that is not one non-empty text for every step. The message lists what is missing or too much."""
+
+
+def _units(count: int) -> str:
+    return f"{count} unit{'' if count == 1 else 's'}"
+
+
+def _listing(known: Sequence[str], shown: int = 20) -> str:
+    if not known:
+        return "there are no runs yet"
+    if len(known) <= shown:
+        return f"the runs are {', '.join(known)}"
+    return f"the latest of {len(known)} runs are {', '.join(known[-shown:])}"
