@@ -1,0 +1,154 @@
+"""The messages of one REPL turn: the whole history, a conversation, or only what is new. Knows no LM and no session."""
+
+# DSPy ships no type information; its signatures and adapters are seen here through the few calls below.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+from dspy.primitives.repl_types import REPLEntry, REPLHistory
+
+__all__ = ["Said", "TurnFormat", "history_field"]
+
+Message = dict[str, Any]  # one chat message: role and content
+
+_RESULT = "execution_result"
+_RESULT_DESC = "What the REPL printed for the code of your previous answer (not there in the first turn)"
+_ITERATION = "iteration"  # the field in which dspy.RLM counts its turns, as "3/20"
+_ANSWER = ("reasoning", "code")  # the fields that dspy.RLM asks for in every turn
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a conversation already holds, so that it is not said again."""
+
+    system: str  # the last instructions given in it
+    inputs: Mapping[str, Any]  # the inputs of its last turn, without the history
+
+
+class TurnFormat:
+    """Formats one REPL turn in an adapter's own style; stands in for that adapter's `format`.
+
+    `adapter` names the fields and marks them up; this class only decides which messages there are:
+
+    - `said` given: the last execution result and the inputs that changed, as one user message (after new instructions,
+      when they differ from those in the conversation);
+    - else `conversation`: the first request, then for each earlier turn the model's answer as an assistant message and
+      its execution result in the user message that follows;
+    - else: one user message with the whole history, as DSPy does it.
+
+    Output is cut as DSPy cuts it (head and tail kept, length stated), to `max_output_chars`, or, when that is None, to
+    what the history itself says. A signature without a REPL history is formatted as the adapter would.
+    """
+
+    def __init__(
+        self,
+        adapter: dspy.Adapter,
+        *,
+        conversation: bool,
+        continued: bool = False,
+        said: Said | None = None,
+        max_output_chars: int | None = None,
+    ) -> None:
+        self._adapter = adapter
+        self._conversation = conversation
+        self._continued = continued  # later turns will be follow-ups, so the instructions describe what these hold
+        self._said = said
+        self._max_output_chars = max_output_chars
+        self.system: str | None = None  # the instructions in force after this turn; None until it was formatted
+
+    def adapter(self) -> dspy.Adapter:
+        """A copy of the adapter that formats through this object. It does not fall back to JSON by itself."""
+        turned = copy.copy(self._adapter)
+        vars(turned).update(format=self, use_json_adapter_fallback=False)
+        return turned
+
+    def __call__(self, signature: type[dspy.Signature], demos: list[Any], inputs: dict[str, Any]) -> list[Message]:
+        field = history_field(signature)
+        history = inputs.get(field) if field is not None else None
+        if field is None or not isinstance(history, REPLHistory):
+            messages = self._formatted(signature, demos, inputs)
+        elif self._said is not None and history.entries:
+            messages = self._follow_up(_retold(signature, field, whole=False), field, history, inputs, self._said)
+        elif self._conversation and set(_ANSWER) <= set(signature.output_fields):
+            messages = self._dialogue(_retold(signature, field, whole=False), field, history, demos, inputs)
+        else:
+            if self._max_output_chars is not None:
+                history = history.model_copy(update={"max_output_chars": self._max_output_chars})
+            signature = _retold(signature, field, whole=True) if self._continued else signature
+            messages = self._formatted(signature, demos, {**inputs, field: history})
+        if messages[0]["role"] == "system":
+            self.system = messages[0]["content"]
+        return messages
+
+    def _formatted(self, signature: type[dspy.Signature], demos: list[Any], inputs: dict[str, Any]) -> list[Message]:
+        return self._adapter.format(signature, demos, inputs)
+
+    def _user(self, signature: type[dspy.Signature], inputs: Mapping[str, Any]) -> Message:
+        content = self._adapter.format_user_message_content(signature, dict(inputs), main_request=True)
+        return {"role": "user", "content": content}
+
+    def _result(self, entry: REPLEntry, history: REPLHistory) -> str:
+        limit = history.max_output_chars if self._max_output_chars is None else self._max_output_chars
+        return REPLEntry.format_output(entry.output, limit)
+
+    def _follow_up(
+        self, signature: type[dspy.Signature], field: str, history: REPLHistory, inputs: dict[str, Any], said: Said
+    ) -> list[Message]:
+        new = {name: value for name, value in inputs.items() if name != field and said.inputs.get(name) != value}
+        new[_RESULT] = self._result(history.entries[-1], history)
+        user = self._user(signature, new)
+        self.system = self._adapter.format_system_message(signature)
+        return [user] if self.system == said.system else [{"role": "system", "content": self.system}, user]
+
+    def _dialogue(
+        self,
+        signature: type[dspy.Signature],
+        field: str,
+        history: REPLHistory,
+        demos: list[Any],
+        inputs: dict[str, Any],
+    ) -> list[Message]:
+        rest = {name: value for name, value in inputs.items() if name != field}
+        count = len(history.entries)
+        messages = self._formatted(signature, demos, {**rest, **_iteration(inputs, count)})
+        for index, entry in enumerate(history.entries, start=1):
+            answer = {"reasoning": entry.reasoning, "code": _fenced(entry.code)}
+            content = self._adapter.format_assistant_message_content(signature, answer)
+            result = {_RESULT: self._result(entry, history), **_iteration(inputs, count - index)}
+            messages += [{"role": "assistant", "content": content}, self._user(signature, result)]
+        return messages
+
+
+def history_field(signature: type[dspy.Signature]) -> str | None:
+    """The name of the input that holds the REPL history; None when the signature has none."""
+    return next((name for name, field in signature.input_fields.items() if field.annotation is REPLHistory), None)
+
+
+def _retold(signature: type[dspy.Signature], field: str, *, whole: bool) -> type[dspy.Signature]:
+    """`signature` with an execution result in the place of the history, or beside it when the history is told whole."""
+    index = list(signature.input_fields).index(field)
+    result = dspy.InputField(desc=_RESULT_DESC)
+    if whole:
+        return signature.insert(index + 1, _RESULT, result, str)
+    return signature.delete(field).insert(index, _RESULT, result, str)
+
+
+def _iteration(inputs: Mapping[str, Any], back: int) -> dict[str, str]:
+    """The count of the turn that was `back` turns ago, as it was sent then. Empty when the turns are not counted.
+
+    Earlier messages must read as they did when they were new, or the provider's prompt cache is lost from there on.
+    """
+    current, slash, total = str(inputs.get(_ITERATION, "")).partition("/")
+    return {_ITERATION: f"{int(current) - back}/{total}"} if slash and current.isdigit() else {}
+
+
+def _fenced(code: str) -> str:
+    # Code that DSPy could not take out of its fences is recorded with them.
+    return code if code.lstrip().startswith("```") else f"```python\n{code}\n```"
