@@ -352,17 +352,20 @@ class ScriptedAgent:
 # The main job, and what it shows.
 
 
-def main() -> None:
-    options = parse_arguments()
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_arguments(arguments)
     console = Console()
     student = SupportDesk()
     before = prompts_of(student)
-    eval_lm = model(options.eval_lm, LiteralModel())
+    root_lm = model(options.root_lm) or dspy.LM("offline/scripted", engine=ScriptedAgent(), cache=False)
+    stand_in = dspy.LM("offline/literal", engine=LiteralModel(), cache=False)
+    eval_lm = model(options.eval_lm) or stand_in
     optimizer = RLMDocstringOptimizer(
         max_iterations=3,
-        root_lm=model(options.root_lm, ScriptedAgent()),
-        sub_lm=model(options.sub_lm, LiteralModel()) if options.sub_lm or not options.root_lm else None,
+        root_lm=root_lm,
+        sub_lm=model(options.sub_lm) or (None if options.root_lm else stand_in),
         eval_lm=eval_lm,
+        root_stateful_session=root_lm.model_type == "responses",
         verbose=not options.quiet,  # the agent's turns, as they happen, on stderr
     )
     optimized = optimizer.compile(student, trainset=examples(TRAIN), valset=examples(VAL), metric=metric)
@@ -380,17 +383,20 @@ def main() -> None:
     console.print(Text(f"{ticket}\n-> queue {answer.queue}, priority {answer.priority}"))
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="An agent improves the prompts of a two-step DSPy program.")
     parser.add_argument("--root-lm", metavar="MODEL", help="the agent, such as openai/gpt-5 (default: a script)")
     parser.add_argument("--eval-lm", metavar="MODEL", help="runs the program (default: a stand-in, offline)")
     parser.add_argument("--sub-lm", metavar="MODEL", help="answers the agent's questions (default: the root LM)")
     parser.add_argument("--quiet", action="store_true", help="leave out the agent's turns")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def model(name: str | None, stand_in: Any) -> dspy.LM:
-    return dspy.LM(name) if name else dspy.LM("offline/stand-in", engine=stand_in, cache=False)
+def model(name: str | None) -> dspy.LM | None:
+    if name is None:
+        return None
+    # OpenAI keeps the conversation of a Responses model, so each turn sends only what is new.
+    return dspy.LM(name, model_type="responses" if name.startswith("openai/") else "chat")
 
 
 def prompts_of(program: dspy.Module) -> dict[str, str]:
