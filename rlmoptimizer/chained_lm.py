@@ -43,13 +43,13 @@ class ChainedLM(dspy.BaseLM):
     callbacks, usage and history are what they are for any other call.
     """
 
-    def __init__(self, lm: dspy.LM, parent: Stored | None, attempt: int) -> None:
+    def __init__(self, lm: dspy.LM, parent: Stored | None, repeated: int) -> None:
         super().__init__(model=lm.model, model_type=lm.model_type, cache=lm.cache)
         self.kwargs = dict(lm.kwargs)
         self.response: Response | None = None
         self._lm = lm
         self._parent = parent
-        self._attempt = attempt
+        self._repeated = repeated  # how often this very request has been sent before
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **options: Any) -> list[dict[str, Any]]:
         request = self._request(messages, options)
@@ -65,7 +65,7 @@ class ChainedLM(dspy.BaseLM):
     def _execution(self) -> dict[str, Any]:
         rollout = self.kwargs.get("rollout_id")
         # Another rollout is another cache entry: the answer that did not parse is not served again.
-        rollout = rollout if not self._attempt else f"{rollout}, attempt {self._attempt}"
+        rollout = f"{rollout}, again {self._repeated}" if self._repeated else rollout
         return {} if rollout is None else {"rollout_id": rollout}
 
     def _received(self, response: Response) -> list[dict[str, Any]]:

@@ -28,8 +28,8 @@ _ANSWER = ("reasoning", "code")  # the fields that dspy.RLM asks for in every tu
 class Said:
     """What a conversation already holds, so that it is not said again."""
 
-    system: str  # the last instructions given in it
-    inputs: Mapping[str, Any]  # the inputs of its last turn, without the history
+    instructions: str  # the task it is about
+    inputs: Mapping[str, Any]  # what its last turn was given, but for the history
 
 
 class TurnFormat:
@@ -37,8 +37,8 @@ class TurnFormat:
 
     `adapter` names the fields and marks them up; this class only decides which messages there are:
 
-    - `said` given: the last execution result and the inputs that changed, as one user message (after new instructions,
-      when they differ from those in the conversation);
+    - `said` given: the last execution result and the inputs that changed, as one user message (after a system message
+      when the task is another one);
     - else `conversation`: the first request, then for each earlier turn the model's answer as an assistant message and
       its execution result in the user message that follows;
     - else: one user message with the whole history, as DSPy does it.
@@ -58,10 +58,10 @@ class TurnFormat:
     ) -> None:
         self._adapter = adapter
         self._conversation = conversation
-        self._continued = continued  # later turns will be follow-ups, so the instructions describe what these hold
+        # Follow-ups come later or already now, so the instructions describe what they hold.
+        self._continued = continued or said is not None
         self._said = said
         self._max_output_chars = max_output_chars
-        self.system: str | None = None  # the instructions in force after this turn; None until it was formatted
 
     def adapter(self) -> dspy.Adapter:
         """A copy of the adapter that formats through this object. It does not fall back to JSON by itself."""
@@ -73,39 +73,31 @@ class TurnFormat:
         field = history_field(signature)
         history = inputs.get(field) if field is not None else None
         if field is None or not isinstance(history, REPLHistory):
-            messages = self._formatted(signature, demos, inputs)
-        elif self._said is not None and history.entries:
-            messages = self._follow_up(_retold(signature, field, whole=False), field, history, inputs, self._said)
-        elif self._conversation and set(_ANSWER) <= set(signature.output_fields):
-            messages = self._dialogue(_retold(signature, field, whole=False), field, history, demos, inputs)
-        else:
-            if self._max_output_chars is not None:
-                history = history.model_copy(update={"max_output_chars": self._max_output_chars})
-            signature = _retold(signature, field, whole=True) if self._continued else signature
-            messages = self._formatted(signature, demos, {**inputs, field: history})
-        if messages[0]["role"] == "system":
-            self.system = messages[0]["content"]
-        return messages
-
-    def _formatted(self, signature: type[dspy.Signature], demos: list[Any], inputs: dict[str, Any]) -> list[Message]:
-        return self._adapter.format(signature, demos, inputs)
+            return self._adapter.format(signature, demos, inputs)
+        if self._max_output_chars is not None:
+            history = history.model_copy(update={"max_output_chars": self._max_output_chars})
+        dialogue = self._conversation and set(_ANSWER) <= set(signature.output_fields)
+        if dialogue or self._continued:
+            signature = _with_result(signature, field, history_too=not dialogue)
+        if self._said is not None and history.entries:
+            return self._follow_up(signature, field, history, inputs, self._said)
+        if dialogue:
+            return self._dialogue(signature, field, history, demos, inputs)
+        return self._adapter.format(signature, demos, {**inputs, field: history})
 
     def _user(self, signature: type[dspy.Signature], inputs: Mapping[str, Any]) -> Message:
         content = self._adapter.format_user_message_content(signature, dict(inputs), main_request=True)
         return {"role": "user", "content": content}
 
-    def _result(self, entry: REPLEntry, history: REPLHistory) -> str:
-        limit = history.max_output_chars if self._max_output_chars is None else self._max_output_chars
-        return REPLEntry.format_output(entry.output, limit)
-
     def _follow_up(
         self, signature: type[dspy.Signature], field: str, history: REPLHistory, inputs: dict[str, Any], said: Said
     ) -> list[Message]:
         new = {name: value for name, value in inputs.items() if name != field and said.inputs.get(name) != value}
-        new[_RESULT] = self._result(history.entries[-1], history)
+        new[_RESULT] = REPLEntry.format_output(history.entries[-1].output, history.max_output_chars)
         user = self._user(signature, new)
-        self.system = self._adapter.format_system_message(signature)
-        return [user] if self.system == said.system else [{"role": "system", "content": self.system}, user]
+        if signature.instructions == said.instructions:
+            return [user]
+        return [{"role": "system", "content": self._adapter.format_system_message(signature)}, user]
 
     def _dialogue(
         self,
@@ -117,12 +109,13 @@ class TurnFormat:
     ) -> list[Message]:
         rest = {name: value for name, value in inputs.items() if name != field}
         count = len(history.entries)
-        messages = self._formatted(signature, demos, {**rest, **_iteration(inputs, count)})
+        messages = self._adapter.format(signature, demos, {**rest, **_iteration(inputs, count)})
         for index, entry in enumerate(history.entries, start=1):
             answer = {"reasoning": entry.reasoning, "code": _fenced(entry.code)}
             content = self._adapter.format_assistant_message_content(signature, answer)
-            result = {_RESULT: self._result(entry, history), **_iteration(inputs, count - index)}
-            messages += [{"role": "assistant", "content": content}, self._user(signature, result)]
+            result = REPLEntry.format_output(entry.output, history.max_output_chars)
+            following = self._user(signature, {_RESULT: result, **_iteration(inputs, count - index)})
+            messages += [{"role": "assistant", "content": content}, following]
         return messages
 
 
@@ -131,13 +124,14 @@ def history_field(signature: type[dspy.Signature]) -> str | None:
     return next((name for name, field in signature.input_fields.items() if field.annotation is REPLHistory), None)
 
 
-def _retold(signature: type[dspy.Signature], field: str, *, whole: bool) -> type[dspy.Signature]:
-    """`signature` with an execution result in the place of the history, or beside it when the history is told whole."""
+def _with_result(signature: type[dspy.Signature], field: str, *, history_too: bool) -> type[dspy.Signature]:
+    """`signature` with a place for an execution result: beside the history, or instead of it."""
     index = list(signature.input_fields).index(field)
     result = dspy.InputField(desc=_RESULT_DESC)
-    if whole:
+    if history_too:
         return signature.insert(index + 1, _RESULT, result, str)
     return signature.delete(field).insert(index, _RESULT, result, str)
+
 
 
 def _iteration(inputs: Mapping[str, Any], back: int) -> dict[str, str]:

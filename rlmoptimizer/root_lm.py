@@ -198,6 +198,7 @@ class _Turn:
     def __init__(self, session: RootSession, signature: type[dspy.Signature], inputs: Mapping[str, Any]) -> None:
         field = history_field(signature)
         self.prediction: dspy.Prediction | None = None
+        self._instructions = signature.instructions
         self._session = session
         self._history = cast("REPLHistory | None", inputs.get(field) if field is not None else None)
         self._inputs = {name: inputs[name] for name in signature.input_fields if name != field and name in inputs}
@@ -207,34 +208,35 @@ class _Turn:
     @contextmanager
     def attempt(self) -> Generator[dict[str, Any]]:
         """Yield the options for one call of the predictor. An end that can be mended is swallowed: attempt again."""
-        style = self._session.style()
+        session, parent, repeated = self._session, self._parent, self._unparsed
+        style = session.style()
         if style is None:
             with self._parsing():
-                yield self._plain_options()
+                yield self._plain(repeated)
             return
-        if self._unparsed % 2 and style.use_json_adapter_fallback:
-            style = _as_json(style)
-        parent = self._parent
+        if style.use_json_adapter_fallback and not isinstance(style, dspy.JSONAdapter):
+            repeated, as_json = divmod(self._unparsed, 2)
+            style = _json(style) if as_json else style
         format_ = TurnFormat(
             style,
-            conversation=self._session.multiturn_history,
-            continued=self._session.chained,
+            conversation=session.multiturn_history,
+            continued=session.chained,
             said=parent.said if parent else None,
-            max_output_chars=self._session.max_output_chars,
+            max_output_chars=session.max_output_chars,
         )
         lm = None
-        if self._session.chained:
-            lm = ChainedLM(cast("dspy.LM", self._session.root_lm), parent.stored if parent else None, self._unparsed)
+        if session.chained:
+            lm = ChainedLM(cast("dspy.LM", session.root_lm), parent.stored if parent else None, repeated)
         with self._parsing(), self._recovering():
             with dspy.context(adapter=format_.adapter()):
-                yield {"lm": lm} if lm is not None else self._plain_options()
+                yield self._plain(repeated) if lm is None else {"lm": lm}
             if lm is not None:
-                self._keep(lm.response, format_.system)
+                self._keep(lm.response)
 
-    def _plain_options(self) -> dict[str, Any]:
+    def _plain(self, repeated: int) -> dict[str, Any]:
         lm = self._session.root_lm
-        # The cache holds the very answer that did not parse. Other LMs might hand the option to their provider.
-        uncached = self._unparsed and isinstance(lm, dspy.LM)
+        # The cache holds the very answer that did not parse. Another kind of LM might send the option to its provider.
+        uncached = repeated and isinstance(lm, dspy.LM)
         return {"lm": lm, "config": {"cache": False}} if uncached else {"lm": lm}
 
     @contextmanager
@@ -264,7 +266,7 @@ class _Turn:
             self._parent = None
             self._session.lose(str(error))
 
-    def _keep(self, response: Response | None, system: str | None) -> None:
+    def _keep(self, response: Response | None) -> None:
         prediction = self.prediction
         if response is None or prediction is None or self._history is None or "code" not in prediction:
             return
@@ -275,7 +277,7 @@ class _Turn:
         else:
             link = _Link(
                 stored=Stored(response.id, response.usage.input_tokens),
-                said=Said(system or "", self._inputs),
+                said=Said(self._instructions, self._inputs),
                 entries=tuple(self._history.entries),
                 reasoning=str(prediction.reasoning),
                 code=str(prediction.code),
@@ -284,7 +286,7 @@ class _Turn:
 
 
 
-def _as_json(style: dspy.ChatAdapter) -> dspy.JSONAdapter:
+def _json(style: dspy.ChatAdapter) -> dspy.JSONAdapter:
     return dspy.JSONAdapter(
         use_native_function_calling=style.use_native_function_calling, parallel_tool_calls=style.parallel_tool_calls
     )
