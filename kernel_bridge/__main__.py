@@ -1,0 +1,43 @@
+"""`python -m kernel_bridge`: what this machine can give a kernel, which sessions live, a console on one of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from kernel_bridge.confine import probe
+from kernel_bridge.console import LiveSession, attach, live_sessions, table
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kernel_bridge", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("probe", help="show which guarantees this machine can give, and how")
+    commands.add_parser("list", help="show the live sessions of this user with their connection files")
+    attaching = commands.add_parser("attach", help="open a Jupyter console on a live session")
+    attaching.add_argument("id", nargs="?", help="the session's id from `list`; not needed when there is only one")
+    asked = parser.parse_args(argv)
+    if asked.command == "probe":
+        print(probe().table())
+        return 0
+    sessions = live_sessions()
+    if asked.command == "list":
+        print(table(sessions))
+        return 0
+    return _attach(sessions, asked.id)
+
+
+def _attach(sessions: list[LiveSession], id: str | None) -> int:
+    fitting = [session for session in sessions if id is None or session.id.startswith(id)]
+    if len(fitting) == 1:
+        return attach(fitting[0])
+    if not fitting:
+        wanted = "" if id is None else f" whose id starts with {id!r}"
+        print(f"there is no live session{wanted}", file=sys.stderr)
+    else:
+        print(f"which one? name its id:\n{table(fitting)}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

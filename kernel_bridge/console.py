@@ -1,0 +1,98 @@
+"""Live sessions of this user, seen from any process: find them, attach a console. Starts no kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernel_bridge.process import process_started, runtime_root
+
+__all__ = ["LiveSession", "attach", "live_sessions"]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSession:
+    """A session whose host is alive."""
+
+    id: str  # the name of its directory
+    host_pid: int
+    command: str  # the host's command line
+    started: float  # seconds since the epoch
+    connection_file: Path
+
+
+def live_sessions(root: Path | None = None) -> list[LiveSession]:
+    """The sessions below `root` (None: the user's runtime directory) whose host lives, oldest first.
+
+    Directories that a host left behind when it was killed are removed on the way.
+    """
+    root = runtime_root() if root is None else root
+    found: list[LiveSession] = []
+    for directory in root.iterdir() if root.is_dir() else ():
+        try:
+            facts = json.loads((directory / "session.json").read_text(encoding="utf-8"))
+            session = LiveSession(
+                directory.name,
+                int(facts["host_pid"]),
+                str(facts["command"]),
+                float(facts["started"]),
+                Path(str(facts["connection_file"])),
+            )
+            token = facts["host_started"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # being made or removed right now, or not ours
+        if not _lives(session.host_pid, token):
+            shutil.rmtree(directory, ignore_errors=True)
+        elif session.connection_file.exists():
+            found.append(session)
+    return sorted(found, key=lambda session: session.started)
+
+
+def _lives(pid: int, token: str | None) -> bool:
+    if token is not None:
+        return process_started(pid) == token
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def table(sessions: Sequence[LiveSession]) -> str:
+    """The sessions as lines for a terminal."""
+    if not sessions:
+        return "no live sessions"
+    now = time.time()
+    lines = [f"{'ID':<10}{'HOST PID':<10}{'AGE':<9}{'CONNECTION FILE':<54}COMMAND"]
+    for s in sessions:
+        command = "".join(c if c.isprintable() else "?" for c in s.command)[:60]
+        lines.append(f"{s.id:<10}{s.host_pid:<10}{_age(now - s.started):<9}{s.connection_file!s:<54}{command}")
+    return "\n".join(lines)
+
+
+def _age(seconds: float) -> str:
+    seconds = max(0, int(seconds))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"
+
+
+def attach(session: LiveSession) -> int:
+    """Open a Jupyter console on a session, in this terminal. Returns its exit status."""
+    try:
+        from jupyter_console.app import ZMQTerminalIPythonApp
+    except ImportError:
+        print("the console needs jupyter_console: pip install 'rlmoptimizer[console]'", file=sys.stderr)
+        return 2
+    ZMQTerminalIPythonApp.launch_instance(["--existing", str(session.connection_file)])
+    return 0

@@ -1,0 +1,196 @@
+"""The kernel app: a slim IPKernelApp on ipc sockets. Knows sockets and start-up, not what a cell is.
+
+What it leaves out, and why: the debugger (its import is the largest part of a stock kernel's start), the history
+database, the sub-shell thread, the iopub thread (one lock does the same job without two thread switches a message),
+and the tcp pipe for forked children (a kernel without network could not bind it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import types
+from typing import Any
+
+import zmq
+
+
+def _without_debugger() -> None:
+    """Put an empty module where ipykernel looks for its debugger, so that debugpy is never imported."""
+    stand_in = types.ModuleType("ipykernel.debugger")
+    stand_in._is_debugpy_available = False  # type: ignore[attr-defined]
+    stand_in.Debugger = object  # type: ignore[attr-defined]
+    sys.modules["ipykernel.debugger"] = stand_in
+
+
+_without_debugger()
+
+from ipykernel.kernelapp import IPKernelApp  # noqa: E402
+from traitlets.config import Config  # noqa: E402
+from zmq.eventloop.zmqstream import ZMQStream  # noqa: E402
+
+from kernel_bridge.inside.channel import HostChannel  # noqa: E402
+from kernel_bridge.inside.interrupts import Interrupts  # noqa: E402
+from kernel_bridge.inside.kernel import BridgeKernel  # noqa: E402
+from kernel_bridge.inside.output import DescriptorCapture, Transcript  # noqa: E402
+from kernel_bridge.wire import Codec  # noqa: E402
+
+
+class Publisher:
+    """The iopub socket, used from any thread under a lock. Has the few methods that ipykernel calls on its thread."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self._lock = threading.RLock()
+        self._listeners = 0
+        self.background_socket = self
+        self.closed = False
+
+    def listened_to(self) -> bool:
+        """Whether any client, such as a console, is subscribed."""
+        with self._lock:
+            try:
+                while True:
+                    event = self._socket.recv(zmq.DONTWAIT)
+                    self._listeners += 1 if event[:1] == b"\x01" else -1
+            except zmq.Again:
+                return self._listeners > 0
+
+    def send_multipart(self, frames: list[Any], *_: Any, copy: bool = True, **__: Any) -> None:
+        with self._lock:
+            if self.listened_to():
+                self._socket.send_multipart(frames, copy=copy)
+
+    def schedule(self, action: Any) -> None:
+        action()
+
+    def flush(self, *_: Any) -> None:
+        return None
+
+    def stop(self) -> None:
+        return None
+
+    def close(self) -> None:
+        with self._lock:
+            self.closed = True
+            self._socket.close()
+
+
+class _NoThread:
+    """Stands where ipykernel 7 expects its sub-shell thread: it is false, and main is its parent."""
+
+    parent_thread = threading.main_thread()
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class BridgeApp(IPKernelApp):
+    """Made by `run`, once per process."""
+
+    bridge: dict[str, Any]  # the launch configuration
+    channel: HostChannel
+
+    def init_pdb(self) -> None:
+        return None
+
+    def init_blackhole(self) -> None:
+        return None
+
+    def init_poller(self) -> None:
+        return None  # the guardian and the parent-death signal do this, in microseconds instead of seconds
+
+    def write_connection_file(self, **_: Any) -> None:
+        return None  # the host wrote it
+
+    def log_connection_info(self) -> None:
+        self._ports = {name: getattr(self, f"{name}_port") for name in ("shell", "iopub", "stdin", "hb", "control")}
+
+    def configure_tornado_logger(self) -> None:
+        return None
+
+    def init_control(self, context: zmq.Context[Any]) -> None:
+        super().init_control(context)
+        for name in ("debugpy_socket", "debug_shell_socket"):
+            getattr(self, name).close()
+        self.shell_channel_thread = None
+
+    def init_iopub(self, context: zmq.Context[Any]) -> None:
+        socket = context.socket(zmq.XPUB)
+        socket.linger = 0
+        self.iopub_port = self._bind_socket(socket, self.iopub_port)
+        self.iopub_thread = self.iopub_socket = Publisher(socket)
+
+    def init_io(self) -> None:
+        faulthandler.enable(file=self.bridge["real_stderr"])
+        self.transcript = Transcript(self.bridge["output_bytes"], self.bridge["transcript_file"])
+        self.displayhook = types.SimpleNamespace(get_execution_count=None)
+
+    def init_signal(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def init_kernel(self) -> None:
+        shell_stream = ZMQStream(self.shell_socket)
+        control_stream = ZMQStream(self.control_socket, self.control_thread.io_loop)
+        self.control_thread.start()
+        self.kernel = self.kernel_class.instance(
+            parent=self,
+            session=self.session,
+            control_stream=control_stream,
+            shell_stream=shell_stream,
+            control_thread=self.control_thread,
+            shell_channel_thread=_NoThread(),
+            iopub_thread=self.iopub_thread,
+            iopub_socket=self.iopub_socket,
+            stdin_socket=self.stdin_socket,
+            log=self.log,
+            profile_dir=self.profile_dir,
+            user_ns=self.user_ns,
+        )
+        self.kernel.record_ports({name + "_port": port for name, port in self._ports.items()})
+
+    def init_gui_pylab(self) -> None:
+        os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+
+    def init_extensions(self) -> None:
+        return None
+
+    def init_code(self) -> None:
+        return None
+
+    def init_path(self) -> None:
+        return None
+
+    def close(self) -> None:
+        return None  # the guardian ends this process; there is nothing to end in order
+
+
+def run(config: dict[str, Any]) -> None:
+    """Start the kernel that the host described, and serve until it is killed."""
+    config["real_stderr"] = os.dup(2)
+    os.set_inheritable(config["real_stderr"], False)
+    logging.getLogger("tornado").setLevel(logging.CRITICAL)
+    settings = Config()
+    settings.HistoryManager.enabled = False
+    settings.InteractiveShell.colors = "nocolor"
+    settings.InteractiveShell.cache_size = 0
+    settings.IPKernelApp.matplotlib = None
+    app = BridgeApp.instance(config=settings, log_level=logging.CRITICAL)
+    app.bridge = config
+    app.kernel_class = BridgeKernel
+    app.initialize(["-f", config["connection_file"]])
+    kernel = app.kernel
+    interrupts = Interrupts()
+    codec = Codec(limit_bytes=config["frame_bytes"], limit_depth=config["frame_depth"], unpickle=True)
+    channel = HostChannel(app.context, (config["calls_url"], config["replies_url"]), codec, interrupts)
+    capture = None
+    if os.name == "posix":
+        capture = DescriptorCapture(app.transcript.add)
+    kernel.attach(config, channel, interrupts, app.transcript, capture)
+    with contextlib.suppress(KeyboardInterrupt):
+        app.start()

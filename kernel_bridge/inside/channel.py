@@ -1,0 +1,170 @@
+"""The kernel's end of the tool channel: ask the host and wait. Knows sockets and threads, not what is asked.
+
+Two PAIR sockets, both bound here: one carries messages out, one carries replies in. Any thread may ask. One of the
+waiting threads at a time reads the replies and hands each to the thread it belongs to, so a lone caller pays no
+thread switch. A reply that nobody waits for any more, because its caller was interrupted, is dropped by its id.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from kernel_bridge.inside.interrupts import Interrupts
+from kernel_bridge.wire import (
+    Call,
+    Codec,
+    HostMessage,
+    KernelMessage,
+    Raise,
+    Return,
+    Submit,
+    WireError,
+    read_host_head,
+    write_head,
+)
+
+_ZERO_COPY_BYTES = 65536
+_POLL_MS = 1000  # a poll that lasts for ever could miss a signal that another thread was given
+_PAIR = b"\x92"  # the head of a msgpack array of two, whose parts are encoded apart for the sake of their error paths
+
+
+class HostError(RuntimeError):
+    """Base of the exceptions that stand for a host tool's own, when Python has no exception of that name."""
+
+
+class _Waiter:
+    __slots__ = ("reply", "turn")
+
+    def __init__(self) -> None:
+        self.reply: tuple[HostMessage, Any] | None = None
+        self.turn = threading.Lock()  # held while there is nothing to look at
+        self.turn.acquire()
+
+    def wake(self) -> None:
+        if self.turn.locked():
+            try:
+                self.turn.release()
+            except RuntimeError:  # another thread was first
+                return
+
+
+class HostChannel:
+    """Ask the host. Thread-safe; one per kernel."""
+
+    def __init__(self, context: zmq.Context[Any], urls: tuple[str, str], codec: Codec, interrupts: Interrupts) -> None:
+        self.codec = codec
+        self._interrupts = interrupts
+        self._out: zmq.Socket[bytes] = context.socket(zmq.PAIR)
+        self._in: zmq.Socket[bytes] = context.socket(zmq.PAIR)
+        for socket, url in ((self._out, urls[0]), (self._in, urls[1])):
+            socket.linger = 0
+            socket.bind(url)
+        self._sending = threading.Lock()
+        self._reading = threading.Lock()
+        self._ids = itertools.count(1)
+        self._waiters: dict[int, _Waiter] = {}
+
+    def tell(self, message: KernelMessage) -> None:
+        """Send a message that has no answer."""
+        self._send(message, b"")
+
+    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a host tool and return its result. Raises: what the tool raised, under the same class name."""
+        body = _PAIR + self.codec.dump(list(args), f"{name}() argument") + self.codec.dump(kwargs, f"{name}()")
+        return self._ask(lambda id: Call(id, name), body)
+
+    def submit(self, fields: dict[str, Any]) -> None:
+        """Offer the final output. Raises: the host's refusal."""
+        body = self.codec.dump(fields, "SUBMIT")
+        self._ask(Submit, body)
+
+    def _ask(self, message: Callable[[int], KernelMessage], body: bytes) -> Any:
+        with self._interrupts.held():
+            id = next(self._ids)
+            waiter = self._waiters[id] = _Waiter()
+            try:
+                self._send(message(id), body)
+                head, value = self._wait(waiter)
+            finally:
+                del self._waiters[id]
+                if self._waiters and not self._reading.locked():
+                    self._promote()  # an interrupted thread may have been the one that was to read next
+        if isinstance(head, Return):
+            return value
+        raise remote_exception(head.kind, head.message)
+
+    def _send(self, message: KernelMessage, body: bytes) -> None:
+        frames = [write_head(message), body]
+        with self._sending:
+            while True:
+                try:
+                    self._out.send_multipart(frames, zmq.DONTWAIT, copy=len(body) < _ZERO_COPY_BYTES)
+                    return
+                except zmq.Again:  # the host takes no more for now: this is how a flood of calls is slowed
+                    with self._interrupts.allowed():
+                        zmq.zmq_poll([(self._out, zmq.POLLOUT)], _POLL_MS)
+
+    def _wait(self, waiter: _Waiter) -> tuple[HostMessage, Any]:
+        while waiter.reply is None:
+            if not self._reading.acquire(blocking=False):
+                with self._interrupts.allowed():
+                    waiter.turn.acquire()  # woken with its reply, or to become the reader
+                continue
+            try:
+                while waiter.reply is None:
+                    with self._interrupts.allowed():
+                        zmq.zmq_poll([(self._in, zmq.POLLIN)], _POLL_MS)
+                    self._read_one()
+            finally:
+                self._reading.release()
+                self._promote()
+        return waiter.reply
+
+    def _promote(self) -> None:
+        for other in tuple(self._waiters.values()):
+            if other.reply is None:
+                other.wake()
+                return
+
+    def _read_one(self) -> None:
+        try:
+            frames = self._in.recv_multipart(zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            return
+        if len(frames) != 2:
+            raise WireError(f"{len(frames)} frames from the host; a message has two")
+        head = read_host_head(frames[0].buffer)
+        waiter = self._waiters.get(head.id)
+        if waiter is None:
+            return  # its caller was interrupted
+        value = None
+        if isinstance(head, Return):
+            try:
+                value = self.codec.load(frames[1].buffer, verify=False)
+            except Exception as error:  # noqa: BLE001 - a pickled value runs foreign code while it loads
+                head = Raise(head.id, type(error).__name__, f"the result cannot be loaded here: {error}")
+        waiter.reply = (head, value)
+        waiter.wake()
+
+
+def remote_exception(kind: str, message: str) -> BaseException:
+    """An exception of the same class name and text as the one on the host."""
+    import builtins
+
+    found = getattr(builtins, kind, None)
+    if isinstance(found, type) and issubclass(found, Exception) and found not in _PICKY:
+        return found(message)
+    known = _stand_ins.get(kind)
+    if known is None:
+        known = _stand_ins[kind] = type(kind if kind.isidentifier() else "HostError", (HostError,), {})
+        known.__module__ = "__main__"  # shown without a module path
+    return known(message)
+
+
+_PICKY = (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError)  # their constructors want five arguments
+_stand_ins: dict[str, type[Exception]] = {}  # one class per name, so that `except` by class works twice

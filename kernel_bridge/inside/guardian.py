@@ -1,0 +1,154 @@
+"""The guardian: the kernel's parent, which outlives nobody. Knows processes and signals, not Python cells.
+
+It is forked before anything heavy is imported. The host talks to it through its standard input, the lifeline:
+`i` interrupts the kernel's process group, and end-of-file, which also comes when the host dies however it dies,
+kills the kernel and every process it started. On Linux the guardian is their subreaper, so daemonised
+grandchildren come back to it and are killed too. It reports on its standard output: `pid N`, then `exit N` or
+`signal N`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from typing import Any
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
+_KILL_SECONDS = 10.0
+
+
+def fork_under_guard(config: dict[str, Any]) -> None:
+    """Fork. The parent becomes the guardian and never returns; the child returns and goes on as the kernel."""
+    linux = sys.platform.startswith("linux")
+    if linux:
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    guardian_pid = os.getpid()
+    child = os.fork()
+    if child:
+        try:
+            _guard(child, config)
+        finally:
+            os._exit(0)
+    os.setpgid(0, 0)
+    if linux:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        if os.getppid() != guardian_pid:  # it died between fork and prctl
+            os._exit(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1):  # the lifeline and the report belong to the guardian alone
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(option, value, 0, 0, 0)
+
+
+def _guard(kernel: int, config: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        os.setpgid(kernel, kernel)  # both sides do it, so that neither can be too early
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 2)
+    _report(f"pid {kernel}")
+    wake_in, wake_out = os.pipe()
+    for fd in (wake_in, wake_out):
+        os.set_blocking(fd, False)
+    signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    status = _reap(kernel)
+    while status is None:
+        with contextlib.suppress(InterruptedError):
+            readable, _, _ = select.select([0, wake_in], [], [], 1.0)
+            if wake_in in readable:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(wake_in, 4096)
+            if 0 in readable:
+                command = os.read(0, 64)
+                if not command:
+                    break
+                with contextlib.suppress(OSError):
+                    os.killpg(kernel, signal.SIGINT)
+            elif os.getppid() != config["host_pid"]:
+                break  # a fork of the host may hold the lifeline open; the host itself is gone
+        status = _reap(kernel)
+    host_gone = os.getppid() != config["host_pid"]
+    found = _kill_all(kernel)
+    if status is None:
+        status = found
+    if status is not None:
+        code = os.waitstatus_to_exitcode(status)
+        with contextlib.suppress(OSError):
+            _report(f"signal {-code}" if code < 0 else f"exit {code}")
+    if host_gone:
+        import shutil
+
+        shutil.rmtree(config["session_dir"], ignore_errors=True)
+
+
+def _report(line: str) -> None:
+    os.write(1, line.encode() + b"\n")
+
+
+def _reap(kernel: int) -> int | None:
+    """Collect every child that ended; the kernel's status if it was among them."""
+    found = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return found
+        if pid == 0:
+            return found
+        if pid == kernel:
+            found = status
+
+
+def _kill_all(kernel: int) -> int | None:
+    """Kill the kernel's group and all descendants; the kernel's status if it was still running."""
+    found = None
+    deadline = time.monotonic() + _KILL_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            os.killpg(kernel, signal.SIGKILL)
+        children = _children()
+        for pid in children:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        status = _reap(kernel)
+        found = status if status is not None else found
+        if not children:
+            break
+        # A killed parent's children arrive here only once it is reaped: look again until none is left.
+        time.sleep(0.001)
+    return found
+
+
+def _children() -> list[int]:
+    me = os.getpid()
+    try:
+        with open(f"/proc/{me}/task/{me}/children", encoding="ascii") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        pass
+    try:
+        entries = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+    return [pid for pid in entries if _parent(pid) == me]
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return None

@@ -1,0 +1,309 @@
+"""The kernel: an IPython kernel whose host's cells bring their tools and take their result home. Knows IPython.
+
+A host's cell carries `metadata["kernel_bridge"]` and buffers; see `BridgeKernel.execute_request`. Everything else,
+a console's cells above all, goes the stock way: it has the same namespace and tools, its own output and history.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from typing import Any
+
+from ipykernel.displayhook import ZMQShellDisplayHook
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
+from traitlets import Type
+
+from kernel_bridge.inside.channel import HostChannel
+from kernel_bridge.inside.interrupts import Interrupts
+from kernel_bridge.inside.namespace import Checkpoint
+from kernel_bridge.inside.output import CellStream, DescriptorCapture, Transcript
+from kernel_bridge.inside.stubs import Binding, Submitted
+from kernel_bridge.inside.tracebacks import format_failure, name_cell
+from kernel_bridge.wire import Kept, Ready, Unsendable
+
+_HOST_OWNED = ("_dspy", "__dspy")  # prefixes of the names that DSPy's own set-up cells make
+
+
+class BridgeDisplayHook(ZMQShellDisplayHook):
+    """Adds the last expression's text to the transcript of a host's cell."""
+
+    def compute_format_data(self, result: Any) -> Any:
+        if isinstance(result, str) and self.shell.kernel.in_host_cell:
+            return {"text/plain": result}, {}  # a string is its own text, as in DSPy's interpreters
+        return super().compute_format_data(result)
+
+    def finish_displayhook(self) -> None:
+        kernel = self.shell.kernel
+        if kernel.in_host_cell and self.msg is not None:
+            kernel.show_result(self.msg["content"]["data"].get("text/plain"))
+        super().finish_displayhook()
+
+
+class BridgeDisplayPublisher(ZMQDisplayPublisher):
+    """Adds the text of `display(...)` to the transcript of a host's cell."""
+
+    def publish(self, data: Any, *args: Any, **kwargs: Any) -> None:
+        kernel = self.shell.kernel
+        text = data.get("text/plain") if isinstance(data, dict) else None
+        if kernel.in_host_cell and isinstance(text, str):
+            kernel.transcript.add(text + "\n")
+        super().publish(data, *args, **kwargs)
+
+
+class BridgeShell(ZMQInteractiveShell):
+    """Formats the failures of a host's cell itself; a console's cells keep IPython's tracebacks."""
+
+    displayhook_class = Type(BridgeDisplayHook)
+    display_pub_class = Type(BridgeDisplayPublisher)
+
+    def init_history(self) -> None:
+        super().init_history()
+
+    def init_io(self) -> None:
+        return None
+
+    def init_environment(self) -> None:
+        return None  # no FORCE_COLOR: what subprocesses print is read by a model
+
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        if not self.kernel.in_host_cell:
+            super().showtraceback(exc_tuple, *args, **kwargs)
+            return
+        self.kernel.note_failure(*(exc_tuple or sys.exc_info()))
+
+    def showsyntaxerror(self, filename: Any = None, *args: Any, **kwargs: Any) -> None:
+        if not self.kernel.in_host_cell:
+            super().showsyntaxerror(filename, *args, **kwargs)
+            return
+        self.kernel.note_failure(*sys.exc_info())
+
+    def ask_exit(self) -> None:
+        raise RuntimeError("exit() does not end this session; call SUBMIT(...) when the work is done")
+
+
+class BridgeKernel(IPythonKernel):
+    """The kernel of one session. `attach` gives it the rest of what it needs, before the first cell."""
+
+    shell_class = Type(BridgeShell)
+    _execute_sleep = 0.0
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.in_host_cell = False
+        super().__init__(**kwargs)
+
+    @property
+    def _supports_kernel_subshells(self) -> bool:
+        return False
+
+    def attach(
+        self,
+        config: dict[str, Any],
+        channel: HostChannel,
+        interrupts: Interrupts,
+        transcript: Transcript,
+        capture: DescriptorCapture | None,
+    ) -> None:
+        """Connect the kernel to its host, restore the predecessor's checkpoint, and tell the host it is ready."""
+        self.channel = channel
+        self.interrupts = interrupts
+        self.transcript = transcript
+        self.capture = capture
+        self.namespace: dict[str, Any] = self.shell.user_ns
+        self.binding = Binding(channel, lambda: self.in_host_cell)
+        self.injected: dict[str, Any] = {}
+        self.checkpoint: Checkpoint | None = None
+        self.hidden = set(self.namespace)
+        sys.stdout = CellStream("stdout", 1, transcript, self._stream)
+        sys.stderr = CellStream("stderr", 2, transcript, self._stream)
+        self.shell.set_custom_exc((Submitted,), lambda *_: [])
+        restored: list[str] = []
+        lost: dict[str, str] = {}
+        spec = config["checkpoint"]
+        if spec is not None:
+            self.checkpoint = Checkpoint(spec["path"], self.namespace, spec["bytes"], spec["seconds"])
+            if spec["restore"]:
+                restored, lost = self.checkpoint.restore()
+        channel.tell(Ready(sys.version.split()[0], restored, lost))
+
+    # -- cells ---------------------------------------------------------------------------------------------------
+
+    def pre_handler_hook(self) -> None:
+        self.interrupts.forget()
+        self.saved_sigint_handler = signal.signal(signal.SIGINT, self.interrupts.handle)
+
+    def post_handler_hook(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
+        if self.iopub_socket.listened_to():
+            super()._publish_status(status, channel, parent)
+
+    async def execute_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """Run a cell.
+
+        A host's cell has `metadata["kernel_bridge"] = {"number", "variables", "again"}`, where variables lists every
+        name of the cell as `[name, index of its buffer or None when unchanged]`; buffer 0 is the binding; again says
+        that a set-up cell is run for a successor, whose restored names it must not undo. Its reply has
+        `content["kernel_bridge"]`: head, tail, omitted, result, failure, submitted, taken.
+        """
+        spec = parent["metadata"].get("kernel_bridge")
+        if spec is None:
+            await super().execute_request(stream, ident, parent)
+            return
+        content: dict[str, Any] = {"status": "ok", "user_expressions": {}, "payload": []}
+        bridge = await self._run_host_cell(spec, parent)
+        if bridge["failure"] is not None:
+            content["status"] = "error"
+            content.update(ename=bridge["failure"]["name"], evalue=bridge["failure"]["message"], traceback=[])
+        content["execution_count"] = self.shell.execution_count
+        content["kernel_bridge"] = bridge
+        self.session.send(stream, "execute_reply", content, parent, ident=ident)
+        if self.checkpoint is not None:
+            stream.flush()
+            self.io_loop.add_callback(self._keep)
+
+    async def _run_host_cell(self, spec: dict[str, Any], parent: dict[str, Any]) -> dict[str, Any]:
+        code = parent["content"]["code"]
+        self.failure: dict[str, Any] | None = None
+        self.result: str | None = None
+        restored = self._own_names() if spec["again"] else {}
+        self._drain()
+        self.transcript.begin()
+        self.in_host_cell = True
+        taken = False
+        try:
+            taken = self._take_variables(spec, parent["buffers"])
+            if taken:
+                if self.iopub_socket.listened_to():
+                    self._publish_execute_input(code, parent, self.shell.execution_count)
+                self._number = spec["number"]
+                await self._run_code(code)
+        except (KeyboardInterrupt, Submitted):
+            if not self.binding.submitted:
+                self.note_failure(*sys.exc_info())
+        finally:
+            self.in_host_cell = False
+            self._drain()
+            head, tail, omitted = self.transcript.end()
+            self.namespace.update(restored)
+        submitted = self.binding.submitted
+        return {
+            "head": head,
+            "tail": tail,
+            "omitted": omitted,
+            "result": self.result,
+            "failure": None if submitted else self.failure,
+            "submitted": submitted,
+            "taken": taken,
+        }
+
+    async def _run_code(self, code: str) -> None:
+        shell = self.shell
+        original = shell.compile.cache
+        shell.compile.cache = lambda transformed, number=0, raw_code=None: name_cell(transformed, self._number)
+        try:
+            await self.do_execute(code, False, store_history=False, user_expressions=None, allow_stdin=False)
+        finally:
+            shell.compile.cache = original
+
+    def _take_variables(self, spec: dict[str, Any], buffers: list[Any]) -> bool:
+        """Bind tools and variables. False when a value could not be loaded here; that is the cell's failure."""
+        load = self.channel.codec.load
+        namespace = self.namespace
+        for name, index in spec["variables"]:
+            if index is None:
+                if name not in namespace and name in self.injected:
+                    namespace[name] = self.injected[name]  # the agent deleted it; inputs are there at every turn
+                continue
+            try:
+                namespace[name] = self.injected[name] = load(_view(buffers[index]), verify=False)
+            except Exception:  # noqa: BLE001 - a pickled value runs foreign code while it loads
+                self.note_failure(*sys.exc_info())
+                return False
+        self.binding.update(bytes(_view(buffers[0])), namespace)
+        return True
+
+    def note_failure(self, kind: Any, error: Any, tb: Any) -> None:
+        """Remember why the running host's cell failed."""
+        if kind is None or isinstance(error, Submitted):
+            return
+        compiling = isinstance(error, SyntaxError) and (tb is None or _outside_cells(tb))
+        try:
+            message = str(error)
+        except Exception:  # noqa: BLE001 - the agent's own __str__
+            message = "<its text cannot be made>"
+        self.failure = {
+            "name": kind.__name__,
+            "message": message[:_LONGEST_MESSAGE],
+            "traceback": format_failure(kind, error, tb),
+            "compiling": compiling,
+        }
+
+    def show_result(self, text: Any) -> None:
+        if isinstance(text, str):
+            self.result = text
+            self.transcript.add(text if text.endswith("\n") else text + "\n")
+
+    def _drain(self) -> None:
+        if self.capture is not None:
+            self.capture.drain()
+
+    def _stream(self, name: str, text: str) -> None:
+        if self.iopub_socket.listened_to():
+            self.session.send(
+                self.iopub_socket,
+                "stream",
+                {"name": name, "text": text},
+                parent=self.get_parent("shell"),
+                ident=self._topic(f"stream.{name}"),
+            )
+
+    # -- checkpoint ----------------------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        """Write the checkpoint, now that the reply is on its way and the host is busy with it."""
+        assert self.checkpoint is not None
+        with contextlib.suppress(OSError):  # a full disk: the last good checkpoint stays
+            kept = self.checkpoint.write(self._own_names())
+            if kept is not None:
+                with contextlib.suppress(Unsendable):
+                    self.channel.tell(Kept(*kept))
+
+    def _own_names(self) -> dict[str, Any]:
+        """What the agent made: not IPython's names, not the stubs, not inputs that the host sends anyway."""
+        stubs = self.binding.names
+        hidden = self.hidden
+        injected = self.injected
+        return {
+            name: value
+            for name, value in self.namespace.items()
+            if name not in hidden
+            and stubs.get(name) is not value
+            and not name.startswith(_HOST_OWNED)
+            and name != "dspy"
+            and not (name in injected and injected[name] is value and isinstance(value, (str, bytes, int, float)))
+            and not _is_ipython_own(name)
+        }
+
+
+_LONGEST_MESSAGE = 100_000  # characters
+
+
+def _view(buffer: Any) -> Any:
+    return getattr(buffer, "buffer", buffer)
+
+
+def _outside_cells(tb: Any) -> bool:
+    """Whether no frame of a cell ran: the cell itself did not compile."""
+    while tb is not None:
+        if tb.tb_frame.f_code.co_filename.startswith("<cell "):
+            return False
+        tb = tb.tb_next
+    return True
+
+
+def _is_ipython_own(name: str) -> bool:
+    return name in ("_", "__", "___") or (name[:1] == "_" and name[1:].removeprefix("i").isdigit())

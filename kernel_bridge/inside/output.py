@@ -1,0 +1,196 @@
+"""What a cell prints: one bounded transcript for the host, and a live stream for consoles. No sockets of its own.
+
+Text goes three ways. Into memory, head and tail kept and the middle counted, for the reply of the cell. Into a
+file, at once, so that what was printed before a crash is still there for the host to read. And, only while a
+console listens, to iopub.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+_PIPE_READ = 65536
+
+
+class Transcript:
+    """The text of one cell, at most `limit` bytes of it. Thread-safe."""
+
+    def __init__(self, limit: int, file_path: str | None) -> None:
+        self._half = max(1, limit // 2)
+        self._lock = threading.Lock()
+        self._file = -1
+        if file_path is not None:
+            self._file = os.open(file_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.active = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._head: list[str] = []
+        self._head_size = 0
+        self._tail: deque[str] = deque()
+        self._tail_size = 0
+        self._omitted = 0
+        self._on_file = 0
+
+    def begin(self) -> None:
+        """Start a cell: what comes from now on is its text."""
+        with self._lock:
+            if self._on_file:
+                os.ftruncate(self._file, 0)
+            self._reset()
+            self.active = True
+
+    def end(self) -> tuple[str, str, int]:
+        """End the cell: its head, its tail, and how many characters between them were left out."""
+        with self._lock:
+            self.active = False
+            return "".join(self._head), "".join(self._tail), self._omitted
+
+    def add(self, text: str) -> None:
+        with self._lock:
+            if not self.active:
+                return
+            self._mirror(text)
+            room = self._half - self._head_size
+            if room > 0:
+                kept, text = text[:room], text[room:]
+                self._head.append(kept)
+                self._head_size += len(kept)
+            if text:
+                self._add_to_tail(text)
+
+    def _add_to_tail(self, text: str) -> None:
+        if len(text) > self._half:
+            self._omitted += len(text) - self._half
+            text = text[-self._half :]
+        self._tail.append(text)
+        self._tail_size += len(text)
+        while self._tail_size > self._half:
+            over = self._tail_size - self._half
+            oldest = self._tail[0]
+            if len(oldest) <= over:
+                self._tail.popleft()
+            else:
+                self._tail[0] = oldest[over:]
+            cut = min(over, len(oldest))
+            self._tail_size -= cut
+            self._omitted += cut
+
+    def _mirror(self, text: str) -> None:
+        """Put the head on file as well; the page cache keeps it whatever happens to this process."""
+        if self._file >= 0 and self._on_file < self._half:
+            with contextlib.suppress(OSError):  # a full disk costs the copy for the crash case, nothing else
+                self._on_file += os.write(self._file, text[: self._half].encode("utf-8", "replace"))
+
+
+class CellStream(io.TextIOBase):
+    """sys.stdout or sys.stderr of the kernel."""
+
+    encoding = "utf-8"
+    errors = "replace"
+
+    def __init__(self, name: str, fd: int, transcript: Transcript, publish: Callable[[str, str], None]) -> None:
+        super().__init__()
+        self.name = name
+        self._fd = fd
+        self._transcript = transcript
+        self._publish = publish
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return self._fd
+
+    @property
+    def buffer(self) -> Any:
+        return _ByteSide(self)
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - agent code calls it
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        if text:
+            self._transcript.add(text)
+            self._publish(self.name, text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        return None
+
+    def close(self) -> None:
+        return None  # a cell that closes sys.stdout must not silence the ones after it
+
+
+class _ByteSide(io.RawIOBase):
+    """`sys.stdout.buffer`: bytes are text in disguise here."""
+
+    def __init__(self, stream: CellStream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        raw = bytes(data)
+        self._stream.write(raw.decode("utf-8", "replace"))
+        return len(raw)
+
+
+class DescriptorCapture:
+    """File descriptors 1 and 2: what subprocesses and C code write joins the transcript.
+
+    A thread reads, because a child that fills the pipe would block otherwise; `drain` takes what is left when a
+    cell ends, so that its own output is never found in the next one's.
+    """
+
+    def __init__(self, emit: Callable[[str], None]) -> None:
+        self._emit = emit
+        self._lock = threading.Lock()
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace")
+        self._read_end, write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        for fd in (1, 2):
+            os.dup2(write_end, fd, inheritable=True)
+        os.close(write_end)
+        threading.Thread(target=self._run, name="descriptor capture", daemon=True).start()
+
+    def drain(self) -> None:
+        """Take everything that was written so far."""
+        with self._lock:
+            while self._take():
+                pass
+
+    def _take(self) -> bool:
+        try:
+            data = os.read(self._read_end, _PIPE_READ)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            return False
+        if data:
+            self._emit(self._decode.decode(data))
+        return bool(data)
+
+    def _run(self) -> None:
+        poller = select.poll()
+        poller.register(self._read_end, select.POLLIN)
+        while True:
+            poller.poll()
+            with self._lock:
+                self._take()

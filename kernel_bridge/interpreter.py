@@ -1,0 +1,296 @@
+"""KernelInterpreter: DSPy's CodeInterpreter protocol over a session. The only file here that imports dspy."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
+from dspy.primitives.example import Example
+from dspy.utils.callback import BaseCallback, with_callbacks
+
+from kernel_bridge.cells import Cell, CellOutcome, Death, Limits
+from kernel_bridge.confine import Confinement, ConfinementReport
+from kernel_bridge.dispatch import ToolDispatcher, check_names
+from kernel_bridge.errors import BridgeError, NotSendable, SessionBusy
+from kernel_bridge.session import KernelSession
+
+__all__ = ["KernelInterpreter", "KernelInterpreterFactory"]
+
+logger = logging.getLogger(__name__)
+
+EXECUTION_INSTRUCTIONS = (
+    "Code runs as Python cells in a persistent IPython kernel, a process of its own. Variables, imports, functions and "
+    "classes persist between cells; top-level `await` works. Output is what is printed plus the value of the last "
+    "expression; very long output loses its middle. Host tools and SUBMIT are global functions: `help(tool)` shows "
+    "their arguments, they may be called from several threads at once, and a failed call raises an exception you can "
+    "catch. Only plain data crosses to the host: None, bool, int, float, str, bytes, lists and dicts with str keys. "
+    "A cell that runs too long is interrupted with its state kept. If a cell crashes the kernel, a new one starts with "
+    "the variables from before that cell, the error says which, and the cell is not run again. The working directory "
+    "is an empty scratch directory; environment variables of the host are not visible; do not install packages."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelInterpreterFactory:
+    """Makes interpreters with the same options; what DSPy's `interpreter_factory=` takes. Thread-safe."""
+
+    options: Mapping[str, Any]
+    execution_instructions: str = EXECUTION_INSTRUCTIONS
+
+    def __call__(self) -> KernelInterpreter:
+        """A fresh interpreter; its kernel starts with its first cell."""
+        return KernelInterpreter(**self.options)
+
+
+class KernelInterpreter:
+    """Runs DSPy's generated code in a Jupyter kernel of its own, which can call tools on the host.
+
+    Usable as `interpreter_factory=KernelInterpreter` in `dspy.RLM`, `CodeAct`, `ProgramOfThought`, `Flex` and
+    `dspy.configure`. One thread at a time may execute; `interrupt` and `shutdown` may come from any thread.
+
+    Args:
+        tools: host functions by name, sync or async. Read afresh at every `execute`.
+        output_fields: what `SUBMIT` takes, as `[{"name": ..., "type"?: ...}]`; None: one value named "output".
+            Read afresh at every `execute`.
+        python: another environment's interpreter; it needs ipykernel and msgspec, nothing of this package.
+        limits: bounds of time and size.
+        confinement: `"auto"`, `"required"`, `"off"`, a set of guarantees, or a `Confinement`.
+        restarts: after how many deaths in a row, with no good cell between, the session is over. 0: the first death
+            is the end, as in DSPy's own interpreters.
+        checkpoint: keep the namespace across the death of a kernel.
+        runtime_dir: where the session's private directory is made; None: the user's runtime directory.
+        submit_validator: called on the host with the fields of every SUBMIT, as a dict. Raising refuses the
+            submission: the agent's code gets an exception with the same class name and message, and goes on.
+        callbacks: DSPy callbacks for start, execute, invoke_tool and shutdown.
+
+    Raises:
+        ValueError: an option is not what it must be.
+        ConfinementUnavailable: at `start`, when guarantees were asked for that this machine cannot give.
+    """
+
+    execution_instructions = EXECUTION_INSTRUCTIONS
+
+    def __init__(
+        self,
+        tools: Mapping[str, Callable[..., Any]] | None = None,
+        output_fields: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        python: str | os.PathLike[str] | None = None,
+        limits: Limits | None = None,
+        confinement: str | Confinement | frozenset[str] | set[str] = "auto",
+        restarts: int = 3,
+        checkpoint: bool = True,
+        runtime_dir: str | os.PathLike[str] | None = None,
+        submit_validator: Callable[[dict[str, Any]], object] | None = None,
+        callbacks: Sequence[BaseCallback] | None = None,
+    ) -> None:
+        if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"restarts must be a whole number of 0 or more, not {restarts!r}")
+        check_names(list(tools or {}), "tool names")
+        self.tools: dict[str, Callable[..., Any]] = dict(tools or {})
+        self.output_fields = _checked_fields(output_fields)
+        self.submit_validator = submit_validator
+        self.callbacks = list(callbacks or [])
+        invoke = weakref.WeakMethod(self.invoke_tool)  # the session's threads must not keep the interpreter alive
+
+        def run_tool(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+            method = invoke()
+            if method is None:
+                raise CodeInterpreterError("the interpreter is gone")
+            return method(name, args, kwargs)
+
+        self._dispatcher = ToolDispatcher(run_tool)
+        self._session = KernelSession(
+            dispatcher=self._dispatcher,
+            python=python,
+            limits=limits,
+            confinement=confinement,
+            restarts=restarts,
+            checkpoint=checkpoint,
+            runtime_dir=runtime_dir,
+        )
+        self._ended = False
+        self._finalizer = weakref.finalize(self, self._session.close)
+
+    @classmethod
+    def factory(cls, **options: Any) -> KernelInterpreterFactory:
+        """A zero-argument callable that makes interpreters with these options.
+
+        Raises:
+            ValueError, TypeError: an option is not one of the constructor's, or not what it must be.
+        """
+        cls(**options)  # says now what would otherwise be said in the middle of a run
+        return KernelInterpreterFactory(options)
+
+    @property
+    def connection_file(self) -> Path | None:
+        """What `jupyter console --existing` takes, while a kernel is there."""
+        return self._session.connection_file
+
+    @property
+    def report(self) -> ConfinementReport | None:
+        """What the kernel runs under; None before the start."""
+        return self._session.report
+
+    @with_callbacks
+    def start(self) -> None:
+        """Start the kernel, or return at once if it runs. Raises: CodeInterpreterError."""
+        if self._ended:
+            raise CodeInterpreterError("this KernelInterpreter was shut down; make a new one")
+        try:
+            self._session.start()
+        except BridgeError as error:
+            raise CodeInterpreterError(str(error)) from error
+
+    @with_callbacks
+    def execute(self, code: str, variables: Mapping[str, Any] | None = None) -> Any:
+        """Run code in the kernel's namespace.
+
+        Args:
+            code: the source of one cell.
+            variables: names to set first. A value is sent again only when it changed since it was last sent.
+
+        Returns:
+            `FinalOutput` with the submitted fields, the text of the output, or None when there was none.
+
+        Raises:
+            SyntaxError: the code is not valid Python; nothing ran.
+            CodeExecutionError: the code failed, ran too long, or killed its kernel; the session goes on.
+            CodeInterpreterError: the session is over, or the call itself was wrong.
+        """
+        variables = {} if variables is None else variables
+        self._check_call(code, variables)
+        session = self._session
+        session.tools = self.tools
+        session.judge = self.submit_validator
+        cell = Cell(code, variables, self.output_fields, setup=_is_setup(variables))
+        if self._session.connection_file is None:
+            self.start()  # through the decorated method, so that callbacks see the start
+        try:
+            outcome = session.run(cell)
+        except (SessionBusy, NotSendable) as error:
+            raise CodeInterpreterError(str(error)) from error
+        except BridgeError as error:
+            self._ended = True
+            raise CodeInterpreterError(str(error)) from error
+        return _answer(outcome, session.limits, value_only=_FLEX_INPUTS in variables)
+
+    def _check_call(self, code: Any, variables: Mapping[str, Any]) -> None:
+        if self._ended:
+            raise CodeInterpreterError("this KernelInterpreter was shut down, or its session is over; make a new one")
+        if not isinstance(code, str):
+            raise CodeInterpreterError(f"code must be a str, not {type(code).__name__}")
+        if not isinstance(variables, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise CodeInterpreterError(f"variables must map names to values, not {type(variables).__name__}")
+        try:
+            check_names(list(self.tools), "tool names")
+            check_names(list(variables), "variable names")
+            self.output_fields = _checked_fields(self.output_fields)
+        except ValueError as error:
+            raise CodeInterpreterError(str(error)) from error
+        if clash := sorted(set(variables) & set(self.tools)):
+            raise CodeInterpreterError(f"variables must not have the names of tools; both: {clash}")
+
+    @with_callbacks
+    def invoke_tool(self, tool_name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Run one host tool, as a call from the kernel does. Raises: whatever the tool raises."""
+        result = self._dispatcher.run(tool_name, args, kwargs)
+        return cast("Any", result).toDict() if isinstance(result, Example) else result
+
+    def bind(
+        self, *, tools: Mapping[str, Callable[..., Any]], output_fields: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        """Replace all tools and output fields at once, for the next `execute`."""
+        check_names(list(tools), "tool names")
+        fields = _checked_fields(output_fields)
+        self.tools, self.output_fields = dict(tools), fields
+
+    def interrupt(self) -> None:
+        """Interrupt the running cell, from another thread; its state is kept. Without one: nothing."""
+        self._session.interrupt()
+
+    @with_callbacks
+    def shutdown(self) -> None:
+        """End the session: kill the kernel and all it started, remove its files. Idempotent and final."""
+        self._ended = True
+        self._finalizer.detach()
+        self._session.close("this KernelInterpreter was shut down")
+
+    def __enter__(self) -> KernelInterpreter:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    def __call__(self, code: str, variables: Mapping[str, Any] | None = None) -> Any:
+        """The same as `execute`."""
+        return self.execute(code, variables)
+
+
+_FLEX_INPUTS = "__dspy_flex_inputs"  # dspy.Flex reads the last expression's value, whatever else was printed
+_SETUP_PREFIXES = ("__dspy_host_token", "_raw_")  # dspy.RLM's own set-up cells: the facade, serialised inputs
+
+
+def _is_setup(variables: Mapping[str, Any]) -> bool:
+    return bool(variables) and all(name.startswith(_SETUP_PREFIXES) for name in variables)
+
+
+def _checked_fields(fields: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    if fields is None:
+        return None
+    plain = [dict(field) for field in fields]
+    names = [field.get("name") for field in plain]
+    check_names(names, "output field names")
+    if len(set(names)) != len(names):
+        raise ValueError(f"output field names must differ from each other; got {names}")
+    return plain
+
+
+def _answer(outcome: CellOutcome, limits: Limits, *, value_only: bool) -> Any:
+    if outcome.death is not None:
+        raise CodeExecutionError(_with_output(outcome.text, _obituary(outcome.death)))
+    if outcome.submitted is not None:
+        return FinalOutput(dict(outcome.submitted))
+    failure = outcome.failure
+    if failure is not None:
+        if failure.compiling:
+            raise SyntaxError(_syntax_text(failure.message, failure.traceback))
+        note = failure.traceback
+        if outcome.timed_out:
+            note += (
+                f"\nThe cell ran longer than {limits.cell_seconds:g} s of its own time and was interrupted. "
+                "All variables are as they were at that moment."
+            )
+        raise CodeExecutionError(_with_output(outcome.text, note))
+    if value_only:
+        return outcome.result
+    return outcome.text.rstrip("\n") or None
+
+
+def _with_output(text: str, note: str) -> str:
+    text = text.rstrip("\n")
+    return f"{text}\n{note}" if text else note
+
+
+def _syntax_text(message: str, traceback: str) -> str:
+    return traceback or message
+
+
+def _obituary(death: Death) -> str:
+    if death.checkpointed:
+        restored = f"Restored from before this cell: {', '.join(death.restored) or 'no names, there were none'}."
+    else:
+        restored = "No names were restored: there was no checkpoint."
+    lost = "; ".join(f"{name} ({reason})" for name, reason in death.lost.items())
+    return (
+        f"The kernel died while this cell ran: {death.reason}. A new kernel was started. {restored} "
+        f"Lost: {lost + '; and ' if lost else ''}whatever this cell had set. The cell was not run again. "
+        "What is on the host is untouched: budget, runs, prompts and everything that tool calls did."
+    )

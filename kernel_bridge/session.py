@@ -1,0 +1,552 @@
+"""A session: one kernel at a time, from start to close, and across the deaths between. Knows nothing of DSPy.
+
+One thread at a time runs a cell. The tool server's threads run beside it. `interrupt` may come from any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, RemoteFailure
+from kernel_bridge.confine import Confinement, ConfinementReport, resolve
+from kernel_bridge.dispatch import ToolDispatcher, describe_tool
+from kernel_bridge.errors import (
+    KernelDied,
+    NotSendable,
+    ProtocolViolation,
+    SessionBusy,
+    SessionClosed,
+    StartupFailed,
+)
+from kernel_bridge.process import Connection, KernelProcess, SessionDirectory
+from kernel_bridge.toolserver import ToolServer
+from kernel_bridge.variables import VariableLedger
+from kernel_bridge.wire import Codec, Unsendable
+
+__all__ = ["KernelSession"]
+
+logger = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 2.0  # from the interrupt to the kill
+_CONSOLE_SECONDS = 3600.0  # how long a cell waits for a person's cell that runs before it
+_SWEEP_SECONDS = 0.5  # how often a platform without pidfd looks whether the kernel lives
+_ZERO_COPY_BYTES = 65536
+
+
+class _Failure(msgspec.Struct):
+    name: str
+    message: str
+    traceback: str
+    compiling: bool
+
+
+class _Bridge(msgspec.Struct):
+    head: str
+    tail: str
+    omitted: int
+    result: str | None
+    failure: _Failure | None
+    submitted: bool
+    taken: bool
+
+
+class _Reply(msgspec.Struct):
+    """What a kernel claims about a cell; it is the agent's word, so its types are checked and nothing else believed."""
+
+    kernel_bridge: _Bridge
+
+
+class KernelSession:
+    """A persistent namespace in a confined kernel.
+
+    Args:
+        tools: the host tools by name; read again at the start of every cell, so it may be changed between cells.
+        judge: called with the fields of every SUBMIT; raising refuses it, and the agent sees why.
+        dispatcher: runs the tools; by default a plain `ToolDispatcher`.
+        python: the interpreter to run; None: this one. It needs ipykernel and msgspec, nothing of ours.
+        limits: bounds of time and size.
+        confinement: see `kernel_bridge.confine.resolve`.
+        restarts: after how many deaths in a row, with no good cell between, the session is over; 0 or 1: the first.
+        checkpoint: keep the namespace for the successor of a kernel that dies.
+        runtime_dir: where the session's private directory is made; None: the user's runtime directory.
+    """
+
+    def __init__(
+        self,
+        tools: Mapping[str, Callable[..., Any]] | None = None,
+        *,
+        judge: Callable[[dict[str, Any]], object] | None = None,
+        dispatcher: ToolDispatcher | None = None,
+        python: str | os.PathLike[str] | None = None,
+        limits: Limits | None = None,
+        confinement: str | Confinement | frozenset[str] | set[str] = "auto",
+        restarts: int = 3,
+        checkpoint: bool = True,
+        runtime_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.tools: Mapping[str, Callable[..., Any]] = {} if tools is None else tools
+        self.judge = judge
+        self.limits = Limits() if limits is None else limits
+        self.report: ConfinementReport | None = None
+        self._asked = confinement
+        self._python = sys.executable if python is None else os.fspath(python)
+        self._restarts = restarts
+        self._checkpoint = checkpoint
+        self._runtime_dir = None if runtime_dir is None else Path(runtime_dir)
+        self._dispatcher = ToolDispatcher() if dispatcher is None else dispatcher
+        self._codec = Codec(limit_bytes=self.limits.frame_bytes, limit_depth=self.limits.frame_depth)
+        self._running = threading.Lock()
+        self._changing = threading.RLock()  # guards start, restart and close against each other
+        self._interrupting = False
+        self._numbers = itertools.count(1)
+        self._deaths = 0
+        self._setup: list[Cell] = []
+        self._closed: str | None = None
+        self._directory: SessionDirectory | None = None
+        self._kernel: _Kernel | None = None
+        self._variables = VariableLedger(self._codec)
+        self._descriptions: dict[str, tuple[Any, dict[str, Any]]] = {}
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    @property
+    def connection_file(self) -> Path | None:
+        """What `jupyter console --existing` takes, while a kernel is there."""
+        return None if self._directory is None or self._kernel is None else self._directory.connection_file
+
+    def start(self) -> None:
+        """Start the kernel, if none runs yet. Blocks until it takes cells.
+
+        Raises:
+            SessionClosed, StartupFailed, ConfinementUnavailable.
+        """
+        with self._changing:
+            if self._closed is not None:
+                raise SessionClosed(self._closed)
+            if self._kernel is not None:
+                return
+            confinement, report = resolve(self._asked)
+            self._directory = SessionDirectory(self._runtime_dir)
+            try:
+                self._confinement = confinement
+                self._kernel = self._launch(restore=False)
+            except BaseException:
+                self._directory.remove()
+                self._directory = None
+                raise
+            self.report = report
+
+    def _launch(self, *, restore: bool) -> _Kernel:
+        assert self._directory is not None
+        return _Kernel(
+            self._directory,
+            python=self._python,
+            limits=self.limits,
+            confinement=self._confinement,
+            dispatcher=self._dispatcher,
+            checkpoint=self._checkpoint,
+            restore=restore,
+        )
+
+    def close(self, reason: str = "the session was closed") -> None:
+        """Kill the kernel and remove everything it had. Idempotent; from any thread."""
+        with self._changing:
+            if self._closed is None:
+                self._closed = reason
+            kernel, self._kernel = self._kernel, None
+            directory, self._directory = self._directory, None
+            try:
+                if kernel is not None:
+                    kernel.close()
+            finally:
+                if directory is not None:
+                    directory.remove()
+
+    def __enter__(self) -> KernelSession:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def interrupt(self) -> None:
+        """Interrupt the running cell, if there is one. From any thread; does not wait."""
+        kernel = self._kernel
+        if kernel is not None and self._running.locked():
+            kernel.process.interrupt()
+
+    # -- cells -------------------------------------------------------------------------------------------------------
+
+    def run(self, cell: Cell | str) -> CellOutcome:
+        """Run a cell and wait for its end.
+
+        Returns:
+            The outcome; also of a cell that failed, was interrupted at its time limit, or killed its kernel while
+            another could be started.
+
+        Raises:
+            SessionBusy: a cell is running.
+            SessionClosed: the session is over.
+            NotSendable: a variable cannot cross; nothing ran.
+            SessionLost: the kernel is gone, and this session starts no other.
+        """
+        cell = Cell(cell) if isinstance(cell, str) else cell
+        if not self._running.acquire(blocking=False):
+            raise SessionBusy("a cell is already running in this session")
+        try:
+            self.start()
+            outcome = self._run(cell)
+            if outcome.death is None:
+                self._deaths = 0
+                if cell.setup and outcome.failure is None:
+                    self._setup.append(cell)
+            return outcome
+        finally:
+            self._running.release()
+
+    def _run(self, cell: Cell, *, again: bool = False) -> CellOutcome:
+        kernel = self._kernel
+        assert kernel is not None
+        self._dispatcher.bind(dict(self.tools), self.judge)
+        frames, names = self._encode(cell)
+        try:
+            outcome, taken = kernel.run(cell.code, next(self._numbers), frames, names, again=again)
+        except _Gone as gone:
+            return self._succeed(gone)
+        except ProtocolViolation as violation:
+            self.close(violation.reason)
+            raise
+        except BaseException:
+            self._recover(kernel)
+            raise
+        if taken:
+            self._variables.settle()
+        return outcome
+
+    def _recover(self, kernel: _Kernel) -> None:
+        """The caller was interrupted: stop the cell, so that the session can go on, or end it."""
+        kernel.process.interrupt()
+        try:
+            if kernel.wait_idle(_GRACE_SECONDS):
+                return
+        except (_Gone, ProtocolViolation):
+            pass
+        self.close("the kernel did not stop when its caller was interrupted")
+
+    def _encode(self, cell: Cell) -> tuple[list[bytes], list[tuple[str, int | None]]]:
+        binding = self._codec.dump({"tools": self._described(), "output_fields": _plain_fields(cell.output_fields)})
+        frames = [binding]
+        self._variables.begin()
+        names: list[tuple[str, int | None]] = []
+        for name, value in cell.variables.items():
+            try:
+                data = self._variables.changed(name, value)
+            except Unsendable as error:
+                raise NotSendable(error.path, error.type, error.reason) from None
+            names.append((name, None if data is None else len(frames)))
+            if data is not None:
+                frames.append(data)
+        return frames, names
+
+    def _described(self) -> list[dict[str, Any]]:
+        """The tools as the kernel's stubs show them, made anew only for tools that changed."""
+        fresh: dict[str, tuple[Any, dict[str, Any]]] = {}
+        for name, tool in self.tools.items():
+            known = self._descriptions.get(name)
+            same = known is not None and known[0] is tool
+            fresh[name] = known if known is not None and same else (tool, describe_tool(name, tool, self._codec))
+        self._descriptions = fresh
+        return [description for _, description in fresh.values()]
+
+    # -- death -------------------------------------------------------------------------------------------------------
+
+    def _succeed(self, gone: _Gone) -> CellOutcome:
+        """Start a successor for a dead kernel, or end the session."""
+        with self._changing:
+            kernel = self._kernel
+            if self._closed is not None or kernel is None:
+                raise SessionClosed(self._closed or "the session was closed")
+            ended = kernel.process.end()
+            reason = gone.reason or ended.clause()
+            text, kept = kernel.printed(), kernel.tools.kept
+            kernel.close()
+            self._kernel = None
+            self._deaths += 1
+            if self._deaths >= self._restarts:
+                in_a_row = f", the {_ordinal(self._deaths)} time in a row" if self._deaths > 1 else ""
+                lost = KernelDied(f"the kernel died{in_a_row}: {reason}", ended.code, ended.stderr_tail)
+                self.close(str(lost))
+                raise lost
+            try:
+                self._kernel = self._launch(restore=self._checkpoint)
+            except BaseException:
+                self.close("no successor could be started for a kernel that died")
+                raise
+            self._variables.forget()
+            for cell in self._setup:
+                self._run(cell, again=True)
+            ready = self._kernel.tools.ready
+            assert ready is not None
+            lost = dict(ready.lost)
+            return CellOutcome(
+                text=text,
+                death=Death(reason, tuple(ready.restored), lost, self._checkpoint and kept is not None),
+            )
+
+
+class _Gone(Exception):
+    """A kernel died, or had to be killed, under a cell. `reason` None: look at how it exited."""
+
+    def __init__(self, reason: str | None) -> None:
+        self.reason = reason
+
+
+class _Kernel:
+    """One running kernel: its process, its sockets, its tool server."""
+
+    def __init__(
+        self,
+        directory: SessionDirectory,
+        *,
+        python: str,
+        limits: Limits,
+        confinement: Confinement,
+        dispatcher: ToolDispatcher,
+        checkpoint: bool,
+        restore: bool,
+    ) -> None:
+        from jupyter_client.session import Session
+
+        self._directory = directory
+        self._limits = limits
+        connection = Connection.open(directory)
+        self._messages = Session(key=connection.info["key"], username="host")
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_out, False)
+        self.tools = ToolServer(
+            self._context,
+            connection.calls_url,
+            connection.replies_url,
+            dispatcher=dispatcher,
+            limits=limits,
+            wake=self._wake,
+        )
+        self._shell: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        self._shell.linger = 0
+        self._shell.reconnect_ivl = 2
+        self._shell.maxmsgsize = limits.frame_bytes
+        self._shell.connect(connection.url("shell"))
+        self._open = True
+        try:
+            self.process = KernelProcess(
+                directory,
+                connection,
+                python=python,
+                limits=limits,
+                confinement=confinement,
+                checkpoint=checkpoint,
+                restore=restore,
+            )
+        except BaseException:
+            self._close_sockets()
+            raise
+        try:
+            self._wait_ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._wake_out, b"w")
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + self._limits.start_seconds
+        while self.tools.ready is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                ended = self.process.end()
+                raise StartupFailed(
+                    f"the kernel was not ready within {self._limits.start_seconds:g} s", ended.code, ended.stderr_tail
+                )
+            self._poll(left)
+            if self.tools.violation is not None:
+                raise ProtocolViolation(self.tools.violation)
+            if self.tools.ready is None and self.process.exited():
+                ended = self.process.end()
+                raise StartupFailed(f"the kernel did not start: {ended.clause()}", ended.code, ended.stderr_tail)
+
+    def _poll(self, seconds: float) -> bool:
+        """Wait for the shell socket, the process's end or a wake-up. True: the shell socket has a message."""
+        watched: list[tuple[Any, int]] = [(self._shell, zmq.POLLIN), (self._wake_in, zmq.POLLIN)]
+        if self.process.exit_fd is not None:
+            watched.append((self.process.exit_fd, zmq.POLLIN))
+        else:
+            seconds = min(seconds, _SWEEP_SECONDS)
+        events = dict(zmq.zmq_poll(watched, max(0, int(seconds * 1000) + 1)))
+        if self._wake_in in events:
+            os.read(self._wake_in, 4096)
+        return self._shell in events
+
+    def run(
+        self, code: str, number: int, frames: list[bytes], names: list[tuple[str, int | None]], *, again: bool
+    ) -> tuple[CellOutcome, bool]:
+        """Run a cell. Returns its outcome, and whether the kernel took the variables that came with it."""
+        self._drain_shell()
+        message = self._messages.msg(
+            "execute_request",
+            {
+                "code": code,
+                "silent": False,
+                "store_history": False,
+                "user_expressions": {},
+                "allow_stdin": False,
+                "stop_on_error": False,
+            },
+            metadata={"kernel_bridge": {"number": number, "variables": names, "again": again}},
+        )
+        self.tools.open_cell()
+        try:
+            parts = [*self._messages.serialize(message), *frames]
+            copy = max(map(len, frames)) < _ZERO_COPY_BYTES
+            self._shell.send_multipart(parts, copy=copy)
+            reply, timed_out = self._await_reply(message["header"]["msg_id"])
+        finally:
+            submitted = self.tools.close_cell()
+        bridge = reply.kernel_bridge
+        return _outcome(bridge, submitted, timed_out, self._limits.output_bytes), bridge.taken
+
+    def _await_reply(self, id: str) -> tuple[_Reply, bool]:
+        clock = _CellClock(self.tools, self._limits.cell_seconds)
+        interrupted_at: float | None = None
+        while True:
+            left = clock.left() if interrupted_at is None else interrupted_at + _GRACE_SECONDS - time.monotonic()
+            if left <= 0:
+                if interrupted_at is not None:
+                    self.process.end()
+                    raise _Gone(
+                        f"it was killed, because the cell ran longer than {self._limits.cell_seconds:g} s of its own "
+                        "time and did not react to an interrupt"
+                    )
+                interrupted_at = time.monotonic()
+                self.process.interrupt()
+                continue
+            if self._poll(left) and (reply := self._receive(id)) is not None:
+                return reply, interrupted_at is not None
+            if self.tools.fatal is not None:
+                raise self.tools.fatal
+            if self.tools.violation is not None:
+                raise ProtocolViolation(f"the kernel broke the protocol: {self.tools.violation}")
+            if self.process.exited():
+                if self._poll(0) and (reply := self._receive(id)) is not None:
+                    return reply, interrupted_at is not None
+                raise _Gone(None)
+
+    def _receive(self, id: str) -> _Reply | None:
+        """The reply to our request, if that is what came; older replies are dropped."""
+        try:
+            frames = self._shell.recv_multipart(zmq.DONTWAIT)
+        except zmq.Again:
+            return None
+        try:
+            _, parts = self._messages.feed_identities(frames)
+            found = self._messages.deserialize(parts)
+            if found["parent_header"].get("msg_id") != id or found["msg_type"] != "execute_reply":
+                return None
+            return msgspec.convert(found["content"], _Reply)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+            raise ProtocolViolation(f"the kernel sent a reply that is none: {type(error).__name__}: {error}") from error
+
+    def _drain_shell(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._shell.recv_multipart(zmq.DONTWAIT)
+
+    def wait_idle(self, seconds: float) -> bool:
+        """Wait until the interrupted cell has answered."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if self._poll(left):
+                return True
+            if self.process.exited():
+                raise _Gone(None)
+        return False
+
+    def printed(self) -> str:
+        """What the cell under which the kernel died had printed, from the file the kernel kept it in."""
+        try:
+            with open(self._directory.transcript_file, "rb") as file:
+                data = file.read(self._limits.output_bytes + 1)
+        except OSError:
+            return ""
+        with contextlib.suppress(OSError):
+            os.truncate(self._directory.transcript_file, 0)
+        return data[: self._limits.output_bytes].decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Kill the process and close all sockets; idempotent."""
+        self.process.end()
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self.tools.close()
+        self._shell.close(0)
+        self._context.term()
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+
+
+class _CellClock:
+    """A cell's own time: what passes while no host tool is running."""
+
+    def __init__(self, tools: ToolServer, seconds: float) -> None:
+        self._tools = tools
+        self._seconds = seconds
+        self._started = time.monotonic()
+        self._before = tools.tool_seconds()
+
+    def left(self) -> float:
+        own = (time.monotonic() - self._started) - (self._tools.tool_seconds() - self._before)
+        return self._seconds - own
+
+
+def _outcome(bridge: _Bridge, submitted: dict[str, Any] | None, timed_out: bool, limit: int) -> CellOutcome:
+    failure = None
+    if bridge.failure is not None and submitted is None:
+        said = bridge.failure
+        failure = RemoteFailure(said.name[:200], said.message, said.traceback, said.compiling)
+    text, omitted = _join(bridge, limit)
+    return CellOutcome(text, omitted, bridge.result, submitted, failure, timed_out)
+
+
+def _join(bridge: _Bridge, limit: int) -> tuple[str, int]:
+    """Head and tail as one text that says what is missing between them, within the limit whatever the kernel sent."""
+    head, tail = bridge.head[:limit], bridge.tail[-limit:]
+    omitted = max(0, bridge.omitted) + len(bridge.head) - len(head) + len(bridge.tail) - len(tail)
+    if not omitted:
+        return head + tail, 0
+    return f"{head}\n... [{omitted:,} characters left out] ...\n{tail}", omitted
+
+
+def _plain_fields(fields: Any) -> list[dict[str, Any]] | None:
+    return None if fields is None else [dict(field) for field in fields]
+
+
+def _ordinal(number: int) -> str:
+    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")

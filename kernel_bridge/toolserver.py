@@ -1,0 +1,257 @@
+"""The tool server: the host's end of the tool channel. Knows sockets and threads; what a tool is, the dispatcher does.
+
+A few threads take turns at reading. The one that reads a call runs it and sends the answer itself, while the next
+takes over the reading, so that a call costs one wake-up and slow tools never hold up others. At most
+`Limits.calls_in_flight` run at once; more stay in the kernel's socket, which slows a flood down at its source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from kernel_bridge.cells import Limits
+from kernel_bridge.dispatch import ToolDispatcher
+from kernel_bridge.wire import (
+    Call,
+    Codec,
+    HostMessage,
+    Kept,
+    Raise,
+    Ready,
+    Return,
+    Submit,
+    Unsendable,
+    WireError,
+    read_kernel_head,
+    write_head,
+)
+
+__all__ = ["ToolServer"]
+
+_SEND_MS = 30_000  # a kernel that does not read its answers for so long gets no more of them
+_JOIN_SECONDS = 5.0
+_ZERO_COPY_BYTES = 65536
+
+
+class ToolServer:
+    """Serves the tool channel of one kernel, from construction to `close`.
+
+    Args:
+        wake: called, from any of its threads, when `ready`, `violation` or `fatal` changes.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        calls_url: str,
+        replies_url: str,
+        *,
+        dispatcher: ToolDispatcher,
+        limits: Limits,
+        wake: Callable[[], None],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._wake = wake
+        self._codec = Codec(limit_bytes=limits.frame_bytes, limit_depth=limits.frame_depth)
+        self._most = limits.calls_in_flight
+        self._calls: zmq.Socket[bytes] = context.socket(zmq.PAIR)
+        self._replies: zmq.Socket[bytes] = context.socket(zmq.PAIR)
+        for socket, url in ((self._calls, calls_url), (self._replies, replies_url)):
+            socket.linger = 0
+            socket.reconnect_ivl = 2  # milliseconds; the kernel binds when it is ready
+            socket.reconnect_ivl_max = 20
+            socket.maxmsgsize = limits.frame_bytes
+            socket.connect(url)
+        self._calls.rcvhwm = 2 * self._most
+        self._replies.sndtimeo = _SEND_MS
+        self._turn = threading.Lock()
+        self._replying = threading.Lock()
+        self._state = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._in_flight = 0
+        self._busy_since = 0.0
+        self._busy_seconds = 0.0
+        self._accepting = False
+        self._closed = False
+        self._wake_in, self._wake_out = os.pipe()
+        self.ready: Ready | None = None
+        self.kept: Kept | None = None
+        self.submitted: dict[str, Any] | None = None
+        self.violation: str | None = None
+        self.fatal: BaseException | None = None
+        self._add_thread()
+
+    # -- called by the session ---------------------------------------------------------------------------------------
+
+    def open_cell(self) -> None:
+        """A cell starts: its submission, if it makes one, is awaited."""
+        with self._state:
+            self.submitted = None
+            self.fatal = None
+            self._accepting = True
+
+    def close_cell(self) -> dict[str, Any] | None:
+        """The cell is over. Returns what it submitted, if that was accepted."""
+        with self._state:
+            self._accepting = False
+            return self.submitted
+
+    def tool_seconds(self) -> float:
+        """Seconds so far during which at least one host tool was running."""
+        with self._state:
+            running = time.monotonic() - self._busy_since if self._in_flight else 0.0
+            return self._busy_seconds + running
+
+    def close(self) -> None:
+        """Stop serving. Tools that still run are waited for, but not for long; their answers are dropped."""
+        with self._state:
+            if self._closed:
+                return
+            self._closed = True
+        os.write(self._wake_out, b"x")
+        deadline = time.monotonic() + _JOIN_SECONDS
+        mine = threading.current_thread()
+        with self._turn:  # nobody reads any more
+            self._calls.close(0)
+        with self._replying:
+            self._replies.close(0)
+        for thread in list(self._threads):
+            if thread is not mine:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+
+    # -- threads -----------------------------------------------------------------------------------------------------
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._serve, name=f"kernel tools {len(self._threads) + 1}", daemon=True)
+        self._threads.append(thread)
+        self._idle += 1
+        thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            with self._turn:
+                frames = self._receive()
+                if frames is None:
+                    return
+            with self._state:
+                self._idle -= 1
+                if not self._idle and len(self._threads) < self._most and not self._closed:
+                    self._add_thread()
+            try:
+                self._handle(frames)
+            except WireError as error:
+                self.violation = str(error)
+                self._wake()
+                return
+            with self._state:
+                self._idle += 1
+
+    def _receive(self) -> list[zmq.Frame] | None:
+        """The next message, or None when the server closes or the kernel broke the protocol."""
+        while not self._closed and self.violation is None:
+            events = dict(zmq.zmq_poll([(self._calls, zmq.POLLIN), (self._wake_in, zmq.POLLIN)], -1))
+            if self._closed:
+                return None
+            if self._calls in events:
+                with contextlib.suppress(zmq.Again):
+                    return self._calls.recv_multipart(zmq.DONTWAIT, copy=False)
+        return None
+
+    def _handle(self, frames: list[zmq.Frame]) -> None:
+        if len(frames) != 2:
+            raise WireError(f"{len(frames)} frames; a message has two")
+        head = read_kernel_head(frames[0].buffer)
+        if isinstance(head, Ready):
+            if self.ready is not None:
+                raise WireError("Ready comes once")
+            self.ready = head
+            self._wake()
+        elif isinstance(head, Kept):
+            self.kept = head
+        else:
+            body = self._codec.load(frames[1].buffer, verify=True)
+            self._answer(head, body)
+
+    def _answer(self, head: Call | Submit, body: Any) -> None:
+        self._count(1)
+        data = b""
+        answer: HostMessage = Return(head.id)
+        try:
+            if isinstance(head, Call):
+                args, kwargs = _arguments(body)
+                data = self._codec.dump(self._dispatcher.call(head.name, args, kwargs), f"{head.name}()")
+            else:
+                self._accept(body)
+                data = _NONE
+        except WireError:
+            raise
+        except Unsendable as error:
+            answer = Raise(head.id, "NotSendable", f"the host's answer does not fit the border: {error}")
+        except Exception as error:  # noqa: BLE001 - foreign code: whatever a tool raises is the agent's to read
+            answer = Raise(head.id, type(error).__name__, _text_of(error))
+        except BaseException as error:  # noqa: BLE001 - an interrupt or an exit belongs to the caller of the cell
+            self.fatal = error
+            self._wake()
+            answer = Raise(head.id, type(error).__name__, _text_of(error))
+        finally:
+            self._count(-1)
+        self._send(answer, data)
+
+    def _accept(self, body: Any) -> None:
+        if not isinstance(body, dict):
+            raise WireError("a submission is a dict")
+        fields: dict[str, Any] = body
+        with self._state:
+            if not self._accepting:
+                raise RuntimeError("no cell is running that could submit")
+            if self.submitted is not None:
+                raise RuntimeError("this cell has submitted already")
+        self._dispatcher.submit(fields)
+        with self._state:
+            if self._accepting and self.submitted is None:
+                self.submitted = fields
+
+    def _count(self, by: int) -> None:
+        with self._state:
+            now = time.monotonic()
+            if by > 0 and not self._in_flight:
+                self._busy_since = now
+            self._in_flight += by
+            if by < 0 and not self._in_flight:
+                self._busy_seconds += now - self._busy_since
+
+    def _send(self, head: HostMessage, body: bytes) -> None:
+        frames = [write_head(head), body]
+        with self._replying:
+            if self._closed:
+                return
+            with contextlib.suppress(zmq.Again):
+                self._replies.send_multipart(frames, copy=len(body) < _ZERO_COPY_BYTES)
+
+
+_NONE = b"\xc0"  # msgpack's nil
+
+
+def _arguments(body: Any) -> tuple[list[Any], dict[str, Any]]:
+    match body:
+        case [list() as args, dict() as kwargs]:
+            return args, kwargs
+        case _:
+            raise WireError("a call's body is [positional arguments, keyword arguments]")
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the tool's own __str__
+        return "<its text cannot be made>"

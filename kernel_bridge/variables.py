@@ -1,0 +1,64 @@
+"""Which variables a kernel has already: a value is encoded and sent again only when it changed. No sockets."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from kernel_bridge.cells import Pickled
+from kernel_bridge.wire import Codec
+
+__all__ = ["VariableLedger"]
+
+_UNCHANGING = (str, bytes, int, float, bool, type(None))
+_HASH_BYTES = 4096  # encodings shorter than this are compared as they are
+
+
+class VariableLedger:
+    """Remembers, for one kernel, what was last sent under each name. For one thread at a time."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._sent: dict[str, tuple[Any, bytes]] = {}
+        self._sending: dict[str, tuple[Any, bytes]] = {}
+
+    def changed(self, name: str, value: Any) -> bytes | None:
+        """The encoded value, or None when the kernel has it.
+
+        An immutable object that was sent before is known by its identity, anything else by its encoding.
+
+        Raises:
+            Unsendable: with the path, whose root is the variable's name.
+        """
+        known = self._sent.get(name)
+        unchanging = type(value) in _UNCHANGING
+        if known is not None and unchanging and known[0] is value:
+            return None
+        data = self._codec.dump(value, name, _pickled)
+        mark = data if len(data) < _HASH_BYTES else hashlib.blake2b(data).digest()
+        self._sending[name] = (value if unchanging else None, mark)
+        if known is not None and known[1] == mark:
+            return None
+        return data
+
+    def begin(self) -> None:
+        """A new cell is being encoded; what an earlier one did not deliver counts for nothing."""
+        self._sending = {}
+
+    def settle(self) -> None:
+        """The cell that carried them was run: the kernel has them now."""
+        self._sent.update(self._sending)
+        self._sending = {}
+
+    def forget(self) -> None:
+        """The kernel is a new one and has nothing."""
+        self._sent = {}
+        self._sending = {}
+
+
+def _pickled(value: Any) -> bytes | None:
+    if not isinstance(value, Pickled):
+        return None
+    import cloudpickle
+
+    return cloudpickle.dumps(value.value)

@@ -1,0 +1,342 @@
+"""The wire: six messages and one codec. No sockets, no threads, no dspy. Both sides of the tool channel import it.
+
+Every message is two frames: a small typed head and a body that holds one value (empty when the message has none).
+A value is None, a bool, an int of any size, a float (NaN and the infinities too), a str, bytes, a list, or a dict
+with string keys. Other kinds are turned into these or refused before a byte is sent; see `Codec.dump`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any, Union, cast
+
+import msgspec
+
+__all__ = [
+    "Call",
+    "Codec",
+    "HostMessage",
+    "Kept",
+    "KernelMessage",
+    "Raise",
+    "Ready",
+    "Return",
+    "Submit",
+    "Unsendable",
+    "WireError",
+    "read_host_head",
+    "read_kernel_head",
+    "write_head",
+]
+
+
+class WireError(ValueError):
+    """What arrived is not one of the six messages, or not a value."""
+
+
+class Unsendable(TypeError):
+    """A value cannot be put on the wire.
+
+    Attributes:
+        path: where it sits, such as `examples[3].inputs.image`; empty for the value itself.
+        type: the name of its type.
+        reason: why it cannot cross.
+    """
+
+    def __init__(self, path: str, type: str, reason: str) -> None:
+        self.path, self.type, self.reason = path, type, reason
+        super().__init__(f"{path or 'the value'} ({type}) cannot be sent: {reason}")
+
+
+class Ready(msgspec.Struct, tag="ready", array_like=True, frozen=True):
+    """Kernel to host, once: the kernel takes cells. The names it restored from a checkpoint, and those it could not."""
+
+    python: str
+    restored: list[str]
+    lost: dict[str, str]
+
+
+class Call(msgspec.Struct, tag="call", array_like=True, frozen=True):
+    """Kernel to host: run a tool. Body: `[positional arguments, keyword arguments]`."""
+
+    id: int
+    name: str
+
+
+class Submit(msgspec.Struct, tag="submit", array_like=True, frozen=True):
+    """Kernel to host: the final output of a cell. Body: a dict, field name to value."""
+
+    id: int
+
+
+class Kept(msgspec.Struct, tag="kept", array_like=True, frozen=True):
+    """Kernel to host: a checkpoint was written after a cell. No answer is due."""
+
+    names: list[str]
+    lost: dict[str, str]
+
+
+class Return(msgspec.Struct, tag="return", array_like=True, frozen=True):
+    """Host to kernel: a call or a submission is done. Body: its result."""
+
+    id: int
+
+
+class Raise(msgspec.Struct, tag="raise", array_like=True, frozen=True):
+    """Host to kernel: a call or a submission was refused or failed."""
+
+    id: int
+    kind: str  # the exception's class name
+    message: str
+
+
+KernelMessage = Union[Ready, Call, Submit, Kept]  # noqa: UP007 - msgspec reads it at run time
+HostMessage = Union[Return, Raise]  # noqa: UP007
+
+_heads = msgspec.msgpack.Encoder()
+_kernel_heads: msgspec.msgpack.Decoder[KernelMessage] = msgspec.msgpack.Decoder(KernelMessage)
+_host_heads: msgspec.msgpack.Decoder[HostMessage] = msgspec.msgpack.Decoder(HostMessage)
+
+
+def write_head(message: KernelMessage | HostMessage) -> bytes:
+    """The head frame of a message."""
+    try:
+        return _heads.encode(message)
+    except UnicodeEncodeError:
+        # An error text may quote a lone surrogate; the text matters more than that one character.
+        assert isinstance(message, Raise)
+        clean = message.message.encode("utf-8", "replace").decode("utf-8")
+        return _heads.encode(Raise(message.id, message.kind.encode("utf-8", "replace").decode("utf-8"), clean))
+
+
+def read_kernel_head(frame: bytes | memoryview) -> KernelMessage:
+    """The head of a message from a kernel. Raises: WireError when it is not one a kernel may send."""
+    return _read_head(_kernel_heads, frame)
+
+
+def read_host_head(frame: bytes | memoryview) -> HostMessage:
+    """The head of a message from the host. Raises: WireError when it is not one a host may send."""
+    return _read_head(_host_heads, frame)
+
+
+def _read_head(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview) -> Any:
+    if len(frame) > _HEAD_BYTES:
+        raise WireError(f"a head of {len(frame)} bytes; at most {_HEAD_BYTES}")
+    try:
+        return decoder.decode(frame)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise WireError(f"not a message: {error}") from error
+
+
+_HEAD_BYTES = 16 * 2**20  # Ready and Kept list names; everything else is tiny
+
+_BIG_INT, _SURROGATES, _PICKLE = 1, 2, 3  # msgpack extension codes; 3 travels host to kernel only
+_LEAVES = frozenset({type(None), bool, int, float, str, bytes})
+
+
+class Codec:
+    """Values to bytes and back, with the limits of one session.
+
+    Args:
+        limit_bytes: the largest encoded value.
+        limit_depth: the deepest nesting of lists and dicts.
+        unpickle: accept values that the other side pickled. True only in a kernel, never on a host.
+    """
+
+    def __init__(self, *, limit_bytes: int, limit_depth: int, unpickle: bool = False) -> None:
+        self._limit_bytes = limit_bytes
+        self._limit_depth = limit_depth
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Any, ext_hook=_read_extension if not unpickle else _read_any_extension)
+
+    def dump(self, value: Any, path: str = "", pickler: Callable[[Any], bytes | None] | None = None) -> bytes:
+        """Encode a value.
+
+        Dataclass and pydantic instances and namedtuples become dicts; tuples, sets and frozensets become lists;
+        subclasses of the plain types become the plain type; numpy scalars become Python numbers; bytearray and
+        memoryview become bytes.
+
+        Args:
+            path: what to call the value in an error.
+            pickler: may answer, for an object that is not plain, with the pickle to send in its place.
+
+        Raises:
+            Unsendable: with the path of the part that cannot cross. Nothing was encoded.
+        """
+        try:
+            if not self._plain(value):
+                value = self._translate(value, path, 0, pickler)
+            try:
+                data = self._encoder.encode(value)
+            except (OverflowError, UnicodeEncodeError):
+                data = self._encoder.encode(self._translate(value, path, 0, pickler))
+        except RecursionError:
+            raise Unsendable(path, type(value).__name__, f"nested deeper than {self._limit_depth}") from None
+        if len(data) > self._limit_bytes:
+            raise Unsendable(path, type(value).__name__, f"{len(data)} bytes encoded; at most {self._limit_bytes}")
+        return data
+
+    def load(self, frame: bytes | memoryview, *, verify: bool) -> Any:
+        """Decode a value.
+
+        Args:
+            verify: check every part of the result: set for what an untrusted peer sent.
+
+        Raises:
+            WireError: it is not a value, or deeper than the limit.
+        """
+        paused = gc.isenabled()
+        gc.disable()  # hundreds of thousands of fresh containers would set off useless collections
+        try:
+            value = self._decoder.decode(frame)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError) as error:
+            raise WireError(f"not a value: {error}") from error
+        finally:
+            if paused:
+                gc.enable()
+        if verify and not self._plain(value):
+            raise WireError("a value that is deeper than the limit or holds what no value may hold")
+        return value
+
+    def _plain(self, value: Any) -> bool:
+        """Whether a value holds nothing but the wire's own types, with string keys, within the depth."""
+        kind = type(value)
+        if kind is not dict and kind is not list:
+            return kind in _LEAVES
+        level: list[Any] = [value]
+        depth = 0
+        while level:
+            depth += 1
+            if depth > self._limit_depth:
+                return False
+            below: list[Any] = []
+            for container in level:
+                if type(container) is dict:
+                    pairs = cast("dict[Any, Any]", container)
+                    for key, item in pairs.items():
+                        if type(key) is not str:
+                            return False
+                        kind = type(item)
+                        if kind is dict or kind is list:
+                            below.append(item)
+                        elif kind not in _LEAVES:
+                            return False
+                else:
+                    for item in container:
+                        kind = type(item)
+                        if kind is dict or kind is list:
+                            below.append(item)
+                        elif kind not in _LEAVES:
+                            return False
+            level = below
+        return True
+
+    def _translate(self, value: Any, path: str, depth: int, pickler: Callable[[Any], bytes | None] | None) -> Any:
+        leaf = _translate_leaf(value, path)
+        if leaf is not _NOT_A_LEAF:
+            return leaf
+        if depth >= self._limit_depth:
+            raise Unsendable(path, type(value).__name__, f"nested deeper than {self._limit_depth}")
+        if pickler is not None and (pickled := pickler(value)) is not None:
+            return msgspec.msgpack.Ext(_PICKLE, pickled)
+        if isinstance(value, dict):
+            pairs = cast("dict[Any, Any]", value)
+        elif (fields := _fields_of(value)) is not None:
+            pairs = fields
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            items = cast("Sequence[Any]", value)
+            return [self._translate(item, f"{path}[{i}]", depth + 1, pickler) for i, item in enumerate(items)]
+        else:
+            raise Unsendable(path, type(value).__name__, _advice(value))
+        return {
+            _key(key, path): self._translate(item, _join(path, key), depth + 1, pickler) for key, item in pairs.items()
+        }
+
+
+_NOT_A_LEAF = object()
+
+
+def _translate_leaf(value: Any, path: str) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        number = int(value)
+        if -(2**63) <= number < 2**64:
+            return number
+        size = number.bit_length() // 8 + 1
+        return msgspec.msgpack.Ext(_BIG_INT, number.to_bytes(size, "little", signed=True))
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, str):
+        text = str.__str__(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return msgspec.msgpack.Ext(_SURROGATES, text.encode("utf-8", "surrogatepass"))
+        return text
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    if hasattr(value, "dtype") and getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
+        plain = value.item()
+        if type(plain) in _LEAVES:
+            return _translate_leaf(plain, path)
+    return _NOT_A_LEAF
+
+
+def _fields_of(value: Any) -> dict[str, Any] | None:
+    """The fields of a dataclass instance, a pydantic model or a namedtuple; None for anything else."""
+    if isinstance(value, type):
+        return None
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return dict(zip(cast("Any", value)._fields, cast("tuple[Any, ...]", value), strict=True))
+    dump = getattr(value, "model_dump", None)
+    if callable(dump) and hasattr(type(value), "model_fields"):
+        fields = dump()
+        return cast("dict[str, Any]", fields) if isinstance(fields, dict) else None
+    return None
+
+
+def _key(key: Any, path: str) -> str:
+    if not isinstance(key, str):
+        raise Unsendable(_join(path, key), "dict key " + type(key).__name__, "dict keys must be str")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise Unsendable(path, "dict key", "it holds a lone surrogate, which is not text") from None
+    return str.__str__(key)
+
+
+def _join(path: str, key: Any) -> str:
+    if isinstance(key, str) and key.isidentifier():
+        return f"{path}.{key}" if path else key
+    return f"{path}[{key!r:.40}]"
+
+
+def _advice(value: Any) -> str:
+    if hasattr(value, "tolist"):
+        return "arrays do not cross; send .tolist() or a summary"
+    if callable(value):
+        return "code does not cross the process border"
+    return (
+        "only None, bool, int, float, str, bytes, lists and dicts with str keys cross "
+        "(and dataclasses, pydantic models, tuples and sets, turned into these)"
+    )
+
+
+def _read_extension(code: int, data: memoryview) -> Any:
+    if code == _BIG_INT:
+        return int.from_bytes(data, "little", signed=True)
+    if code == _SURROGATES:
+        return bytes(data).decode("utf-8", "surrogatepass")
+    raise msgspec.DecodeError(f"extension {code} is not part of the wire")
+
+
+def _read_any_extension(code: int, data: memoryview) -> Any:
+    if code == _PICKLE:
+        return pickle.loads(data)
+    return _read_extension(code, data)
