@@ -76,7 +76,7 @@ class ResponsesServer:
         self.heeds_parents = heeds_parents
         self.unknown_status = unknown_status
         self.calls: list[Call] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an answer may call `fail_next` or `forget`
         self._stored: dict[str, tuple[Said, ...]] = {}
         self._failures: deque[tuple[int, str]] = deque()
         self._answer = answers if callable(answers) else _Script(answers)
