@@ -6,10 +6,13 @@ Law, at every moment and under any number of threads: spent + reserved + left ==
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
+
+from .errors import BudgetExceededError
 
 __all__ = ["Charge", "Journal", "Ledger", "LedgerState", "Slot"]
 
@@ -45,22 +48,24 @@ class LedgerState:
 
 
 class Slot:
-    """Units reserved for one piece of work."""
+    """Units reserved for one piece of work; made by `Ledger.reserve`."""
 
     def __init__(self, ledger: Ledger, amount: int, purpose: str) -> None:
-        raise NotImplementedError
+        self.purpose = purpose
+        self._ledger = ledger
+        self._open = amount
 
     @property
     def open(self) -> int:
         """Units still reserved."""
-        raise NotImplementedError
+        return self._open
 
     def settle(self, amount: int) -> None:
         """Spend `amount` of the reserved units; durable when this returns. May be called several times.
 
-        Raises ValueError when more is settled than is still reserved.
+        Raises ValueError when more is settled than is still reserved, or a negative amount; nothing is spent then.
         """
-        raise NotImplementedError
+        self._ledger._settle(self, amount)  # pyright: ignore[reportPrivateUsage] - the ledger's own half
 
 
 class Ledger:
@@ -70,35 +75,70 @@ class Ledger:
     """
 
     def __init__(self, limit: int, journal: Journal | None = None) -> None:
-        raise NotImplementedError
+        self._journal = journal
+        self._lock = threading.Lock()
+        self._limit = limit
+        self._spent = 0 if journal is None else sum(charge.amount for charge in journal.charges())
+        self._reserved = 0
+        if not 0 <= self._spent <= limit:
+            raise ValueError(f"the journal holds {self._spent} units of a limit of {limit}")
 
-    limit: int
+    @property
+    def limit(self) -> int:
+        return self._limit
 
     @property
     def spent(self) -> int:
-        raise NotImplementedError
+        return self.state().spent
 
     @property
     def reserved(self) -> int:
-        raise NotImplementedError
+        return self.state().reserved
 
     @property
     def left(self) -> int:
-        raise NotImplementedError
+        return self.state().left
 
     def state(self) -> LedgerState:
         """All four figures of one moment."""
-        raise NotImplementedError
+        with self._lock:
+            spent, reserved = self._spent, self._reserved
+        return LedgerState(self._limit, spent, reserved, self._limit - spent - reserved)
 
     @contextmanager
-    def reserve(self, amount: int, purpose: str) -> Iterator[Slot]:
+    def reserve(self, amount: int, purpose: str) -> Generator[Slot]:
         """Set `amount` units aside for the block; what was not settled when it is left flows back.
 
         Raises `BudgetExceededError` when they do not fit; nothing is spent then.
         """
-        raise NotImplementedError
-        yield
+        if amount < 0:
+            raise ValueError(f"cannot reserve {amount} units")
+        with self._lock:
+            left = self._limit - self._spent - self._reserved
+            if amount > left:
+                raise BudgetExceededError(amount, left, purpose)
+            self._reserved += amount
+        slot = Slot(self, amount, purpose)
+        try:
+            yield slot
+        finally:
+            with self._lock:
+                self._reserved -= slot._open  # pyright: ignore[reportPrivateUsage]
+                slot._open = 0  # pyright: ignore[reportPrivateUsage]
 
     def charge(self, amount: int, purpose: str) -> None:
         """Reserve and settle at once. Raises `BudgetExceededError` when it does not fit."""
-        raise NotImplementedError
+        with self.reserve(amount, purpose) as slot:
+            slot.settle(amount)
+
+    def _settle(self, slot: Slot, amount: int) -> None:
+        with self._lock:
+            if not 0 <= amount <= slot._open:  # pyright: ignore[reportPrivateUsage]
+                raise ValueError(f"cannot settle {amount} of {slot.open} reserved units")
+            # Written down under the lock: units that are in the journal but still look reserved could flow back when
+            # another thread leaves the block at this moment, and then be spent twice.
+            if amount and self._journal is not None:
+                self._journal.charge(amount, slot.purpose)
+            slot._open -= amount  # pyright: ignore[reportPrivateUsage]
+            self._reserved -= amount
+            self._spent += amount

@@ -61,16 +61,16 @@ class MetricFailed(OptimizerError):
         self.traceback_text = traceback_text
         self.failed = failed  # examples on which the metric raised
         noun = "the only example" if failed == 1 else f"all {failed} examples"
-        super().__init__(f"the metric raised on {noun} that reached it; fix the metric. The first failure:\n{traceback_text}")
+        super().__init__(f"the metric raised on {noun} that reached it. The first failure:\n{traceback_text}")
 
 
 class StoreCorrupt(OptimizerError):
-    """The run store at `path` cannot be read."""
+    """The run store at `path` cannot be read or written."""
 
     def __init__(self, path: str, reason: str) -> None:
         self.path = path
         self.reason = reason
-        super().__init__(f"the run store {path} cannot be read: {reason}. Start over with another run_storage_dir")
+        super().__init__(f"the run store {path} cannot be used: {reason}. Free the disk or pass another directory")
 
 
 class InvalidScore(OptimizerError, ValueError):

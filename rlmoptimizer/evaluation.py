@@ -1,55 +1,33 @@
 """The evaluation engine: runs a program on rows, in parallel, and says what happened. Knows no budget and no store."""
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# DSPy has no types of its own.
+
 from __future__ import annotations
 
+import contextlib
 import contextvars
+import functools
+import queue
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import dspy
 
+from .candidate import PASSED_AT, Candidate, ExampleResult, Outcome, StepTrace
 from .dataset import Row
+from .errors import InvalidSetupType, MetricFailed
+from .loop_thread import LoopThread
+from .metric import bind_metric
+from .program import clone, separate_stages
 
 __all__ = ["PASSED_AT", "Evaluator", "ExampleResult", "StepTrace"]
 
-PASSED_AT = 1.0 - 1e-9  # an example passed when its score is at least this
-
-
-@dataclass(frozen=True, slots=True)
-class StepTrace:
-    """One call of one predictor."""
-
-    step_index: int  # 0-based, in the order in which the calls returned
-    step_name: str  # the name that `update_prompt` takes
-    signature_name: str
-    inputs: dict[str, Any]  # plain values
-    outputs: dict[str, Any]  # plain values
-
-
-@dataclass(frozen=True, slots=True)
-class ExampleResult:
-    """What became of one row. All values are plain (see `plain.py`)."""
-
-    example_id: str
-    source_example_id: str | None
-    inputs: dict[str, Any]
-    expected: dict[str, Any]  # the example's fields that are no inputs
-    predicted: Any  # a dict for a dspy.Prediction; None when the program raised
-    score: float  # 0..1; 0.0 in an error row
-    passed: bool
-    error: str | None  # "ExceptionType: message"; None: no error
-    error_kind: str | None  # None: no error; "program", "metric", "score", or DSPy's code of an LM failure ("rate_limit", ...)
-    feedback: str | None
-    steps: tuple[StepTrace, ...]  # in an error row: the steps that returned before the program raised
-    seconds: float  # program and metric together
-
-    def as_row(self) -> dict[str, Any]:
-        """The agent-facing dict: the issue's keys, `steps` as a list of dicts, no `seconds`."""
-        raise NotImplementedError
+_POLL_SECONDS: Final = 0.5  # how long a wait for the next result lasts before it looks at `cancelled` again
+_AHEAD: Final = 4  # examples that wait in the own pool for each thread of it, so that no thread waits for the next one
 
 
 class Evaluator:
@@ -73,7 +51,16 @@ class Evaluator:
         executor: Executor | None = None,
         context: contextvars.Context | None = None,
     ) -> None:
-        raise NotImplementedError
+        if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidSetupType(f"num_threads must be a whole number of at least 1, not {num_threads!r}")
+        self._scorer = bind_metric(metric)
+        self._lm = lm
+        self._num_threads = num_threads
+        self._context = context
+        self._own_pool = None if executor is not None else ThreadPoolExecutor(num_threads, "rlmoptimizer-eval")
+        self._executor: Executor = executor or self._own_pool  # pyright: ignore[reportAttributeAccessIssue]
+        self._loop = LoopThread()
+        self._metric_works = False  # it has given a score at least once
 
     def score(
         self,
@@ -93,11 +80,26 @@ class Evaluator:
         Raises `MetricFailed` when the metric raised on every example that reached it and has not given a score in
         any earlier call; every result has been given to `on_result` by then.
         """
-        raise NotImplementedError
+        candidate = self._candidate(program)
+        stop = threading.Event()
+        outcomes: list[Outcome | None] = [None] * len(rows)
+        try:
+            with contextlib.closing(self._outcomes(candidate, rows, stop, cancelled or threading.Event())) as coming:
+                for index, outcome in coming:
+                    outcomes[index] = outcome
+                    if on_result is not None:
+                        on_result(outcome.result)
+        finally:
+            stop.set()
+        finished = [outcome for outcome in outcomes if outcome is not None]
+        self._check_metric(finished)
+        return [outcome.result for outcome in finished]
 
-    def close(self) -> None:
-        """Stop the own threads; waits for examples under way. Idempotent."""
-        raise NotImplementedError
+    def close(self, *, wait: bool = True) -> None:
+        """Stop the own threads; waits for examples under way unless told not to. Idempotent."""
+        if self._own_pool is not None:
+            self._own_pool.shutdown(wait=wait, cancel_futures=True)
+        self._loop.close()
 
     def __enter__(self) -> Evaluator:
         return self
@@ -105,4 +107,84 @@ class Evaluator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # Whoever presses Ctrl-C does not want to wait for an LM's answer.
+        self.close(wait=kind is None or not issubclass(kind, KeyboardInterrupt))
+
+    def _candidate(self, program: dspy.Module) -> Candidate:
+        own = clone(program)
+        separate_stages(own)
+        context = self._context if self._context is not None else contextvars.copy_context()
+        return Candidate(own, self._scorer, self._lm, loop=self._loop, context=context)
+
+    def _outcomes(
+        self, candidate: Candidate, rows: Sequence[Row], stop: threading.Event, cancelled: threading.Event
+    ) -> Generator[tuple[int, Outcome]]:
+        """Outcomes as they come. Rows are handed out a few at a time, so that calls on one executor take turns."""
+        done: queue.SimpleQueue[tuple[int, Future[Outcome | None]]] = queue.SimpleQueue()
+        waiting = enumerate(rows)
+        window = self._num_threads * (_AHEAD if self._own_pool is not None else 1)
+        under_way: set[Future[Outcome | None]] = set()
+
+        def hand_out() -> None:
+            while len(under_way) < window and not cancelled.is_set():
+                index, row = next(waiting, (-1, None))
+                if row is None:
+                    return
+                future = self._executor.submit(_Task(candidate, row, (stop, cancelled)))
+                under_way.add(future)
+                future.add_done_callback(functools.partial(_report, done, index))
+
+        try:
+            hand_out()
+            while under_way:
+                try:
+                    index, future = done.get(timeout=_POLL_SECONDS)
+                except queue.Empty:
+                    if cancelled.is_set():
+                        _cancel(under_way)
+                    continue
+                under_way.discard(future)
+                hand_out()
+                if not future.cancelled() and (outcome := future.result()) is not None:
+                    yield index, outcome
+        finally:
+            _cancel(under_way)
+
+    def _check_metric(self, outcomes: Sequence[Outcome]) -> None:
+        reached = [outcome for outcome in outcomes if outcome.metric_called]
+        failures = [outcome.metric_traceback for outcome in reached if outcome.metric_traceback is not None]
+        if len(failures) < len(reached):
+            self._metric_works = True
+        elif failures and not self._metric_works:
+            raise MetricFailed(failures[0], failed=len(failures))
+
+
+class _Task:
+    """One row to run. Pickled for another process, it leaves behind the events that can only be seen in this one."""
+
+    __slots__ = ("_candidate", "_halts", "_row")
+
+    def __init__(self, candidate: Candidate, row: Row, halts: tuple[threading.Event, ...]) -> None:
+        self._candidate = candidate
+        self._row = row
+        self._halts = halts
+
+    def __call__(self) -> Outcome | None:
+        """The outcome; None when the run was stopped before this row was begun."""
+        if any(halt.is_set() for halt in self._halts):
+            return None
+        return self._candidate.run(self._row)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Task, (self._candidate, self._row, ())
+
+
+def _report(
+    done: queue.SimpleQueue[tuple[int, Future[Outcome | None]]], index: int, future: Future[Outcome | None]
+) -> None:
+    done.put((index, future))
+
+
+def _cancel(futures: Iterable[Future[Outcome | None]]) -> None:
+    for future in list(futures):
+        future.cancel()

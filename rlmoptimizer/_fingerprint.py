@@ -1,0 +1,125 @@
+"""What a fingerprint of a program is made of. Knows modules and signatures, not which of them may change."""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# DSPy's modules and signatures are untyped.
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import re
+import typing
+from collections.abc import Iterable, Mapping, Set
+from typing import Any, Final
+
+import dspy
+from dspy.primitives.base_module import BaseModule
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+__all__ = ["digest"]
+
+# "max_tokens" is a setting; "api_token" is a secret. Where an LM lives does not belong to the program either.
+_SECRET: Final = re.compile(r"(?i)(^|[_-])(api_?key|key|secret|password|token|auth(orization)?|credentials?|headers?)$")
+
+
+def digest(modules: Iterable[tuple[str, BaseModule, bool]]) -> str:
+    """A digest of (path, module, are its instructions free to change) in their order."""
+    state = hashlib.sha256()
+    for path, module, free in modules:
+        described = _Description().module(module, with_instructions=not free)
+        state.update(f"{path}\x00{described}\x00".encode("utf-8", "surrogatepass"))
+    return state.hexdigest()
+
+
+class _Description:
+    """A text that is equal for equal values in every process: no addresses, no order of sets."""
+
+    def __init__(self) -> None:
+        self._inside: set[int] = set()
+
+    def module(self, module: BaseModule, *, with_instructions: bool) -> str:
+        parts = [_name(type(module)), f"frozen={getattr(module, '_compiled', False)}"]
+        values = vars(module)
+        for name, value in values.items():
+            if isinstance(value, dspy.BaseLM):
+                parts.append(f"{name}={self.lm(value)}")
+            elif isinstance(value, type) and issubclass(value, dspy.Signature):
+                parts.append(f"{name}={self.signature(value, with_instructions=with_instructions)}")
+        if isinstance(module, dspy.Predict):
+            parts += [f"{name}={self.value(values.get(name))}" for name in ("demos", "config", "fields")]
+        return "|".join(parts)
+
+    def signature(self, signature: Any, *, with_instructions: bool) -> str:
+        # Not the class's name: DSPy drops it whenever it loads or rewrites a signature.
+        fields = [f"{name}:{self.field(field)}" for name, field in signature.fields.items()]
+        if with_instructions:
+            fields.append(repr(signature.instructions))
+        return f"({', '.join(fields)})"
+
+    def field(self, field: FieldInfo) -> str:
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        return self.value(
+            [
+                field.annotation,
+                list(field.metadata),
+                _name(type(field.default)) if field.default is ... else field.default,
+                field.default_factory,
+                field.title,
+                {key: extra[key] for key in sorted(extra)},
+            ]
+        )
+
+    def lm(self, lm: dspy.BaseLM) -> str:
+        settings = {"model": lm.model, "model_type": lm.model_type, **lm.kwargs}
+        known = {key: settings[key] for key in sorted(settings) if not _SECRET.search(key)}
+        return f"{_name(type(lm))}{self.value(known)}"
+
+    def value(self, value: Any) -> str:
+        if value is None or isinstance(value, bool | float | str | bytes):
+            return repr(value) if not isinstance(value, enum.Enum) else f"{_name(type(value))}.{value.name}"
+        if isinstance(value, int):
+            return hex(value)
+        if id(value) in self._inside:
+            return "<cycle>"
+        self._inside.add(id(value))
+        try:
+            return self._compound(value)
+        finally:
+            self._inside.discard(id(value))
+
+    def _compound(self, value: Any) -> str:
+        if isinstance(value, Mapping):
+            return "{" + ", ".join(f"{self.value(key)}: {self.value(item)}" for key, item in value.items()) + "}"
+        if isinstance(value, list | tuple):
+            return f"{type(value).__name__}[{', '.join(map(self.value, value))}]"
+        if isinstance(value, Set):
+            return f"set[{', '.join(sorted(map(self.value, value)))}]"
+        if isinstance(value, dspy.Example):
+            return f"{_name(type(value))}{self.value(dict(value.items(include_dspy=True)))}"
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, dspy.BaseLM):
+            return self.lm(value)
+        if (origin := typing.get_origin(value)) is not None:
+            return f"{self.value(origin)}[{', '.join(map(self.value, typing.get_args(value)))}]"
+        if isinstance(value, BaseModel):
+            return f"{_name(type(value))}{self.value(value.__dict__)}"
+        if dataclasses.is_dataclass(value):
+            fields = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+            return f"{_name(type(value))}{self.value(fields)}"
+        return _name(value if callable(value) else type(value))
+
+    def _class(self, cls: type) -> str:
+        if issubclass(cls, enum.Enum):
+            return f"{_name(cls)}{self.value({member.name: member.value for member in cls})}"
+        if issubclass(cls, BaseModel) and not cls.__module__.startswith("dspy."):
+            return f"{_name(cls)}{self.value({name: field.annotation for name, field in cls.model_fields.items()})}"
+        return _name(cls)
+
+
+def _name(value: Any) -> str:
+    """The name of a class or function; for other callables, of their class."""
+    owner = value if hasattr(value, "__qualname__") else type(value)
+    return f"{getattr(owner, '__module__', '?')}.{owner.__qualname__}"

@@ -1,0 +1,297 @@
+"""One candidate: a program ready to be run on rows, one at a time, in this process or another. Knows no threads.
+
+Whatever the program or the metric does, running a row ends in an outcome; nothing of theirs is raised.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# DSPy has no types of its own.
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import functools
+import inspect
+import time
+import traceback
+from collections.abc import Mapping
+from concurrent import futures
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import cloudpickle
+import dspy
+from dspy.utils.exceptions import LMError
+
+from .dataset import Row
+from .errors import InvalidScore
+from .loop_thread import LoopThread
+from .metric import Scorer, Verdict, bind_metric, read_verdict
+from .plain import to_plain
+from .program import step_of
+
+__all__ = ["PASSED_AT", "Candidate", "ExampleResult", "Outcome", "StepTrace"]
+
+PASSED_AT: Final = 1.0 - 1e-9  # an example passed when its score is at least this
+
+_ATOMS: Final = frozenset({type(None), bool, int, float, str, bytes})
+_OWN_FILES: Final = str(Path(__file__).parent)
+_FUTURES: Final = str(Path(futures.__file__).parent)  # an async metric is waited for through it
+
+
+@dataclass(frozen=True, slots=True)
+class StepTrace:
+    """One call of one predictor."""
+
+    step_index: int  # 0-based, in the order in which the calls returned
+    step_name: str  # the name that `update_prompt` takes
+    signature_name: str
+    inputs: dict[str, Any]  # plain values
+    outputs: dict[str, Any]  # plain values
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleResult:
+    """What became of one row. All values are plain (see `plain.py`)."""
+
+    example_id: str
+    source_example_id: str | None
+    inputs: dict[str, Any]
+    expected: dict[str, Any]  # the example's fields that are no inputs
+    predicted: Any  # a dict for a dspy.Prediction; None when the program raised
+    score: float  # 0..1; 0.0 in an error row
+    passed: bool
+    error: str | None  # "ExceptionType: message"; None: no error
+    error_kind: str | None  # None: no error; "program", "metric", "score", or DSPy's code of an LM's failure
+    feedback: str | None
+    steps: tuple[StepTrace, ...]  # in an error row: the steps that returned before the program raised
+    seconds: float  # program and metric together
+
+    def as_row(self) -> dict[str, Any]:
+        """The agent-facing dict, `steps` as a list of dicts; without `error_kind` and `seconds`."""
+        return {
+            "example_id": self.example_id,
+            "source_example_id": self.source_example_id,
+            "inputs": self.inputs,
+            "expected": self.expected,
+            "predicted": self.predicted,
+            "score": self.score,
+            "passed": self.passed,
+            "error": self.error,
+            "feedback": self.feedback,
+            "steps": [
+                {
+                    "step_index": step.step_index,
+                    "step_name": step.step_name,
+                    "signature_name": step.signature_name,
+                    "inputs": step.inputs,
+                    "outputs": step.outputs,
+                }
+                for step in self.steps
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A result, and what only the host may know about it."""
+
+    result: ExampleResult
+    metric_called: bool
+    metric_traceback: str | None  # None: the metric did not raise
+
+
+class Candidate:
+    """Runs one program on rows. Safe to use from many threads at once, as far as the program is.
+
+    `program` is the candidate's own from now on. Pickles by value, with DSPy's settings but not its other context
+    variables, so that any executor can take it.
+    """
+
+    def __init__(
+        self,
+        program: dspy.Module,
+        scorer: Scorer,
+        lm: dspy.BaseLM | None,
+        *,
+        loop: LoopThread,
+        context: contextvars.Context | None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._program = program
+        self._scorer = scorer
+        self._lm = lm
+        self._loop = loop
+        self._context = context  # None: whatever the running thread has
+        self._settings = dict(settings or {})  # of the process this was pickled in
+        self._name_of = step_of(program)
+        self._only_async = _is_only_async(program)
+
+    def run(self, row: Row) -> Outcome:
+        """Run the program on one row and score what it predicts."""
+        context = self._context.copy() if self._context is not None else contextvars.copy_context()
+        return context.run(self._run, row)
+
+    def _run(self, row: Row) -> Outcome:
+        started = time.perf_counter()
+        inputs, expected = _split(row.example)
+        shown = to_plain(inputs)  # before the program can change them
+        trace: list[Any] = []
+        prediction: Any = None
+        verdict = Verdict(0.0, None)
+        failure: BaseException | None = None
+        at = "program"
+        try:
+            prediction = self._predict({name: _own(value) for name, value in inputs.items()}, trace)
+            at = "metric"
+            verdict = read_verdict(self._ask_metric(row.example, prediction, trace))
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - the program's and the metric's
+            failure = _innermost(error)
+        result = ExampleResult(
+            example_id=row.example_id,
+            source_example_id=row.source_example_id,
+            inputs=shown,
+            expected=to_plain(expected),
+            predicted=to_plain(prediction),
+            score=verdict.score,
+            passed=failure is None and verdict.score >= PASSED_AT,
+            error=None if failure is None else _describe(failure),
+            error_kind=None if failure is None else _kind(failure, at),
+            feedback=verdict.feedback,
+            steps=tuple(self._steps(trace)),
+            seconds=time.perf_counter() - started,
+        )
+        raised = at == "metric" and failure is not None and not isinstance(failure, InvalidScore)
+        return Outcome(result, at == "metric", _foreign_traceback(failure) if raised and failure else None)
+
+    def _predict(self, inputs: dict[str, Any], trace: list[Any]) -> Any:
+        program = cast("Any", self._program)
+        with dspy.context(**self._overrides(self._lm), trace=trace):
+            answer = program.acall(**inputs) if self._only_async else program(**inputs)
+            return self._loop.run(answer) if inspect.isawaitable(answer) else answer
+
+    def _ask_metric(self, example: dspy.Example, prediction: Any, trace: list[Any]) -> Any:
+        # The metric may use predictors too: their calls are no steps of the program.
+        steps = list(trace)
+        judge = None if self._settings.get("lm") or dspy.settings.lm else self._lm
+        with dspy.context(**self._overrides(judge), trace=steps):
+            answer = self._scorer(example, prediction, list(trace))
+            return self._loop.run(answer) if inspect.isawaitable(answer) else answer
+
+    def _overrides(self, lm: dspy.BaseLM | None) -> dict[str, Any]:
+        return self._settings if lm is None else {**self._settings, "lm": lm}
+
+    def _steps(self, trace: list[Any]) -> list[StepTrace]:
+        return [
+            StepTrace(
+                step_index=index,
+                step_name=self._name_of(predictor),
+                signature_name=getattr(predictor.signature, "__name__", "?"),
+                inputs=_as_dict(to_plain(inputs)),
+                outputs=_as_dict(to_plain(outputs)),
+            )
+            for index, (predictor, inputs, outputs) in enumerate(trace)
+        ]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load, (self._pickled,)
+
+    @functools.cached_property
+    def _pickled(self) -> bytes:
+        # An LM's history goes along with it, and may be long; a copy of an LM has none.
+        lm = None if self._lm is None else self._lm.copy()
+        settings = self._settings if self._context is None else self._context.copy().run(_portable_settings)
+        return cloudpickle.dumps((self._program, self._scorer.metric, lm, settings))
+
+
+@functools.lru_cache(maxsize=4)  # a worker process gets the same candidate with every row
+def _load(pickled: bytes) -> Candidate:
+    program, metric, lm, settings = cloudpickle.loads(pickled)
+    return Candidate(program, bind_metric(metric), lm, loop=LoopThread(), context=None, settings=settings)
+
+
+def _portable_settings() -> dict[str, Any]:
+    """DSPy's settings here, without those that cannot be pickled and those that belong to a call under way."""
+    portable: dict[str, Any] = {}
+    for name, value in cast("dict[str, Any]", dspy.settings.copy()).items():
+        if name in ("trace", "caller_modules", "caller_predict", "send_stream", "usage_tracker"):
+            continue
+        try:
+            cloudpickle.dumps(value)
+        except Exception:  # noqa: BLE001 - any object may refuse to be pickled, in its own way
+            continue
+        portable[name] = value
+    return portable
+
+
+def _split(example: dspy.Example) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The example's inputs and its other fields."""
+    given = cast("Any", example.inputs())
+    inputs: dict[str, Any] = {name: given[name] for name in given.keys()}  # noqa: SIM118 - iterating yields more
+    items = cast("list[tuple[str, Any]]", example.items())
+    return inputs, {name: value for name, value in items if name not in inputs}
+
+
+def _own(value: Any) -> Any:
+    """A value that the program may change without changing the data set."""
+    if type(value) in _ATOMS:
+        return value
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # noqa: BLE001 - any object may refuse to be copied, in its own way
+        return value
+
+
+def _is_only_async(program: dspy.Module) -> bool:
+    kind = type(program)
+    # Looked up without touching `program.forward`, which DSPy answers with a warning.
+    has_forward = hasattr(kind, "forward") or "forward" in vars(program) or kind.__call__ is not dspy.Module.__call__
+    return not has_forward
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The only error in a group, however often it is wrapped: task groups of async programs do that."""
+    inner: Any = getattr(error, "exceptions", None)
+    while isinstance(inner, tuple) and len(cast("tuple[Any, ...]", inner)) == 1:
+        if not isinstance(inner[0], BaseException):
+            break
+        error = inner[0]
+        inner = getattr(error, "exceptions", None)
+    return error
+
+
+def _describe(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as unreadable:  # noqa: BLE001 - a foreign exception's own __str__
+        text = f"(its message cannot be read: {type(unreadable).__name__})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _kind(error: BaseException, at: str) -> str:
+    """Whose fault it was: DSPy's code when an LM failed, also when the program wrapped that error in its own."""
+    if isinstance(error, InvalidScore):
+        return "score"
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, LMError):
+            return type(cause).default_code or "lm_error"
+        seen.add(id(cause))
+        cause = cause.__cause__
+    return at
+
+
+def _foreign_traceback(error: BaseException) -> str:
+    """The traceback as the metric's author would see it: without the frames of this package."""
+    shown = traceback.TracebackException.from_exception(error)
+    frames = [frame for frame in shown.stack if not frame.filename.startswith((_OWN_FILES, _FUTURES))]
+    shown.stack = traceback.StackSummary.from_list(frames)
+    return "".join(shown.format()).rstrip()
+
+
+def _as_dict(plain: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", plain) if isinstance(plain, dict) else {"value": plain}

@@ -1,0 +1,95 @@
+"""One event loop on a thread of its own, for async programs and metrics. Knows nothing of either.
+
+One loop for all of them, because clients, locks and semaphores of an async program belong to the loop that used them
+first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Awaitable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+__all__ = ["LoopThread"]
+
+_T = TypeVar("_T")
+
+
+class LoopThread:
+    """Runs awaitables for other threads. The loop is started when first needed and stopped by `close()`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds tasks only weakly
+        self._closed = False
+
+    def run(self, awaitable: Awaitable[_T]) -> _T:
+        """Wait for `awaitable` and give its result; it sees the context variables of the calling thread.
+
+        Raises whatever it raises, SystemExit and CancelledError included, without harm to the loop.
+        """
+        outcome: Future[_T] = Future()
+
+        async def settle() -> None:
+            try:
+                outcome.set_result(await awaitable)
+            except BaseException as error:  # noqa: BLE001 - handed to the thread that asked; the loop must live on
+                outcome.set_exception(error)
+
+        def start() -> None:
+            task = asyncio.ensure_future(settle())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        try:
+            self._running_loop().call_soon_threadsafe(start, context=contextvars.copy_context())
+        except RuntimeError:
+            if asyncio.iscoroutine(awaitable):
+                awaitable.close()
+            raise
+        return outcome.result()
+
+    def close(self) -> None:
+        """Cancel what runs and stop the thread. Idempotent."""
+        with self._lock:
+            self._closed = True
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the event loop is closed")
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._serve, args=(self._loop,), name="rlmoptimizer-async", daemon=True
+                )
+                self._thread.start()
+            return self._loop
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+            left = list(self._tasks)
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+    # A copy in another process starts a loop of its own.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LoopThread, ()
