@@ -1,1 +1,31 @@
 """A prompt optimizer for DSPy whose search is an LLM agent at work in its own Jupyter kernel."""
+
+from __future__ import annotations
+
+from .errors import (
+    AgentError,
+    BudgetExceededError,
+    InvalidSetup,
+    MetricFailed,
+    OptimizerError,
+    PromptUpdateError,
+    SelectionError,
+    StoreCorrupt,
+    SubmissionError,
+    UnknownRunError,
+)
+from .optimizer import RLMDocstringOptimizer
+
+__all__ = [
+    "AgentError",
+    "BudgetExceededError",
+    "InvalidSetup",
+    "MetricFailed",
+    "OptimizerError",
+    "PromptUpdateError",
+    "RLMDocstringOptimizer",
+    "SelectionError",
+    "StoreCorrupt",
+    "SubmissionError",
+    "UnknownRunError",
+]

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.syntax import Syntax
 from rich.text import Text
 
-from rlmoptimizer.events import (
+from .events import (
     AgentSubmitted,
     CompileFinished,
     CompileStarted,

@@ -1,7 +1,7 @@
 """Language models for tests: real `dspy.LM`s whose engine answers in this process. No network, no keys, no luck.
 
-`field_lm(respond)` answers field by field from what it was asked; `ScriptedRootLM` plays an agent turn by turn. The code
-of its turns is really run, and what the kernel showed can be read back from `ScriptedRootLM.seen`.
+`field_lm(respond)` answers field by field from what it was asked; `ScriptedRootLM` plays an agent turn by turn. The
+code of its turns is really run, and what the kernel showed can be read back from `ScriptedRootLM.seen`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,272 @@
+"""The agent: its signature and prompt, the `dspy.RLM` that it is, and what it leaves behind. Knows no budget rules.
+
+`dspy.RLM` is extended at the few places where it lets one in: how sub-LM prompts are counted, how tools look to the
+model, and what happens between turns. A test holds each of them against the installed DSPy.
+"""
+
+# DSPy ships no type information; what is used of it here is cast where it enters.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUntypedBaseClass=false, reportUnknownParameterType=false
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Protocol, cast
+
+import dspy
+from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
+from dspy.primitives.repl_types import REPLHistory
+from dspy.utils.exceptions import AdapterParseError
+
+from .errors import AgentError
+from .events import Emitter, TurnFinished
+from .submission import SUBMISSION_FIELD
+
+__all__ = ["Agent", "AgentOutcome", "Bench", "agent_instructions", "agent_signature"]
+
+logger = logging.getLogger(__name__)
+
+_UNREADABLE = 3  # turns in a row whose answer could not be read, after which the run ends with the LM's own error
+
+
+class Bench(Protocol):
+    """What the agent needs of the workbench."""
+
+    root_lm_calls: int
+
+    @property
+    def left(self) -> int: ...
+    @property
+    def failure(self) -> BaseException | None: ...
+    @property
+    def agent_tools(self) -> Sequence[Callable[..., Any]]: ...
+    def check_submission(self, fields: Mapping[str, Any]) -> dict[str, str]: ...
+    def record_turn(self, reasoning: str, code: str, output: str) -> None: ...
+    def cancel(self) -> None: ...
+
+
+class Meter(Protocol):
+    """Counts sub-LM prompts before they are sent; raises when they do not fit."""
+
+    def reserve(self, n: int = 1) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOutcome:
+    """What is left of an agent that has finished."""
+
+    prompts: dict[str, str] | None  # the submission, checked; None: there is no valid one
+    problem: str | None  # why there is none
+    trajectory: list[dict[str, Any]]  # `reasoning`, `code`, `output` of every turn
+    final_reasoning: str
+
+
+def agent_instructions() -> str:
+    """The agent's prompt, as the package carries it."""
+    return (resources.files("rlmoptimizer") / "prompts" / "agent.md").read_text(encoding="utf-8").strip()
+
+
+def agent_signature() -> type[dspy.Signature]:
+    """What the agent gets and what it must produce."""
+    fields: dict[str, tuple[Any, Any]] = {
+        "program_steps": (list[dict[str, Any]], dspy.InputField(desc="the steps, their fields and present prompts")),
+        "baseline_runs": (dict[str, Any], dspy.InputField(desc="run ids and scores of the program as it was given")),
+        "task_facts": (dict[str, Any], dspy.InputField(desc="the metric, the data sets, the budget and the limits")),
+        SUBMISSION_FIELD: (dict[str, str], dspy.OutputField(desc="the whole prompt of every step, by step name")),
+    }
+    return cast("type[dspy.Signature]", dspy.Signature(fields, agent_instructions()))  # pyright: ignore[reportCallIssue]
+
+
+class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's decorator hides that it is a class
+    """`dspy.RLM` with the workbench's tools, its meter, and turns that are seen.
+
+    Args:
+        bench: where tools, submission and records go.
+        meter: asked before every sub-LM prompt, whichever way it was reached.
+        interpreter_factory: tells how the agent's interpreter is described to it; the interpreter itself is passed
+            when the agent is run.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        *,
+        meter: Meter,
+        emitter: Emitter,
+        sub_lm: dspy.BaseLM,
+        interpreter_factory: Callable[[], Any],
+        max_iters: int,
+        max_llm_calls: int,
+        max_output_chars: int,
+    ) -> None:
+        # Set first: DSPy asks for the tools' descriptions while it is being constructed.
+        self._bench = bench
+        self._meter = meter
+        self._emitter = emitter
+        self._lost: CodeInterpreterError | None = None
+        self._unreadable = 0
+        self._problem: str | None = None
+        super().__init__(
+            agent_signature(),
+            max_iters=max_iters,
+            max_llm_calls=max_llm_calls,
+            max_output_chars=max_output_chars,
+            tools=[_tool(function) for function in bench.agent_tools],
+            sub_lm=cast("Any", sub_lm),
+            interpreter_factory=interpreter_factory,
+        )
+
+    def work(self, *, interpreter_factory: Callable[[], Any], **inputs: Any) -> AgentOutcome:
+        """Run the agent to its end. Raises what the root LM raised, or what stopped the workbench."""
+        result: Any = self(interpreter_factory=interpreter_factory, **inputs)
+        prompts: dict[str, str] | None = None
+        if self._problem is None:
+            try:
+                prompts = self._bench.check_submission({SUBMISSION_FIELD: result[SUBMISSION_FIELD]})
+            except AgentError as refused:
+                self._problem = f"the prompts taken from the agent's trajectory are not valid: {refused}"
+        return AgentOutcome(prompts, self._problem, list(result.trajectory), str(result.final_reasoning))
+
+    # one meter for every road to the sub-LM
+
+    def _prepare_execution_tools(self, budget: Any = None) -> dict[str, Callable[..., Any]]:
+        return super()._prepare_execution_tools(cast("Any", self._meter))
+
+    def _setup_facade(self, repl: Any, budget: Any, interpreter_factory: Any) -> str:
+        return super()._setup_facade(repl, cast("Any", self._meter), interpreter_factory)
+
+    # how the tools look
+
+    def _make_interpreter_tool(self, tool: Any) -> Callable[..., Any]:
+        """A tool that takes positional arguments too, and says its own name when they do not fit."""
+        function = tool.func
+        signature = _plain_signature(function)
+
+        @functools.wraps(function)
+        def invoke(*args: Any, **kwargs: Any) -> Any:
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{error}; call it as {tool.name}{signature}") from None
+            return tool(**bound.arguments)
+
+        invoke.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
+        return invoke
+
+    def _format_tool_docs(self, tools: Mapping[str, Any]) -> str:
+        described = [
+            f"- `{name}{_plain_signature(tool.func)}`\n{textwrap.indent(inspect.cleandoc(tool.desc or ''), '  ')}"
+            for name, tool in tools.items()
+        ]
+        return "\n\nThe tools of this task:\n\n" + "\n\n".join(described)
+
+    # the turns
+
+    def _execute_iteration(
+        self, repl: Any, variables: Any, history: REPLHistory, iteration: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        started = time.monotonic()
+        self._bench.root_lm_calls += 1
+        try:
+            result = super()._execute_iteration(repl, variables, history, iteration, *args, **kwargs)
+            self._unreadable = 0
+        except AdapterParseError as error:
+            result = self._unreadable_turn(history, error)
+        except BaseException:
+            # Before the interpreter is shut down, which may wait for tools under way.
+            self._bench.cancel()
+            raise
+        self._raise_failure()
+        ended = isinstance(result, dspy.Prediction)
+        entry = result.trajectory[-1] if ended else result.entries[-1].model_dump()
+        self._saw_turn(iteration, entry, time.monotonic() - started)
+        if ended:
+            # What the agent's threads have left running in the tools ends here.
+            self._bench.cancel()
+        if self._lost is not None:
+            return self._extract_fallback(variables, result, [SUBMISSION_FIELD])
+        return result
+
+    def _unreadable_turn(self, history: REPLHistory, error: AdapterParseError) -> REPLHistory:
+        # A turn is lost, not the run: what was evaluated so far has been paid for.
+        self._unreadable += 1
+        if self._unreadable >= _UNREADABLE:
+            raise error
+        logger.warning("The root LM's answer could not be read (%d in a row at most %d)", self._unreadable, _UNREADABLE)
+        output = "[Error] Your answer could not be read, nothing was run. Give the fields `reasoning` and `code`."
+        return history.append(code="", output=output)
+
+    def _saw_turn(self, iteration: int, entry: Mapping[str, str], seconds: float) -> None:
+        reasoning, code, output = entry["reasoning"], entry["code"], entry["output"]
+        self._bench.record_turn(reasoning, code, output)
+        self._emitter.emit(
+            TurnFinished(iteration + 1, self.max_iters, reasoning, code, output, self._bench.left, seconds)
+        )
+
+    def _execute_code(self, repl: Any, code: str, input_args: dict[str, Any]) -> Any:
+        try:
+            return super()._execute_code(repl, code, input_args)
+        except CodeInterpreterError as lost:
+            # The session is over, not the compile: the runs are stored, and the history is enough to conclude from.
+            self._raise_failure()
+            self._lost = lost
+            logger.warning("The agent's interpreter is lost, so the agent ends here: %s", lost)
+            return f"[Error] The REPL has ended and cannot be used any more: {lost}"
+
+    def _raise_failure(self) -> None:
+        if (failure := self._bench.failure) is not None:
+            raise failure
+
+    # the submission
+
+    def _process_final_output(
+        self, result: FinalOutput, output_field_names: list[str]
+    ) -> tuple[dict[str, Any] | None, str | None]:
+        # An interpreter with a submit_validator has asked already, in the cell; any other asks here.
+        outputs, error = super()._process_final_output(result, output_field_names)
+        if outputs is None:
+            return outputs, error
+        try:
+            return {SUBMISSION_FIELD: self._bench.check_submission(outputs)}, None
+        except AgentError as refused:
+            return None, f"[Error] {type(refused).__name__}: {refused}"
+
+    def _extract_fallback(
+        self, variables: Any, history: REPLHistory, output_field_names: list[str]
+    ) -> dspy.Prediction:
+        """DSPy's extract step; when it fails the caller decides, so its failure is kept, not raised."""
+        self._bench.cancel()
+        try:
+            return super()._extract_fallback(variables, history, output_field_names)
+        except Exception as error:
+            logger.warning("No prompts could be taken from the agent's trajectory", exc_info=True)
+            self._problem = f"the agent did not submit, and asking for its conclusion failed: {type(error).__name__}"
+            return dspy.Prediction(
+                trajectory=[entry.model_dump() for entry in history],
+                final_reasoning="",
+                **dict.fromkeys(output_field_names),
+            )
+
+
+def _tool(function: Callable[..., Any]) -> dspy.Tool:
+    """`function` as a DSPy tool that leaves the checking of arguments to the function."""
+    args = dspy.Tool(function).args or {}
+    # A schema with a plain "type" makes DSPy refuse values before the function sees them, with a message of its own.
+    loose = {name: {"anyOf": [schema]} if "type" in schema else schema for name, schema in args.items()}
+    return dspy.Tool(function, args=loose, arg_types=dict.fromkeys(args, Any))
+
+
+def _plain_signature(function: Callable[..., Any]) -> inspect.Signature:
+    """Names and defaults only: what the agent types."""
+    signature = inspect.signature(function)
+    bare: Iterable[inspect.Parameter] = (
+        parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()
+    )
+    return signature.replace(parameters=list(bare), return_annotation=inspect.Signature.empty)

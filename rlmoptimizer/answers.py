@@ -1,0 +1,130 @@
+"""The dicts that the agent gets back from its tools. Knows how they look, not how they come about.
+
+The only place where scores are percentages, 0 to 100; only `examples[].score` stays a fraction, 0 to 1. Nothing of a
+run on `val` but its totals is put into an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .budget import LedgerState
+from .evaluation import ExampleResult
+from .run_store import RunRecord
+
+__all__ = ["empty_answer", "percent", "run_answer", "run_log", "run_totals", "status_answer"]
+
+
+def percent(score: float | None) -> float | None:
+    """A fraction as the percentage that people and the agent see; None stays None."""
+    return None if score is None else round(100.0 * score, 2)
+
+
+def run_answer(record: RunRecord, results: Sequence[ExampleResult], *, remaining: int | None) -> dict[str, Any]:
+    """What an evaluation returns. `remaining` None: the answer of `run_data`, which tells nothing of the budget."""
+    shown = results if record.split == "train" else ()
+    answer: dict[str, Any] = {
+        "score": percent(record.score),
+        "evaluated_count": record.evaluated_count,
+        "passed_count": record.passed_count,
+        "run_id": record.run_id,
+        "summary_line": _run_line(record, remaining),
+        "split": record.split,
+        "config": dict(record.config),
+        "examples": [result.as_row() for result in shown],
+    }
+    if remaining is not None:
+        answer["remaining_budget"] = remaining
+    return answer
+
+
+def empty_answer(config: Mapping[str, Any], *, failed_from_run: str, remaining: int) -> dict[str, Any]:
+    """What an evaluation of the failures of a run without failures returns: no run was made, no score exists."""
+    return {
+        "score": None,
+        "evaluated_count": 0,
+        "passed_count": 0,
+        "run_id": None,
+        "remaining_budget": remaining,
+        "summary_line": (
+            f"nothing to evaluate: every example of run {failed_from_run} passed; "
+            f"nothing was spent, {remaining} budget units left"
+        ),
+        "split": "train",
+        "config": dict(config),
+        "examples": [],
+    }
+
+
+def run_totals(record: RunRecord) -> dict[str, Any]:
+    """One line of a list of runs."""
+    return {
+        "run_id": record.run_id,
+        "split": record.split,
+        "score": percent(record.score),
+        "evaluated_count": record.evaluated_count,
+        "passed_count": record.passed_count,
+    }
+
+
+def run_log(record: RunRecord) -> dict[str, Any]:
+    """One entry of the result's `trial_logs`."""
+    return {
+        **run_totals(record),
+        "baseline": record.baseline,
+        "state": record.state,
+        "error_count": record.error_count,
+        "remaining_budget": record.budget_left,
+        "config": dict(record.config),
+        "prompts": dict(record.prompts),
+    }
+
+
+def status_answer(
+    *,
+    budget: LedgerState,
+    runs: Sequence[RunRecord],
+    best: RunRecord | None,
+    current_prompts: Mapping[str, str],
+    root_lm_calls: int,
+    sub_lm_calls: int,
+    num_threads: int,
+) -> dict[str, Any]:
+    """What `optimization_status` returns. `runs` are those that ended, oldest first."""
+    baselines = {record.split: record.run_id for record in runs if record.baseline}
+    return {
+        "remaining_budget": budget.left,
+        "budget": budget.limit,
+        "spent_budget": budget.spent,
+        "reserved_budget": budget.reserved,
+        "evaluated_examples": sum(record.evaluated_count for record in runs if not record.baseline),
+        "root_lm_calls": root_lm_calls,
+        "sub_lm_calls": sub_lm_calls,
+        "num_threads": num_threads,
+        "best_score": None if best is None else percent(best.score),
+        "best_run_id": None if best is None else best.run_id,
+        "latest_run_id": runs[-1].run_id if runs else None,
+        "baseline_run_id": baselines.get("train"),
+        "baseline_val_run_id": baselines.get("val"),
+        "current_prompts": dict(current_prompts),
+        "best_prompts": dict(current_prompts if best is None else best.prompts),
+        "steps": list(current_prompts),
+        "runs": [run_totals(record) for record in runs],
+    }
+
+
+def _run_line(record: RunRecord, remaining: int | None) -> str:
+    score = "no score" if record.score is None else f"score {percent(record.score):.2f}"
+    parts = [f"run {record.run_id} on {record.split}: {score}, {record.passed_count}/{record.evaluated_count} passed"]
+    if record.error_count:
+        parts.append(f"{record.error_count} with an error")
+    line = ", ".join(parts)
+    if record.state == "cancelled":
+        line += f"; stopped after {record.evaluated_count} of {len(record.planned_ids)} examples"
+    ignored = record.config.get("ignored") or ()
+    if ignored:
+        line += f"; ignored, because val always runs whole: {', '.join(ignored)}"
+    if remaining is not None:
+        line += f"; {remaining} budget unit{'' if remaining == 1 else 's'} left"
+    return line

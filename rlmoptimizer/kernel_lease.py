@@ -1,0 +1,121 @@
+"""The interpreters of one compile: the agent's own, started early, and those of its sub-agents. Knows no prompts."""
+
+# DSPy ships no type information.
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Protocol, runtime_checkable
+
+from .errors import InvalidSetupType
+
+__all__ = ["Interpreter", "InterpreterFactory", "KernelLease"]
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Interpreter(Protocol):
+    """What is used of DSPy's `CodeInterpreter`."""
+
+    @property
+    def tools(self) -> dict[str, Callable[..., Any]]: ...
+    def start(self) -> None: ...
+    def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any: ...
+    def shutdown(self) -> None: ...
+
+
+InterpreterFactory = Callable[[], Interpreter]
+
+
+class KernelLease:
+    """A DSPy `interpreter_factory` for one compile.
+
+    Its first call gives the agent's interpreter, already started; every later one a fresh one of the user's `factory`,
+    for a sub-agent that runs code of its own. `close` shuts all of them down.
+    """
+
+    def __init__(self, factory: InterpreterFactory, submit_validator: Callable[[dict[str, Any]], None]) -> None:
+        self._factory = factory
+        self._submit_validator = submit_validator
+        # Part of the agent's prompt: DSPy reads it from the factory that a run is given.
+        self.execution_instructions: str = getattr(factory, "execution_instructions", "")
+        self._lock = threading.Lock()
+        self._made: list[Interpreter] = []
+        self._first: Future[Interpreter] = Future()
+        self._starter: threading.Thread | None = None
+        self._taken = False
+        self._closed = False
+
+    def start(self, on_failure: Callable[[], None]) -> None:
+        """Make and start the agent's interpreter on a thread of its own; `on_failure` is called there if that fails."""
+        # DSPy's callbacks and settings are context variables.
+        context = contextvars.copy_context()
+        self._starter = threading.Thread(target=context.run, args=(self._start, on_failure), name="rlmoptimizer-kernel")
+        self._starter.start()
+
+    def _start(self, on_failure: Callable[[], None]) -> None:
+        try:
+            interpreter = self._make()
+            if hasattr(interpreter, "submit_validator"):
+                interpreter.submit_validator = self._submit_validator  # pyright: ignore[reportAttributeAccessIssue]
+            interpreter.start()
+        except BaseException as error:  # noqa: BLE001 - it is raised by `wait_started`, on the thread that compiles
+            self._first.set_exception(error)
+            on_failure()
+        else:
+            self._first.set_result(interpreter)
+
+    def _make(self) -> Interpreter:
+        interpreter: Any = self._factory()
+        if not isinstance(interpreter, Interpreter):
+            raise InvalidSetupType(
+                f"kernel made a {type(interpreter).__name__}; it must make a DSPy code interpreter, "
+                "as KernelInterpreter.factory() does"
+            )
+        with self._lock:
+            self._made.append(interpreter)
+            closed = self._closed
+        if closed:
+            interpreter.shutdown()
+        return interpreter
+
+    def wait_started(self) -> Interpreter:
+        """The agent's interpreter, when it runs. Raises what its start raised."""
+        return self._first.result()
+
+    def __call__(self) -> Interpreter:
+        with self._lock:
+            first, self._taken = not self._taken, True
+        return self.wait_started() if first else self._make()
+
+    def interrupt(self) -> None:
+        """Stop the cell that the agent is running, where the interpreter can do that."""
+        if not self._first.done() or self._first.exception() is not None:
+            return
+        interrupt = getattr(self._first.result(), "interrupt", None)
+        if callable(interrupt):
+            try:
+                interrupt()
+            except Exception:
+                logger.warning("The agent's cell could not be interrupted", exc_info=True)
+
+    def close(self) -> None:
+        """Shut down every interpreter that was made, and wait for the starting thread. Idempotent."""
+        with self._lock:
+            self._closed = True
+            made = tuple(self._made)
+        for interpreter in made:
+            interpreter.shutdown()
+        if self._starter is not None:
+            self._starter.join()
+        # One that was being made meanwhile.
+        for interpreter in self._made[len(made) :]:
+            interpreter.shutdown()
+
+

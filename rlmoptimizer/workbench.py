@@ -1,0 +1,426 @@
+"""The workbench: the agent's tools as plain methods. Validates, reserves, does, records, answers; knows no kernel.
+
+Every public method without an underscore that the agent calls may be called from any thread, several at once. A
+request that cannot be done raises an `AgentError`, which the agent reads; anything else that goes wrong is the
+caller's or ours: it is kept in `failure`, the agent is told only that the work was stopped, and `compile()` raises it.
+"""
+
+# DSPy ships no type information.
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import dspy
+
+from . import answers
+from .budget import Ledger, Slot
+from .dataset import Dataset, Row, Selection, parse_selection, select
+from .errors import AgentError, PromptUpdateError, SelectionError, UnknownRunError
+from .evaluation import Evaluator, ExampleResult
+from .events import (
+    Emitter,
+    EvaluationFinished,
+    EvaluationStarted,
+    ExampleScored,
+    PromptUpdated,
+    Split,
+    SubmissionRefused,
+)
+from .program import apply_prompts, clone, fingerprint, read_prompts, set_prompt
+from .run_store import RunRecord, RunStore
+from .sub_lm import SubLMMeter
+from .submission import SUBMISSION_FIELD, read_submission
+
+__all__ = ["OptimizationStopped", "Workbench"]
+
+logger = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class OptimizationStopped(AgentError):
+    """The compile is being stopped from outside. What the agent sees instead of the reason."""
+
+    def __init__(self) -> None:
+        super().__init__("the optimization was stopped from outside; nothing more can be done here")
+
+
+def _tool(method: Callable[Concatenate[Workbench, _P], _R]) -> Callable[Concatenate[Workbench, _P], _R]:
+    """Count a call as under way, and let no error but an `AgentError` out to the agent."""
+
+    @functools.wraps(method)
+    def call(self: Workbench, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self.serving():
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+@dataclass(slots=True)
+class _Tally:
+    """The running totals of one evaluation. Used by one thread."""
+
+    done: int = 0
+    passed: int = 0
+    score_sum: float = 0.0
+
+    def add(self, result: ExampleResult) -> None:
+        self.done += 1
+        self.passed += result.passed
+        self.score_sum += result.score
+
+
+class Workbench:
+    """Owns the program being worked on, and is the only one that spends the budget on examples.
+
+    Args:
+        program: a clone that the workbench may change.
+        rng: decides random samples that were asked for without a seed.
+        on_failure: called once, from the thread that failed, when `failure` is set; stops the agent's cell.
+    """
+
+    def __init__(
+        self,
+        program: dspy.Module,
+        data: Dataset,
+        *,
+        evaluator: Evaluator,
+        ledger: Ledger,
+        meter: SubLMMeter,
+        store: RunStore,
+        emitter: Emitter,
+        rng: random.Random,
+        num_threads: int,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._program = program
+        self._fingerprint = fingerprint(program)
+        self._data = data
+        self._evaluator = evaluator
+        self._ledger = ledger
+        self._meter = meter
+        self._store = store
+        self._emitter = emitter
+        self._rng = rng
+        self._num_threads = num_threads
+        self._on_failure = on_failure
+        self._lock = threading.Lock()  # of the program's prompts and of `_rng`
+        self._cancelled = threading.Event()
+        self._idle = threading.Condition()
+        self._working = 0
+        self._failure: BaseException | None = None
+        self.steps = tuple(read_prompts(program))
+        self.root_lm_calls = 0  # written by the agent's loop only
+        store.set_prompts(read_prompts(program))
+
+    # what the host asks
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What went wrong that is not the agent's to mend; `compile()` raises it."""
+        return self._failure
+
+    @property
+    def left(self) -> int:
+        """Budget units left."""
+        return self._ledger.left
+
+    @property
+    def agent_tools(self) -> tuple[Callable[..., Any], ...]:
+        """The tools, under the names that the agent knows."""
+        return self.evaluate_program, self.run_data, self.update_prompt, self.optimization_status
+
+    def record_turn(self, reasoning: str, code: str, output: str) -> None:
+        """Keep one turn of the agent."""
+        self._store.record_iteration(reasoning, code, output)
+
+    def evaluate_baseline(self) -> dict[Split, RunRecord]:
+        """Evaluate the program as it is on every split, free of charge."""
+        splits: dict[Split, tuple[Row, ...]] = {"train": self._data.train}
+        if self._data.val is not None:
+            splits["val"] = self._data.val
+        prompts = read_prompts(self._program)
+        records: dict[Split, RunRecord] = {}
+        for split, rows in splits.items():
+            if not self._cancelled.is_set():
+                config = _config(split, Selection(), None, ())
+                records[split], _ = self._run(self._program, rows, split, config, prompts, slot=None)
+        return records
+
+    def best_run(self) -> RunRecord | None:
+        """The finished run with the best score on val, or on the whole of train without a validation set.
+
+        The earliest one of equals, so a change that gains nothing never replaces what was there.
+        """
+        split, rows = ("val", self._data.val) if self._data.val is not None else ("train", self._data.train)
+        whole = [
+            record
+            for record in self._store.runs()
+            if record.state == "finished" and record.split == split and record.evaluated_count == len(rows)
+        ]
+        return max(whole, key=lambda record: record.score or 0.0, default=None)
+
+    def check_submission(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        """The prompts in the fields of a SUBMIT call, in the order of the steps.
+
+        Raises `SubmissionError`, or `PromptUpdateError` for a text that the program cannot take.
+        """
+        try:
+            prompts = read_submission(fields.get(SUBMISSION_FIELD), self.steps)
+            candidate = self._candidate(prompts)
+            if fingerprint(candidate) != self._fingerprint:
+                raise PromptUpdateError(", ".join(self.steps), "more than the instructions would change")
+        except AgentError as refused:
+            self._emitter.emit(SubmissionRefused(str(refused)))
+            raise
+        return prompts
+
+    def cancel(self) -> None:
+        """Start nothing more: evaluations under way end with the examples that are running."""
+        self._cancelled.set()
+        self._meter.close()
+
+    def wait_idle(self, seconds: float) -> None:
+        """Wait for tool calls under way; call `cancel` first."""
+        with self._idle:
+            if not self._idle.wait_for(lambda: self._working == 0, seconds):
+                logger.warning("An evaluation is still running after %.0f s; it is abandoned", seconds)
+
+    @contextmanager
+    def serving(self) -> Generator[None]:
+        """One call of the agent: holds the end of the compile back, and keeps what goes wrong from the agent."""
+        with self._idle:
+            self._working += 1
+        try:
+            if self._cancelled.is_set():
+                raise OptimizationStopped
+            yield
+        except AgentError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the metric, the disk, or a bug: for the caller, not the agent
+            self._fail(error)
+            raise OptimizationStopped from None
+        finally:
+            with self._idle:
+                self._working -= 1
+                self._idle.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._idle:
+            first = self._failure is None
+            if first:
+                self._failure = error
+        self.cancel()
+        if first:
+            self._on_failure()
+
+    # what the agent calls; these docstrings are what the model reads
+
+    @_tool
+    def evaluate_program(
+        self,
+        split: Any = "train",
+        limit: Any = None,
+        ids: Any = None,
+        sample: Any = "first",
+        sample_seed: Any = None,
+        failed_from_run: Any = None,
+        prompts: Any = None,
+    ) -> dict[str, Any]:
+        """Run the program on examples and score it. Costs 1 budget unit per example; refused whole if it does not fit.
+
+        split: "train", or "val": always the whole set, and only totals come back (examples == []).
+        limit: at most so many examples. sample: which ones, "first" or "random" (repeatable with sample_seed).
+        ids: which examples: "3,7,12", "10-20", a list, or one number.
+        failed_from_run: only examples that did not pass in that run; if all passed, nothing is run or spent.
+        prompts: {step: text} to try in this run only, without setting them.
+        Returns {score: 0-100, evaluated_count, passed_count, run_id, remaining_budget, summary_line, split, config,
+        examples: [{example_id, source_example_id, inputs, expected, predicted, score: 0-1, passed, error, feedback,
+        steps: [{step_index, step_name, signature_name, inputs, outputs}]}]}.
+        Several calls may run at once, from threads.
+        """
+        which = _read_split(split, self._data)
+        given = {"limit": limit, "ids": ids, "sample": sample, "sample_seed": sample_seed}
+        candidate_prompts = _read_candidate(prompts)
+        candidate = self._candidate(candidate_prompts or {})
+        if which == "val":
+            ignored = [name for name, value in given.items() if value is not None and value != "first"]
+            ignored += ["failed_from_run"] if failed_from_run is not None else []
+            config = _config(which, Selection(), candidate_prompts, ignored)
+            return self._paid_run(candidate, self._data.val or (), which, config)
+        selection = self._with_seed(parse_selection(failed_from_run=failed_from_run, **given))
+        config = _config(which, selection, candidate_prompts, ())
+        failed = None if selection.failed_from_run is None else self._failed_ids(selection.failed_from_run)
+        rows = select(self._data.train, selection, failed)
+        if not rows:
+            source = str(selection.failed_from_run)
+            return answers.empty_answer(config, failed_from_run=source, remaining=self._ledger.left)
+        return self._paid_run(candidate, rows, which, config)
+
+    @_tool
+    def run_data(self, run_id: Any) -> dict[str, Any]:
+        """What the evaluation `run_id` returned, in the same shape (without remaining_budget). Costs nothing."""
+        record = self._ended_run(run_id)
+        results = self._store.examples(record.run_id) if record.split == "train" else ()
+        return answers.run_answer(record, results, remaining=None)
+
+    @_tool
+    def update_prompt(self, step: Any, text: Any) -> dict[str, Any]:
+        """Replace the whole prompt of one step from now on. Costs nothing.
+
+        step: a name from program_steps. text: the complete new prompt, not an addition.
+        Returns {step, changed, previous_text, summary_line}.
+        """
+        if not isinstance(step, str) or step not in self.steps:
+            raise PromptUpdateError(str(step)[:200], f"there is no such step; the steps are {', '.join(self.steps)}")
+        with self._lock:
+            before = read_prompts(self._program)[step]
+            set_prompt(self._program, step, text)
+            after = read_prompts(self._program)
+            self._store.set_prompts(after)
+        changed = after[step] != before
+        if changed:
+            self._emitter.emit(PromptUpdated(step, before, after[step]))
+        return {
+            "step": step,
+            "changed": changed,
+            "previous_text": before,
+            "summary_line": f"step {step} " + ("has a new prompt" if changed else "had this very prompt already"),
+        }
+
+    @_tool
+    def optimization_status(self) -> dict[str, Any]:
+        """Where the optimization stands. Costs nothing.
+
+        Returns {remaining_budget, budget, spent_budget, reserved_budget, evaluated_examples, root_lm_calls,
+        sub_lm_calls, num_threads, best_score: 0-100, best_run_id, latest_run_id, baseline_run_id, baseline_val_run_id,
+        current_prompts: {step: text}, best_prompts: {step: text}, steps: [name],
+        runs: [{run_id, split, score: 0-100, evaluated_count, passed_count}]}.
+        "best" is by score on val, or on the whole of train when there is no validation set.
+        """
+        with self._lock:
+            current = read_prompts(self._program)
+        return answers.status_answer(
+            budget=self._ledger.state(),
+            runs=[record for record in self._store.runs() if record.state != "running"],
+            best=self.best_run(),
+            current_prompts=current,
+            root_lm_calls=self.root_lm_calls,
+            sub_lm_calls=self._meter.calls,
+            num_threads=self._num_threads,
+        )
+
+    # how it is done
+
+    def _candidate(self, prompts: Mapping[str, str]) -> dspy.Module:
+        """A clone with the prompts that are set now, and `prompts` on top."""
+        with self._lock:
+            candidate = clone(self._program)
+        if prompts:
+            apply_prompts(candidate, prompts)
+        return candidate
+
+    def _with_seed(self, selection: Selection) -> Selection:
+        # The seed that was drawn goes into the run's config, so that the agent can ask for the same sample again.
+        if selection.sample != "random" or selection.sample_seed is not None:
+            return selection
+        with self._lock:
+            return replace(selection, sample_seed=self._rng.randrange(2**31))
+
+    def _ended_run(self, run_id: Any) -> RunRecord:
+        if not isinstance(run_id, str):
+            raise UnknownRunError(str(run_id)[:200], [record.run_id for record in self._store.runs()])
+        record = self._store.run(run_id)
+        if record.state == "running":
+            raise SelectionError(f"run {run_id} is still being evaluated; ask again when it has ended")
+        return record
+
+    def _failed_ids(self, run_id: str) -> tuple[str, ...]:
+        return self._store.failed_ids(self._ended_run(run_id).run_id)
+
+    def _paid_run(
+        self, program: dspy.Module, rows: Sequence[Row], split: Split, config: dict[str, Any]
+    ) -> dict[str, Any]:
+        with self._ledger.reserve(len(rows), "evaluate" if split == "train" else "validate") as slot:
+            record, results = self._run(program, rows, split, config, read_prompts(program), slot=slot)
+        if self._cancelled.is_set():
+            raise OptimizationStopped
+        return answers.run_answer(record, results, remaining=record.budget_left)
+
+    def _run(
+        self,
+        program: dspy.Module,
+        rows: Sequence[Row],
+        split: Split,
+        config: dict[str, Any],
+        prompts: Mapping[str, str],
+        *,
+        slot: Slot | None,
+    ) -> tuple[RunRecord, list[ExampleResult]]:
+        """Evaluate and record. `slot` None: a baseline run, which is free."""
+        baseline = slot is None
+        planned = [row.example_id for row in rows]
+        run_id = self._store.begin_run(split, config, prompts, baseline=baseline, planned_ids=planned)
+        self._emitter.emit(EvaluationStarted(run_id, split, len(rows), baseline))
+        tally = _Tally()
+
+        def on_result(result: ExampleResult) -> None:
+            # Durable first, paid second: what the agent may see is never unpaid, what is paid is never lost.
+            self._store.append(run_id, result)
+            if slot is not None:
+                slot.settle(1)
+            tally.add(result)
+            self._emitter.emit(ExampleScored(run_id, split, tally.done, len(rows), tally.score_sum / tally.done))
+
+        completed = False
+        try:
+            results = self._evaluator.score(program, rows, on_result=on_result, cancelled=self._cancelled)
+            completed = len(results) == len(rows)
+        finally:
+            left = self._ledger.left + (0 if slot is None else slot.open)
+            record = self._store.finish_run(run_id, budget_left=left, cancelled=not completed)
+            score = record.score if completed else None
+            self._emitter.emit(EvaluationFinished(run_id, split, tally.done, len(rows), tally.passed, score, left))
+        return record, results
+
+
+def _read_split(split: Any, data: Dataset) -> Split:
+    name = split.strip().lower() if isinstance(split, str) else split
+    if name == "train":
+        return "train"
+    if name == "val" and data.val is not None:
+        return "val"
+    if name == "val":
+        raise SelectionError('there is no validation set in this optimization; use split="train"')
+    raise SelectionError(f'split must be "train" or "val", got {str(split)[:100]!r}')
+
+
+def _read_candidate(prompts: Any) -> dict[str, str] | None:
+    """The `prompts` argument of `evaluate_program`; the texts themselves are checked when they are applied."""
+    if prompts is None:
+        return None
+    if not isinstance(prompts, Mapping):
+        raise PromptUpdateError("prompts", f"prompts must be a dict {{step: text}}, got {type(prompts).__name__}")
+    return dict(cast("Mapping[str, str]", prompts))
+
+
+def _config(
+    split: Split, selection: Selection, prompts: Mapping[str, str] | None, ignored: Sequence[str]
+) -> dict[str, Any]:
+    """What a run was asked to be, in the words of `evaluate_program`."""
+    return {
+        "split": split,
+        **selection.as_config(),
+        "prompts": None if prompts is None else dict(prompts),
+        "ignored": list(ignored),
+    }
