@@ -93,14 +93,14 @@ class BudgetExceededError(AgentError):
     def _advice(self) -> str:
         if self.purpose == "rlm_max_llm_calls":
             # Not the budget's limit, so it says so: evaluations may still be possible.
-            most = f"send at most {self.left}" if self.left > 0 else "no more can be sent, but evaluations still can run"
+            most = f"send at most {self.left}" if self.left > 0 else "no more can be sent; evaluations still run"
             return f"the number of sub-LM prompts is limited too (rlm_max_llm_calls); {most}"
         if self.left <= 0:
             return "nothing more can be evaluated or asked, but you can go on thinking and submit"
         if self.purpose == "evaluate":
             return f"pass fewer ids or a limit of {self.left}"
         if self.purpose == "validate":
-            return f"val always runs whole; the {_units(self.left)} left can still be spent on train (limit={self.left})"
+            return f"val always runs whole; what is left can still be spent on train (limit={self.left})"
         return f"send at most {self.left} prompt{'' if self.left == 1 else 's'}"
 
 
