@@ -8,11 +8,12 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
 from dspy.primitives.example import Example
-from dspy.utils.callback import BaseCallback, with_callbacks
+from dspy.utils import callback as dspy_callbacks
+from dspy.utils.callback import BaseCallback
 
 from kernel_bridge.cells import Cell, CellOutcome, Death, Limits
 from kernel_bridge.confine import Confinement, ConfinementReport
@@ -23,6 +24,14 @@ from kernel_bridge.session import KernelSession
 __all__ = ["KernelInterpreter", "KernelInterpreterFactory"]
 
 logger = logging.getLogger(__name__)
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def with_callbacks(method: _Method) -> _Method:
+    """DSPy's decorator of the same name, with a type."""
+    return cast("_Method", cast("Any", dspy_callbacks).with_callbacks(method))
+
 
 EXECUTION_INSTRUCTIONS = (
     "Code runs as Python cells in a persistent IPython kernel, a process of its own. Variables, imports, functions and "

@@ -20,9 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kernel_bridge.cells import Limits
 from kernel_bridge.confine import Confinement, plan_launch
@@ -251,10 +252,11 @@ class KernelProcess:
         self.exit_fd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
 
     def _launch(self, argv: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        from jupyter_client.launcher import launch_kernel
+        from jupyter_client import launcher
 
+        launch = cast("Callable[..., subprocess.Popen[bytes]]", launcher.launch_kernel)  # pyright: ignore[reportUnknownMemberType] - untyped
         try:
-            return launch_kernel(
+            return launch(
                 argv,
                 stdin=subprocess.PIPE if os.name == "posix" else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import zmq
@@ -396,7 +396,7 @@ class _Kernel:
             watched.append((self.process.exit_fd, zmq.POLLIN))
         else:
             seconds = min(seconds, _SWEEP_SECONDS)
-        events = dict(zmq.zmq_poll(watched, max(0, int(seconds * 1000) + 1)))
+        events: dict[Any, int] = dict(zmq.zmq_poll(watched, max(0, int(seconds * 1000) + 1)))
         if self._wake_in in events:
             os.read(self._wake_in, 4096)
         return self._shell in events
@@ -406,7 +406,7 @@ class _Kernel:
     ) -> tuple[CellOutcome, bool]:
         """Run a cell. Returns its outcome, and whether the kernel took the variables that came with it."""
         self._drain_shell()
-        message = self._messages.msg(
+        message: dict[str, Any] = cast("Any", self._messages).msg(
             "execute_request",
             {
                 "code": code,

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import zmq
 
@@ -210,7 +210,7 @@ class ToolServer:
     def _accept(self, body: Any) -> None:
         if not isinstance(body, dict):
             raise WireError("a submission is a dict")
-        fields: dict[str, Any] = body
+        fields = cast("dict[str, Any]", body)
         with self._state:
             if not self._accepting:
                 raise RuntimeError("no cell is running that could submit")
@@ -243,11 +243,10 @@ _NONE = b"\xc0"  # msgpack's nil
 
 
 def _arguments(body: Any) -> tuple[list[Any], dict[str, Any]]:
-    match body:
-        case [list() as args, dict() as kwargs]:
-            return args, kwargs
-        case _:
-            raise WireError("a call's body is [positional arguments, keyword arguments]")
+    parts = cast("list[Any]", body) if isinstance(body, list) else []
+    if len(parts) != 2 or not isinstance(parts[0], list) or not isinstance(parts[1], dict):
+        raise WireError("a call's body is [positional arguments, keyword arguments]")
+    return cast("list[Any]", parts[0]), cast("dict[str, Any]", parts[1])
 
 
 def _text_of(error: BaseException) -> str:

