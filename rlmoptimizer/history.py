@@ -30,6 +30,7 @@ class Said:
 
     instructions: str  # the task it is about
     inputs: Mapping[str, Any]  # what its last turn was given, but for the history
+    answers: int  # how many turns of the history it holds, the last one without its result
 
 
 class TurnFormat:
@@ -37,8 +38,8 @@ class TurnFormat:
 
     `adapter` names the fields and marks them up; this class only decides which messages there are:
 
-    - `said` given: the last execution result and the inputs that changed, as one user message (after a system message
-      when the task is another one);
+    - `said` given: the execution result of its last answer, what else the history holds since, and the inputs that
+      changed, as one user message (after a system message when the task is another one);
     - else `conversation`: the first request, then for each earlier turn the model's answer as an assistant message and
       its execution result in the user message that follows;
     - else: one user message with the whole history, as DSPy does it.
@@ -92,8 +93,14 @@ class TurnFormat:
     def _follow_up(
         self, signature: type[dspy.Signature], field: str, history: REPLHistory, inputs: dict[str, Any], said: Said
     ) -> list[Message]:
+        limit = history.max_output_chars
         new = {name: value for name, value in inputs.items() if name != field and said.inputs.get(name) != value}
-        new[_RESULT] = REPLEntry.format_output(history.entries[-1].output, history.max_output_chars)
+        answered, *since = history.entries[said.answers - 1 :]
+        told = [REPLEntry.format_output(answered.output, limit)]
+        for index, entry in enumerate(since, start=said.answers):
+            # The conversation does not hold this turn, so it is told with its code, if an answer of the model's made it.
+            told.append(entry.format(index, limit) if entry.code else REPLEntry.format_output(entry.output, limit))
+        new[_RESULT] = "\n".join(told)
         user = self._user(signature, new)
         if signature.instructions == said.instructions:
             return [user]
@@ -131,7 +138,6 @@ def _with_result(signature: type[dspy.Signature], field: str, *, history_too: bo
     if history_too:
         return signature.insert(index + 1, _RESULT, result, str)
     return signature.delete(field).insert(index, _RESULT, result, str)
-
 
 
 def _iteration(inputs: Mapping[str, Any], back: int) -> dict[str, str]:

@@ -18,8 +18,8 @@ import dspy
 from dspy.lm15 import Response
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
 
-from rlmoptimizer.chained_lm import ChainedLM, ParentIgnored, Stored, why_stateless
-from rlmoptimizer.history import Said, TurnFormat, history_field
+from .chained_lm import ChainedLM, ParentIgnored, Stored, why_stateless
+from .history import Said, TurnFormat, history_field
 
 __all__ = ["RootSession", "root_session"]
 
@@ -27,7 +27,6 @@ _log = logging.getLogger(__name__)
 
 _ANSWERS = 3  # how often one turn is asked before an answer that does not parse ends the run
 _LOSSES = 2  # parents refused in a row, after which the provider is taken to keep no state
-
 
 
 @contextmanager
@@ -80,11 +79,11 @@ class _Link:
     reasoning: str
     code: str
 
-    def continued_by(self, history: REPLHistory) -> bool:
-        """Whether `history` is the history of this answer and then the answer itself, executed."""
-        *earlier, last = history.entries
+    def begins(self, history: REPLHistory) -> bool:
+        """Whether `history` begins as this conversation does: what the answer was given, then the answer, executed."""
+        *given, answer = history.entries[: len(self.entries) + 1]
         # RLM records the code without its fences.
-        return tuple(earlier) == self.entries and last.reasoning == self.reasoning and last.code in self.code
+        return tuple(given) == self.entries and answer.reasoning == self.reasoning and answer.code in self.code
 
 
 class RootSession:
@@ -121,11 +120,12 @@ class RootSession:
         self._links.clear()
 
     def parent_of(self, history: REPLHistory | None) -> _Link | None:
-        """The stored answer that `history` continues; None when the whole context has to be sent."""
+        """The last stored answer that `history` continues; None when the whole context has to be sent."""
         if not self.chained or not history:
             return None
-        link = self._links.get(len(history.entries) - 1)
-        return link if link is not None and link.continued_by(history) else None
+        turns = range(len(history.entries) - 1, -1, -1)
+        known = (self._links[turn] for turn in turns if turn in self._links)
+        return next((link for link in known if link.begins(history)), None)
 
     def keep(self, link: _Link, parent: _Link | None) -> None:
         """Remember an answer that was parsed, so that the next turn can continue it."""
@@ -277,13 +277,12 @@ class _Turn:
         else:
             link = _Link(
                 stored=Stored(response.id, response.usage.input_tokens),
-                said=Said(self._instructions, self._inputs),
+                said=Said(self._instructions, self._inputs, len(self._history.entries) + 1),
                 entries=tuple(self._history.entries),
                 reasoning=str(prediction.reasoning),
                 code=str(prediction.code),
             )
             self._session.keep(link, self._parent)
-
 
 
 def _json(style: dspy.ChatAdapter) -> dspy.JSONAdapter:

@@ -46,9 +46,7 @@ class Call:
 
 def turn(reasoning: str, code: str) -> str:
     """One action of a ``dspy.RLM`` in the format of ``dspy.ChatAdapter``."""
-    return (
-        f"[[ ## reasoning ## ]]\n{reasoning}\n\n[[ ## code ## ]]\n```python\n{code}\n```\n\n[[ ## completed ## ]]"
-    )
+    return f"[[ ## reasoning ## ]]\n{reasoning}\n\n[[ ## code ## ]]\n```python\n{code}\n```\n\n[[ ## completed ## ]]"
 
 
 def as_json(**fields: Any) -> str:

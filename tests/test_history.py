@@ -129,15 +129,29 @@ def test_the_extraction_is_told_the_whole_history_since_its_answers_have_other_f
 
 @pytest.mark.parametrize("conversation", [True, False])
 def test_a_follow_up_says_only_the_last_result_and_what_changed(conversation: bool):
-    said = Said(ACTION.instructions, {"variables_info": VARIABLES, "iteration": "2/9"})
+    said = Said(ACTION.instructions, {"variables_info": VARIABLES, "iteration": "2/9"}, answers=2)
     follow_up = TurnFormat(dspy.ChatAdapter(), conversation=conversation, continued=True, said=said)
     messages = follow_up(ACTION, [], inputs(history(ONE, TWO)))
 
     assert messages == [{"role": "user", "content": SECOND_USER.replace("\n1\n", "\n2\n").replace("2/9", "3/9")}]
 
 
+def test_a_follow_up_says_also_what_happened_since_the_last_answer_that_the_conversation_holds():
+    said = Said(ACTION.instructions, {"variables_info": VARIABLES, "iteration": "1/9"}, answers=1)
+    follow_up = TurnFormat(dspy.ChatAdapter(), conversation=True, said=said)
+    told = history(ONE, ("", "", "[Error] could not be read"), TWO)
+    result = follow_up(ACTION, [], inputs(told))[0]["content"]
+
+    assert "Output (2 chars):\n1\n" in result
+    assert "print(1)" not in result
+    assert "[Error] could not be read" in result
+    assert "=== Step 2 ===" not in result
+    assert "=== Step 3 ===\nReasoning: again\nCode:\n```python\nprint(2)\n```\nOutput (2 chars):\n2" in result
+    assert result.index("\n1\n") < result.index("could not be read") < result.index("Step 3")
+
+
 def test_a_follow_up_on_another_task_says_the_task_first():
-    said = Said(ACTION.instructions, {"variables_info": VARIABLES, "iteration": "2/9"})
+    said = Said(ACTION.instructions, {"variables_info": VARIABLES, "iteration": "2/9"}, answers=1)
     follow_up = TurnFormat(dspy.ChatAdapter(), conversation=True, continued=True, said=said)
     messages = follow_up(EXTRACT, [], {"variables_info": VARIABLES, "repl_history": history(ONE)})
 
@@ -152,7 +166,7 @@ def test_a_follow_up_on_another_task_says_the_task_first():
 @pytest.mark.parametrize("mode", ["dialogue", "follow-up", "whole"])
 def test_output_is_cut_as_dspy_cuts_it(limit: int, mode: str):
     long = "".join(chr(ord("a") + index % 26) for index in range(300))
-    said = Said(ACTION.instructions, {}) if mode == "follow-up" else None
+    said = Said(ACTION.instructions, {}, answers=1) if mode == "follow-up" else None
     for of_history, of_format in ((limit, None), (10_000, limit)):
         told = inputs(history(("", "print(long)", long), max_output_chars=of_history))
         turn_format = TurnFormat(

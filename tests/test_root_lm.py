@@ -202,6 +202,23 @@ def test_an_empty_answer_is_one_that_does_not_parse(responses_lm: Any):
     assert parents(server.calls) == [None, 0, 0]
 
 
+def test_an_agent_that_takes_an_unreadable_answer_for_a_turn_continues_the_last_good_one(responses_lm: Any):
+    with provider([LOOK, *["garbage"] * 3, DONE]) as server, root_session(responses_lm(server)) as session:
+        rlm = agent()
+        session.attach(rlm)
+        told = REPLHistory()
+        first = rlm.generate_action(variables_info=[""], repl_history=told, iteration="1/9")
+        told = told.append(reasoning=first.reasoning, code="print('one')", output="one")
+        with pytest.raises(dspy.AdapterParseError):
+            rlm.generate_action(variables_info=[""], repl_history=told, iteration="2/9")
+        told = told.append(code="", output="[Error] nobody can read that")
+        rlm.generate_action(variables_info=[""], repl_history=told, iteration="3/9")
+
+    assert parents(server.calls) == [None, 0, 0, 0, 0]
+    said = server.calls[4].new[0][1]
+    assert said.index("\none\n") < said.index("nobody can read that")
+
+
 def test_an_answer_that_never_parses_ends_the_run_with_dspys_error(responses_lm: Any):
     with provider([LOOK, *["garbage"] * 10]) as server, pytest.raises(dspy.AdapterParseError):
         run(responses_lm(server))
