@@ -98,7 +98,7 @@ class TurnFormat:
         answered, *since = history.entries[said.answers - 1 :]
         told = [REPLEntry.format_output(answered.output, limit)]
         for index, entry in enumerate(since, start=said.answers):
-            # The conversation does not hold this turn, so it is told with its code, if an answer of the model's made it.
+            # The conversation does not hold this turn: told with its code, if an answer of the model's made it.
             told.append(entry.format(index, limit) if entry.code else REPLEntry.format_output(entry.output, limit))
         new[_RESULT] = "\n".join(told)
         user = self._user(signature, new)
