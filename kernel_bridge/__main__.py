@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from kernel_bridge.confine import probe
 from kernel_bridge.console import LiveSession, attach, live_sessions, table
@@ -13,14 +14,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kernel_bridge", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("probe", help="show which guarantees this machine can give, and how")
-    commands.add_parser("list", help="show the live sessions of this user with their connection files")
+    listing = commands.add_parser("list", help="show the live sessions of this user with their connection files")
     attaching = commands.add_parser("attach", help="open a Jupyter console on a live session")
     attaching.add_argument("id", nargs="?", help="the session's id from `list`; not needed when there is only one")
+    for command in (listing, attaching):
+        command.add_argument("--runtime-dir", type=Path, help="where to look, if the sessions were given a place")
     asked = parser.parse_args(argv)
     if asked.command == "probe":
         print(probe().table())
         return 0
-    sessions = live_sessions()
+    sessions = live_sessions(asked.runtime_dir)
     if asked.command == "list":
         print(table(sessions))
         return 0

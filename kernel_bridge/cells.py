@@ -69,7 +69,7 @@ class Death:
     reason: str  # one clause, such as "it was killed by signal 11 (SIGSEGV)"
     restored: tuple[str, ...]  # names that the successor has from the checkpoint
     lost: Mapping[str, str]  # name -> why it is gone
-    checkpointed: bool  # False: checkpoints are off, or none was made yet
+    checkpointed: bool  # False: checkpoints are off
 
 
 @dataclass(frozen=True, slots=True)

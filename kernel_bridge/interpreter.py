@@ -296,7 +296,7 @@ def _obituary(death: Death) -> str:
     if death.checkpointed:
         restored = f"Restored from before this cell: {', '.join(death.restored) or 'no names, there were none'}."
     else:
-        restored = "No names were restored: there was no checkpoint."
+        restored = "No names were restored: checkpoints are off."
     lost = "; ".join(f"{name} ({reason})" for name, reason in death.lost.items())
     return (
         f"The kernel died while this cell ran: {death.reason}. A new kernel was started. {restored} "

@@ -30,7 +30,7 @@ from kernel_bridge.errors import (
     SessionClosed,
     StartupFailed,
 )
-from kernel_bridge.process import Connection, KernelProcess, SessionDirectory
+from kernel_bridge.process import Connection, ExitReason, KernelProcess, SessionDirectory
 from kernel_bridge.toolserver import ToolServer
 from kernel_bridge.variables import VariableLedger
 from kernel_bridge.wire import Codec, Unsendable
@@ -40,7 +40,6 @@ __all__ = ["KernelSession"]
 logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 2.0  # from the interrupt to the kill
-_CONSOLE_SECONDS = 3600.0  # how long a cell waits for a person's cell that runs before it
 _SWEEP_SECONDS = 0.5  # how often a platform without pidfd looks whether the kernel lives
 _ZERO_COPY_BYTES = 65536
 
@@ -101,7 +100,7 @@ class KernelSession:
         self.limits = Limits() if limits is None else limits
         self.report: ConfinementReport | None = None
         self._asked = confinement
-        self._python = sys.executable if python is None else os.fspath(python)
+        self._python = _interpreter(python)
         self._restarts = restarts
         self._checkpoint = checkpoint
         self._runtime_dir = None if runtime_dir is None else Path(runtime_dir)
@@ -280,7 +279,7 @@ class KernelSession:
                 raise SessionClosed(self._closed or "the session was closed")
             ended = kernel.process.end()
             reason = gone.reason or ended.clause()
-            text, kept = kernel.printed(), kernel.tools.kept
+            text = kernel.printed()
             kernel.close()
             self._kernel = None
             self._deaths += 1
@@ -302,7 +301,7 @@ class KernelSession:
             lost = dict(ready.lost)
             return CellOutcome(
                 text=text,
-                death=Death(reason, tuple(ready.restored), lost, self._checkpoint and kept is not None),
+                death=Death(reason, tuple(ready.restored), lost, self._checkpoint),
             )
 
 
@@ -387,7 +386,7 @@ class _Kernel:
                 raise ProtocolViolation(self.tools.violation)
             if self.tools.ready is None and self.process.exited():
                 ended = self.process.end()
-                raise StartupFailed(f"the kernel did not start: {ended.clause()}", ended.code, ended.stderr_tail)
+                raise StartupFailed(_stillborn(ended), ended.code, ended.stderr_tail)
 
     def _poll(self, seconds: float) -> bool:
         """Wait for the shell socket, the process's end or a wake-up. True: the shell socket has a message."""
@@ -512,17 +511,24 @@ class _Kernel:
         os.close(self._wake_out)
 
 
+def _stillborn(ended: ExitReason) -> str:
+    reason = f"the kernel did not start: {ended.clause()}"
+    if "No module named" in ended.stderr_tail:
+        reason += "; its Python needs the packages ipykernel (7 or newer) and msgspec"
+    return reason
+
+
 class _CellClock:
-    """A cell's own time: what passes while no host tool is running."""
+    """A cell's own time: what passes while no host tool and no console's cell is running."""
 
     def __init__(self, tools: ToolServer, seconds: float) -> None:
         self._tools = tools
         self._seconds = seconds
         self._started = time.monotonic()
-        self._before = tools.tool_seconds()
+        self._before = tools.excused_seconds()
 
     def left(self) -> float:
-        own = (time.monotonic() - self._started) - (self._tools.tool_seconds() - self._before)
+        own = (time.monotonic() - self._started) - (self._tools.excused_seconds() - self._before)
         return self._seconds - own
 
 
@@ -542,6 +548,14 @@ def _join(bridge: _Bridge, limit: int) -> tuple[str, int]:
     if not omitted:
         return head + tail, 0
     return f"{head}\n... [{omitted:,} characters left out] ...\n{tail}", omitted
+
+
+def _interpreter(python: str | os.PathLike[str] | None) -> str:
+    """The interpreter's path, absolute when it is a path at all: the kernel's working directory is another one."""
+    if python is None:
+        return sys.executable
+    name = os.path.expanduser(str(python))
+    return os.path.abspath(name) if os.path.dirname(name) else name
 
 
 def _plain_fields(fields: Any) -> list[dict[str, Any]] | None:

@@ -21,8 +21,8 @@ from kernel_bridge.dispatch import ToolDispatcher
 from kernel_bridge.wire import (
     Call,
     Codec,
+    Foreign,
     HostMessage,
-    Kept,
     Raise,
     Ready,
     Return,
@@ -37,6 +37,7 @@ __all__ = ["ToolServer"]
 
 _SEND_MS = 30_000  # a kernel that does not read its answers for so long gets no more of them
 _JOIN_SECONDS = 5.0
+_CONSOLE_SECONDS = 3600.0
 _ZERO_COPY_BYTES = 65536
 
 
@@ -79,11 +80,11 @@ class ToolServer:
         self._in_flight = 0
         self._busy_since = 0.0
         self._busy_seconds = 0.0
+        self._foreign_since: float | None = None
         self._accepting = False
         self._closed = False
         self._wake_in, self._wake_out = os.pipe()
         self.ready: Ready | None = None
-        self.kept: Kept | None = None
         self.submitted: dict[str, Any] | None = None
         self.violation: str | None = None
         self.fatal: BaseException | None = None
@@ -104,8 +105,13 @@ class ToolServer:
             self._accepting = False
             return self.submitted
 
-    def tool_seconds(self) -> float:
-        """Seconds so far during which at least one host tool was running."""
+    def excused_seconds(self) -> float:
+        """Seconds so far during which a host tool was running, or a person's cell on a console.
+
+        A kernel's word that a console is at work is believed for an hour at a time.
+        """
+        if self._foreign_since is not None and time.monotonic() - self._foreign_since > _CONSOLE_SECONDS:
+            self._note_foreign(False)
         with self._state:
             running = time.monotonic() - self._busy_since if self._in_flight else 0.0
             return self._busy_seconds + running
@@ -176,8 +182,8 @@ class ToolServer:
                 raise WireError("Ready comes once")
             self.ready = head
             self._wake()
-        elif isinstance(head, Kept):
-            self.kept = head
+        elif isinstance(head, Foreign):
+            self._note_foreign(head.running)
         else:
             body = self._codec.load(frames[1].buffer, verify=True)
             self._answer(head, body)
@@ -220,6 +226,12 @@ class ToolServer:
         with self._state:
             if self._accepting and self.submitted is None:
                 self.submitted = fields
+
+    def _note_foreign(self, running: bool) -> None:
+        if running == (self._foreign_since is not None):
+            return
+        self._foreign_since = time.monotonic() if running else None
+        self._count(1 if running else -1)
 
     def _count(self, by: int) -> None:
         with self._state:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any, cast
 
 from kernel_bridge.cells import Pickled
@@ -14,31 +15,39 @@ _UNCHANGING = (str, bytes, int, float, bool, type(None))
 _HASH_BYTES = 4096  # encodings shorter than this are compared as they are
 
 
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    mark: bytes  # the encoding, or its hash when it is long
+
+
 class VariableLedger:
     """Remembers, for one kernel, what was last sent under each name. For one thread at a time."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self._sent: dict[str, tuple[Any, bytes]] = {}
-        self._sending: dict[str, tuple[Any, bytes]] = {}
+        self._sent: dict[str, Any] = {}  # the value itself if it cannot change, else its _Encoded
+        self._sending: dict[str, Any] = {}
 
     def changed(self, name: str, value: Any) -> bytes | None:
         """The encoded value, or None when the kernel has it.
 
-        An immutable object that was sent before is known by its identity, anything else by its encoding.
+        A string or a number is compared with what was sent, anything that could have been changed in place by its
+        encoding.
 
         Raises:
             Unsendable: with the path, whose root is the variable's name.
         """
         known = self._sent.get(name)
-        unchanging = type(value) in _UNCHANGING
-        if known is not None and unchanging and known[0] is value:
-            return None
+        if type(value) in _UNCHANGING:
+            if known is not None and type(known) is type(value) and known == value:
+                return None
+            self._sending[name] = value
+            return self._codec.dump(value, name)
         data = self._codec.dump(value, name, _pickled)
-        mark = data if len(data) < _HASH_BYTES else hashlib.blake2b(data).digest()
-        self._sending[name] = (value if unchanging else None, mark)
-        if known is not None and known[1] == mark:
+        mark = _Encoded(data if len(data) < _HASH_BYTES else hashlib.blake2b(data).digest())
+        if known == mark:
             return None
+        self._sending[name] = mark
         return data
 
     def begin(self) -> None:

@@ -21,8 +21,8 @@ import msgspec
 __all__ = [
     "Call",
     "Codec",
+    "Foreign",
     "HostMessage",
-    "Kept",
     "KernelMessage",
     "Raise",
     "Ready",
@@ -75,11 +75,10 @@ class Submit(msgspec.Struct, tag="submit", array_like=True, frozen=True):
     id: int
 
 
-class Kept(msgspec.Struct, tag="kept", array_like=True, frozen=True):
-    """Kernel to host: a checkpoint was written after a cell. No answer is due."""
+class Foreign(msgspec.Struct, tag="foreign", array_like=True, frozen=True):
+    """Kernel to host: another client's cell, a console's, starts or ends. The host's own cells wait for it."""
 
-    names: list[str]
-    lost: dict[str, str]
+    running: bool
 
 
 class Return(msgspec.Struct, tag="return", array_like=True, frozen=True):
@@ -96,7 +95,7 @@ class Raise(msgspec.Struct, tag="raise", array_like=True, frozen=True):
     message: str
 
 
-KernelMessage = Union[Ready, Call, Submit, Kept]  # noqa: UP007 - msgspec reads it at run time
+KernelMessage = Union[Ready, Call, Submit, Foreign]  # noqa: UP007 - msgspec reads it at run time
 HostMessage = Union[Return, Raise]  # noqa: UP007
 
 _heads = msgspec.msgpack.Encoder()
@@ -134,7 +133,7 @@ def _read_head(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview)
         raise WireError(f"not a message: {error}") from error
 
 
-_HEAD_BYTES = 16 * 2**20  # Ready and Kept list names; everything else is tiny
+_HEAD_BYTES = 16 * 2**20  # Ready lists names; everything else is tiny
 
 _BIG_INT, _SURROGATES, _PICKLE = 1, 2, 3  # msgpack extension codes; 3 travels host to kernel only
 _LEAVES = frozenset({type(None), bool, int, float, str, bytes})

@@ -28,7 +28,7 @@ from kernel_bridge.inside.namespace import Checkpoint
 from kernel_bridge.inside.output import CellStream, DescriptorCapture, Transcript
 from kernel_bridge.inside.stubs import Binding, Submitted
 from kernel_bridge.inside.tracebacks import format_failure, name_cell
-from kernel_bridge.wire import Kept, Ready, Unsendable
+from kernel_bridge.wire import Foreign, Ready
 
 _HOST_OWNED = ("_dspy", "__dspy")  # prefixes of the names that DSPy's own set-up cells make
 
@@ -157,7 +157,11 @@ class BridgeKernel(IPythonKernel):
         """
         spec = parent["metadata"].get("kernel_bridge")
         if spec is None:
-            await super().execute_request(stream, ident, parent)
+            self.channel.tell(Foreign(True))
+            try:
+                await super().execute_request(stream, ident, parent)
+            finally:
+                self.channel.tell(Foreign(False))
             return
         content: dict[str, Any] = {"status": "ok", "user_expressions": {}, "payload": []}
         bridge = await self._run_host_cell(spec, parent)
@@ -273,10 +277,7 @@ class BridgeKernel(IPythonKernel):
         """Write the checkpoint, now that the reply is on its way and the host is busy with it."""
         assert self.checkpoint is not None
         with contextlib.suppress(OSError):  # a full disk: the last good checkpoint stays
-            kept = self.checkpoint.write(self._own_names())
-            if kept is not None:
-                with contextlib.suppress(Unsendable):
-                    self.channel.tell(Kept(*kept))
+            self.checkpoint.write(self._own_names())
 
     def _own_names(self) -> dict[str, Any]:
         """What the agent made: not IPython's names, not the stubs, not inputs that the host sends anyway."""
