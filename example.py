@@ -203,15 +203,19 @@ def reply(text: str) -> Response:
 
 TURNS = [
     (
-        "First I look at the task and at the baseline, which is already paid for.",
+        "First I look at the baseline, which is already paid for, and at one of its examples.",
         """
 status = optimization_status()
-print("budget:", status["remaining_budget"], "units, steps:", status["steps"])
-for step, text in status["current_prompts"].items():
-    print(f"prompt of {step}: {text!r}")
+print("steps:", status["steps"], "budget:", status["remaining_budget"])
 baseline = run_data(status["baseline_run_id"])
 print(baseline["summary_line"])
-print(baseline["examples"][1])
+
+row = baseline["examples"][1]
+print("ticket:", row["inputs"]["ticket"])
+for step in row["steps"]:
+    print("step", step["step_name"], "answered", step["outputs"])
+print("expected:", row["expected"])
+print("feedback:", row["feedback"])
 """,
     ),
     (
@@ -221,80 +225,90 @@ from collections import Counter
 
 def first_wrong(row):
     for step in row["steps"]:
-        fields = [name for name, value in step["outputs"].items() if row["expected"].get(name, value) != value]
-        if fields:
-            return step["step_name"], ", ".join(fields)
+        wrong = [field for field, value in step["outputs"].items()
+                 if value != row["expected"].get(field, value)]
+        if wrong:
+            return step["step_name"] + ": " + ", ".join(wrong)
 
-failed = [row for row in baseline["examples"] if not row["passed"]]
-for (step, fields), count in Counter(map(first_wrong, failed)).most_common():
-    print(f"{count:3} examples go wrong first in {step}: {fields}")
-print("feedback on one of them:", failed[0]["feedback"])
+def group(run):
+    failed = [row for row in run["examples"] if not row["passed"]]
+    for where, count in Counter(map(first_wrong, failed)).items():
+        print(f"{count:3} examples go wrong first in {where}")
+
+group(baseline)
 """,
     ),
     (
-        "Most go wrong while reading. What marks a topic, what marks the impact? That is a question of language, so I "
-        "ask the sub-LM, both questions at once.",
+        "All of them go wrong while reading. What marks a topic, what marks the impact? That is a question of "
+        "language, so I ask the sub-LM, both questions at once.",
         """
-def grouped(field):
-    groups = {}
-    for row in baseline["examples"]:
-        groups.setdefault(row["expected"][field], []).append(row["inputs"]["ticket"])
-    return "\\n".join(f"## {name}\\n" + "".join(f"- {text}\\n" for text in texts) for name, texts in groups.items())
+labels = [{**row["inputs"], **row["expected"]}
+          for row in baseline["examples"]]
 
-ask = "Which words mark the tickets of each group and of no other? One line per group, `group: word, word`.\\n\\n"
-answers = llm_query_batched([ask + grouped("topic"), ask + grouped("impact")])
+def question(field):
+    lines = ["Which words mark the tickets of a group and of no other?",
+             "One line for each group, `group: word, word`."]
+    for name in dict.fromkeys(row[field] for row in labels):
+        lines += ["", f"## {name}"]
+        lines += ["- " + row["ticket"] for row in labels
+                  if row[field] == name]
+    return "\\n".join(lines)
+
 marks = {}
+answers = llm_query_batched([question("topic"), question("impact")])
 for field, answer in zip(["topic", "impact"], answers):
+    print(answer)
     for line in answer.splitlines():
         name, _, words = line.partition(": ")
-        if name in {row["expected"][field] for row in baseline["examples"]} and words not in ("", "none"):
+        if name in {row[field] for row in labels}:
             marks[field, name] = words.split(", ")
-for key, words in marks.items():
-    print(key, words)
 """,
     ),
     (
         "A question and one person are what is left when nothing marks another group. I write that down as "
         "instructions for `read` and try them on what failed, without setting them yet.",
         """
-def either(words):
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
-
 rest = {"topic": "question", "impact": "one person"}
-read_prompt = "\\n".join([
-    "Read the support ticket and state its topic and its impact.",
-    *(f"If ticket mentions {either(words)}, {field} is {name}."
-      for (field, name), words in marks.items() if name != rest[field]),
-    *(f"Otherwise {field} is {name}." for field, name in rest.items()),
-])
-print(read_prompt)
-trial = evaluate_program(failed_from_run=baseline["run_id"], prompts={"read": read_prompt})
+lines = ["Read the support ticket and state its topic and its impact."]
+for (field, name), words in marks.items():
+    if name != rest[field]:
+        either = " or ".join(words)
+        lines.append(f"If ticket mentions {either}, {field} is {name}.")
+for field, name in rest.items():
+    lines.append(f"Otherwise {field} is {name}.")
+read_prompt = "\\n".join(lines)
+print(read_prompt, end="\\n\\n")
+
+trial = evaluate_program(failed_from_run=baseline["run_id"],
+                         prompts={"read": read_prompt})
 print(trial["summary_line"])
-print(Counter(map(first_wrong, [row for row in trial["examples"] if not row["passed"]])))
+group(trial)
 """,
     ),
     (
-        "Reading is mended: the failures that are left start in `route`. I set the prompt of `read`, and work out the "
-        "routing rules from the labels: as few conditions as are needed.",
+        "The score is no better, but every failure has moved on to `route`: reading is mended. I set the prompt of "
+        "`read`, and work out the routing rules from the labels: as few conditions as the data needs.",
         """
 update_prompt("read", read_prompt)
 
-labels = [{**row["expected"], "plan": row["inputs"]["plan"]} for row in baseline["examples"]]
+def cases(field, topic, facts):
+    found = {}
+    for row in labels:
+        if row["topic"] == topic:
+            case = [f"{fact} is {row[fact]}" for fact in facts]
+            found.setdefault(" and ".join(case), set()).add(row[field])
+    return found
 
-def rules(field):
-    lines = []
+lines = ["Decide who gets the ticket and how fast."]
+for field in ["queue", "priority"]:
     for topic in dict.fromkeys(row["topic"] for row in labels):
-        for facts in (["topic"], ["topic", "impact"], ["topic", "plan"], ["topic", "impact", "plan"]):
-            cases = {}
-            for row in labels:
-                if row["topic"] == topic:
-                    cases.setdefault(" and ".join(f"{fact} is {row[fact]}" for fact in facts), set()).add(row[field])
-            if all(len(values) == 1 for values in cases.values()):
-                lines += [f"If {case}, {field} is {value}." for case, (value,) in cases.items()]
+        for facts in [], ["impact"], ["plan"], ["impact", "plan"]:
+            found = cases(field, topic, ["topic", *facts])
+            if all(len(values) == 1 for values in found.values()):
                 break
-    return lines
-
-route_prompt = "\\n".join(["Decide who gets the ticket and how fast.", *rules("queue"), *rules("priority")])
+        for case, values in found.items():
+            lines.append(f"If {case}, {field} is {min(values)}.")
+route_prompt = "\\n".join(lines)
 print(route_prompt)
 """,
     ),
@@ -303,37 +317,41 @@ print(route_prompt)
         "fault, in the middle of my own session.",
         """
 import os, signal
+
 print("about to crash")
 os.kill(os.getpid(), signal.SIGSEGV)
 """,
     ),
     (
-        "The kernel is new, my names are back, and the budget and the prompts are on the other side of the wall. I go "
-        "on where I was: set `route` and run again everything that failed at first.",
+        "The kernel is new, my names are back, and budget and prompts never were in it. I go on where I was: set "
+        "`route`, and run again everything that failed at first.",
         """
-print("still here:", len(route_prompt), "characters of route_prompt,", len(failed), "failed rows")
+print("still here:", len(labels), "rows of labels and a prompt of",
+      len(route_prompt), "characters")
 update_prompt("route", route_prompt)
 again = evaluate_program(failed_from_run=baseline["run_id"])
 print(again["summary_line"])
 for row in again["examples"]:
     if not row["passed"]:
-        print("still wrong:", row["source_example_id"], row["inputs"]["ticket"], "|", row["feedback"])
+        print("still wrong:", row["inputs"]["ticket"], row["feedback"])
 """,
     ),
     (
         "Did I break what worked? The rest of train, then one checkpoint on val, which I only ever see as a score.",
         """
-passed_before = [row["example_id"] for row in baseline["examples"] if row["passed"]]
-print(evaluate_program(ids=passed_before)["summary_line"])
+passed = [r["example_id"] for r in baseline["examples"] if r["passed"]]
+print(evaluate_program(ids=passed)["summary_line"])
 val = evaluate_program(split="val")
 print(val["summary_line"])
 print("rows of val that I may see:", val["examples"])
 """,
     ),
     (
-        "Train and val both went up, by rules that the data supports. I submit the prompts that are set.",
+        "Train and val both went up, by rules that the data supports. What val still misses, these 24 examples cannot "
+        "teach me. I submit the prompts that are set.",
         """
-SUBMIT(optimized_dspy_program=optimization_status()["current_prompts"])
+status = optimization_status()
+SUBMIT(optimized_dspy_program=status["current_prompts"])
 """,
     ),
 ]
@@ -370,17 +388,45 @@ def main(arguments: list[str] | None = None) -> None:
     )
     optimized = optimizer.compile(student, trainset=examples(TRAIN), valset=examples(VAL), metric=metric)
 
-    console.rule("runs")
-    console.print(table_of_runs(optimized.trial_logs))
-    for step, prompt in prompts_of(optimized).items():
-        console.rule(f"prompt of {step}")
-        console.print(Panel(Text(before[step]), title="before", title_align="left", border_style="red"))
-        console.print(Panel(Text(prompt), title="after", title_align="left", border_style="green"))
+    show(console, before, optimized)
     console.rule("the optimized program at work")
     with dspy.context(lm=eval_lm):
         ticket = "Nobody in our whole company gets past the login page!"
         answer = optimized(ticket=ticket, plan="enterprise")
     console.print(Text(f"{ticket}\n-> queue {answer.queue}, priority {answer.priority}"))
+
+
+def show(console: Console, before: dict[str, str], optimized: dspy.Module) -> None:
+    """Prompts before and after, then every run with its score and the budget after it."""
+    for step, prompt in prompts_of(optimized).items():
+        console.rule(f"prompt of {step}")
+        console.print(Panel(Text(before[step]), title="before", title_align="left", border_style="red"))
+        console.print(Panel(Text(prompt), title="after", title_align="left", border_style="green"))
+    console.rule("runs")
+    runs = optimized.trial_logs
+    table = Table("run", "split", "examples", "prompts", "score", "passed", "budget left", header_style="bold")
+    for run in runs:
+        passed = f"{run['passed_count']}/{run['evaluated_count']}"
+        score, left = f"{run['score']:.1f}", str(run["remaining_budget"])
+        table.add_row(run["run_id"], run["split"], which_examples(run), which_prompts(run, before), score, passed, left)
+    console.print(table)
+    budget, left = runs[0]["remaining_budget"], runs[-1]["remaining_budget"]
+    turns = len(optimized.agent_trajectory)
+    console.print(f"{turns} turns of the agent, {budget - left} of {budget} budget units spent")
+
+
+def which_examples(run: dict[str, Any]) -> str:
+    config = run["config"]
+    if config.get("failed_from_run"):
+        return f"failed in {config['failed_from_run']}"
+    return "chosen" if config.get("ids") or config.get("limit") else "all"
+
+
+def which_prompts(run: dict[str, Any], before: dict[str, str]) -> str:
+    if run["baseline"]:
+        return "as they were"
+    changed = [step for step, prompt in run["prompts"].items() if prompt != before[step]]
+    return "new: " + ", ".join(changed) if changed else "as they were"
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -401,14 +447,6 @@ def model(name: str | None) -> dspy.LM | None:
 
 def prompts_of(program: dspy.Module) -> dict[str, str]:
     return {name: predictor.signature.instructions for name, predictor in program.named_predictors()}
-
-
-def table_of_runs(runs: list[dict[str, Any]]) -> Table:
-    table = Table("run", "split", "score", "passed", "budget left", header_style="bold")
-    for run in runs:
-        counts = f"{run['passed_count']}/{run['evaluated_count']}"
-        table.add_row(run["run_id"], run["split"], f"{run['score']:.1f}", counts, str(run["remaining_budget"]))
-    return table
 
 
 if __name__ == "__main__":

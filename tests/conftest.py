@@ -34,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays where pytest keeps it
     _private_tmp = tempfile.mkdtemp(prefix="rt-")
     os.environ["TMPDIR"] = _private_tmp
+    os.environ.pop("XDG_RUNTIME_DIR", None)  # so that sessions are kept below TMPDIR
     # DSPy reads this when it is imported; answers cached by an earlier run must not answer for this one.
     os.environ["DSPY_CACHEDIR"] = os.path.join(_private_tmp, "dspy-cache")
     tempfile.tempdir = None  # read TMPDIR afresh
@@ -84,7 +85,13 @@ def _threads() -> frozenset[threading.Thread]:
 
 def _files() -> frozenset[str]:
     assert _private_tmp is not None
-    return frozenset(name for name in os.listdir(_private_tmp) if not name.startswith(_NOT_OURS))
+    names: list[str] = []
+    for name in os.listdir(_private_tmp):
+        if name.startswith("kernel_bridge-"):  # this user's directory of sessions stays, the sessions in it may not
+            names += [f"{name}/{session}" for session in os.listdir(os.path.join(_private_tmp, name))]
+        elif not name.startswith(_NOT_OURS):
+            names.append(name)
+    return frozenset(names)
 
 
 def _describe_process(process: psutil.Process) -> str:

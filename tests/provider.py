@@ -41,7 +41,8 @@ def providers(models: Mapping[str, Model]) -> Iterator[type[dspy.LM]]:
 
         class LoopbackLM(dspy.LM):
             def __init__(self, model: str, *args: Any, **options: Any) -> None:
-                here = {"api_base": urls[model], "api_key": "none", "cache": False}
-                super().__init__(model, *args, **{**options, **here})
+                if "engine" not in options:  # an engine reaches its own provider, or none
+                    options |= {"api_base": urls[model], "api_key": "none", "cache": False}
+                super().__init__(model, *args, **options)
 
         yield LoopbackLM

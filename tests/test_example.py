@@ -66,6 +66,10 @@ class TestTheStandInForAModel:
         assert stand_in(question) == ["a: red\nb: blue"]
 
 
+def test_the_code_of_every_turn_fits_a_terminal_of_80_columns() -> None:
+    assert [line for _, code in example.TURNS for line in code.splitlines() if len(line) > 72] == []
+
+
 class TestTheData:
     def test_train_and_val_share_no_ticket(self) -> None:
         train, val = example.examples(example.TRAIN), example.examples(example.VAL)
@@ -79,14 +83,15 @@ class TestTheData:
         assert verdict.feedback == "queue should be 'support', not 'finance'"
 
 
-class TestTheWholeExample:
-    @pytest.fixture(scope="class")
-    def ran(self, project_root: Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-W", "error", "-c", _WITHOUT_NETWORK], cwd=project_root, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=100,
-        )  # fmt: skip
+@pytest.fixture(scope="module")
+def ran(project_root: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", _WITHOUT_NETWORK], cwd=project_root, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
 
+
+class TestTheWholeExample:
     def test_runs_without_key_or_network(self, ran: subprocess.CompletedProcess[str]) -> None:
         assert ran.returncode == 0, ran.stderr
 

@@ -10,7 +10,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +98,7 @@ class Session:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     models = {
         "openai/gpt-5": ReadmeAgent(of_kind("python", "agent")),
         "openai/gpt-5-mini": Assistant(),
@@ -117,7 +116,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
                 with contextlib.redirect_stdout(output):
                     exec(code, names)
                 printed[block.line] = output.getvalue()
-        yield Session(names, printed)
+    return Session(names, printed)
 
 
 @pytest.mark.smoke
@@ -154,9 +153,10 @@ def run_example(arguments: list[str]) -> str:
     return output.getvalue()
 
 
-def test_the_example_ends_as_shown() -> None:
+def test_the_example_ends_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     (shown,) = of_kind("text", "output-of-the-example")
-    assert shown.text in run_example(["--quiet"])
+    assert run_example(["--quiet"]).endswith(shown.text)
 
 
 def test_the_example_runs_with_models_of_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,14 +181,17 @@ def test_the_console_commands_find_a_live_kernel() -> None:
         assert str(kernel.connection_file) in listed.stdout
         console = pexpect.spawn("bash", ["-c", attaching], env=on_path(), encoding="utf-8", timeout=60)
         try:
-            console.expect(r"In \[\d*\]")
+            console.expect_exact("In [")
             console.send("print(secret.upper())\r")
-            console.expect("FROM THE AGENT")
+            console.expect_exact("FROM THE AGENT")
+            console.expect_exact("In [")
             console.sendeof()
+            console.expect_exact("Do you really want to exit")
+            console.send("y\r")
             console.expect(pexpect.EOF)
         finally:
             console.close(force=True)
-        assert kernel.execute("secret") == "'from the agent'\n"
+        assert kernel.execute("secret") == "from the agent"
 
 
 def test_the_probe_command_shows_every_guarantee() -> None:
@@ -216,11 +219,11 @@ def table_after(marker: str) -> list[list[str]]:
 def test_the_configuration_table_is_the_constructor() -> None:
     documented = {name.strip("`"): default.strip("`") for name, default, _ in table_after("configuration")}
     parameters = inspect.signature(RLMDocstringOptimizer).parameters
-    assert list(documented) == list(parameters)
+    assert set(documented) == set(parameters)
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty:
             assert documented[name] == "required"
-        elif name != "kernel":  # a factory has no text to compare
+        elif name != "kernel":  # its None stands for the factory that the table names
             assert documented[name] == repr(parameter.default)
 
 
