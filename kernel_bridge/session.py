@@ -44,6 +44,9 @@ _SWEEP_SECONDS = 0.5  # how often a platform without pidfd looks whether the ker
 _ZERO_COPY_BYTES = 65536
 
 
+_Variable = tuple[str, "int | None", str]  # name, index of its frame or None when the kernel has it, form
+
+
 class _Failure(msgspec.Struct):
     name: str
     message: str
@@ -244,18 +247,21 @@ class KernelSession:
             pass
         self.close("the kernel did not stop when its caller was interrupted")
 
-    def _encode(self, cell: Cell) -> tuple[list[bytes], list[tuple[str, int | None]]]:
+    def _encode(self, cell: Cell) -> tuple[list[bytes], list[_Variable]]:
         binding = self._codec.dump({"tools": self._described(), "output_fields": _plain_fields(cell.output_fields)})
         frames = [binding]
         self._variables.begin()
-        names: list[tuple[str, int | None]] = []
+        names: list[_Variable] = []
         for name, value in cell.variables.items():
             try:
-                data = self._variables.changed(name, value)
+                changed = self._variables.changed(name, value)
             except Unsendable as error:
                 raise NotSendable(error.path, error.type, error.reason) from None
-            names.append((name, None if data is None else len(frames)))
-            if data is not None:
+            if changed is None:
+                names.append((name, None, "value"))
+            else:
+                form, data = changed
+                names.append((name, len(frames), form))
                 frames.append(data)
         return frames, names
 
@@ -401,7 +407,7 @@ class _Kernel:
         return self._shell in events
 
     def run(
-        self, code: str, number: int, frames: list[bytes], names: list[tuple[str, int | None]], *, again: bool
+        self, code: str, number: int, frames: list[bytes], names: list[_Variable], *, again: bool
     ) -> tuple[CellOutcome, bool]:
         """Run a cell. Returns its outcome, and whether the kernel took the variables that came with it."""
         self._drain_shell()

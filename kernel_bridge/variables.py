@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,6 +13,7 @@ from kernel_bridge.wire import Codec
 __all__ = ["VariableLedger"]
 
 _UNCHANGING = (str, bytes, int, float, bool, type(None))
+_RAW_BYTES = 65536  # shorter ones are not worth a form of their own
 _HASH_BYTES = 4096  # encodings shorter than this are compared as they are
 
 
@@ -28,8 +30,11 @@ class VariableLedger:
         self._sent: dict[str, Any] = {}  # the value itself if it cannot change, else its _Encoded
         self._sending: dict[str, Any] = {}
 
-    def changed(self, name: str, value: Any) -> bytes | None:
-        """The encoded value, or None when the kernel has it.
+    def changed(self, name: str, value: Any) -> tuple[str, bytes] | None:
+        """The value as (form, data), or None when the kernel has it.
+
+        The form is "value", one of the wire's values, or, for a long string or bytes, "text" or "bytes": the data
+        itself, which saves a copy on either side.
 
         A string or a number is compared with what was sent, anything that could have been changed in place by its
         encoding.
@@ -42,13 +47,23 @@ class VariableLedger:
             if known is not None and type(known) is type(value) and known == value:
                 return None
             self._sending[name] = value
-            return self._codec.dump(value, name)
+            return self._raw(value) or ("value", self._codec.dump(value, name))
         data = self._codec.dump(value, name, _pickled)
         mark = _Encoded(data if len(data) < _HASH_BYTES else hashlib.blake2b(data).digest())
         if known == mark:
             return None
         self._sending[name] = mark
-        return data
+        return "value", data
+
+    def _raw(self, value: Any) -> tuple[str, bytes] | None:
+        if type(value) is bytes and _RAW_BYTES <= len(value) <= self._codec.limit_bytes:
+            return "bytes", value
+        if type(value) is str and len(value) >= _RAW_BYTES:
+            with contextlib.suppress(UnicodeEncodeError):  # a lone surrogate: the codec knows what to do
+                data = value.encode()
+                if len(data) <= self._codec.limit_bytes:
+                    return "text", data
+        return None
 
     def begin(self) -> None:
         """A new cell is being encoded; what an earlier one did not deliver counts for nothing."""

@@ -149,7 +149,7 @@ class Codec:
     """
 
     def __init__(self, *, limit_bytes: int, limit_depth: int, unpickle: bool = False) -> None:
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._limit_depth = limit_depth
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Any, ext_hook=_read_extension if not unpickle else _read_any_extension)
@@ -177,8 +177,8 @@ class Codec:
                 data = self._encoder.encode(self._translate(value, path, 0, pickler))
         except RecursionError:
             raise Unsendable(path, type(value).__name__, f"nested deeper than {self._limit_depth}") from None
-        if len(data) > self._limit_bytes:
-            raise Unsendable(path, type(value).__name__, f"{len(data)} bytes encoded; at most {self._limit_bytes}")
+        if len(data) > self.limit_bytes:
+            raise Unsendable(path, type(value).__name__, f"{len(data)} bytes encoded; at most {self.limit_bytes}")
         return data
 
     def load(self, frame: bytes | memoryview, *, verify: bool) -> Any:

@@ -151,8 +151,8 @@ class BridgeKernel(IPythonKernel):
         """Run a cell.
 
         A host's cell has `metadata["kernel_bridge"] = {"number", "variables", "again"}`, where variables lists every
-        name of the cell as `[name, index of its buffer or None when unchanged]`; buffer 0 is the binding; again says
-        that a set-up cell is run for a successor, whose restored names it must not undo. Its reply has
+        name of the cell as `[name, index of its buffer or None when unchanged, form]`; buffer 0 is the binding; again
+        says that a set-up cell is run for a successor, whose restored names it must not undo. Its reply has
         `content["kernel_bridge"]`: head, tail, omitted, result, failure, submitted, taken.
         """
         spec = parent["metadata"].get("kernel_bridge")
@@ -223,13 +223,18 @@ class BridgeKernel(IPythonKernel):
         """Bind tools and variables. False when a value could not be loaded here; that is the cell's failure."""
         load = self.channel.codec.load
         namespace = self.namespace
-        for name, index in spec["variables"]:
+        for name, index, form in spec["variables"]:
             if index is None:
                 if name not in namespace and name in self.injected:
                     namespace[name] = self.injected[name]  # the agent deleted it; inputs are there at every turn
                 continue
             try:
-                namespace[name] = self.injected[name] = load(_view(buffers[index]), verify=False)
+                data = _view(buffers[index])
+                if form == "value":
+                    value = load(data, verify=False)
+                else:
+                    value = str(data, "utf-8") if form == "text" else bytes(data)
+                namespace[name] = self.injected[name] = value
             except Exception:  # noqa: BLE001 - a pickled value runs foreign code while it loads
                 self.note_failure(*sys.exc_info())
                 return False
