@@ -27,8 +27,10 @@ _SECRET: Final = re.compile(r"(?i)(^|[_-])(api_?key|key|secret|password|token|au
 def digest(modules: Iterable[tuple[str, BaseModule, bool]]) -> str:
     """A digest of (path, module, are its instructions free to change) in their order."""
     state = hashlib.sha256()
-    for path, module, free in modules:
-        described = _Description().module(module, with_instructions=not free)
+    for number, (path, module, free) in enumerate(modules):
+        # A frozen sub-module hides its predictors; on the program itself the mark only says that it was optimized.
+        frozen = number > 0 and bool(getattr(module, "_compiled", False))
+        described = f"frozen={frozen}|{_Description().module(module, with_instructions=not free)}"
         state.update(f"{path}\x00{described}\x00".encode("utf-8", "surrogatepass"))
     return state.hexdigest()
 
@@ -40,7 +42,7 @@ class _Description:
         self._inside: set[int] = set()
 
     def module(self, module: BaseModule, *, with_instructions: bool) -> str:
-        parts = [_name(type(module)), f"frozen={getattr(module, '_compiled', False)}"]
+        parts = [_name(type(module))]
         values = vars(module)
         for name, value in values.items():
             if isinstance(value, dspy.BaseLM):

@@ -145,7 +145,11 @@ class _Bars:
         live, self._live = self._live, None
         self._tasks.clear()
         if live is not None:
+            # rich tells its thread to end and does not wait for it; a compile leaves no thread behind.
+            refresher: threading.Thread | None = getattr(live.live, "_refresh_thread", None)
             live.stop()
+            if refresher is not None:
+                refresher.join(1.0)
 
 
 class _RewrittenLine:

@@ -91,8 +91,9 @@ def optimizer(root: ScriptedRootLM, **options: Any) -> RLMDocstringOptimizer:
 def compiled(turns: list[Turn], *, val: int = 4, extract: Any = None, **options: Any) -> tuple[Any, ScriptedRootLM]:
     """Run a whole compile with a scripted agent; gives the result and the agent."""
     root = ScriptedRootLM(turns, extract=extract)
-    compile_options = {name: options.pop(name) for name in ("trainset", "valset", "metric", "student") if name in options}
-    arguments = {
+    given = ("student", "trainset", "valset", "metric", "teacher")
+    compile_options = {name: options.pop(name) for name in given if name in options}
+    arguments: dict[str, Any] = {
         "student": Triage(),
         "trainset": trainset(),
         "valset": valset(val) if val else None,

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import io
+import re
+import threading
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from rlmoptimizer.display import Display, printable
+from rlmoptimizer.events import (
+    AgentSubmitted,
+    BudgetCharged,
+    CompileFinished,
+    CompileStarted,
+    EvaluationFinished,
+    EvaluationStarted,
+    Event,
+    ExampleScored,
+    FellBack,
+    PromptUpdated,
+    SubmissionRefused,
+    TurnFinished,
+)
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+EVIL = "[bold red]markup[/] \x1b[2J\x1b]0;title\x07 \x9b31m \r gone \u202e reversed \x00"
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def evaluation(total: int, run_id: str = "r3", *, clock: Clock | None = None, seconds: float = 0.0) -> list[Event]:
+    scored: list[Event] = [
+        ExampleScored(run_id, "train", done, total, mean_score=0.5) for done in range(1, total + 1)
+    ]
+    return [
+        EvaluationStarted(run_id, "train", total, baseline=False),
+        *scored,
+        EvaluationFinished(run_id, "train", total, total, passed=total // 2, score=0.5, left=7),
+    ]
+
+
+def drawn(events: list[Event], *, terminal: bool, verbose: bool = False, step: float = 0.0) -> str:
+    clock = Clock()
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, force_jupyter=False)
+    display = Display(verbose=verbose, console=console, clock=clock)
+    for event in events:
+        display(event)
+        clock.now += step
+    display.close()
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+TURN = TurnFinished(1, 9, reasoning=EVIL, code=f"print('{EVIL}')", output=EVIL, left=3, seconds=75.0)
+STORY: list[Event] = [
+    CompileStarted(("first", "second"), 4, 2, 22),
+    TURN,
+    PromptUpdated("first", EVIL, EVIL),
+    SubmissionRefused(EVIL),
+    AgentSubmitted({"first": EVIL}),
+    FellBack(EVIL, "r7"),
+    CompileFinished(0.5, 0.75, 12, 9),
+]
+
+
+@pytest.mark.smoke
+def test_without_a_terminal_an_evaluation_makes_few_plain_lines() -> None:
+    text = drawn(evaluation(1000), terminal=False, step=0.1)
+    lines = text.splitlines()
+    assert 2 <= len(lines) <= 12
+    assert lines[-1] == "r3 train 1000/1000 score 50.0% (500 passed), 7 budget units left"
+    assert "eta" in lines[0]
+    assert "\x1b" not in text
+    assert "\r" not in text
+
+
+def test_a_short_evaluation_makes_one_plain_line() -> None:
+    assert drawn(evaluation(3), terminal=False).splitlines() == [
+        "r3 train 3/3 score 50.0% (1 passed), 7 budget units left"
+    ]
+
+
+def test_a_slow_evaluation_says_at_intervals_that_it_is_alive_and_when_it_will_end() -> None:
+    lines = drawn(evaluation(100), terminal=False, step=8.0).splitlines()
+    assert lines[0].startswith("r3 train 2/100 score 50.0% eta ")
+    assert 20 <= len(lines) <= 60
+
+
+def test_on_a_terminal_an_evaluation_has_a_bar_with_its_score() -> None:
+    text = ESCAPES.sub("", drawn(evaluation(10), terminal=True))
+    assert "r3 train" in text
+    assert "10/10" in text
+    assert "score 50.0% (5 passed), 7 budget units left" in text
+
+
+def test_a_baseline_is_called_so_and_a_stopped_run_too() -> None:
+    events: list[Event] = [
+        EvaluationStarted("r1", "val", 5, baseline=True),
+        EvaluationFinished("r1", "val", 2, 5, passed=0, score=None, left=9),
+    ]
+    assert drawn(events, terminal=False) == "r1 baseline val 2/5 stopped\n"
+
+
+def test_evaluations_side_by_side_have_a_bar_each() -> None:
+    first, second = evaluation(4, "r1"), evaluation(4, "r2")
+    mixed = [event for pair in zip(first, second, strict=True) for event in pair]
+    text = ESCAPES.sub("", drawn(mixed, terminal=True))
+    assert "r1 train" in text
+    assert "r2 train" in text
+    assert len(drawn(mixed, terminal=False).splitlines()) == 2
+
+
+def test_a_notebook_gets_one_line_that_is_rewritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    clock = Clock()
+    display = Display(console=Console(force_jupyter=True), clock=clock)
+    for event in evaluation(10):
+        display(event)
+        clock.now += 1.0
+    display.close()
+    text = stream.getvalue()
+    assert text.count("\r") >= 10
+    assert text.count("\n") == 1
+    shown = text.splitlines()[-1].split("\r")[-1]
+    assert shown.rstrip() == "r3 train 10/10 score 50.0% (5 passed), 7 budget units left"
+
+
+def test_without_verbose_the_agents_turns_are_not_shown() -> None:
+    assert drawn(STORY, terminal=False) == ""
+    assert drawn([BudgetCharged(1, 2)], terminal=False, verbose=True) == ""
+
+
+def test_with_verbose_every_turn_is_a_panel() -> None:
+    text = drawn(STORY, terminal=False, verbose=True)
+    assert "Turn 1/9, 1:15, 3 budget units left" in text
+    assert "50.0% -> 75.0%, 12 units spent, 9 turns" in text
+    assert "train 4 examples, val 2, budget 22 units" in text
+    assert "Taken: run r7" in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_nothing_the_agent_writes_is_markup_or_reaches_the_terminal_as_control(terminal: bool) -> None:
+    text = drawn(STORY, terminal=terminal, verbose=True)
+    assert "[bold red]markup[/]" in text
+    remaining = ESCAPES.sub("", text) if terminal else text
+    assert "\x1b]0;" not in text
+    assert "\x1b[2J" not in text
+    assert not [char for char in remaining if unicodedata.category(char) in ("Cc", "Cf", "Cs") and char != "\n"]
+
+
+@given(st.text())
+def test_printable_text_steers_no_terminal_and_can_always_be_encoded(text: str) -> None:
+    shown = printable(text)
+    shown.encode()
+    assert not [c for c in shown if unicodedata.category(c) == "Cc" and c not in "\n\t"]
+    assert not set(shown) & set("\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
+
+
+@given(st.text(st.characters(exclude_categories=("Cc", "Cf", "Cs", "Zl", "Zp"))))
+def test_harmless_text_is_shown_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+def test_long_texts_are_cut_in_the_middle() -> None:
+    long = "a" * 9000 + "z"
+    text = drawn([TurnFinished(1, 1, "", "pass", long, 0, 0.0)], terminal=False, verbose=True)
+    assert "characters left out" in text
+    assert "z" in text
+    assert len(text) < 9000
+
+
+def test_closing_ends_a_live_bar_and_its_thread() -> None:
+    before = threading.active_count()
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    display = Display(console=console)
+    display(EvaluationStarted("r1", "train", 5, baseline=False))
+    assert threading.active_count() > before
+    display.close()
+    display.close()
+    assert threading.active_count() == before
+
+
+def test_events_of_a_run_that_was_never_begun_are_not_drawn() -> None:
+    assert drawn(evaluation(2)[1:], terminal=False) == ""

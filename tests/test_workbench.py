@@ -1,0 +1,575 @@
+"""The agent's tools, called directly: no kernel and no agent, everything else real."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+import toy
+from offline import field_lm
+
+from rlmoptimizer import (
+    BudgetExceededError,
+    InvalidSetup,
+    PromptUpdateError,
+    SelectionError,
+    SubmissionError,
+    UnknownRunError,
+)
+from rlmoptimizer.budget import Ledger
+from rlmoptimizer.dataset import build_dataset
+from rlmoptimizer.evaluation import Evaluator
+from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, Event, ExampleScored, PromptUpdated
+from rlmoptimizer.program import clone
+from rlmoptimizer.run_store import RunStore
+from rlmoptimizer.sub_lm import SubLMMeter
+from rlmoptimizer.workbench import OptimizationStopped, Workbench
+
+RESULT_KEYS = {
+    "score",
+    "evaluated_count",
+    "passed_count",
+    "run_id",
+    "remaining_budget",
+    "summary_line",
+    "split",
+    "config",
+    "examples",
+}
+EXAMPLE_KEYS = {
+    "example_id",
+    "source_example_id",
+    "inputs",
+    "expected",
+    "predicted",
+    "score",
+    "passed",
+    "error",
+    "feedback",
+    "steps",
+}
+
+
+@dataclass
+class Desk:
+    """A workbench and what stands behind it."""
+
+    bench: Workbench
+    ledger: Ledger
+    store: RunStore
+    meter: SubLMMeter
+    events: list[Event]
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return self.bench.evaluate_program(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def desk(
+    path: Path,
+    *,
+    train: int = 6,
+    val: int | None = 4,
+    budget: int = 100,
+    ceiling: int = 50,
+    baseline: bool = True,
+    lm: dspy.LM | None = None,
+    program: dspy.Module | None = None,
+    metric: Any = toy.metric,
+    threads: int = 4,
+) -> Iterator[Desk]:
+    events: list[Event] = []
+    emitter = Emitter([events.append])
+    data = build_dataset(toy.trainset(train), None if val is None else toy.valset(val))
+    with (
+        RunStore.create_in(path) as store,
+        Evaluator(metric, lm or toy.eval_lm(), threads) as evaluator,
+    ):
+        ledger = Ledger(budget, journal=store)
+        meter = SubLMMeter(ceiling, ledger, emitter)
+        bench = Workbench(
+            clone(program or toy.Triage()),
+            data,
+            evaluator=evaluator,
+            ledger=ledger,
+            meter=meter,
+            store=store,
+            emitter=emitter,
+            rng=random.Random(0),
+            num_threads=threads,
+        )
+        if baseline:
+            bench.evaluate_baseline()
+            events.clear()
+        yield Desk(bench, ledger, store, meter, events)
+        bench.cancel()
+        bench.wait_idle(10)
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Desk]:
+    with desk(tmp_path) as ready:
+        yield ready
+
+
+# what an evaluation gives back
+
+
+@pytest.mark.smoke
+def test_a_train_evaluation_returns_exactly_what_is_documented(at: Desk) -> None:
+    result = at.evaluate()
+    assert set(result) == RESULT_KEYS
+    assert (result["score"], result["evaluated_count"], result["passed_count"]) == (50.0, 6, 3)
+    assert (result["split"], result["run_id"], result["remaining_budget"]) == ("train", "r3", 94)
+    assert result["summary_line"] == "run r3 on train: score 50.00, 3/6 passed; 94 budget units left"
+    first, second = result["examples"][:2]
+    assert set(first) == EXAMPLE_KEYS
+    assert (first["example_id"], first["score"], first["passed"], first["error"]) == ("1", 1.0, True, None)
+    assert second["inputs"] == {"message": "message 1 at length about bug"}
+    assert second["expected"] == {"topic": "bug", "answer": "we fix it"}
+    assert second["predicted"] == {"topic": "I believe that it is bug", "answer": "what do you mean?"}
+    assert second["feedback"] == "expected 'we fix it'"
+    assert [set(step) for step in second["steps"]] == [
+        {"step_index", "step_name", "signature_name", "inputs", "outputs"}
+    ] * 2
+    assert [step["step_name"] for step in second["steps"]] == ["topic", "reply"]
+    assert second["steps"][0]["outputs"] == {"topic": "I believe that it is bug"}
+
+
+def test_every_step_name_in_a_trace_is_one_that_update_prompt_takes(at: Desk) -> None:
+    for example in at.evaluate()["examples"]:
+        for step in example["steps"]:
+            at.bench.update_prompt(step["step_name"], "Anything.")
+
+
+@pytest.mark.parametrize(
+    ("selectors", "chosen"),
+    [
+        ({"ids": "3"}, ["3"]),
+        ({"ids": 3}, ["3"]),
+        ({"ids": "5,1,5"}, ["1", "5"]),
+        ({"ids": "2-4"}, ["2", "3", "4"]),
+        ({"ids": "1, 4-5"}, ["1", "4", "5"]),
+        ({"ids": ["2", 3, "5-6"]}, ["2", "3", "5", "6"]),
+        ({"limit": 2}, ["1", "2"]),
+        ({"limit": "2"}, ["1", "2"]),
+        ({"limit": 2.0}, ["1", "2"]),
+        ({"ids": "3-6", "limit": 2}, ["3", "4"]),
+        ({"failed_from_run": "r1"}, ["2", "4", "6"]),
+        ({"failed_from_run": "r1", "limit": 1}, ["2"]),
+        ({"failed_from_run": "r1", "ids": "1-4"}, ["2", "4"]),
+    ],
+)
+def test_selectors_choose_examples_and_only_those_are_paid(
+    at: Desk, selectors: dict[str, Any], chosen: list[str]
+) -> None:
+    result = at.evaluate(**selectors)
+    assert [example["example_id"] for example in result["examples"]] == chosen
+    assert result["remaining_budget"] == at.ledger.left == 100 - len(chosen)
+    assert result["config"]["failed_from_run"] == selectors.get("failed_from_run")
+
+
+@pytest.mark.parametrize(
+    "selectors",
+    [
+        {"ids": "7"},
+        {"ids": "0"},
+        {"ids": "4-2"},
+        {"ids": ""},
+        {"ids": []},
+        {"ids": "a"},
+        {"ids": {"a": 1}},
+        {"limit": 0},
+        {"limit": -1},
+        {"limit": 1.5},
+        {"limit": "many"},
+        {"limit": True},
+        {"sample": "best"},
+        {"sample": "random", "sample_seed": "x"},
+        {"failed_from_run": 3},
+        {"failed_from_run": "r2"},  # the baseline on val
+        {"split": "test"},
+        {"split": None},
+        {"split": ["val"]},
+    ],
+)
+def test_a_selection_that_means_nothing_is_refused_free_of_charge(at: Desk, selectors: dict[str, Any]) -> None:
+    with pytest.raises((SelectionError, UnknownRunError)) as refused:
+        at.evaluate(**selectors)
+    assert len(str(refused.value)) > 20
+    assert at.ledger.spent == 0
+    assert len(at.store.runs()) == 2
+
+
+def test_a_random_sample_can_be_asked_for_again_by_the_seed_in_its_config(at: Desk) -> None:
+    drawn = at.evaluate(limit=3, sample="random")
+    seed = drawn["config"]["sample_seed"]
+    again = at.evaluate(limit=3, sample="random", sample_seed=seed)
+    assert [e["example_id"] for e in drawn["examples"]] == [e["example_id"] for e in again["examples"]]
+
+
+def test_the_failures_of_a_run_without_failures_are_nothing_and_cost_nothing(at: Desk) -> None:
+    passed = at.evaluate(prompts={"topic": toy.FIX})
+    assert passed["score"] == 100.0
+    result = at.evaluate(failed_from_run=passed["run_id"])
+    assert set(result) == RESULT_KEYS
+    assert (result["evaluated_count"], result["run_id"], result["examples"]) == (0, None, [])
+    assert result["score"] is None
+    assert passed["run_id"] in result["summary_line"]
+    assert result["remaining_budget"] == passed["remaining_budget"]
+    assert len(at.store.runs()) == 3
+
+
+def test_a_program_that_raises_makes_error_rows_that_say_so(at: Desk) -> None:
+    result = at.evaluate(ids="1-2", prompts={"topic": "explode"})
+    assert result["score"] == 0.0
+    assert "2 with an error" in result["summary_line"]
+    for example in result["examples"]:
+        assert not example["passed"]
+        assert example["predicted"] is None
+        assert "cannot read message" in example["error"]
+    assert at.ledger.spent == 2
+
+
+# candidates and prompts
+
+
+def test_prompts_are_tried_without_being_set(at: Desk) -> None:
+    assert at.evaluate(prompts={"topic": toy.FIX})["score"] == 100.0
+    assert at.evaluate()["score"] == 50.0
+    assert at.bench.optimization_status()["current_prompts"]["topic"] == "Say what the message is about."
+    assert at.store.runs()[2].prompts == {"topic": toy.FIX, "reply": "Answer by the topic."}
+
+
+def test_a_set_prompt_holds_for_every_later_evaluation(at: Desk) -> None:
+    answer = at.bench.update_prompt("topic", toy.FIX)
+    assert (answer["step"], answer["changed"], answer["previous_text"]) == (
+        "topic",
+        True,
+        "Say what the message is about.",
+    )
+    assert at.evaluate()["score"] == 100.0
+    assert at.store.prompts() == {"topic": toy.FIX, "reply": "Answer by the topic."}
+    assert [event for event in at.events if isinstance(event, PromptUpdated)] == [
+        PromptUpdated("topic", "Say what the message is about.", toy.FIX)
+    ]
+    assert at.bench.update_prompt("topic", toy.FIX)["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("step", "text"),
+    [("nobody", "x"), ("topic", ""), ("topic", "  \n"), ("topic", None), ("topic", 3), (None, "x"), (["topic"], "x")],
+)
+def test_a_prompt_that_cannot_be_set_is_refused_and_changes_nothing(at: Desk, step: Any, text: Any) -> None:
+    before = at.bench.optimization_status()["current_prompts"]
+    with pytest.raises(PromptUpdateError):
+        at.bench.update_prompt(step, text)
+    assert at.bench.optimization_status()["current_prompts"] == before
+
+
+@pytest.mark.parametrize("prompts", [{"nobody": "x"}, {"topic": ""}, {"topic": 1}, "topic", ["topic"], {3: "x"}])
+def test_a_candidate_that_cannot_be_made_is_refused_free_of_charge(at: Desk, prompts: Any) -> None:
+    with pytest.raises(PromptUpdateError):
+        at.evaluate(prompts=prompts)
+    assert at.ledger.spent == 0
+    assert len(at.store.runs()) == 2
+
+
+def test_candidates_evaluated_at_once_do_not_touch_each_other(at: Desk) -> None:
+    prompts = [{"topic": toy.FIX}, None, {"topic": "explode"}] * 4
+    with ThreadPoolExecutor(12) as pool:
+        scores = list(pool.map(lambda each: at.evaluate(ids="1-4", prompts=each)["score"], prompts))
+    assert scores == [100.0, 50.0, 0.0] * 4
+    assert at.ledger.spent == 48
+
+
+# val
+
+
+def test_val_is_whole_and_totals_only(at: Desk) -> None:
+    result = at.evaluate("val", ids="1", limit=1, failed_from_run="r1", sample="random", sample_seed=3)
+    assert set(result) == RESULT_KEYS
+    assert (result["evaluated_count"], result["score"], result["examples"]) == (4, 50.0, [])
+    assert result["remaining_budget"] == 96
+    assert result["config"]["ignored"] == ["limit", "ids", "sample", "sample_seed", "failed_from_run"]
+    assert "ignored, because val always runs whole: limit, ids" in result["summary_line"]
+
+
+def test_nothing_of_val_but_totals_is_in_any_answer_event_or_log(at: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    answers: list[Any] = [
+        at.evaluate("val"),
+        at.evaluate("val", prompts={"topic": "explode"}),  # raises with the input in its message
+        at.bench.run_data("r2"),
+        at.bench.optimization_status(),
+    ]
+    for attempt in ({"failed_from_run": "r2"}, {"split": "val", "prompts": {"topic": ""}}):
+        with pytest.raises((SelectionError, PromptUpdateError)) as refused:
+            at.evaluate(**attempt)
+        answers.append(str(refused.value))
+    assert answers[1]["score"] == 0.0
+    assert "4 with an error" in answers[1]["summary_line"]
+    for told in (*answers, at.events, [r.getMessage() for r in caplog.records if r.name.startswith("rlmoptimizer")]):
+        assert toy.SECRET not in repr(told)
+    assert any(toy.SECRET in repr(result) for result in at.store.examples("r2"))  # the host keeps it
+
+
+def test_a_val_run_that_does_not_fit_says_that_val_is_always_whole(tmp_path: Path) -> None:
+    with desk(tmp_path, budget=3) as at:
+        with pytest.raises(BudgetExceededError, match="val always runs whole") as refused:
+            at.evaluate("val")
+        assert (refused.value.asked, refused.value.left) == (4, 3)
+        assert at.ledger.left == 3
+
+
+def test_without_a_validation_set_asking_for_val_says_so(tmp_path: Path) -> None:
+    with desk(tmp_path, val=None) as at, pytest.raises(SelectionError, match="no validation set"):
+        at.evaluate("val")
+
+
+# reading back
+
+
+def test_run_data_is_what_the_evaluation_returned_and_costs_nothing(at: Desk) -> None:
+    for returned in (at.evaluate(ids="1-3"), at.evaluate("val"), at.evaluate(prompts={"topic": "explode"})):
+        read = at.bench.run_data(returned["run_id"])
+        assert set(read) == RESULT_KEYS - {"remaining_budget"}
+        assert "budget" not in read["summary_line"]
+        same = RESULT_KEYS - {"remaining_budget", "summary_line"}
+        assert {key: read[key] for key in same} == {key: returned[key] for key in same}
+    assert at.ledger.spent == 3 + 4 + 6
+
+
+@pytest.mark.parametrize("run_id", ["r99", "", None, 1, ["r1"]])
+def test_an_unknown_run_is_refused_with_the_known_ones(at: Desk, run_id: Any) -> None:
+    with pytest.raises(UnknownRunError, match="r1, r2"):
+        at.bench.run_data(run_id)
+
+
+def test_the_status_says_where_the_optimization_stands(at: Desk) -> None:
+    at.evaluate(ids="1")
+    at.evaluate("val", prompts={"topic": toy.FIX})
+    at.meter.reserve(2)
+    status = at.bench.optimization_status()
+    assert (status["budget"], status["spent_budget"], status["remaining_budget"]) == (100, 7, 93)
+    assert (status["evaluated_examples"], status["sub_lm_calls"], status["num_threads"]) == (5, 2, 4)
+    assert (status["best_score"], status["best_run_id"], status["latest_run_id"]) == (100.0, "r4", "r4")
+    assert (status["baseline_run_id"], status["baseline_val_run_id"]) == ("r1", "r2")
+    assert status["steps"] == ["topic", "reply"]
+    assert status["best_prompts"]["topic"] == toy.FIX
+    assert status["current_prompts"]["topic"] != toy.FIX
+    assert [run["run_id"] for run in status["runs"]] == ["r1", "r2", "r3", "r4"]
+    assert status["runs"][2] == {
+        "run_id": "r3",
+        "split": "train",
+        "score": 100.0,
+        "evaluated_count": 1,
+        "passed_count": 1,
+    }
+
+
+def test_best_is_by_val_and_the_first_of_equals(at: Desk) -> None:
+    at.evaluate(prompts={"topic": toy.FIX})  # train does not count
+    assert at.bench.best_run().run_id == "r2"  # type: ignore[union-attr]
+    at.evaluate("val", prompts={"topic": toy.FIX})
+    at.evaluate("val", prompts={"topic": toy.FIX, "reply": "Answer well by the topic."})
+    assert at.bench.best_run().run_id == "r4"  # type: ignore[union-attr]
+
+
+def test_best_without_a_validation_set_is_by_the_whole_of_train(tmp_path: Path) -> None:
+    with desk(tmp_path, val=None) as at:
+        at.evaluate(ids="1", prompts={"reply": "Answer briefly by the topic."})  # 100, but of one example
+        assert at.bench.best_run().run_id == "r1"  # type: ignore[union-attr]
+        at.evaluate(prompts={"topic": toy.FIX})
+        assert at.bench.best_run().run_id == "r3"  # type: ignore[union-attr]
+
+
+# budget
+
+
+def test_a_request_that_does_not_fit_is_refused_whole_and_says_what_would(tmp_path: Path) -> None:
+    with desk(tmp_path, budget=4) as at:
+        with pytest.raises(BudgetExceededError, match="limit of 4") as refused:
+            at.evaluate()
+        assert (refused.value.asked, refused.value.left) == (6, 4)
+        assert (at.ledger.spent, at.ledger.left) == (0, 4)
+        assert at.evaluate(limit=4)["remaining_budget"] == 0
+        with pytest.raises(BudgetExceededError, match="submit"):
+            at.evaluate(limit=1)
+        assert at.bench.run_data("r3")["evaluated_count"] == 4
+
+
+def test_the_baseline_is_free_and_stored(tmp_path: Path) -> None:
+    with desk(tmp_path, budget=0) as at:
+        records = at.store.runs()
+        assert [(record.run_id, record.split, record.baseline) for record in records] == [
+            ("r1", "train", True),
+            ("r2", "val", True),
+        ]
+        assert at.ledger.state().spent == 0
+
+
+def test_sixty_four_threads_at_the_last_unit_spend_exactly_one(tmp_path: Path) -> None:
+    with desk(tmp_path, budget=1, threads=2) as at:
+        start = threading.Barrier(64)
+
+        def grab(number: int) -> bool:
+            start.wait(30)
+            try:
+                if number % 2:
+                    at.meter.reserve(1)
+                else:
+                    at.evaluate(ids=str(number % 6 + 1))
+            except BudgetExceededError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(64) as pool:
+            won = list(pool.map(grab, range(64)))
+        assert sum(won) == 1
+        state = at.ledger.state()
+        assert (state.spent, state.reserved, state.left) == (1, 0, 0)
+        assert sum(charge.amount for charge in at.store.charges()) == 1
+
+
+def test_sub_lm_prompts_are_held_to_the_ceiling_and_the_budget_and_refused_whole(tmp_path: Path) -> None:
+    with desk(tmp_path, budget=5, ceiling=3) as at:
+        with pytest.raises(BudgetExceededError, match="rlm_max_llm_calls"):
+            at.meter.reserve(4)
+        at.meter.reserve(2)
+        at.evaluate(limit=3)
+        with pytest.raises(BudgetExceededError, match="submit"):
+            at.meter.reserve(1)
+        assert (at.meter.calls, at.ledger.spent) == (2, 5)  # the refused one took no place under the ceiling
+
+
+# the end
+
+
+def test_after_cancel_no_call_of_the_agent_does_anything(at: Desk) -> None:
+    at.bench.cancel()
+    for call in (
+        lambda: at.evaluate(),
+        lambda: at.bench.update_prompt("topic", "x"),
+        lambda: at.bench.run_data("r1"),
+        lambda: at.bench.optimization_status(),
+    ):
+        with pytest.raises(OptimizationStopped):
+            call()
+    with pytest.raises(BudgetExceededError):
+        at.meter.reserve(1)
+    assert at.ledger.spent == 0
+
+
+def test_an_evaluation_that_is_cancelled_pays_for_what_it_ran_and_gives_the_rest_back(tmp_path: Path) -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    def slow(question: Any) -> dict[str, object]:
+        if question.outputs == ("topic",) and gated.is_set():
+            entered.set()
+            gate.wait(30)
+        return toy.respond(question)
+
+    gated = threading.Event()
+    with desk(tmp_path, lm=field_lm(slow), threads=2) as at:
+        gated.set()
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(at.evaluate)
+            assert entered.wait(30)
+            with pytest.raises(SelectionError, match="still being evaluated"):
+                at.bench.run_data("r3")
+            at.bench.cancel()
+            gate.set()
+            with pytest.raises(OptimizationStopped):
+                running.result(30)
+        at.bench.wait_idle(10)
+        record = at.store.run("r3")
+        assert record.state == "cancelled"
+        state = at.ledger.state()
+        assert state.spent == record.evaluated_count == len(at.store.examples("r3")) <= 2
+        assert (state.reserved, state.left) == (0, 100 - state.spent)
+        assert record.budget_left == state.left
+
+
+def test_what_is_not_the_agents_to_mend_is_kept_for_the_caller_and_not_told(at: Desk) -> None:
+    at.store.close()
+    with pytest.raises(OptimizationStopped) as told:
+        at.bench.optimization_status()
+    assert "sqlite" not in str(told.value).lower()
+    assert str(at.store.path) not in str(told.value)
+    assert at.bench.failure is not None
+    with pytest.raises(OptimizationStopped):
+        at.bench.run_data("r1")
+
+
+# submission
+
+
+def test_a_submission_with_every_step_is_taken_in_the_programs_order(at: Desk) -> None:
+    prompts = at.bench.check_submission({"optimized_dspy_program": {"reply": "b", "topic": "a"}})
+    assert list(prompts.items()) == [("topic", "a"), ("reply", "b")]
+
+
+@pytest.mark.parametrize(
+    ("submitted", "said"),
+    [
+        (None, "dict"),
+        ("topic", "dict"),
+        (["topic"], "dict"),
+        ({}, "'topic', 'reply'"),
+        ({"topic": "a"}, "no prompt for 'reply'"),
+        ({"topic": "a", "reply": "b", "third": "c"}, "no such step: 'third'"),
+        ({"topic": "a", "reply": ""}, "'reply' is empty"),
+        ({"topic": "a", "reply": " \n"}, "'reply' is empty"),
+        ({"topic": "a", "reply": None}, "must be a string, got NoneType"),
+        ({"topic": 1, "reply": "b"}, "must be a string, got int"),
+    ],
+)
+def test_a_submission_that_is_not_complete_is_refused_with_all_that_is_wrong(
+    at: Desk, submitted: Any, said: str
+) -> None:
+    with pytest.raises(SubmissionError, match=said):
+        at.bench.check_submission({"optimized_dspy_program": submitted})
+
+
+# events
+
+
+def test_an_evaluation_is_told_from_its_first_example_to_its_last(at: Desk) -> None:
+    at.evaluate(ids="1-3")
+    started, *scored, finished = at.events
+    assert started == EvaluationStarted("r3", "train", 3, baseline=False)
+    assert [(event.done, event.total) for event in scored if isinstance(event, ExampleScored)] == [
+        (1, 3),
+        (2, 3),
+        (3, 3),
+    ]
+    assert finished == EvaluationFinished("r3", "train", 3, 3, passed=2, score=pytest.approx(2 / 3), left=97)
+
+
+def test_a_metric_that_always_raises_ends_the_baseline_with_its_traceback(tmp_path: Path) -> None:
+    def broken(gold: Any, prediction: Any) -> float:
+        raise LookupError("no such label")
+
+    from rlmoptimizer import MetricFailed
+
+    with pytest.raises(MetricFailed, match="no such label"), desk(tmp_path, metric=broken):
+        pass
+
+
+def test_a_student_without_steps_is_no_workbench(tmp_path: Path) -> None:
+    class Empty(dspy.Module):
+        def forward(self) -> None: ...
+
+    from rlmoptimizer.program import check_program
+
+    with pytest.raises(InvalidSetup):
+        check_program(Empty())
