@@ -92,6 +92,7 @@ def ran(project_root: Path) -> subprocess.CompletedProcess[str]:
 
 
 class TestTheWholeExample:
+    @pytest.mark.smoke
     def test_runs_without_key_or_network(self, ran: subprocess.CompletedProcess[str]) -> None:
         assert ran.returncode == 0, ran.stderr
 
