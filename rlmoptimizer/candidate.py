@@ -155,7 +155,7 @@ class Candidate:
             source_example_id=row.source_example_id,
             inputs=shown,
             expected=to_plain(expected),
-            predicted=to_plain(prediction),
+            predicted=_plain_prediction(prediction),
             score=verdict.score,
             passed=failure is None and verdict.score >= PASSED_AT,
             error=None if failure is None else _describe(failure),
@@ -190,8 +190,8 @@ class Candidate:
                 step_index=index,
                 step_name=self._name_of(predictor),
                 signature_name=getattr(predictor.signature, "__name__", "?"),
-                inputs=_as_dict(to_plain(inputs)),
-                outputs=_as_dict(to_plain(outputs)),
+                inputs=_plain_fields(inputs),
+                outputs=_plain_fields(outputs),
             )
             for index, (predictor, inputs, outputs) in enumerate(trace)
         ]
@@ -293,5 +293,11 @@ def _foreign_traceback(error: BaseException) -> str:
     return "".join(shown.format()).rstrip()
 
 
-def _as_dict(plain: Any) -> dict[str, Any]:
-    return cast("dict[str, Any]", plain) if isinstance(plain, dict) else {"value": plain}
+def _plain_fields(record: Any) -> dict[str, Any]:
+    plain = _plain_prediction(record)
+    return plain if isinstance(plain, dict) else {"value": plain}
+
+
+def _plain_prediction(prediction: Any) -> Any:
+    # The quick way for what nearly every predictor gives; `to_plain` comes to the same.
+    return to_plain(dict(prediction.items()) if type(prediction) is dspy.Prediction else prediction)

@@ -5,29 +5,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
-import functools
-import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 import dspy
 
 from .candidate import PASSED_AT, Candidate, ExampleResult, Outcome, StepTrace
 from .dataset import Row
 from .errors import InvalidSetupType, MetricFailed
+from .fan_out import DELIVERY_SECONDS, ExecutorFanOut, FanOut, ThreadFanOut
 from .loop_thread import LoopThread
 from .metric import bind_metric
 from .program import clone, separate_stages
 
-__all__ = ["PASSED_AT", "Evaluator", "ExampleResult", "StepTrace"]
-
-_POLL_SECONDS: Final = 0.5  # how long a wait for the next result lasts before it looks at `cancelled` again
-_AHEAD: Final = 4  # examples that wait in the own pool for each thread of it, so that no thread waits for the next one
+__all__ = ["DELIVERY_SECONDS", "PASSED_AT", "Evaluator", "ExampleResult", "StepTrace"]
 
 
 class Evaluator:
@@ -57,9 +52,12 @@ class Evaluator:
         self._lm = lm
         self._num_threads = num_threads
         self._context = context
-        self._own_pool = None if executor is not None else ThreadPoolExecutor(num_threads, "rlmoptimizer-eval")
-        self._executor: Executor = executor or self._own_pool  # pyright: ignore[reportAttributeAccessIssue]
+        self._executor = executor
+        self._pool = None if executor is not None else ThreadPoolExecutor(num_threads, "rlmoptimizer-eval")
         self._loop = LoopThread()
+        self._closed = threading.Event()
+        self._lock = threading.Lock()  # of the next one
+        self._calls = 0  # of `score` under way
         self._metric_works = False  # it has given a score at least once
 
     def score(
@@ -68,37 +66,50 @@ class Evaluator:
         rows: Sequence[Row],
         *,
         on_result: Callable[[ExampleResult], None] | None = None,
+        on_results: Callable[[Sequence[ExampleResult]], None] | None = None,
         cancelled: threading.Event | None = None,
     ) -> list[ExampleResult]:
         """Run a clone of `program` on every row and score it; results in the order of `rows`.
 
-        `on_result` is called on this thread, once for each finished example, in the order in which they finish; when
-        it raises, no further example is started and the exception goes to the caller.
+        `on_results` is called on this thread with all examples that have finished since it was called last, in the
+        order in which they finished, at most `DELIVERY_SECONDS` after the first of them; `on_result` after it with
+        each single one. When one of them raises, no further example is started and the exception goes to the caller.
         Once `cancelled` is set no further example is started; those under way are finished and kept, so the list may
         be shorter than `rows`.
-        At most `num_threads` examples of one call run at once.
+        At most `num_threads` examples of one call run at once, and of all calls together on the own pool.
         Raises `MetricFailed` when the metric raised on every example that reached it and has not given a score in
-        any earlier call; every result has been given to `on_result` by then.
+        any earlier call; every result has been delivered by then.
         """
-        candidate = self._candidate(program)
-        stop = threading.Event()
-        outcomes: list[Outcome | None] = [None] * len(rows)
+        if self._closed.is_set():
+            raise RuntimeError("the evaluator is closed")
+        halts = (self._closed,) if cancelled is None else (self._closed, cancelled)
+        outcomes: dict[int, Outcome] = {}
+        fan_out = self._fan_out(self._candidate(program), rows, halts)
+        with self._lock:
+            self._calls += 1
         try:
-            with contextlib.closing(self._outcomes(candidate, rows, stop, cancelled or threading.Event())) as coming:
-                for index, outcome in coming:
-                    outcomes[index] = outcome
-                    if on_result is not None:
-                        on_result(outcome.result)
+            fan_out.start()
+            while batch := fan_out.next_batch():
+                outcomes.update(batch)
+                results = [outcome.result for _, outcome in batch]
+                if on_results is not None:
+                    on_results(results)
+                if on_result is not None:
+                    for result in results:
+                        on_result(result)
         finally:
-            stop.set()
-        finished = [outcome for outcome in outcomes if outcome is not None]
+            fan_out.stop()
+            with self._lock:
+                self._calls -= 1
+        finished = [outcomes[index] for index in sorted(outcomes)]
         self._check_metric(finished)
         return [outcome.result for outcome in finished]
 
     def close(self, *, wait: bool = True) -> None:
         """Stop the own threads; waits for examples under way unless told not to. Idempotent."""
-        if self._own_pool is not None:
-            self._own_pool.shutdown(wait=wait, cancel_futures=True)
+        self._closed.set()
+        if self._pool is not None:
+            self._pool.shutdown(wait=wait)
         self._loop.close()
 
     def __enter__(self) -> Evaluator:
@@ -116,39 +127,20 @@ class Evaluator:
         context = self._context if self._context is not None else contextvars.copy_context()
         return Candidate(own, self._scorer, self._lm, loop=self._loop, context=context)
 
-    def _outcomes(
-        self, candidate: Candidate, rows: Sequence[Row], stop: threading.Event, cancelled: threading.Event
-    ) -> Generator[tuple[int, Outcome]]:
-        """Outcomes as they come. Rows are handed out a few at a time, so that calls on one executor take turns."""
-        done: queue.SimpleQueue[tuple[int, Future[Outcome | None]]] = queue.SimpleQueue()
-        waiting = enumerate(rows)
-        window = self._num_threads * (_AHEAD if self._own_pool is not None else 1)
-        under_way: set[Future[Outcome | None]] = set()
-
-        def hand_out() -> None:
-            while len(under_way) < window and not cancelled.is_set():
-                index, row = next(waiting, (-1, None))
-                if row is None:
-                    return
-                future = self._executor.submit(_Task(candidate, row, (stop, cancelled)))
-                under_way.add(future)
-                future.add_done_callback(functools.partial(_report, done, index))
-
-        try:
-            hand_out()
-            while under_way:
-                try:
-                    index, future = done.get(timeout=_POLL_SECONDS)
-                except queue.Empty:
-                    if cancelled.is_set():
-                        _cancel(under_way)
-                    continue
-                under_way.discard(future)
-                hand_out()
-                if not future.cancelled() and (outcome := future.result()) is not None:
-                    yield index, outcome
-        finally:
-            _cancel(under_way)
+    def _fan_out(
+        self, candidate: Candidate, rows: Sequence[Row], halts: tuple[threading.Event, ...]
+    ) -> FanOut[Row, Outcome]:
+        if self._executor is not None:
+            return ExecutorFanOut(candidate.run, rows, width=self._num_threads, halts=halts, executor=self._executor)
+        assert self._pool is not None
+        return ThreadFanOut(
+            candidate.run,
+            rows,
+            width=self._num_threads,
+            halts=halts,
+            pool=self._pool,
+            is_crowded=lambda: self._calls > 1,
+        )
 
     def _check_metric(self, outcomes: Sequence[Outcome]) -> None:
         reached = [outcome for outcome in outcomes if outcome.metric_called]
@@ -157,34 +149,3 @@ class Evaluator:
             self._metric_works = True
         elif failures and not self._metric_works:
             raise MetricFailed(failures[0], failed=len(failures))
-
-
-class _Task:
-    """One row to run. Pickled for another process, it leaves behind the events that can only be seen in this one."""
-
-    __slots__ = ("_candidate", "_halts", "_row")
-
-    def __init__(self, candidate: Candidate, row: Row, halts: tuple[threading.Event, ...]) -> None:
-        self._candidate = candidate
-        self._row = row
-        self._halts = halts
-
-    def __call__(self) -> Outcome | None:
-        """The outcome; None when the run was stopped before this row was begun."""
-        if any(halt.is_set() for halt in self._halts):
-            return None
-        return self._candidate.run(self._row)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Task, (self._candidate, self._row, ())
-
-
-def _report(
-    done: queue.SimpleQueue[tuple[int, Future[Outcome | None]]], index: int, future: Future[Outcome | None]
-) -> None:
-    done.put((index, future))
-
-
-def _cancel(futures: Iterable[Future[Outcome | None]]) -> None:
-    for future in list(futures):
-        future.cancel()

@@ -23,6 +23,7 @@ MAX_DEPTH: Final = 32  # nesting levels kept; the tool channel takes 64, and a r
 MAX_NODES: Final = 1_000_000  # values in one conversion; lists that share their items can unfold to any size
 
 _ATOMS: Final = frozenset({type(None), bool, int, float, str, bytes})
+_TEXT: Final = frozenset({str})
 _CYCLE: Final = "<cycle>"
 
 
@@ -33,8 +34,11 @@ def to_plain(value: Any) -> Any:
     enums their value; numpy scalars and arrays numbers and lists; everything else its `str`. Keys become text.
     Cycles are cut, and so is what nests deeper than `MAX_DEPTH` or holds more than `MAX_NODES` values.
     """
-    if type(value) in _ATOMS:
+    kind = cast("type[Any]", type(value))
+    if kind in _ATOMS:
         return value
+    if kind is dict and _ATOMS.issuperset(map(type, value.values())) and _TEXT.issuperset(map(type, value)):
+        return dict(value)  # by far the commonest: the fields of an example or a prediction
     return _Conversion().convert(value, 0)
 
 

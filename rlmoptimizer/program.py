@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import dspy
 from dspy.primitives.base_module import BaseModule
@@ -29,6 +29,9 @@ __all__ = [
     "step_names",
     "step_of",
 ]
+
+# What DSPy writes down while a program runs: it can be long, holds no modules, and is no part of the program.
+_RECORDS: Final = frozenset({"history", "callbacks", "traces", "train"})
 
 
 def check_program(program: Any) -> None:
@@ -217,12 +220,16 @@ def _modules(program: dspy.Module) -> Iterator[tuple[str, BaseModule]]:
         if isinstance(item, BaseModule):
             yield path or "self", item
             dot = f"{path}." if path else ""
-            inner = [(f"{dot}{name}", value) for name, value in vars(item).items() if _may_hold(value)]
+            inner = [(f"{dot}{name}", value) for name, value in _values(item) if _may_hold(value)]
         elif isinstance(item, dict):
             inner = [(f"{path}['{key}']", value) for key, value in item.items() if _may_hold(value)]
         elif isinstance(item, list | tuple):
             inner = [(f"{path}[{index}]", value) for index, value in enumerate(item) if _may_hold(value)]
         stack.extend(reversed(inner))
+
+
+def _values(module: BaseModule) -> Iterator[tuple[str, Any]]:
+    return (item for item in vars(module).items() if item[0] not in _RECORDS)
 
 
 def _may_hold(value: Any) -> bool:
@@ -238,7 +245,7 @@ def _lms(module: BaseModule) -> Iterator[Any]:
 def _uncopyable(modules: list[tuple[str, BaseModule]], shared: Mapping[int, Any]) -> Iterator[Any]:
     """The values that stand directly in modules, or in containers in them, and that cannot be copied."""
     seen: set[int] = set(shared)
-    stack = [value for _, module in modules for value in vars(module).values()]
+    stack = [value for _, module in modules for _, value in _values(module)]
     while stack:
         value = stack.pop()
         if id(value) in seen:

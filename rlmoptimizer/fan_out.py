@@ -1,0 +1,241 @@
+"""Fan-out: a function over many items on many workers, and the outcomes back on one thread. Knows no programs.
+
+Outcomes wait for the caller's thread to fetch many at once. Waking it for each single one would cost more than a whole
+item does when the function keeps the interpreter busy: the thread has to win the interpreter's lock each time.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any, Final, Generic, TypeVar
+
+__all__ = ["DELIVERY_SECONDS", "ExecutorFanOut", "FanOut", "ThreadFanOut"]
+
+DELIVERY_SECONDS: Final = 0.05  # how long an outcome may wait for others to be delivered with
+_POLL_SECONDS: Final = 0.5  # how long a wait for outcomes lasts before it looks again whether it was halted
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class FanOut(Generic[_T, _R]):
+    """One function over one sequence of items; at most `width` of them under way at once.
+
+    Once one of `halts` is set, or `stop()` was called, no further item is begun; those under way are finished.
+    One thread calls `start()`, then `next_batch()` until it gives [], then, in any case, `stop()`.
+    """
+
+    def __init__(
+        self, function: Callable[[_T], _R], items: Sequence[_T], *, width: int, halts: tuple[threading.Event, ...]
+    ) -> None:
+        self._function = function
+        self._width = min(width, len(items))
+        self._stopped = threading.Event()
+        self._halts = (self._stopped, *halts)
+        self._lock = threading.Lock()  # of the next two
+        self._waiting: Iterator[tuple[int, _T]] = enumerate(items)
+        self._under_way = 0
+        self._came: deque[tuple[int, _R]] = deque()
+        self._failure: BaseException | None = None
+        self._some_came = threading.Event()
+        self._all_came = threading.Event()
+
+    def start(self) -> None:
+        """Begin the first items."""
+        raise NotImplementedError
+
+    def next_batch(self) -> list[tuple[int, _R]]:
+        """Wait for outcomes, each with the index of its item, in the order in which they came; [] when all have come.
+
+        Raises what the function or the executor raised.
+        """
+        while True:
+            some_came = self._some_came.wait(_POLL_SECONDS)
+            if self._is_halted():
+                self._drop_queued()
+            if not some_came:
+                continue
+            self._all_came.wait(DELIVERY_SECONDS)
+            self._some_came.clear()
+            last = self._all_came.is_set()
+            batch = [self._came.popleft() for _ in range(len(self._came))]
+            if last:
+                self._some_came.set()
+            if self._failure is not None:
+                raise self._failure
+            if batch or last:
+                return batch
+
+    def stop(self) -> None:
+        """Begin no further item."""
+        self._stopped.set()
+        self._drop_queued()
+
+    def _is_halted(self) -> bool:
+        return any(halt.is_set() for halt in self._halts)
+
+    def _drop_queued(self) -> None:
+        """Give up items that were handed to an executor and have not begun."""
+
+    def _take(self) -> tuple[int, _T] | None:
+        """The next item; None: there is none to be begun now."""
+        with self._lock:
+            halted = self._is_halted()
+            item = None if halted or self._under_way >= self._width else next(self._waiting, None)
+            if item is not None:
+                self._under_way += 1
+            elif not self._under_way:
+                self._all_came.set()
+                self._some_came.set()
+            return item
+
+    def _bring(self, index: int, outcome: _R) -> None:
+        """Hand in the outcome of an item that was taken."""
+        self._came.append((index, outcome))
+        self._drop(None)
+
+    def _drop(self, error: BaseException | None) -> None:
+        """Give back an item that was taken; an `error` ends everything."""
+        if error is not None:
+            self._failure = error
+            self._stopped.set()
+        with self._lock:
+            self._under_way -= 1
+        if not self._some_came.is_set():
+            self._some_came.set()
+
+
+class ThreadFanOut(FanOut[_T, _R]):
+    """Over the threads of a pool in this process, each of which runs one item after the other.
+
+    `is_crowded` tells whether others want the pool too; a thread then goes back to it after each item.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[_T], _R],
+        items: Sequence[_T],
+        *,
+        width: int,
+        halts: tuple[threading.Event, ...],
+        pool: Executor,
+        is_crowded: Callable[[], bool],
+    ) -> None:
+        super().__init__(function, items, width=width, halts=halts)
+        self._pool = pool
+        self._is_crowded = is_crowded
+
+    def start(self) -> None:
+        for _ in range(max(self._width, 1)):
+            self._pool.submit(self._serve)
+
+    def _serve(self) -> None:
+        while (item := self._take()) is not None:
+            index, value = item
+            try:
+                outcome = self._function(value)
+            except BaseException as error:  # noqa: BLE001 - raised by `next_batch` on the caller's thread
+                self._drop(error)
+                continue
+            self._bring(index, outcome)
+            if self._is_crowded() and self._resubmit():
+                return
+
+    def _resubmit(self) -> bool:
+        try:
+            self._pool.submit(self._serve)
+        except RuntimeError:  # the pool is being shut down
+            return False
+        return True
+
+
+class ExecutorFanOut(FanOut[_T, _R]):
+    """Over any executor, also one that runs elsewhere: the function, the items and the outcomes may have to pickle.
+
+    Only `width` items are handed to it at once, so that several fan-outs on one executor take turns.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[_T], _R],
+        items: Sequence[_T],
+        *,
+        width: int,
+        halts: tuple[threading.Event, ...],
+        executor: Executor,
+    ) -> None:
+        super().__init__(function, items, width=width, halts=halts)
+        self._executor = executor
+        self._queued: set[Future[_R | None]] = set()  # under `_lock`, as is the next
+        self._calls = 0  # of `_hand_out` that have not been answered
+
+    def start(self) -> None:
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        with self._lock:
+            self._calls += 1
+            if self._calls > 1:
+                # Another thread is at it and will look once more. So will this very thread, further up, when the
+                # executor runs an item within `submit`: without this, each item would nest in the one before.
+                return
+        while True:
+            while (item := self._take()) is not None:
+                self._submit(*item)
+            with self._lock:
+                self._calls = min(self._calls - 1, 1)
+                if not self._calls:
+                    return
+
+    def _submit(self, index: int, value: _T) -> None:
+        try:
+            future = self._executor.submit(_Task(self._function, value, self._halts))
+        except Exception as error:  # noqa: BLE001 - any executor's own; `next_batch` raises it
+            self._drop(error)
+            return
+        with self._lock:
+            self._queued.add(future)
+        future.add_done_callback(functools.partial(self._take_back, index))
+
+    def _take_back(self, index: int, future: Future[_R | None]) -> None:
+        with self._lock:
+            self._queued.discard(future)
+        if future.cancelled():
+            self._drop(None)
+        elif (error := future.exception()) is not None:
+            self._drop(error)
+        elif (outcome := future.result()) is not None:
+            self._bring(index, outcome)
+        else:
+            self._drop(None)
+        self._hand_out()
+
+    def _drop_queued(self) -> None:
+        with self._lock:
+            queued = list(self._queued)
+        for future in queued:
+            future.cancel()
+
+
+class _Task(Generic[_T, _R]):
+    """One call. Pickled for another process, it leaves behind the events that can only be seen in this one."""
+
+    __slots__ = ("_function", "_halts", "_value")
+
+    def __init__(self, function: Callable[[_T], _R], value: _T, halts: tuple[threading.Event, ...]) -> None:
+        self._function = function
+        self._value = value
+        self._halts = halts
+
+    def __call__(self) -> _R | None:
+        """The outcome; None when everything was halted before this call was begun."""
+        if any(halt.is_set() for halt in self._halts):
+            return None
+        return self._function(self._value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Task, (self._function, self._value, ())
