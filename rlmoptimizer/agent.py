@@ -27,6 +27,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from .errors import AgentError
 from .events import Emitter, TurnFinished
+from .sub_lm import SubLM
 from .submission import SUBMISSION_FIELD
 
 __all__ = ["Agent", "AgentOutcome", "Bench", "agent_instructions", "agent_signature"]
@@ -119,7 +120,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             max_llm_calls=max_llm_calls,
             max_output_chars=max_output_chars,
             tools=[_tool(function) for function in bench.agent_tools],
-            sub_lm=cast("Any", sub_lm),
+            sub_lm=cast("Any", SubLM(sub_lm)),
             interpreter_factory=interpreter_factory,
         )
 

@@ -1,14 +1,26 @@
-"""The meter of sub-LM prompts: one ceiling and the ledger, both asked before either is touched. Knows no LM."""
+"""The sub-LM as the agent reaches it, and the meter that every prompt passes first. Knows no tools and no kernel."""
+
+# DSPy ships no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import dspy
 
 from .budget import Ledger
 from .errors import BudgetExceededError
 from .events import BudgetCharged, Emitter
 
-__all__ = ["PURPOSE", "SubLMMeter"]
+try:
+    from dspy.clients._deprecation import adapter_message_call as _marked_as_an_adapters
+except ImportError:  # DSPy 3.5 drops it together with the warning
+    _marked_as_an_adapters = None
+
+__all__ = ["PURPOSE", "SubLM", "SubLMMeter"]
 
 PURPOSE = "llm_query"  # of every charge for a sub-LM prompt
 
@@ -51,3 +63,35 @@ class SubLMMeter:
         """Refuse everything from now on: the agent is gone, its sub-agents must not go on spending."""
         with self._lock:
             self._closed = True
+
+
+class SubLM:
+    """An LM that takes the message lists of DSPy's sub-agents without a deprecation warning; else the LM itself.
+
+    DSPy 3.4 wraps the LM of sub-agents and so no longer knows its own adapter's calls: it warns, in the name of
+    whoever called a tool, about messages that nobody but DSPy wrote. With warnings as errors no sub-agent would run.
+    """
+
+    def __init__(self, lm: dspy.BaseLM) -> None:
+        self._lm = lm
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._marked(kwargs):
+            return self._lm(*args, **kwargs)
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        with self._marked(kwargs):
+            return await self._lm.acall(*args, **kwargs)
+
+    def copy(self, **kwargs: Any) -> SubLM:
+        return SubLM(self._lm.copy(**kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_lm":  # not there yet: while being copied or unpickled
+            raise AttributeError(name)
+        return getattr(self._lm, name)
+
+    def _marked(self, kwargs: dict[str, Any]) -> AbstractContextManager[Any]:
+        if _marked_as_an_adapters is None:
+            return nullcontext()
+        return _marked_as_an_adapters(self._lm, kwargs.get("messages"))

@@ -88,9 +88,11 @@ def optimizer(root: ScriptedRootLM, **options: Any) -> RLMDocstringOptimizer:
     return RLMDocstringOptimizer(**{**defaults, **options})
 
 
-def compiled(turns: list[Turn], *, val: int = 4, extract: Any = None, **options: Any) -> tuple[Any, ScriptedRootLM]:
+def compiled(
+    turns: list[Turn], *, val: int = 4, extract: Any = None, idle: str = "pass", **options: Any
+) -> tuple[Any, ScriptedRootLM]:
     """Run a whole compile with a scripted agent; gives the result and the agent."""
-    root = ScriptedRootLM(turns, extract=extract)
+    root = ScriptedRootLM(turns, extract=extract, idle=idle)
     given = ("student", "trainset", "valset", "metric", "teacher")
     compile_options = {name: options.pop(name) for name in given if name in options}
     arguments: dict[str, Any] = {

@@ -1,0 +1,460 @@
+"""Whole compiles with an agent that does what agents do, and much that none should."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import dspy
+import psutil
+import pytest
+import toy
+from dspy.lm15 import AuthError
+from offline import Asked, ScriptedRootLM, field_lm, text_lm
+
+from kernel_bridge import KernelInterpreter, Limits
+from rlmoptimizer.run_store import RunStore
+
+SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
+SPENT = "print(optimization_status()['spent_budget'])"
+
+
+def outputs(result: Any) -> list[str]:
+    return [turn["output"].strip() for turn in result.agent_trajectory]
+
+
+def kernels_running() -> int:
+    return len(psutil.Process().children(recursive=True))
+
+
+# the main job
+
+
+@pytest.mark.smoke
+def test_an_agent_improves_a_program() -> None:
+    result, _ = toy.compiled(
+        [
+            # Read the baseline, group the failures by the first step that went wrong.
+            """
+from collections import Counter
+base = run_data(baseline_runs["train"]["run_id"])
+failed = [e for e in base["examples"] if not e["passed"]]
+def first_wrong(e):
+    wrong = (s["step_name"] for s in e["steps"] for k, v in s["outputs"].items() if v != e["expected"].get(k))
+    return next(wrong, None)
+groups = Counter(map(first_wrong, failed))
+print(groups)
+""",
+            # Ask about them, try a candidate on what failed.
+            f"""
+notes = llm_query_batched([f"What is wrong with {{e['predicted']}}?" for e in failed])
+fix = {toy.FIX!r}
+trial = evaluate_program(failed_from_run=base["run_id"], prompts={{"topic": fix}})
+print(len(notes), trial["summary_line"])
+""",
+            # Set it, look at the rest, checkpoint.
+            """
+update_prompt("topic", fix)
+passed = ",".join(e["example_id"] for e in base["examples"] if e["passed"])
+print(evaluate_program(ids=passed)["summary_line"])
+print(evaluate_program("val")["summary_line"])
+""",
+            SUBMIT,
+        ]
+    )
+    said = outputs(result)
+    assert said[0] == "Counter({'topic': 3})"
+    assert said[1] == "3 run r3 on train: score 100.00, 3/3 passed; 28 budget units left"
+    assert said[2].splitlines()[1] == "run r5 on val: score 100.00, 4/4 passed; 21 budget units left"
+    assert result.optimized_dspy_program["topic"] == toy.FIX
+
+
+def test_an_agent_without_budget_can_still_think_and_submit() -> None:
+    result, _ = toy.compiled(
+        [
+            "while optimization_status()['remaining_budget'] >= 6:\n    evaluate_program()",
+            "try:\n    evaluate_program()\nexcept Exception as e:\n    print(type(e).__name__, e)",
+            "try:\n    llm_query_batched(['a'] * 9)\nexcept Exception as e:\n    print(type(e).__name__, e)",
+            "evaluate_program(limit=optimization_status()['remaining_budget'])",
+            "try:\n    llm_query('a')\nexcept Exception as e:\n    print(type(e).__name__, e)",
+            SPENT,
+            SUBMIT,
+        ]
+    )
+    said = outputs(result)
+    assert said[1] == "BudgetExceededError asked for 6 units, 4 left; pass fewer ids or a limit of 4"
+    assert said[2] == "BudgetExceededError asked for 9 units, 4 left; send at most 4 prompts"
+    assert said[4].startswith("BudgetExceededError asked for 1 unit, 0 left")
+    assert said[5] == "34"
+    assert result.trial_logs[-1]["remaining_budget"] == 0
+
+
+# every road to the sub-LM
+
+
+def test_every_prompt_to_the_sub_lm_costs_one_unit_whichever_way_it_goes() -> None:
+    def respond(question: Asked) -> dict[str, object]:
+        if "code" in question.outputs:  # a sub-agent with a REPL of its own
+            asked_sub = "import dspy\nx = llm_query('from inside')\nprint(x)"
+            code = asked_sub if "from inside" not in question.text else "SUBMIT(answer='done')"
+            return {"reasoning": "r", "code": f"```python\n{code}\n```"}
+        return dict.fromkeys(question.outputs or ("answer",), "fine")
+
+    sub = field_lm(respond, "sub")
+    result, _ = toy.compiled(
+        [
+            f"llm_query('a'); {SPENT}",
+            f"llm_query_batched(['a', 'b', 'c']); {SPENT}",
+            f"import dspy; print(dspy.Predict('question -> answer')(question='q').answer); {SPENT}",
+            f"print(dspy.RLM('question -> answer', max_iters=4)(question='q').answer); {SPENT}",
+            SUBMIT,
+        ],
+        sub_lm=sub,
+    )
+    said = outputs(result)
+    assert said[0] == "1"
+    assert said[1] == "4"
+    assert said[2].splitlines() == ["fine", "5"]
+    # two turns of the sub-agent and the one prompt that it sent itself
+    assert said[3].splitlines() == ["done", "8"]
+    assert sub.engine.calls == 8  # type: ignore[attr-defined]
+
+
+def test_sub_agents_cannot_spend_more_than_there_is() -> None:
+    sub = field_lm(lambda question: dict.fromkeys(question.outputs or ("answer",), "fine"), "sub")
+    code = """
+import dspy
+asked = 0
+try:
+    while True:
+        dspy.Predict("question -> answer")(question=str(asked))
+        asked += 1
+except Exception as e:
+    print(asked, type(e).__name__)
+"""
+    result, _ = toy.compiled([code, SPENT, SUBMIT], sub_lm=sub, max_iterations=1)
+    assert outputs(result)[:2] == ["10 BudgetExceededError", "10"]
+    assert sub.engine.calls == 10  # type: ignore[attr-defined]
+
+
+def test_several_completions_of_one_prompt_cost_one_each() -> None:
+    sub = field_lm(lambda question: dict.fromkeys(question.outputs or ("answer",), "fine"), "sub")
+    code = "import dspy; dspy.Predict('question -> answer', n=3, temperature=1.0)(question='q')"
+    result, _ = toy.compiled([code, SPENT, SUBMIT], sub_lm=sub)
+    assert outputs(result)[1] == "3"
+
+
+def test_the_ceiling_on_sub_lm_prompts_holds_beside_the_budget() -> None:
+    code = "try:\n    {}\nexcept Exception as e:\n    print(type(e).__name__, e)"
+    result, _ = toy.compiled(
+        [
+            code.format("llm_query_batched(['a', 'b', 'c'])"),
+            code.format("llm_query('a')"),
+            code.format("llm_query_batched(['a', 'b'])"),
+            SPENT,
+            SUBMIT,
+        ],
+        rlm_max_llm_calls=2,
+    )
+    said = outputs(result)
+    assert "rlm_max_llm_calls" in said[0]
+    assert "rlm_max_llm_calls" in said[2]
+    assert said[3] == "1"
+
+
+def test_the_root_lm_answers_sub_lm_prompts_when_there_is_no_sub_lm() -> None:
+    root = ScriptedRootLM(["print(llm_query('who are you?'))", SUBMIT], extract={"said": "the root"})
+    result = toy.optimizer(root, sub_lm=None).compile(
+        toy.Triage(), trainset=toy.trainset(), metric=toy.metric, valset=toy.valset()
+    )
+    assert "the root" in outputs(result)[0]
+    assert result.trial_logs[-1]["remaining_budget"] == 34
+
+
+def test_a_sub_lm_that_fails_is_told_to_the_agent_and_the_compile_goes_on() -> None:
+    def fail(prompt: str) -> str:
+        raise AuthError("no such key")
+
+    result, _ = toy.compiled(
+        ["try:\n    llm_query('a')\nexcept Exception as e:\n    print('told:', e)", SPENT, SUBMIT], sub_lm=text_lm(fail)
+    )
+    assert "no such key" in outputs(result)[0]
+    assert outputs(result)[1] == "1"  # it was sent
+
+
+# threads
+
+
+def test_sixty_four_threads_of_the_agent_spend_the_budget_to_the_last_unit_and_no_further(tmp_path: Path) -> None:
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+def grab(n):
+    try:
+        llm_query(str(n)) if n % 2 else evaluate_program(ids=n % 6 + 1)
+        return 1
+    except Exception as e:
+        assert type(e).__name__ == "BudgetExceededError", e
+        return 0
+with ThreadPoolExecutor(64) as pool:
+    print(sum(pool.map(grab, range(64))))
+status = optimization_status()
+print(status["spent_budget"], status["reserved_budget"], status["remaining_budget"])
+"""
+    result, _ = toy.compiled([code, SUBMIT], run_storage_dir=tmp_path)
+    assert outputs(result)[0].splitlines() == ["34", "34 0 0"]
+    with RunStore.open_in(tmp_path) as store:
+        paid = {purpose: 0 for purpose in ("evaluate", "llm_query")}
+        for charge in store.charges():
+            paid[charge.purpose] += charge.amount
+        assert sum(paid.values()) == 34
+        assert paid["evaluate"] == sum(run.evaluated_count for run in store.runs() if not run.baseline)
+
+
+def test_candidates_compared_from_threads_do_not_touch_each_other() -> None:
+    code = f"""
+from concurrent.futures import ThreadPoolExecutor
+candidates = [{{"topic": {toy.FIX!r}}}, None, {{"topic": "explode"}}, {{"topic": "In one word."}}]
+with ThreadPoolExecutor(4) as pool:
+    print([r["score"] for r in pool.map(lambda p: evaluate_program(prompts=p), candidates)])
+"""
+    result, _ = toy.compiled([code, SUBMIT])
+    assert outputs(result)[0] == "[100.0, 50.0, 0.0, 100.0]"
+
+
+def gated_eval_lm() -> tuple[dspy.LM, threading.Event, threading.Event]:
+    """An eval LM that waits at a prompt with "wait" until the gate opens; says when it has come there."""
+    entered, gate = threading.Event(), threading.Event()
+
+    def respond(question: Asked) -> dict[str, object]:
+        if "wait" in question.instructions:
+            entered.set()
+            assert gate.wait(60)
+        return toy.respond(question)
+
+    return field_lm(respond, "gated"), entered, gate
+
+
+START_WAITING = """
+import threading
+t = threading.Thread(target=evaluate_program, kwargs={"limit": 4, "prompts": {"topic": "wait"}})
+t.start()
+llm_query("has it begun?")
+"""
+
+
+def test_a_kernel_that_dies_in_the_middle_of_an_evaluation_leaves_the_run_and_the_ledger_whole() -> None:
+    lm, entered, gate = gated_eval_lm()
+
+    def sub(prompt: str) -> str:
+        assert entered.wait(60)
+        return "yes"
+
+    def then(question: Asked) -> str:
+        gate.set()
+        return "import time\nwhile optimization_status()['reserved_budget']:\n    time.sleep(0.01)\nprint('settled')"
+
+    result, _ = toy.compiled(
+        [
+            START_WAITING + "import os; os._exit(9)",
+            then,
+            "s = optimization_status(); print(s['spent_budget'], s['runs'][-1]['evaluated_count'])",
+            "print(run_data('r3')['summary_line'])",
+            SUBMIT,
+        ],
+        eval_lm=lm,
+        sub_lm=text_lm(sub),
+    )
+    said = outputs(result)
+    assert "The kernel died" in said[0]
+    assert said[1] == "settled"
+    assert said[2] == "5 4"
+    assert said[3].startswith("run r3 on train: score 50.00, 2/4 passed")
+    assert result.trial_logs[2]["remaining_budget"] == 34 - 5
+
+
+def test_an_evaluation_left_running_at_submission_is_stopped_and_paid_for_what_it_did() -> None:
+    lm, entered, gate = gated_eval_lm()
+
+    def sub(prompt: str) -> str:
+        assert entered.wait(60)
+        return "yes"
+
+    opener = threading.Timer(0.5, gate.set)
+    opener.start()
+    result, _ = toy.compiled(
+        [START_WAITING, f"SUBMIT(optimized_dspy_program={ {'topic': 'a', 'reply': 'b'}!r})"],
+        eval_lm=lm,
+        sub_lm=text_lm(sub),
+        num_threads=1,
+    )
+    opener.join()
+    run = result.trial_logs[-1]
+    assert (run["run_id"], run["state"]) == ("r3", "cancelled")
+    assert run["evaluated_count"] < 4
+    assert run["remaining_budget"] == 34 - 1 - run["evaluated_count"]
+
+
+# what the agent's code may do to its kernel
+
+DEADLY = {
+    "exit": "import os; os._exit(3)",
+    "segfault": "import ctypes; ctypes.string_at(0)",
+    "kill": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "kill mid-tool": "import os, signal, threading\n"
+    "threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()\n"
+    "while True:\n    evaluate_program(limit=1)",
+    "endless loop": "while True:\n    pass",
+    "loop that keeps interrupts out": "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\nwhile True:\n    pass",
+    "flood": "line = 'x' * 1000\nfor _ in range(100_000):\n    print(line)",
+    "recursion": "def f(): return f()\nf()",
+    "system exit": "raise SystemExit(1)",
+}
+
+
+@pytest.mark.parametrize("name", DEADLY)
+def test_whatever_happens_to_the_kernel_the_compile_finishes_with_an_exact_ledger(name: str) -> None:
+    kernel = KernelInterpreter.factory(confinement="off", limits=Limits(cell_seconds=2.0))
+    result, _ = toy.compiled(
+        ["kept = evaluate_program(limit=2)['run_id']", DEADLY[name], "print(kept)", SPENT, SUBMIT], kernel=kernel
+    )
+    said = outputs(result)
+    assert said[1]
+    assert said[2] == "r3"
+    spent = int(said[3])
+    evaluated = sum(log["evaluated_count"] for log in result.trial_logs if not log["baseline"])
+    assert spent == evaluated
+    assert result.trial_logs[-1]["remaining_budget"] == 34 - spent
+
+
+def test_an_agent_that_kills_its_kernel_for_ever_gets_the_best_run_taken(caplog: pytest.LogCaptureFixture) -> None:
+    found = f"evaluate_program('val', prompts={{'topic': {toy.FIX!r}}})"
+    with caplog.at_level(logging.WARNING, "rlmoptimizer"):
+        result, root = toy.compiled([found], rlm_max_iterations=20, idle="import os; os._exit(1)")
+    assert result.optimized_dspy_program["topic"] == toy.FIX
+    assert "interpreter is lost" in caplog.text
+    assert len(root.seen) < 20
+
+
+def test_an_agent_that_breaks_its_own_tools_only_hurts_itself() -> None:
+    result, _ = toy.compiled(
+        [
+            "evaluate_program = run_data = optimization_status = llm_query = None\ndel update_prompt",
+            "print(evaluate_program(limit=1)['evaluated_count'])",
+            SUBMIT,
+        ]
+    )
+    assert outputs(result)[1] == "1"
+
+
+def test_big_values_cross_both_ways() -> None:
+    long = "word " * 200_000
+    result, _ = toy.compiled(
+        [
+            f"text = {toy.FIX!r} + 'word ' * 200_000\nprint(update_prompt('topic', text)['changed'])",
+            "print(len(optimization_status()['current_prompts']['topic']), evaluate_program(limit=2)['score'])",
+            SUBMIT,
+        ]
+    )
+    assert outputs(result)[0] == "True"
+    assert outputs(result)[1] == f"{len(toy.FIX) + len(long)} 100.0"
+    assert len(result.topic.signature.instructions) == len(toy.FIX) + len(long)
+
+
+# val
+
+
+def test_nothing_of_val_reaches_the_agent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    result, root = toy.compiled(
+        [
+            "print(evaluate_program('val'), evaluate_program('val', prompts={'topic': 'explode'}))",
+            "print(run_data('r2'), run_data('r4'), optimization_status())",
+            "print(evaluate_program(failed_from_run='r4'))",
+            "print(evaluate_program('val', ids='1', limit=1, failed_from_run='r1')['examples'])",
+            "print({k: v for k, v in globals().items() if not k.startswith('__')})",
+            SUBMIT,
+        ],
+        run_storage_dir=tmp_path,
+    )
+    assert "SelectionError" in outputs(result)[2]
+    assert outputs(result)[3] == "[]"
+    for question in root.seen:
+        assert toy.SECRET not in question.text
+    for told in (result.agent_trajectory, result.trial_logs, result.optimized_dspy_program):
+        assert toy.SECRET not in repr(told)
+    ours = [record for record in caplog.records if record.name.startswith(("rlmoptimizer", "kernel_bridge"))]
+    assert not [record for record in ours if toy.SECRET in record.getMessage()]
+    with RunStore.open_in(tmp_path) as store:
+        kept = store.events(), store.iterations(), [(run.config, run.prompts) for run in store.runs()]
+        assert toy.SECRET not in repr(kept)
+
+
+# how it can be stopped
+
+
+def test_the_root_lms_own_error_is_raised_and_nothing_is_left(tmp_path: Path) -> None:
+    error = AuthError("the key has expired")
+    with pytest.raises(dspy.LMError, match="the key has expired"):
+        toy.compiled(["evaluate_program(limit=2)", error], run_storage_dir=tmp_path)
+    assert kernels_running() == 0
+    with RunStore.open_in(tmp_path) as store:
+        assert [run.evaluated_count for run in store.runs()] == [6, 4, 2]
+
+
+def test_an_interrupt_while_the_root_lm_thinks_goes_through_and_nothing_is_left() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        toy.compiled(["evaluate_program(limit=2)", KeyboardInterrupt()])
+    assert kernels_running() == 0
+
+
+def test_an_interrupt_while_the_agents_code_runs_goes_through_and_nothing_is_left() -> None:
+    def press(prompt: str) -> str:
+        os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does
+        return "pressed"
+
+    with pytest.raises(KeyboardInterrupt):
+        toy.compiled(["llm_query('press')\nimport time\ntime.sleep(60)"], sub_lm=text_lm(press))
+    assert kernels_running() == 0
+
+
+def test_a_failure_on_the_host_stops_the_agent_at_once_and_is_raised_to_the_caller(tmp_path: Path) -> None:
+    def spoil(prompt: str) -> str:
+        (path,) = tmp_path.glob("*.sqlite")
+        import sqlite3
+
+        with sqlite3.connect(path) as database:
+            database.execute("DROP TABLE results")
+        database.close()
+        return "spoiled"
+
+    code = """
+import time
+llm_query("spoil")
+try:
+    evaluate_program(limit=1)
+except Exception as e:
+    print(type(e).__name__)
+time.sleep(60)
+"""
+    started = time.monotonic()
+    with pytest.raises(Exception, match="results") as stopped:
+        toy.compiled([code, SUBMIT], sub_lm=text_lm(spoil), run_storage_dir=tmp_path)
+    assert not isinstance(stopped.value, AssertionError)
+    assert time.monotonic() - started < 55
+    assert kernels_running() == 0
+
+
+def test_nothing_is_left_of_a_compile_with_sub_agents() -> None:
+    sub = field_lm(
+        lambda question: {"reasoning": "r", "code": "```python\nSUBMIT(answer='x')\n```", "answer": "x"}, "sub"
+    )
+    code = "import dspy\nagents = [dspy.RLM('q -> answer') for _ in range(2)]\nprint([a(q='x').answer for a in agents])"
+    result, _ = toy.compiled([code, SUBMIT], sub_lm=sub)
+    assert outputs(result)[0] == "['x', 'x']"
+    assert kernels_running() == 0
