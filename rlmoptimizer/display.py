@@ -28,7 +28,7 @@ from .events import (
     EvaluationFinished,
     EvaluationStarted,
     Event,
-    ExampleScored,
+    ExamplesScored,
     FellBack,
     PromptUpdated,
     SubmissionRefused,
@@ -267,7 +267,7 @@ class Display:
         with self._lock:
             if isinstance(event, EvaluationStarted):
                 self._started(event)
-            elif isinstance(event, ExampleScored):
+            elif isinstance(event, ExamplesScored):
                 self._advanced(event)
             elif isinstance(event, EvaluationFinished):
                 self._finished(event)
@@ -287,7 +287,7 @@ class Display:
         self._runs[event.run_id] = run
         self._progress.started(event.run_id, run)
 
-    def _advanced(self, event: ExampleScored) -> None:
+    def _advanced(self, event: ExamplesScored) -> None:
         run = self._runs.get(event.run_id)
         if run is not None:
             run.done, run.score = event.done, event.mean_score

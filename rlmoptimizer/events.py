@@ -21,7 +21,7 @@ __all__ = [
     "EvaluationFinished",
     "EvaluationStarted",
     "Event",
-    "ExampleScored",
+    "ExamplesScored",
     "FellBack",
     "Observer",
     "PromptUpdated",
@@ -51,14 +51,14 @@ class EvaluationStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class ExampleScored:
-    """One more example of a run has its score. Comes from the evaluation's own threads, in order of completion."""
+class ExamplesScored:
+    """More examples of a run have their scores: one or several at once, from the thread that evaluates."""
 
     run_id: str
     split: Split
     done: int
     total: int
-    mean_score: float  # over the `done` examples so far
+    mean_score: float  # of the `done` examples so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class CompileFinished:
 Event: TypeAlias = (
     CompileStarted
     | EvaluationStarted
-    | ExampleScored
+    | ExamplesScored
     | EvaluationFinished
     | PromptUpdated
     | BudgetCharged

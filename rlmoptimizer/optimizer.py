@@ -35,7 +35,7 @@ from .events import (
     CompileStarted,
     Emitter,
     Event,
-    ExampleScored,
+    ExamplesScored,
     FellBack,
     Split,
     TurnFinished,
@@ -310,7 +310,7 @@ def _recorder(store: RunStore) -> Callable[[Event], None]:
     """An observer that keeps what is not kept otherwise: results and turns have tables of their own."""
 
     def record(event: Event) -> None:
-        if not isinstance(event, (ExampleScored, TurnFinished)):
+        if not isinstance(event, (ExamplesScored, TurnFinished)):
             store.record_event(type(event).__name__, dataclasses.asdict(event))
 
     return record

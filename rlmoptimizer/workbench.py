@@ -30,7 +30,7 @@ from .events import (
     Emitter,
     EvaluationFinished,
     EvaluationStarted,
-    ExampleScored,
+    ExamplesScored,
     PromptUpdated,
     Split,
     SubmissionRefused,
@@ -74,10 +74,10 @@ class _Tally:
     passed: int = 0
     score_sum: float = 0.0
 
-    def add(self, result: ExampleResult) -> None:
-        self.done += 1
-        self.passed += result.passed
-        self.score_sum += result.score
+    def add(self, results: Sequence[ExampleResult]) -> None:
+        self.done += len(results)
+        self.passed += sum(result.passed for result in results)
+        self.score_sum += sum(result.score for result in results)
 
 
 class Workbench:
@@ -374,17 +374,17 @@ class Workbench:
         self._emitter.emit(EvaluationStarted(run_id, split, len(rows), baseline))
         tally = _Tally()
 
-        def on_result(result: ExampleResult) -> None:
-            # Durable first, paid second: what the agent may see is never unpaid, what is paid is never lost.
-            self._store.append(run_id, result)
+        def on_results(results: Sequence[ExampleResult]) -> None:
+            # Durable first, paid second, seen by the agent last: what is paid for is never lost.
+            self._store.append(run_id, *results)
             if slot is not None:
-                slot.settle(1)
-            tally.add(result)
-            self._emitter.emit(ExampleScored(run_id, split, tally.done, len(rows), tally.score_sum / tally.done))
+                slot.settle(len(results))
+            tally.add(results)
+            self._emitter.emit(ExamplesScored(run_id, split, tally.done, len(rows), tally.score_sum / tally.done))
 
         completed = False
         try:
-            results = self._evaluator.score(program, rows, on_result=on_result, cancelled=self._cancelled)
+            results = self._evaluator.score(program, rows, on_results=on_results, cancelled=self._cancelled)
             completed = len(results) == len(rows)
         finally:
             left = self._ledger.left + (0 if slot is None else slot.open)

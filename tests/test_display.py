@@ -19,7 +19,7 @@ from rlmoptimizer.events import (
     EvaluationFinished,
     EvaluationStarted,
     Event,
-    ExampleScored,
+    ExamplesScored,
     FellBack,
     PromptUpdated,
     SubmissionRefused,
@@ -42,7 +42,7 @@ class Clock:
 
 def evaluation(total: int, run_id: str = "r3", *, clock: Clock | None = None, seconds: float = 0.0) -> list[Event]:
     scored: list[Event] = [
-        ExampleScored(run_id, "train", done, total, mean_score=0.5) for done in range(1, total + 1)
+        ExamplesScored(run_id, "train", done, total, mean_score=0.5) for done in range(1, total + 1)
     ]
     return [
         EvaluationStarted(run_id, "train", total, baseline=False),
