@@ -120,7 +120,8 @@ class ScriptedRootLM:
         self._extract = extract
         self._idle = idle
         self._lock = threading.Lock()
-        self.seen: list[Asked] = []  # every request, in order
+        self.requests: list[lm15.Request] = []  # every one, in order
+        self.seen: list[Asked] = []  # the same, taken apart
         self.extracts = 0
         self.engine = Engine(self._answer)
         self.lm = _lm(name, self.engine)
@@ -128,6 +129,7 @@ class ScriptedRootLM:
     def _answer(self, request: lm15.Request) -> str:
         question = asked(request)
         with self._lock:
+            self.requests.append(request)
             self.seen.append(question)
             if "code" not in question.outputs:
                 self.extracts += 1

@@ -16,6 +16,7 @@ import pytest
 import toy
 from dspy.lm15 import AuthError
 from offline import Asked, ScriptedRootLM, field_lm, text_lm
+from responses_server import ResponsesServer, turn
 
 from kernel_bridge import KernelInterpreter, Limits
 from rlmoptimizer.run_store import RunStore
@@ -458,3 +459,107 @@ def test_nothing_is_left_of_a_compile_with_sub_agents() -> None:
     result, _ = toy.compiled([code, SUBMIT], sub_lm=sub)
     assert outputs(result)[0] == "['x', 'x']"
     assert kernels_running() == 0
+
+
+# root LMs over HTTP
+
+
+@pytest.mark.parametrize("multiturn", [False, True])
+def test_a_responses_lm_is_told_only_what_is_new_in_every_turn(multiturn: bool) -> None:
+    answers = [
+        turn("read", "print(run_data('r1')['score'])"),
+        turn("set", f"print(update_prompt('topic', {toy.FIX!r})['changed'])"),
+        turn("check", "print(evaluate_program('val')['score'])"),
+        turn("done", SUBMIT),
+    ]
+    with ResponsesServer(answers) as server:
+        lm = dspy.LM("openai/root", model_type="responses", api_base=server.url, api_key="none", cache=False)
+        result = toy.optimizer(ScriptedRootLM([]), root_lm=lm, rlm_multiturn_history=multiturn).compile(
+            toy.Triage(), trainset=toy.trainset(), metric=toy.metric, valset=toy.valset()
+        )
+        calls = server.calls
+    assert result.optimized_dspy_program["topic"] == toy.FIX
+    assert [call.parent for call in calls] == [None, *(call.id for call in calls[:-1])]
+    assert "You improve a DSPy program" in str(calls[0].new)
+    assert not any("You improve a DSPy program" in str(call.new) for call in calls[1:])
+    assert "50.0" in str(calls[1].new)
+    assert "100.0" in str(calls[3].new)
+    assert toy.SECRET not in str([call.body for call in calls])
+
+
+def test_with_multi_turn_history_a_chat_lm_gets_its_turns_as_a_conversation() -> None:
+    _, root = toy.compiled(["print('first' + 'ly')", "print('second' + 'ly')", SUBMIT], rlm_multiturn_history=True)
+    last = root.requests[-1]
+    assert [message.role for message in last.messages] == ["user", "assistant", "user", "assistant", "user"]
+    assert "firstly" in (last.messages[2].text or "")
+    assert "secondly" in (last.messages[4].text or "")
+
+
+# programs and metrics of other kinds
+
+
+def test_an_async_program_with_an_async_metric_in_gepas_form_is_improved_too() -> None:
+    class AsyncTriage(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.topic = dspy.Predict("message -> topic")
+            self.reply = dspy.Predict("message, topic -> answer")
+
+        async def aforward(self, message: str) -> dspy.Prediction:
+            topic = (await self.topic.acall(message=message)).topic
+            return dspy.Prediction(topic=topic, answer=(await self.reply.acall(message=message, topic=topic)).answer)
+
+    async def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> Any:
+        return {"score": float(pred.answer == gold.answer), "feedback": f"was {pred.topic}"}
+
+    result, _ = toy.compiled(
+        [
+            "print([e['feedback'] for e in run_data('r1')['examples']][:2])",
+            f"print(evaluate_program(prompts={{'topic': {toy.FIX!r}}})['score'])",
+            SUBMIT,
+        ],
+        student=AsyncTriage(),
+        metric=metric,
+    )
+    assert outputs(result)[:2] == ["['was billing', 'was I believe that it is bug']", "100.0"]
+
+
+def test_step_names_are_right_in_nested_modules_loops_and_shared_signatures() -> None:
+    shared = dspy.Signature("message -> topic", "Say what it is about.")
+
+    class Inner(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ask = dspy.Predict(shared)
+
+        def forward(self, message: str) -> str:
+            return self.ask(message=message).topic
+
+    class Outer(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = [Inner(), Inner()]
+            self.named = {"last": dspy.ChainOfThought(shared)}
+
+        def forward(self, message: str) -> dspy.Prediction:
+            for part in (*self.parts, self.parts[0]):
+                topic = part(message=message)
+            return dspy.Prediction(topic=topic, answer=self.named["last"](message=message).topic)
+
+    lm = field_lm(lambda question: dict.fromkeys(question.outputs, question.instructions))
+    code = """
+names = [s["step"] for s in program_steps]
+for n, name in enumerate(names):
+    update_prompt(name, f"prompt {n}")
+(e,) = evaluate_program(limit=1)["examples"]
+called = [s["step_name"] for s in e["steps"]]
+print(sorted(set(called)) == sorted(names), len(called))
+print(all(s["outputs"]["topic"].endswith(str(names.index(s["step_name"]))) for s in e["steps"]))
+"""
+    result, _ = toy.compiled([code, SUBMIT], student=Outer(), eval_lm=lm)
+    assert outputs(result)[0].splitlines() == ["True 4", "True"]
+    assert [predictor.signature.instructions for _, predictor in result.named_predictors()] == [
+        "prompt 0",
+        "prompt 1",
+        "prompt 2",
+    ]
