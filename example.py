@@ -373,6 +373,9 @@ class ScriptedAgent:
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     console = Console()
+    console.print("A program of two steps routes support tickets. An agent improves its prompts.")
+    console.print(f"agent: {options.root_lm or 'a script (offline)'}", markup=False)
+    console.print(f"program: {options.eval_lm or 'a stand-in that follows its prompts (offline)'}", markup=False)
     student = SupportDesk()
     before = prompts_of(student)
     root_lm = model(options.root_lm) or dspy.LM("offline/scripted", engine=ScriptedAgent(), cache=False)
