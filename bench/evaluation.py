@@ -1,4 +1,4 @@
-"""What an evaluation costs: `rlmoptimizer.evaluation.Evaluator` against `dspy.Evaluate`, in one process, round by round.
+"""What an evaluation costs: `Evaluator` against `dspy.Evaluate`, in one process, round by round.
 
 Both run the same two-step program on the same rows with the same LM and number of threads. Ours also records every
 step and turns it all into plain values, which `dspy.Evaluate` does not; the rows that say so write each result to the
@@ -107,11 +107,15 @@ def _compare(
         evaluate = dspy.Evaluate(devset=devset, metric=_metric, num_threads=threads)
 
         def score() -> None:
-            run_id = store.begin_run("train", {}, {})
-            evaluator.score(program, rows, on_results=(lambda some: store.append(run_id, *some)) if stored else None)
+            evaluator.score(program, rows)
+
+        def score_and_store() -> None:
+            run_id = store.begin_run("train", {}, {}, planned_ids=[row.example_id for row in rows])
+            evaluator.score(program, rows, on_results=lambda results: store.append(run_id, *results))
+            store.finish_run(run_id)
 
         for round_number in range(rounds + 1):
-            pair = (_seconds(lambda: evaluate(program)), _seconds(score))
+            pair = (_seconds(lambda: evaluate(program)), _seconds(score_and_store if stored else score))
             if round_number:  # the first one warms up
                 theirs.append(pair[0])
                 ours.append(pair[1])
@@ -134,7 +138,7 @@ def run() -> list[dict[str, Any]]:
     return [
         _compare(f"{free}, 8 threads", _TwoSteps(), examples=400, threads=8),
         _compare(f"{free}, 8 threads, stored", _TwoSteps(), examples=400, threads=8, stored=True),
-        _compare(f"{free}, 1 thread", _TwoSteps(), examples=200, threads=1),
+        _compare(f"{free}, 1 thread", _TwoSteps(), examples=400, threads=1),
         _compare(f"{slow}, 8 threads", _TwoSteps(), examples=160, threads=8, lm_seconds=LM_SECONDS, rounds=3),
         _compare(f"{slow}, 32 threads", _TwoSteps(), examples=640, threads=32, lm_seconds=LM_SECONDS, rounds=3),
         _compare("no LM at all, 500 examples", _NoLM(), examples=500, threads=8),

@@ -37,8 +37,9 @@ _RECORDS: Final = frozenset({"history", "callbacks", "traces", "train"})
 def check_program(program: Any) -> None:
     """Raise `InvalidSetup` unless `program` is a `dspy.Module` with at least one step and distinct step names."""
     if not isinstance(program, dspy.Module):
-        hint = "; pass an instance, not the class" if isinstance(program, type) else ""
-        raise InvalidSetupType(f"student must be a dspy.Module, not {type(program).__name__}{hint}")
+        if isinstance(program, type):
+            raise InvalidSetupType(f"student must be a dspy.Module, not the class {program.__name__}; pass an instance")
+        raise InvalidSetupType(f"student must be a dspy.Module, not {type(program).__name__}")
     try:
         names = [name for name, _ in _steps(program)]
     except RecursionError as error:
