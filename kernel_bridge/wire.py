@@ -108,10 +108,19 @@ def write_head(message: KernelMessage | HostMessage) -> bytes:
     try:
         return _heads.encode(message)
     except UnicodeEncodeError:
-        # An error text may quote a lone surrogate; the text matters more than that one character.
-        assert isinstance(message, Raise)
-        clean = message.message.encode("utf-8", "replace").decode("utf-8")
-        return _heads.encode(Raise(message.id, message.kind.encode("utf-8", "replace").decode("utf-8"), clean))
+        # An error text or a name may hold a lone surrogate; the message matters more than that one character.
+        return _heads.encode(_clean(msgspec.to_builtins(message)))
+
+
+def _clean(part: Any) -> Any:
+    """The same part of a head, with lone surrogates written as escapes."""
+    if isinstance(part, str):
+        return part.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(part, list):
+        return [_clean(item) for item in cast("list[Any]", part)]
+    if isinstance(part, dict):
+        return {_clean(key): _clean(item) for key, item in cast("dict[Any, Any]", part).items()}
+    return part
 
 
 def read_kernel_head(frame: bytes | memoryview) -> KernelMessage:
@@ -137,13 +146,15 @@ _HEAD_BYTES = 16 * 2**20  # Ready lists names; everything else is tiny
 
 _BIG_INT, _SURROGATES, _PICKLE = 1, 2, 3  # msgpack extension codes; 3 travels host to kernel only
 _LEAVES = frozenset({type(None), bool, int, float, str, bytes})
+_BYTES_PER_CONTAINER = 64  # an empty list or dict takes one byte on the wire and this much in memory
 
 
 class Codec:
     """Values to bytes and back, with the limits of one session.
 
     Args:
-        limit_bytes: the largest encoded value.
+        limit_bytes: the largest encoded value. It also bounds how many lists and dicts one value may hold, at one
+            for each 64 bytes, so that a small frame cannot become a value that fills the memory.
         limit_depth: the deepest nesting of lists and dicts.
         unpickle: accept values that the other side pickled. True only in a kernel, never on a host.
     """
@@ -151,6 +162,7 @@ class Codec:
     def __init__(self, *, limit_bytes: int, limit_depth: int, unpickle: bool = False) -> None:
         self.limit_bytes = limit_bytes
         self._limit_depth = limit_depth
+        self._limit_containers = max(1024, limit_bytes // _BYTES_PER_CONTAINER)
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Any, ext_hook=_read_extension if not unpickle else _read_any_extension)
 
@@ -169,12 +181,13 @@ class Codec:
             Unsendable: with the path of the part that cannot cross. Nothing was encoded.
         """
         try:
+            translate = _Translation(self._limit_depth, self._limit_containers, pickler)
             if not self._plain(value):
-                value = self._translate(value, path, 0, pickler)
+                value = translate(value, path)
             try:
                 data = self._encoder.encode(value)
             except (OverflowError, UnicodeEncodeError):
-                data = self._encoder.encode(self._translate(value, path, 0, pickler))
+                data = self._encoder.encode(translate(value, path))
         except RecursionError:
             raise Unsendable(path, type(value).__name__, f"nested deeper than {self._limit_depth}") from None
         if len(data) > self.limit_bytes:
@@ -188,8 +201,10 @@ class Codec:
             verify: check every part of the result: set for what an untrusted peer sent.
 
         Raises:
-            WireError: it is not a value, or deeper than the limit.
+            WireError: it is not a value, or deeper than the limit, or holds too many lists and dicts.
         """
+        if verify and not _few_containers(frame, self._limit_containers):
+            raise WireError(f"a value of more than {self._limit_containers} lists and dicts")
         paused = gc.isenabled()
         gc.disable()  # hundreds of thousands of fresh containers would set off useless collections
         try:
@@ -204,15 +219,16 @@ class Codec:
         return value
 
     def _plain(self, value: Any) -> bool:
-        """Whether a value holds nothing but the wire's own types, with string keys, within the depth."""
+        """Whether a value holds nothing but the wire's own types, with string keys, within the limits."""
         kind: type[Any] = type(value)
         if kind is not dict and kind is not list:
             return kind in _LEAVES
         level: list[Any] = [value]
-        depth = 0
+        depth = containers = 0
         while level:
             depth += 1
-            if depth > self._limit_depth:
+            containers += len(level)
+            if depth > self._limit_depth or containers > self._limit_containers:
                 return False
             below: list[Any] = []
             for container in level:
@@ -236,26 +252,52 @@ class Codec:
             level = below
         return True
 
-    def _translate(self, value: Any, path: str, depth: int, pickler: Callable[[Any], bytes | None] | None) -> Any:
+
+class _Translation:
+    """Turns one value into the wire's own types, or refuses it with the path of the part at fault."""
+
+    def __init__(self, depth: int, containers: int, pickler: Callable[[Any], bytes | None] | None) -> None:
+        self._limit_depth = depth
+        self._limit_containers = containers
+        self._pickler = pickler
+        self._containers = 0
+        self._around: set[int] = set()  # ids of the containers that the current part is in
+
+    def __call__(self, value: Any, path: str) -> Any:
+        self._containers = 0
+        return self._part(value, path)
+
+    def _part(self, value: Any, path: str) -> Any:
         leaf = _translate_leaf(value, path)
         if leaf is not _NOT_A_LEAF:
             return leaf
-        if depth >= self._limit_depth:
-            raise Unsendable(path, type(value).__name__, f"nested deeper than {self._limit_depth}")
-        if pickler is not None and (pickled := pickler(value)) is not None:
+        kind = type(value).__name__
+        if id(value) in self._around:
+            raise Unsendable(path, kind, "it contains itself")
+        if len(self._around) >= self._limit_depth:
+            raise Unsendable(path, kind, f"nested deeper than {self._limit_depth}")
+        self._containers += 1
+        if self._containers > self._limit_containers:
+            raise Unsendable(path, kind, f"more than {self._limit_containers} lists and dicts in one value")
+        if self._pickler is not None and (pickled := self._pickler(value)) is not None:
             return msgspec.msgpack.Ext(_PICKLE, pickled)
+        self._around.add(id(value))
+        try:
+            return self._container(value, path)
+        finally:
+            self._around.remove(id(value))
+
+    def _container(self, value: Any, path: str) -> Any:
         if isinstance(value, dict):
             pairs = cast("dict[Any, Any]", value)
         elif (fields := _fields_of(value)) is not None:
             pairs = fields
         elif isinstance(value, (list, tuple, set, frozenset)):
             items = cast("Sequence[Any]", value)
-            return [self._translate(item, f"{path}[{i}]", depth + 1, pickler) for i, item in enumerate(items)]
+            return [self._part(item, f"{path}[{i}]") for i, item in enumerate(items)]
         else:
             raise Unsendable(path, type(value).__name__, _advice(value))
-        return {
-            _key(key, path): self._translate(item, _join(path, key), depth + 1, pickler) for key, item in pairs.items()
-        }
+        return {_key(key, path): self._part(item, _join(path, key)) for key, item in pairs.items()}
 
 
 _NOT_A_LEAF = object()
@@ -342,3 +384,42 @@ def _read_any_extension(code: int, data: memoryview) -> Any:
     if code == _PICKLE:
         return pickle.loads(data)
     return _read_extension(code, data)
+
+
+_CONTAINER_CODES = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
+# What follows a code that is no container's: this many bytes, or (width of its length, bytes before the data).
+_PAYLOAD = {
+    **{0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8},
+    **{0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17},
+}
+_LENGTHS = {
+    **{0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0), 0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0)},
+    **{0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1)},
+}
+
+
+def _few_containers(frame: bytes | memoryview, limit: int) -> bool:
+    """Whether a frame holds at most `limit` lists and dicts, found without building any of them."""
+    if len(frame) <= limit:
+        return True
+    data = bytes(frame)
+    if len(data) - len(data.translate(None, _CONTAINER_CODES)) <= limit:
+        return True  # the usual case, at the speed of C; text beyond ASCII and bytes can hold such bytes too
+    at, found, end = 0, 0, len(data)
+    while at < end:
+        code = data[at]
+        at += 1
+        if 0x80 <= code < 0xA0 or 0xDC <= code < 0xE0:
+            found += 1
+            if found > limit:
+                return False
+            if code >= 0xDC:
+                at += 4 if code & 1 else 2
+        elif 0xA0 <= code < 0xC0:
+            at += code & 0x1F
+        elif code in _PAYLOAD:
+            at += _PAYLOAD[code]
+        elif code in _LENGTHS:
+            width, extra = _LENGTHS[code]
+            at += width + extra + int.from_bytes(data[at : at + width], "big")
+    return True
