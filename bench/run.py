@@ -71,18 +71,15 @@ def machine() -> dict[str, Any]:
 
 def table_of(title: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("measured", overflow="fold")
+    table.add_column("measured", no_wrap=True)
     for heading in ("ours", "theirs", "unit", "ratio", "target"):
         table.add_column(heading, justify="right" if heading != "unit" else "left")
     table.add_column("")
-    table.add_column("note", overflow="fold")
     for row in rows:
         verdict = {True: "[green]met[/]", False: "[bold red]missed[/]", None: ""}[row["met"]]
         target = "" if row["target"] is None else f"<= {row['target']:g}"
-        table.add_row(
-            row["name"], number(row["ours"]), number(row["theirs"]), row["unit"], number(row["ratio"]), target, verdict,
-            row["note"],
-        )  # fmt: skip
+        ours, theirs, ratio = (number(row[key]) for key in ("ours", "theirs", "ratio"))
+        table.add_row(row["name"], ours, theirs, row["unit"], ratio, target, verdict)
     return table
 
 
@@ -105,12 +102,17 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"no such benchmark: {sorted(unknown)}; there are {benchmark_names()}")
 
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)  # a log has no edge to keep to
     report: dict[str, Any] = {"machine": machine(), "benchmarks": {}}
     for name in options.names or benchmark_names():
         started = time.perf_counter()
         rows = rows_of(name)
         report["benchmarks"][name] = rows
         console.print(table_of(f"{name} ({time.perf_counter() - started:.0f} s)", rows))
+        for row in rows:
+            if row["note"]:
+                console.print(f"{row['name']}: {row['note']}", markup=False, highlight=False)
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
