@@ -27,7 +27,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from .errors import AgentError
 from .events import Emitter, TurnFinished
-from .sub_lm import SubLM
+from .sub_lm import SubLM, checked_llm_tools
 from .submission import SUBMISSION_FIELD
 
 __all__ = ["Agent", "AgentOutcome", "Bench", "agent_instructions", "agent_signature"]
@@ -138,7 +138,8 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     # one meter for every road to the sub-LM
 
     def _prepare_execution_tools(self, budget: Any = None) -> dict[str, Callable[..., Any]]:
-        return super()._prepare_execution_tools(cast("Any", self._meter))
+        tools = super()._prepare_execution_tools(cast("Any", self._meter))
+        return {**tools, **checked_llm_tools(tools["llm_query"], tools["llm_query_batched"])}
 
     def _setup_facade(self, repl: Any, budget: Any, interpreter_factory: Any) -> str:
         return super()._setup_facade(repl, cast("Any", self._meter), interpreter_factory)

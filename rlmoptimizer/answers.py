@@ -24,19 +24,17 @@ def percent(score: float | None) -> float | None:
 def run_answer(record: RunRecord, results: Sequence[ExampleResult], *, remaining: int | None) -> dict[str, Any]:
     """What an evaluation returns. `remaining` None: the answer of `run_data`, which tells nothing of the budget."""
     shown = results if record.split == "train" else ()
-    answer: dict[str, Any] = {
+    return {
         "score": percent(record.score),
         "evaluated_count": record.evaluated_count,
         "passed_count": record.passed_count,
         "run_id": record.run_id,
+        **({} if remaining is None else {"remaining_budget": remaining}),
         "summary_line": _run_line(record, remaining),
         "split": record.split,
         "config": dict(record.config),
         "examples": [result.as_row() for result in shown],
     }
-    if remaining is not None:
-        answer["remaining_budget"] = remaining
-    return answer
 
 
 def empty_answer(config: Mapping[str, Any], *, failed_from_run: str, remaining: int) -> dict[str, Any]:

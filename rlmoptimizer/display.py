@@ -12,12 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.syntax import Syntax
 from rich.text import Text
 
@@ -34,12 +32,10 @@ from .events import (
     SubmissionRefused,
     TurnFinished,
 )
+from .progress import Bars, PlainLines, ProgressView, RewrittenLine, RunProgress, clock_text, percent_text
 
 __all__ = ["Display", "printable"]
 
-_PLAIN_LINE_SECONDS = 15.0  # a plain line at least this often while examples come in
-_PLAIN_LINE_SHARE = 0.25  # and after each such share of the examples
-_REWRITE_SECONDS = 0.2  # a notebook's line is rewritten no more often than this
 _PANEL_CHARS = 4000  # of one output or prompt; head and tail are kept
 
 
@@ -72,163 +68,6 @@ def _cut(text: str, limit: int = _PANEL_CHARS) -> str:
     return f"{text[:half]}\n... ({len(text) - 2 * half:,} characters left out) ...\n{text[-half:]}"
 
 
-def _percent(score: float | None) -> str:
-    return "-" if score is None else f"{100 * score:.1f}%"
-
-
-def _clock(seconds: float) -> str:
-    whole = max(0, round(seconds))
-    hours, rest = divmod(whole, 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
-
-
-@dataclass(slots=True)
-class _Run:
-    """One evaluation under way, as the display follows it."""
-
-    label: str
-    total: int
-    started: float  # of the display's clock
-    done: int = 0
-    score: float | None = None
-
-    def seconds_left(self, now: float) -> float | None:
-        return None if self.done == 0 else (now - self.started) / self.done * (self.total - self.done)
-
-
-class _Progress(Protocol):
-    """One way to show evaluations under way. Called under the display's lock."""
-
-    def started(self, run_id: str, run: _Run) -> None: ...
-    def advanced(self, run_id: str, run: _Run) -> None: ...
-    def finished(self, run_id: str, run: _Run, note: str) -> None: ...
-    def close(self) -> None: ...
-
-
-class _Bars:
-    """Live bars on a terminal, one for each evaluation under way; finished ones stay as they ended."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
-
-    def started(self, run_id: str, run: _Run) -> None:
-        if self._live is None:
-            # stdout and stderr stay the program's own: rich would send both to this console.
-            self._live = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=32),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}", markup=False),
-                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-                console=self._console,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._live.start()
-        self._tasks[run_id] = self._live.add_task(run.label, total=run.total, note="score -")
-
-    def advanced(self, run_id: str, run: _Run) -> None:
-        if self._live is not None:
-            self._live.update(self._tasks[run_id], completed=run.done, note=f"score {_percent(run.score)}")
-
-    def finished(self, run_id: str, run: _Run, note: str) -> None:
-        if self._live is None:
-            return
-        self._live.update(self._tasks.pop(run_id), completed=run.done, note=note)
-        if not self._tasks:
-            self.close()
-
-    def close(self) -> None:
-        live, self._live = self._live, None
-        self._tasks.clear()
-        if live is not None:
-            # rich tells its thread to end and does not wait for it; a compile leaves no thread behind.
-            refresher: threading.Thread | None = getattr(live.live, "_refresh_thread", None)
-            live.stop()
-            if refresher is not None:
-                refresher.join(1.0)
-
-
-class _RewrittenLine:
-    """One line for all evaluations under way, rewritten in place: what a notebook's stderr can show without widgets."""
-
-    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
-        self._stream = stream
-        self._clock = clock
-        self._runs: dict[str, _Run] = {}
-        self._written = float("-inf")
-        self._width = 0
-
-    def started(self, run_id: str, run: _Run) -> None:
-        self._runs[run_id] = run
-        self._rewrite()
-
-    def advanced(self, run_id: str, run: _Run) -> None:
-        if self._clock() - self._written >= _REWRITE_SECONDS:
-            self._rewrite()
-
-    def finished(self, run_id: str, run: _Run, note: str) -> None:
-        self._runs.pop(run_id, None)
-        self._put(f"{run.label} {run.done}/{run.total} {note}", end="\n")
-        if self._runs:
-            self._rewrite()
-
-    def close(self) -> None:
-        if self._width:
-            self._put("", end="\r")
-        self._runs.clear()
-
-    def _rewrite(self) -> None:
-        now = self._clock()
-        self._written = now
-        self._put(" | ".join(_progress_line(run, now) for run in self._runs.values()), end="")
-
-    def _put(self, line: str, end: str) -> None:
-        self._stream.write("\r" + line.ljust(self._width) + end)
-        self._stream.flush()
-        self._width = 0 if end else len(line)
-
-
-class _PlainLines:
-    """A few lines for each evaluation: for logs and pipes."""
-
-    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
-        self._stream = stream
-        self._clock = clock
-        self._last: dict[str, tuple[int, float]] = {}  # run -> examples done and time at its last line
-
-    def started(self, run_id: str, run: _Run) -> None:
-        self._last[run_id] = (0, self._clock())
-
-    def advanced(self, run_id: str, run: _Run) -> None:
-        done, at = self._last[run_id]
-        now = self._clock()
-        due = run.done - done >= max(1.0, _PLAIN_LINE_SHARE * run.total) and now - at >= 1.0
-        if run.done < run.total and (due or now - at >= _PLAIN_LINE_SECONDS):
-            self._last[run_id] = (run.done, now)
-            self._write(_progress_line(run, now))
-
-    def finished(self, run_id: str, run: _Run, note: str) -> None:
-        self._last.pop(run_id, None)
-        self._write(f"{run.label} {run.done}/{run.total} {note}")
-
-    def close(self) -> None:
-        self._last.clear()
-
-    def _write(self, line: str) -> None:
-        self._stream.write(line + "\n")
-        self._stream.flush()
-
-
-def _progress_line(run: _Run, now: float) -> str:
-    left = run.seconds_left(now)
-    eta = "" if left is None else f" eta {_clock(left)}"
-    return f"{run.label} {run.done}/{run.total} score {_percent(run.score)}{eta}"
-
-
 class Display:
     """An observer that draws on stderr. One for each compile; `close` ends every live bar.
 
@@ -251,16 +90,16 @@ class Display:
         self._verbose = verbose
         self._clock = clock
         self._lock = threading.RLock()
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, RunProgress] = {}
         self._progress = self._choose_progress()
 
-    def _choose_progress(self) -> _Progress:
+    def _choose_progress(self) -> ProgressView:
         stream = self._console.file
         if self._console.is_jupyter:
-            return _RewrittenLine(sys.stderr, self._clock)
+            return RewrittenLine(sys.stderr, self._clock)
         if self._console.is_terminal and not self._console.is_dumb_terminal:
-            return _Bars(self._console)
-        return _PlainLines(stream, self._clock)  # pyright: ignore[reportArgumentType] # rich types it IO[str]
+            return Bars(self._console)
+        return PlainLines(stream, self._clock)  # pyright: ignore[reportArgumentType] # rich types it IO[str]
 
     def __call__(self, event: Event) -> None:
         """Draw one event. Any thread may call it."""
@@ -283,7 +122,7 @@ class Display:
 
     def _started(self, event: EvaluationStarted) -> None:
         what = f"baseline {event.split}" if event.baseline else event.split
-        run = _Run(label=printable(f"{event.run_id} {what}"), total=event.total, started=self._clock())
+        run = RunProgress(label=printable(f"{event.run_id} {what}"), total=event.total, started=self._clock())
         self._runs[event.run_id] = run
         self._progress.started(event.run_id, run)
 
@@ -301,7 +140,7 @@ class Display:
         if event.score is None:
             note = "stopped"
         else:
-            note = f"score {_percent(event.score)} ({event.passed} passed), {event.left} budget units left"
+            note = f"score {percent_text(event.score)} ({event.passed} passed), {event.left} budget units left"
         self._progress.finished(event.run_id, run, note)
 
 
@@ -326,7 +165,7 @@ def _panel_of(event: Event) -> RenderableType | None:
         return _panel("No valid submission", Text(printable(f"{event.reason}\nTaken: run {event.run_id}")), "yellow")
     if isinstance(event, CompileFinished):
         text = (
-            f"score {_percent(event.baseline_score)} -> {_percent(event.best_score)}, "
+            f"score {percent_text(event.baseline_score)} -> {percent_text(event.best_score)}, "
             f"{event.spent} units spent, {event.turns} turns"
         )
         return _panel("Done", Text(text), "cyan")
@@ -338,7 +177,7 @@ def _turn_panel(event: TurnFinished) -> RenderableType:
     parts: list[RenderableType] = [Text(_cut(printable(event.reasoning))), _panel("code", code, "blue")]
     if event.output.strip():
         parts.append(_panel("output", Text(_cut(printable(event.output))), "bright_black"))
-    title = f"Turn {event.number}/{event.limit}, {_clock(event.seconds)}, {event.left} budget units left"
+    title = f"Turn {event.number}/{event.limit}, {clock_text(event.seconds)}, {event.left} budget units left"
     return _panel(title, Group(*parts), "magenta")
 
 

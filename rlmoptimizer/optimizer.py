@@ -40,6 +40,7 @@ from .events import (
     Split,
     TurnFinished,
 )
+from .gate import Gate
 from .kernel_lease import InterpreterFactory, KernelLease
 from .program import apply_prompts, check_program, clone, fingerprint
 from .root_lm import root_session
@@ -186,7 +187,8 @@ class _Session:
         self.emitter = Emitter([_recorder(self.store), display])
         val_count = len(data.val or ())
         self.ledger = Ledger(options.max_iterations * len(data.train) + val_count, journal=self.store)
-        self.meter = SubLMMeter(options.rlm_max_llm_calls, self.ledger, self.emitter)
+        gate = Gate(on_failure=lambda: self.kernels.interrupt())
+        self.meter = SubLMMeter(options.rlm_max_llm_calls, self.ledger, self.emitter, gate.closed)
         self.bench = Workbench(
             clone(student),
             data,
@@ -195,10 +197,10 @@ class _Session:
             meter=self.meter,
             store=self.store,
             emitter=self.emitter,
+            gate=gate,
             # Fixed, so that a sample without a seed is the same in every compile of the same data.
             rng=random.Random(0),
             num_threads=options.num_threads,
-            on_failure=lambda: self.kernels.interrupt(),
         )
         self.kernels = KernelLease(_kernel_factory(options.kernel), self._check_submission)
         # Ended in this order: nothing new starts, the kernels go, what was under way is waited for.

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import dspy
 
@@ -20,7 +21,7 @@ try:
 except ImportError:  # DSPy 3.5 drops it together with the warning
     _marked_as_an_adapters = None
 
-__all__ = ["PURPOSE", "SubLM", "SubLMMeter"]
+__all__ = ["PURPOSE", "SubLM", "SubLMMeter", "checked_llm_tools"]
 
 PURPOSE = "llm_query"  # of every charge for a sub-LM prompt
 
@@ -31,13 +32,13 @@ class SubLMMeter:
     It has the one method that `dspy.RLM` and its sub-agents call on their own counter, so it can stand in for it.
     """
 
-    def __init__(self, ceiling: int, ledger: Ledger, emitter: Emitter) -> None:
+    def __init__(self, ceiling: int, ledger: Ledger, emitter: Emitter, closed: threading.Event) -> None:
         self._ceiling = ceiling  # prompts in one compile
         self._ledger = ledger
         self._emitter = emitter
         self._lock = threading.Lock()
         self._calls = 0
-        self._closed = False
+        self._closed = closed  # set when the agent is gone: its sub-agents must not go on spending
 
     @property
     def calls(self) -> int:
@@ -51,18 +52,13 @@ class SubLMMeter:
         # One lock over both: else one thread could take the place under the ceiling that another one, refused by
         # the ledger, was about to give back.
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise BudgetExceededError(n, 0, PURPOSE)
             if self._calls + n > self._ceiling:
                 raise BudgetExceededError(n, self._ceiling - self._calls, "rlm_max_llm_calls")
             self._ledger.charge(n, PURPOSE)
             self._calls += n
         self._emitter.emit(BudgetCharged(units=n, left=self._ledger.left))
-
-    def close(self) -> None:
-        """Refuse everything from now on: the agent is gone, its sub-agents must not go on spending."""
-        with self._lock:
-            self._closed = True
 
 
 class SubLM:
@@ -95,3 +91,33 @@ class SubLM:
         if _marked_as_an_adapters is None:
             return nullcontext()
         return _marked_as_an_adapters(self._lm, kwargs.get("messages"))
+
+
+def checked_llm_tools(ask: Callable[..., Any], ask_all: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    """DSPy's two tools, which otherwise find out only after the meter that a prompt is none."""
+
+    def llm_query(prompt: Any) -> str:
+        """Ask the sub-LM one thing. It knows nothing but the prompt. Costs 1 budget unit. Returns its answer."""
+        return ask(_text(prompt, "prompt"))
+
+    def llm_query_batched(prompts: Any) -> list[str]:
+        """Ask the sub-LM several things at once. Costs 1 budget unit per prompt; refused whole if it does not fit.
+
+        prompts: a list of texts. Returns the answers in the same order; "[ERROR] ..." in the place of one that failed.
+        """
+        if not isinstance(prompts, (list, tuple)):
+            # A text is a sequence too: every single letter of it would be asked and paid.
+            raise TypeError(f"prompts must be a list of texts, got {type(prompts).__name__}; nothing was spent")
+        texts = cast("Sequence[Any]", prompts)
+        return ask_all([_text(text, f"prompts[{number}]") for number, text in enumerate(texts)])
+
+    return {"llm_query": llm_query, "llm_query_batched": llm_query_batched}
+
+
+def _text(prompt: Any, name: str) -> str:
+    if not isinstance(prompt, str):
+        raise TypeError(f"{name} must be a text, got {type(prompt).__name__}; nothing was spent")
+    if not prompt.strip():
+        raise ValueError(f"{name} is empty; nothing was spent")
+    # No provider takes a lone surrogate; DSPy would say so after the prompt was paid.
+    return prompt.encode("utf-8", "replace").decode("utf-8")

@@ -1,8 +1,7 @@
 """The workbench: the agent's tools as plain methods. Validates, reserves, does, records, answers; knows no kernel.
 
-Every public method without an underscore that the agent calls may be called from any thread, several at once. A
-request that cannot be done raises an `AgentError`, which the agent reads; anything else that goes wrong is the
-caller's or ours: it is kept in `failure`, the agent is told only that the work was stopped, and `compile()` raises it.
+The tools may be called from any thread, several at once. A request that cannot be done raises an `AgentError`, which
+the agent reads; anything else that goes wrong is kept in `failure`, the agent is told only that the work was stopped.
 """
 
 # DSPy ships no type information.
@@ -11,73 +10,42 @@ caller's or ours: it is kept in `failure`, the agent is told only that the work 
 from __future__ import annotations
 
 import functools
-import logging
 import random
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import dspy
 
 from . import answers
-from .budget import Ledger, Slot
+from .budget import Ledger
 from .dataset import Dataset, Row, Selection, parse_selection, select
-from .errors import AgentError, PromptUpdateError, SelectionError, UnknownRunError
-from .evaluation import Evaluator, ExampleResult
-from .events import (
-    Emitter,
-    EvaluationFinished,
-    EvaluationStarted,
-    ExamplesScored,
-    PromptUpdated,
-    Split,
-    SubmissionRefused,
-)
+from .errors import PromptUpdateError, SelectionError, SubmissionError, UnknownRunError
+from .evaluation import Evaluator
+from .events import Emitter, PromptUpdated, Split, SubmissionRefused
+from .gate import Gate
 from .program import apply_prompts, clone, fingerprint, read_prompts, set_prompt
 from .run_store import RunRecord, RunStore
+from .runs import Runs
 from .sub_lm import SubLMMeter
 from .submission import SUBMISSION_FIELD, read_submission
 
-__all__ = ["OptimizationStopped", "Workbench"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Workbench"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-class OptimizationStopped(AgentError):
-    """The compile is being stopped from outside. What the agent sees instead of the reason."""
-
-    def __init__(self) -> None:
-        super().__init__("the optimization was stopped from outside; nothing more can be done here")
-
-
 def _tool(method: Callable[Concatenate[Workbench, _P], _R]) -> Callable[Concatenate[Workbench, _P], _R]:
-    """Count a call as under way, and let no error but an `AgentError` out to the agent."""
+    """A method that the agent calls."""
 
     @functools.wraps(method)
     def call(self: Workbench, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with self.serving():
+        with self._gate.passing():  # pyright: ignore[reportPrivateUsage] # a method of it
             return method(self, *args, **kwargs)
 
     return call
-
-
-@dataclass(slots=True)
-class _Tally:
-    """The running totals of one evaluation. Used by one thread."""
-
-    done: int = 0
-    passed: int = 0
-    score_sum: float = 0.0
-
-    def add(self, results: Sequence[ExampleResult]) -> None:
-        self.done += len(results)
-        self.passed += sum(result.passed for result in results)
-        self.score_sum += sum(result.score for result in results)
 
 
 class Workbench:
@@ -86,7 +54,7 @@ class Workbench:
     Args:
         program: a clone that the workbench may change.
         rng: decides random samples that were asked for without a seed.
-        on_failure: called once, from the thread that failed, when `failure` is set; stops the agent's cell.
+        gate: every call of the agent passes it.
     """
 
     def __init__(
@@ -99,26 +67,22 @@ class Workbench:
         meter: SubLMMeter,
         store: RunStore,
         emitter: Emitter,
+        gate: Gate,
         rng: random.Random,
         num_threads: int,
-        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self._program = program
         self._fingerprint = fingerprint(program)
         self._data = data
-        self._evaluator = evaluator
         self._ledger = ledger
         self._meter = meter
         self._store = store
         self._emitter = emitter
+        self._gate = gate
+        self._runs = Runs(evaluator, store, ledger, emitter, gate.closed)
         self._rng = rng
         self._num_threads = num_threads
-        self._on_failure = on_failure
         self._lock = threading.Lock()  # of the program's prompts and of `_rng`
-        self._cancelled = threading.Event()
-        self._idle = threading.Condition()
-        self._working = 0
-        self._failure: BaseException | None = None
         self.steps = tuple(read_prompts(program))
         self.root_lm_calls = 0  # written by the agent's loop only
         store.set_prompts(read_prompts(program))
@@ -128,7 +92,7 @@ class Workbench:
     @property
     def failure(self) -> BaseException | None:
         """What went wrong that is not the agent's to mend; `compile()` raises it."""
-        return self._failure
+        return self._gate.failure
 
     @property
     def left(self) -> int:
@@ -149,13 +113,11 @@ class Workbench:
         splits: dict[Split, tuple[Row, ...]] = {"train": self._data.train}
         if self._data.val is not None:
             splits["val"] = self._data.val
-        prompts = read_prompts(self._program)
-        records: dict[Split, RunRecord] = {}
-        for split, rows in splits.items():
-            if not self._cancelled.is_set():
-                config = _config(split, Selection(), None, ())
-                records[split], _ = self._run(self._program, rows, split, config, prompts, slot=None)
-        return records
+        return {
+            split: self._runs.free(self._program, rows, split, _config(split, Selection(), None, ()))
+            for split, rows in splits.items()
+            if not self._gate.closed.is_set()
+        }
 
     def best_run(self) -> RunRecord | None:
         """The finished run with the best score on val, or on the whole of train without a validation set.
@@ -173,56 +135,28 @@ class Workbench:
     def check_submission(self, fields: Mapping[str, Any]) -> dict[str, str]:
         """The prompts in the fields of a SUBMIT call, in the order of the steps.
 
-        Raises `SubmissionError`, or `PromptUpdateError` for a text that the program cannot take.
+        Raises `SubmissionError`, also for a text that the program cannot take.
         """
         try:
             prompts = read_submission(fields.get(SUBMISSION_FIELD), self.steps)
-            candidate = self._candidate(prompts)
+            try:
+                candidate = self._candidate(prompts)
+            except PromptUpdateError as refused:
+                raise SubmissionError(f"the text for step {refused.step!r} cannot be used: {refused.reason}") from None
             if fingerprint(candidate) != self._fingerprint:
-                raise PromptUpdateError(", ".join(self.steps), "more than the instructions would change")
-        except AgentError as refused:
+                raise SubmissionError("more than the instructions would change; submit other texts")
+        except SubmissionError as refused:
             self._emitter.emit(SubmissionRefused(str(refused)))
             raise
         return prompts
 
     def cancel(self) -> None:
         """Start nothing more: evaluations under way end with the examples that are running."""
-        self._cancelled.set()
-        self._meter.close()
+        self._gate.close()
 
     def wait_idle(self, seconds: float) -> None:
         """Wait for tool calls under way; call `cancel` first."""
-        with self._idle:
-            if not self._idle.wait_for(lambda: self._working == 0, seconds):
-                logger.warning("An evaluation is still running after %.0f s; it is abandoned", seconds)
-
-    @contextmanager
-    def serving(self) -> Generator[None]:
-        """One call of the agent: holds the end of the compile back, and keeps what goes wrong from the agent."""
-        with self._idle:
-            self._working += 1
-        try:
-            if self._cancelled.is_set():
-                raise OptimizationStopped
-            yield
-        except AgentError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the metric, the disk, or a bug: for the caller, not the agent
-            self._fail(error)
-            raise OptimizationStopped from None
-        finally:
-            with self._idle:
-                self._working -= 1
-                self._idle.notify_all()
-
-    def _fail(self, error: BaseException) -> None:
-        with self._idle:
-            first = self._failure is None
-            if first:
-                self._failure = error
-        self.cancel()
-        if first:
-            self._on_failure()
+        self._gate.wait_empty(seconds)
 
     # what the agent calls; these docstrings are what the model reads
 
@@ -257,7 +191,7 @@ class Workbench:
             ignored = [name for name, value in given.items() if value is not None and value != "first"]
             ignored += ["failed_from_run"] if failed_from_run is not None else []
             config = _config(which, Selection(), candidate_prompts, ignored)
-            return self._paid_run(candidate, self._data.val or (), which, config)
+            return self._evaluated(candidate, self._data.val or (), which, config)
         selection = self._with_seed(parse_selection(failed_from_run=failed_from_run, **given))
         config = _config(which, selection, candidate_prompts, ())
         failed = None if selection.failed_from_run is None else self._failed_ids(selection.failed_from_run)
@@ -265,7 +199,7 @@ class Workbench:
         if not rows:
             source = str(selection.failed_from_run)
             return answers.empty_answer(config, failed_from_run=source, remaining=self._ledger.left)
-        return self._paid_run(candidate, rows, which, config)
+        return self._evaluated(candidate, rows, which, config)
 
     @_tool
     def run_data(self, run_id: Any) -> dict[str, Any]:
@@ -322,6 +256,13 @@ class Workbench:
 
     # how it is done
 
+    def _evaluated(
+        self, candidate: dspy.Module, rows: Sequence[Row], split: Split, config: dict[str, Any]
+    ) -> dict[str, Any]:
+        record, results = self._runs.paid(candidate, rows, split, config)
+        self._gate.check()  # a run that was cut short is no answer
+        return answers.run_answer(record, results, remaining=record.budget_left)
+
     def _candidate(self, prompts: Mapping[str, str]) -> dspy.Module:
         """A clone with the prompts that are set now, and `prompts` on top."""
         with self._lock:
@@ -347,51 +288,6 @@ class Workbench:
 
     def _failed_ids(self, run_id: str) -> tuple[str, ...]:
         return self._store.failed_ids(self._ended_run(run_id).run_id)
-
-    def _paid_run(
-        self, program: dspy.Module, rows: Sequence[Row], split: Split, config: dict[str, Any]
-    ) -> dict[str, Any]:
-        with self._ledger.reserve(len(rows), "evaluate" if split == "train" else "validate") as slot:
-            record, results = self._run(program, rows, split, config, read_prompts(program), slot=slot)
-        if self._cancelled.is_set():
-            raise OptimizationStopped
-        return answers.run_answer(record, results, remaining=record.budget_left)
-
-    def _run(
-        self,
-        program: dspy.Module,
-        rows: Sequence[Row],
-        split: Split,
-        config: dict[str, Any],
-        prompts: Mapping[str, str],
-        *,
-        slot: Slot | None,
-    ) -> tuple[RunRecord, list[ExampleResult]]:
-        """Evaluate and record. `slot` None: a baseline run, which is free."""
-        baseline = slot is None
-        planned = [row.example_id for row in rows]
-        run_id = self._store.begin_run(split, config, prompts, baseline=baseline, planned_ids=planned)
-        self._emitter.emit(EvaluationStarted(run_id, split, len(rows), baseline))
-        tally = _Tally()
-
-        def on_results(results: Sequence[ExampleResult]) -> None:
-            # Durable first, paid second, seen by the agent last: what is paid for is never lost.
-            self._store.append(run_id, *results)
-            if slot is not None:
-                slot.settle(len(results))
-            tally.add(results)
-            self._emitter.emit(ExamplesScored(run_id, split, tally.done, len(rows), tally.score_sum / tally.done))
-
-        completed = False
-        try:
-            results = self._evaluator.score(program, rows, on_results=on_results, cancelled=self._cancelled)
-            completed = len(results) == len(rows)
-        finally:
-            left = self._ledger.left + (0 if slot is None else slot.open)
-            record = self._store.finish_run(run_id, budget_left=left, cancelled=not completed)
-            score = record.score if completed else None
-            self._emitter.emit(EvaluationFinished(run_id, split, tally.done, len(rows), tally.passed, score, left))
-        return record, results
 
 
 def _read_split(split: Any, data: Dataset) -> Split:

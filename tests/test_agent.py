@@ -135,6 +135,22 @@ def test_a_refusal_has_the_same_class_name_in_the_kernel_and_no_traceback_of_the
         assert "workbench" not in turn["output"]
 
 
+@pytest.mark.parametrize(
+    "call", ["llm_query(3)", "llm_query('')", "llm_query_batched('abc')", "llm_query_batched(['a', None])"]
+)
+def test_a_prompt_that_is_none_is_refused_before_it_is_paid(call: str) -> None:
+    code = f"try:\n    {call}\nexcept (TypeError, ValueError) as e:\n    print(e)"
+    result, _ = toy.compiled([code, "print(optimization_status()['spent_budget'])", SUBMIT])
+    assert "nothing was spent" in result.agent_trajectory[0]["output"]
+    assert result.agent_trajectory[1]["output"].strip() == "0"
+
+
+def test_prompts_are_answered_in_order() -> None:
+    code = "print(llm_query('a'), llm_query_batched(['b', 'c', 'd']), llm_query_batched([]))"
+    result, _ = toy.compiled([code, SUBMIT])
+    assert result.agent_trajectory[0]["output"].strip() == "heard: a ['heard: b', 'heard: c', 'heard: d'] []"
+
+
 # how dspy.RLM is extended
 
 

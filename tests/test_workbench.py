@@ -28,10 +28,11 @@ from rlmoptimizer.budget import Ledger
 from rlmoptimizer.dataset import build_dataset
 from rlmoptimizer.evaluation import Evaluator
 from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, Event, ExamplesScored, PromptUpdated
+from rlmoptimizer.gate import Gate, OptimizationStopped
 from rlmoptimizer.program import clone
 from rlmoptimizer.run_store import RunStore
 from rlmoptimizer.sub_lm import SubLMMeter
-from rlmoptimizer.workbench import OptimizationStopped, Workbench
+from rlmoptimizer.workbench import Workbench
 
 RESULT_KEYS = {
     "score",
@@ -94,7 +95,8 @@ def desk(
         Evaluator(metric, lm or toy.eval_lm(), threads) as evaluator,
     ):
         ledger = Ledger(budget, journal=store)
-        meter = SubLMMeter(ceiling, ledger, emitter)
+        gate = Gate()
+        meter = SubLMMeter(ceiling, ledger, emitter, gate.closed)
         bench = Workbench(
             clone(program or toy.Triage()),
             data,
@@ -103,6 +105,7 @@ def desk(
             meter=meter,
             store=store,
             emitter=emitter,
+            gate=gate,
             rng=random.Random(0),
             num_threads=threads,
         )
@@ -531,6 +534,7 @@ def test_a_submission_with_every_step_is_taken_in_the_programs_order(at: Desk) -
         ({"topic": "a", "reply": " \n"}, "'reply' is empty"),
         ({"topic": "a", "reply": None}, "must be a string, got NoneType"),
         ({"topic": 1, "reply": "b"}, "must be a string, got int"),
+        ({"topic": "a", "reply": "b\ud800"}, "'reply' cannot be used"),
     ],
 )
 def test_a_submission_that_is_not_complete_is_refused_with_all_that_is_wrong(

@@ -1,0 +1,174 @@
+"""How evaluations under way are shown: bars, one rewritten line, or a few plain lines. Knows no events."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+__all__ = ["Bars", "PlainLines", "ProgressView", "RewrittenLine", "RunProgress", "clock_text", "percent_text"]
+
+_PLAIN_LINE_SECONDS = 15.0  # a plain line at least this often while examples come in
+_PLAIN_LINE_SHARE = 0.25  # and after each such share of the examples
+_REWRITE_SECONDS = 0.2  # a notebook's line is rewritten no more often than this
+
+
+def percent_text(score: float | None) -> str:
+    return "-" if score is None else f"{100 * score:.1f}%"
+
+
+def clock_text(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
+@dataclass(slots=True)
+class RunProgress:
+    """One evaluation under way, as the display follows it."""
+
+    label: str
+    total: int
+    started: float  # of the display's clock
+    done: int = 0
+    score: float | None = None
+
+    def seconds_left(self, now: float) -> float | None:
+        return None if self.done == 0 else (now - self.started) / self.done * (self.total - self.done)
+
+
+class ProgressView(Protocol):
+    """One way to show evaluations under way. Called under the display's lock."""
+
+    def started(self, run_id: str, run: RunProgress) -> None: ...
+    def advanced(self, run_id: str, run: RunProgress) -> None: ...
+    def finished(self, run_id: str, run: RunProgress, note: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class Bars:
+    """Live bars on a terminal, one for each evaluation under way; finished ones stay as they ended."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def started(self, run_id: str, run: RunProgress) -> None:
+        if self._live is None:
+            # stdout and stderr stay the program's own: rich would send both to this console.
+            self._live = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=32),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
+                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+                console=self._console,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+        self._tasks[run_id] = self._live.add_task(run.label, total=run.total, note="score -")
+
+    def advanced(self, run_id: str, run: RunProgress) -> None:
+        if self._live is not None:
+            self._live.update(self._tasks[run_id], completed=run.done, note=f"score {percent_text(run.score)}")
+
+    def finished(self, run_id: str, run: RunProgress, note: str) -> None:
+        if self._live is None:
+            return
+        self._live.update(self._tasks.pop(run_id), completed=run.done, note=note)
+        if not self._tasks:
+            self.close()
+
+    def close(self) -> None:
+        live, self._live = self._live, None
+        self._tasks.clear()
+        if live is not None:
+            # rich tells its thread to end and does not wait for it; a compile leaves no thread behind.
+            refresher: threading.Thread | None = getattr(live.live, "_refresh_thread", None)
+            live.stop()
+            if refresher is not None:
+                refresher.join(1.0)
+
+
+class RewrittenLine:
+    """One line for all evaluations under way, rewritten in place: what a notebook's stderr can show without widgets."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._runs: dict[str, RunProgress] = {}
+        self._written = float("-inf")
+        self._width = 0
+
+    def started(self, run_id: str, run: RunProgress) -> None:
+        self._runs[run_id] = run
+        self._rewrite()
+
+    def advanced(self, run_id: str, run: RunProgress) -> None:
+        if self._clock() - self._written >= _REWRITE_SECONDS:
+            self._rewrite()
+
+    def finished(self, run_id: str, run: RunProgress, note: str) -> None:
+        self._runs.pop(run_id, None)
+        self._put(f"{run.label} {run.done}/{run.total} {note}", end="\n")
+        if self._runs:
+            self._rewrite()
+
+    def close(self) -> None:
+        if self._width:
+            self._put("", end="\r")
+        self._runs.clear()
+
+    def _rewrite(self) -> None:
+        now = self._clock()
+        self._written = now
+        self._put(" | ".join(_progress_line(run, now) for run in self._runs.values()), end="")
+
+    def _put(self, line: str, end: str) -> None:
+        self._stream.write("\r" + line.ljust(self._width) + end)
+        self._stream.flush()
+        self._width = 0 if end else len(line)
+
+
+class PlainLines:
+    """A few lines for each evaluation: for logs and pipes."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._last: dict[str, tuple[int, float]] = {}  # run -> examples done and time at its last line
+
+    def started(self, run_id: str, run: RunProgress) -> None:
+        self._last[run_id] = (0, self._clock())
+
+    def advanced(self, run_id: str, run: RunProgress) -> None:
+        done, at = self._last[run_id]
+        now = self._clock()
+        due = run.done - done >= max(1.0, _PLAIN_LINE_SHARE * run.total) and now - at >= 1.0
+        if run.done < run.total and (due or now - at >= _PLAIN_LINE_SECONDS):
+            self._last[run_id] = (run.done, now)
+            self._write(_progress_line(run, now))
+
+    def finished(self, run_id: str, run: RunProgress, note: str) -> None:
+        self._last.pop(run_id, None)
+        self._write(f"{run.label} {run.done}/{run.total} {note}")
+
+    def close(self) -> None:
+        self._last.clear()
+
+    def _write(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+def _progress_line(run: RunProgress, now: float) -> str:
+    left = run.seconds_left(now)
+    eta = "" if left is None else f" eta {clock_text(left)}"
+    return f"{run.label} {run.done}/{run.total} score {percent_text(run.score)}{eta}"
