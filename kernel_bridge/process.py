@@ -26,8 +26,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from kernel_bridge.cells import Limits
-from kernel_bridge.confine import Confinement, plan_launch
+from kernel_bridge.confine import Confinement, Layout, plan_launch, prepare_files
+from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, EXTRA_PATH
+from kernel_bridge.confine.plan import PACKAGE
 from kernel_bridge.errors import StartupFailed
+from kernel_bridge.watchdog import Watchdog
 
 __all__ = ["Connection", "ExitReason", "KernelProcess", "SessionDirectory", "runtime_root"]
 
@@ -60,7 +63,8 @@ def _is_private(path: Path) -> bool:
     if os.name != "posix":
         return True
     found = path.lstat()
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    # Search by others is allowed: under Landlock a kernel of another user has to pass through.
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o066
 
 
 class SessionDirectory:
@@ -78,10 +82,10 @@ class SessionDirectory:
         self.path = (runtime_root() if root is None else root) / secrets.token_hex(4)
         self.path.mkdir(mode=0o700)
         self.scratch = self.path / "scratch"
-        self.scratch.mkdir(mode=0o700)
+        self.keep = self.path / "keep"
+        for path in (self.scratch, self.keep):
+            path.mkdir(mode=0o700)
         self.connection_file = self.path / "kernel.json"
-        self.checkpoint_file = self.scratch / ".checkpoint"
-        self.transcript_file = self.path / "transcript"
         self._generation = 0
         facts = {
             "host_pid": os.getpid(),
@@ -92,14 +96,19 @@ class SessionDirectory:
         }
         (self.path / "session.json").write_text(json.dumps(facts), encoding="utf-8")
 
-    def next_sockets(self) -> Path:
-        """A fresh directory for the sockets of the next kernel of this session."""
+    def next_layout(self) -> Layout:
+        """The directories of the next kernel of this session, with a fresh one for its sockets."""
         self._generation += 1
         path = self.path / f"k{self._generation}"
         path.mkdir(mode=0o700)
         if self._generation > 1:
             shutil.rmtree(self.path / f"k{self._generation - 1}", ignore_errors=True)
-        return path
+        return Layout(self.path, self.path / "launch.json", path, self.keep, self.scratch)
+
+    def let_pass(self) -> None:
+        """Let another user search the directories above the kernel's own, but not list them."""
+        for path in (self.path, self.path.parent):
+            os.chmod(path, 0o711)
 
     def remove(self) -> None:
         """Delete the directory and all in it, whatever modes the agent's code gave its files."""
@@ -124,32 +133,30 @@ def process_started(pid: int) -> str | None:
 class Connection:
     """Where one kernel listens."""
 
-    info: dict[str, Any]  # Jupyter's connection info, `key` as bytes
-    calls_url: str
-    replies_url: str
+    info: dict[str, Any]  # Jupyter's connection info as the host needs it, `key` as bytes
+    inside_file: str  # the connection file that the kernel reads
+    urls: tuple[str, str]  # of the tool channel: calls, replies
+    inside_urls: tuple[str, str]  # the same, as the kernel sees them
 
     @staticmethod
-    def open(directory: SessionDirectory) -> Connection:
-        """Choose addresses for a new kernel and write its connection file."""
-        from jupyter_client.connect import write_connection_file
-
+    def open(directory: SessionDirectory, layout: Layout, inside: Layout) -> Connection:
+        """Choose addresses for a new kernel and write its connection file, and the kernel's own copy of it."""
         key = secrets.token_hex(32).encode()
         if os.name == "posix":
-            sockets = directory.next_sockets()
-            ip, transport = str(sockets / "s"), "ipc"
-            ports = dict(zip(_CHANNELS, range(1, 6), strict=True))
-            urls = (f"ipc://{sockets}/c", f"ipc://{sockets}/r")
+            shared: dict[str, Any] = {"key": key, "transport": "ipc", **dict(zip(_CHANNELS, range(1, 6), strict=True))}
+            names = ("c", "r")
+            urls = tuple(f"ipc://{layout.sockets}/{name}" for name in names)
+            inside_urls = tuple(f"ipc://{inside.sockets}/{name}" for name in names)
+            ips = str(layout.sockets / "s"), str(inside.sockets / "s")
         else:
-            ip, transport = "127.0.0.1", "tcp"
             free = _free_ports(7)
-            ports = dict(zip(_CHANNELS, free[:5], strict=True))
-            urls = (f"tcp://127.0.0.1:{free[5]}", f"tcp://127.0.0.1:{free[6]}")
-        with contextlib.suppress(FileNotFoundError):
-            directory.connection_file.unlink()
-        _, info = write_connection_file(
-            str(directory.connection_file), ip=ip, key=key, transport=transport, kernel_name="kernel_bridge", **ports
-        )
-        return Connection({**info, "key": key}, *urls)
+            shared = {"key": key, "transport": "tcp", **dict(zip(_CHANNELS, free[:5], strict=True))}
+            urls = inside_urls = tuple(f"tcp://127.0.0.1:{port}" for port in free[5:])
+            ips = "127.0.0.1", "127.0.0.1"
+        info = _write_connection(directory.connection_file, ip=ips[0], **shared)
+        _write_connection(layout.sockets / "kernel.json", ip=ips[1], **shared)
+        file = str(inside.sockets / "kernel.json")
+        return Connection({**info, "key": key}, file, (urls[0], urls[1]), (inside_urls[0], inside_urls[1]))
 
     def url(self, channel: str) -> str:
         """The address of a Jupyter channel: shell, iopub, stdin, control or hb."""
@@ -158,6 +165,15 @@ class Connection:
 
 
 _CHANNELS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+
+
+def _write_connection(path: Path, **facts: Any) -> dict[str, Any]:
+    from jupyter_client.connect import write_connection_file
+
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    _, info = write_connection_file(str(path), kernel_name="kernel_bridge", **facts)
+    return dict(info)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -179,9 +195,12 @@ class ExitReason:
 
     code: int | None  # exit status; negative: a signal; None: nobody could tell
     stderr_tail: str
+    verdict: str | None = None  # why the watchdog killed it
 
     def clause(self) -> str:
         """The reason as one clause, such as "it was killed by signal 11 (SIGSEGV, segmentation fault)"."""
+        if self.verdict is not None:
+            return self.verdict
         if self.code is None:
             return "it ended in a way that nobody saw"
         if self.code >= 0:
@@ -206,6 +225,9 @@ _SIGNAL_NOTES = {
 class KernelProcess:
     """One kernel and its guardian, from launch to the last descendant's end.
 
+    Args:
+        tier: how it is confined; see `kernel_bridge.confine.resolve`.
+
     Raises:
         StartupFailed: the interpreter cannot be run.
     """
@@ -213,56 +235,102 @@ class KernelProcess:
     def __init__(
         self,
         directory: SessionDirectory,
-        connection: Connection,
         *,
         python: str,
         limits: Limits,
         confinement: Confinement,
+        tier: str,
         checkpoint: bool,
         restore: bool,
     ) -> None:
         self._directory = directory
-        config_file = directory.path / "launch.json"
-        plan = plan_launch(confinement, python=python, config_file=config_file, scratch=directory.scratch)
-        config: dict[str, Any] = {
-            "connection_file": str(directory.connection_file),
-            "calls_url": connection.calls_url,
-            "replies_url": connection.replies_url,
+        self._limits = limits
+        layout = directory.next_layout()
+        try:
+            self._plan = plan_launch(confinement, tier, layout, python)
+        except OSError as error:
+            raise StartupFailed(f"the kernel's interpreter cannot be used: {error}") from error
+        self.connection = Connection.open(directory, layout, self._plan.inside)
+        self.transcript_file = layout.sockets / "transcript"
+        extra_path = _extra_path(python, directory, self._plan.inside)
+        config = self._configuration(extra_path, checkpoint=checkpoint, restore=restore)
+        layout.config.write_text(json.dumps(config), encoding="utf-8")
+        self._hand_over(layout)
+        self._process = self._launch(layout)
+        self._exit: ExitReason | None = None
+        self.exit_fd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
+        self._watchdog = Watchdog(
+            self._process.pid,
+            memory_bytes=confinement.memory_bytes,
+            processes=confinement.processes,
+            disk_bytes=confinement.scratch_bytes,
+            directories=(layout.sockets, layout.keep, layout.scratch),
+        )
+
+    def _configuration(self, extra_path: list[str], *, checkpoint: bool, restore: bool) -> dict[str, Any]:
+        """What `inside/launch.py` reads; all paths as the kernel sees them."""
+        limits, inside = self._limits, self._plan.inside
+        keeping = {
+            "path": str(inside.keep / "checkpoint"),
+            "bytes": limits.checkpoint_bytes,
+            "seconds": limits.checkpoint_seconds,
+            "restore": restore,
+        }
+        return {
+            "connection_file": self.connection.inside_file,
+            "calls_url": self.connection.inside_urls[0],
+            "replies_url": self.connection.inside_urls[1],
             "frame_bytes": limits.frame_bytes,
             "frame_depth": limits.frame_depth,
             "output_bytes": limits.output_bytes,
-            "transcript_file": str(directory.transcript_file),
-            "extra_path": _extra_path(python, directory),
-            "rlimits": plan.rlimits,
-            "guardian": None,
-            "checkpoint": None,
+            "transcript_file": str(inside.sockets / "transcript"),
+            "extra_path": extra_path,
+            "seal": self._plan.seal,
+            "guardian": None if self._plan.guarded_from_outside else self._guardian(),
+            "checkpoint": keeping if checkpoint else None,
         }
-        if os.name == "posix":
-            config["guardian"] = {"host_pid": os.getpid(), "session_dir": str(directory.path)}
-        if checkpoint:
-            config["checkpoint"] = {
-                "path": str(directory.checkpoint_file),
-                "bytes": limits.checkpoint_bytes,
-                "seconds": limits.checkpoint_seconds,
-                "restore": restore,
-            }
-        config_file.write_text(json.dumps(config), encoding="utf-8")
-        self._process = self._launch(list(plan.argv), dict(plan.environment))
-        self._exit: ExitReason | None = None
-        self.exit_fd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
 
-    def _launch(self, argv: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    def _guardian(self) -> dict[str, Any] | None:
+        if os.name != "posix":
+            return None
+        layers = 0 if self._plan.wrapper_arguments is None else 2  # the wrapper, and its first process inside
+        return {"host_pid": os.getpid(), "session_dir": str(self._directory.path), "layers": layers}
+
+    def _hand_over(self, layout: Layout) -> None:
+        prepare_files(self._plan, layout)
+        if self._plan.owner is not None:
+            for path in layout.sockets.iterdir():
+                os.chown(path, self._plan.owner, self._plan.owner)
+            self._directory.let_pass()
+
+    def _command(self) -> list[str]:
+        plan = self._plan
+        argv = [*plan.argv, str(plan.inside.config)]
+        if not plan.guarded_from_outside:
+            return argv
+        file = self._directory.path / "guard.json"
+        guard = {
+            "guardian": self._guardian(),
+            "argv": argv,
+            "arguments": plan.wrapper_arguments,
+            "descriptor": ARGUMENTS_FD,
+        }
+        file.write_text(json.dumps(guard), encoding="utf-8")
+        return [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "guard.py"), str(file)]
+
+    def _launch(self, layout: Layout) -> subprocess.Popen[bytes]:
         from jupyter_client import launcher
 
         launch = cast("Callable[..., subprocess.Popen[bytes]]", launcher.launch_kernel)  # pyright: ignore[reportUnknownMemberType] - untyped
+        argv = self._command()
         try:
             return launch(
                 argv,
                 stdin=subprocess.PIPE if os.name == "posix" else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=environment,
-                cwd=str(self._directory.scratch),
+                env=dict(self._plan.environment),
+                cwd=str(layout.scratch),
                 # Jupyter's own death watch polls the parent's pid once a second; the guardian is that parent.
                 independent=os.name == "posix",
             )
@@ -293,6 +361,7 @@ class KernelProcess:
         """Kill the kernel and all it started, if they still run; wait; tell how the kernel ended. Idempotent."""
         if self._exit is not None:
             return self._exit
+        self._watchdog.stop()
         process = self._process
         for pipe in (process.stdout, process.stderr):
             assert pipe is not None
@@ -306,7 +375,7 @@ class KernelProcess:
             with contextlib.suppress(OSError):
                 process.kill()
             self._wait(_KILL_SECONDS)
-        self._exit = ExitReason(self._reported_code(), self._tail())
+        self._exit = ExitReason(self._reported_code(), self._tail(), self._watchdog.verdict)
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
@@ -335,6 +404,8 @@ class KernelProcess:
             code = self._process.returncode
             return code if code else None  # it never became a guardian: its own status is the kernel's
         kind, number = found[-1]
+        if kind == "exit" and self._plan.wrapper_arguments is not None and int(number) > 128:
+            return 128 - int(number)  # how the wrapper tells of a signal
         return int(number) if kind == "exit" else -int(number)
 
     def _tail(self) -> str:
@@ -343,7 +414,7 @@ class KernelProcess:
         return data[-_STDERR_BYTES:].decode("utf-8", "replace")
 
 
-def _extra_path(python: str, directory: SessionDirectory) -> list[str]:
+def _extra_path(python: str, directory: SessionDirectory, inside: Layout) -> list[str]:
     """For a foreign interpreter: a folder with our cloudpickle, which is plain Python and serves any version."""
     if os.path.realpath(python) == os.path.realpath(sys.executable) and python == sys.executable:
         return []
@@ -355,4 +426,4 @@ def _extra_path(python: str, directory: SessionDirectory) -> list[str]:
         shutil.copytree(
             Path(cloudpickle.__file__).parent, folder / "cloudpickle", ignore=shutil.ignore_patterns("__pycache__")
         )
-    return [str(folder)]
+    return [str(folder if inside.session == inside.sockets.parent else EXTRA_PATH)]

@@ -30,7 +30,7 @@ from kernel_bridge.errors import (
     SessionClosed,
     StartupFailed,
 )
-from kernel_bridge.process import Connection, ExitReason, KernelProcess, SessionDirectory
+from kernel_bridge.process import ExitReason, KernelProcess, SessionDirectory
 from kernel_bridge.toolserver import ToolServer
 from kernel_bridge.variables import VariableLedger
 from kernel_bridge.wire import Codec, Unsendable
@@ -139,10 +139,10 @@ class KernelSession:
                 raise SessionClosed(self._closed)
             if self._kernel is not None:
                 return
-            confinement, report = resolve(self._asked)
+            confinement, tier, report = resolve(self._asked)
             self._directory = SessionDirectory(self._runtime_dir)
             try:
-                self._confinement = confinement
+                self._confinement, self._tier = confinement, tier
                 self._kernel = self._launch(restore=False)
             except BaseException:
                 self._directory.remove()
@@ -157,6 +157,7 @@ class KernelSession:
             python=self._python,
             limits=self.limits,
             confinement=self._confinement,
+            tier=self._tier,
             dispatcher=self._dispatcher,
             checkpoint=self._checkpoint,
             restore=restore,
@@ -328,6 +329,7 @@ class _Kernel:
         python: str,
         limits: Limits,
         confinement: Confinement,
+        tier: str,
         dispatcher: ToolDispatcher,
         checkpoint: bool,
         restore: bool,
@@ -336,38 +338,27 @@ class _Kernel:
 
         self._directory = directory
         self._limits = limits
-        connection = Connection.open(directory)
+        self.process = KernelProcess(
+            directory,
+            python=python,
+            limits=limits,
+            confinement=confinement,
+            tier=tier,
+            checkpoint=checkpoint,
+            restore=restore,
+        )
+        connection = self.process.connection
         self._messages = Session(key=connection.info["key"], username="host")
         self._context: zmq.Context[Any] = zmq.Context()
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_out, False)
-        self.tools = ToolServer(
-            self._context,
-            connection.calls_url,
-            connection.replies_url,
-            dispatcher=dispatcher,
-            limits=limits,
-            wake=self._wake,
-        )
+        self.tools = ToolServer(self._context, *connection.urls, dispatcher=dispatcher, limits=limits, wake=self._wake)
         self._shell: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._shell.linger = 0
         self._shell.reconnect_ivl = 2
         self._shell.maxmsgsize = limits.frame_bytes
         self._shell.connect(connection.url("shell"))
         self._open = True
-        try:
-            self.process = KernelProcess(
-                directory,
-                connection,
-                python=python,
-                limits=limits,
-                confinement=confinement,
-                checkpoint=checkpoint,
-                restore=restore,
-            )
-        except BaseException:
-            self._close_sockets()
-            raise
         try:
             self._wait_ready()
         except BaseException:
@@ -493,12 +484,12 @@ class _Kernel:
     def printed(self) -> str:
         """What the cell under which the kernel died had printed, from the file the kernel kept it in."""
         try:
-            with open(self._directory.transcript_file, "rb") as file:
+            with open(self.process.transcript_file, "rb") as file:
                 data = file.read(self._limits.output_bytes + 1)
         except OSError:
             return ""
         with contextlib.suppress(OSError):
-            os.truncate(self._directory.transcript_file, 0)
+            os.truncate(self.process.transcript_file, 0)
         return data[: self._limits.output_bytes].decode("utf-8", "replace")
 
     def close(self) -> None:

@@ -1,16 +1,26 @@
-"""The plan: from limits to a command line, an environment and resource limits. Starts nothing."""
+"""A plan: how one kernel process is to be started. Data, and what all tiers share in making it; starts nothing."""
 
 from __future__ import annotations
 
+import base64
+import functools
+import json
 import os
+import platform
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from kernel_bridge.confine.layout import Layout
+from kernel_bridge.confine.seccomp import filter_for
 from kernel_bridge.confine.vocabulary import Confinement
 
-__all__ = ["LaunchPlan", "plan_launch"]
+__all__ = ["PACKAGE", "LaunchPlan", "clean_environment", "encoded_filter", "kernel_command", "python_paths", "rlimits"]
+
+PACKAGE = Path(__file__).parents[1]  # kernel_bridge itself
 
 _PASSED_ON = (
     "PATH",
@@ -35,21 +45,18 @@ _ADDRESS_SPACE_ROOM = 4 * 2**30  # bytes above memory_bytes: mapped files and re
 class LaunchPlan:
     """How one kernel process is to be started."""
 
-    argv: Sequence[str]
+    argv: Sequence[str]  # the kernel's own command, without its configuration file
     environment: Mapping[str, str]
-    rlimits: Mapping[str, tuple[int, int]]  # name in the resource module -> (soft, hard)
+    inside: Layout  # the directories as the kernel sees them
+    seal: Mapping[str, Any] | None  # what the process does to itself first; see inside/seal.py
+    guarded_from_outside: bool  # the guardian stays out of the confinement, where the agent's code cannot reach it
+    wrapper_arguments: Sequence[str] | None = None  # what the wrapper, argv[0], reads from the descriptor in argv
+    owner: int | None = None  # user that must own the writable directories; None: the host's own
+    files: Mapping[str, str] | None = None  # small files to be made in the session's directory first
 
 
-def plan_launch(limits: Confinement, *, python: str, config_file: Path, scratch: Path) -> LaunchPlan:
-    """Plan a kernel as a plain process.
-
-    Args:
-        limits: what `resolve` returned.
-        python: the interpreter that becomes the kernel.
-        config_file: what `inside/launch.py` reads.
-        scratch: the kernel's working and home directory.
-    """
-    script = Path(__file__).parents[1] / "inside" / "launch.py"
+def clean_environment(limits: Confinement, scratch: Path) -> dict[str, str]:
+    """A kernel's environment: a short list of the host's variables, places inside scratch, and what was asked for."""
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     home = str(scratch)
     environment.update(
@@ -71,12 +78,17 @@ def plan_launch(limits: Confinement, *, python: str, config_file: Path, scratch:
         NO_COLOR="1",
     )
     environment.update(limits.environment)
-    rlimits = _rlimits(limits) if os.name == "posix" else {}
-    flags = ["-X", "frozen_modules=on"] if sys.version_info >= (3, 11) and python == sys.executable else []
-    return LaunchPlan([python, *flags, str(script), str(config_file)], environment, rlimits)
+    return environment
 
 
-def _rlimits(limits: Confinement) -> dict[str, tuple[int, int]]:
+def rlimits(limits: Confinement, *, count_processes: bool) -> dict[str, tuple[int, int]]:
+    """Resource limits by their name in the resource module, as (soft, hard).
+
+    Args:
+        count_processes: limit processes too. Only where they are counted for this kernel alone.
+    """
+    if os.name != "posix":
+        return {}
     import resource
 
     found: dict[str, tuple[int, int]] = {"RLIMIT_CORE": (0, 0)}
@@ -90,4 +102,53 @@ def _rlimits(limits: Confinement) -> dict[str, tuple[int, int]]:
         found["RLIMIT_FSIZE"] = (limits.scratch_bytes, limits.scratch_bytes)
     if limits.open_files is not None:
         found["RLIMIT_NOFILE"] = (limits.open_files, limits.open_files)
+    if limits.processes is not None and count_processes:
+        found["RLIMIT_NPROC"] = (limits.processes, limits.processes)
     return {name: value for name, value in found.items() if hasattr(resource, name)}
+
+
+def encoded_filter(*, unix_connect: bool) -> str | None:
+    """The system call filter for this machine as text, or None when there is none for it."""
+    made = filter_for(platform.machine(), unix_connect=unix_connect)
+    return None if made is None else base64.b64encode(made).decode("ascii")
+
+
+@functools.lru_cache(maxsize=16)
+def python_paths(python: str) -> tuple[str, ...]:
+    """The directories that an interpreter needs to be read: its prefixes and its package directories.
+
+    What else is on its path, such as the sources of packages installed for editing, is left out; it can be named in
+    `Confinement.read_only`.
+
+    Raises:
+        OSError: the interpreter cannot be run.
+    """
+    asked = [python, "-c", _ASK]
+    answer = subprocess.run(asked, capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False, cwd="/")
+    try:
+        facts = json.loads(answer.stdout)
+    except ValueError:
+        raise OSError(f"{python} does not answer: {answer.stderr.decode('utf-8', 'replace')[-500:]}") from None
+    found: list[str] = []
+    for path in [*facts["prefixes"], *facts["packages"], os.path.dirname(facts["executable"])]:
+        real = os.path.abspath(path)
+        if os.path.isdir(real) and real not in ("/", os.path.expanduser("~")) and real not in found:
+            found.append(real)
+    return tuple(found)
+
+
+_ASK = """
+import json, os, sys
+print(json.dumps({
+    "executable": os.path.realpath(sys.executable),
+    "prefixes": [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix,
+                 os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix)],
+    "packages": [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))],
+}))
+"""
+
+
+def kernel_command(python: str, package: str) -> list[str]:
+    """The command that becomes a kernel when its configuration file's path is added."""
+    flags = ["-X", "frozen_modules=on"] if sys.version_info >= (3, 11) and python == sys.executable else []
+    return [python, *flags, f"{package}/inside/launch.py"]

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _KILL_SECONDS = 10.0
 
 
@@ -37,7 +37,6 @@ def fork_under_guard(config: dict[str, Any]) -> None:
     os.setpgid(0, 0)
     if linux:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         if os.getppid() != guardian_pid:  # it died between fork and prctl
             os._exit(1)
     null = os.open(os.devnull, os.O_RDWR)
@@ -76,7 +75,7 @@ def _guard(kernel: int, config: dict[str, Any]) -> None:
                 if not command:
                     break
                 with contextlib.suppress(OSError):
-                    os.killpg(kernel, signal.SIGINT)
+                    os.killpg(_innermost(kernel, config.get("layers", 0)), signal.SIGINT)
             elif os.getppid() != config["host_pid"]:
                 break  # a fork of the host may hold the lifeline open; the host itself is gone
         status = _reap(kernel)
@@ -123,7 +122,7 @@ def _kill_all(kernel: int) -> int | None:
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             os.killpg(kernel, signal.SIGKILL)
-        children = _children()
+        children = _children(os.getpid())
         for pid in children:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -136,8 +135,17 @@ def _kill_all(kernel: int) -> int | None:
     return found
 
 
-def _children() -> list[int]:
-    me = os.getpid()
+def _innermost(process: int, layers: int) -> int:
+    """The kernel behind so many wrapping processes, each of which has it as its first child."""
+    for _ in range(layers):
+        children = _children(process)
+        if not children:
+            raise ProcessLookupError(process)
+        process = children[0]
+    return process
+
+
+def _children(me: int) -> list[int]:
     try:
         with open(f"/proc/{me}/task/{me}/children", encoding="ascii") as file:
             return [int(pid) for pid in file.read().split()]

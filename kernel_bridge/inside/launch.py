@@ -1,4 +1,4 @@
-"""The first file a kernel's Python runs: fork a guardian, set the limits, become the kernel.
+"""The first file a kernel's Python runs: fork a guardian unless there is one, seal itself, become the kernel.
 
 Run as a script, by any Python that has ipykernel and msgspec: `python launch.py CONFIG`, where CONFIG is a JSON file
 written by the host. It puts this package on the path without running `kernel_bridge/__init__.py`, so that a kernel
@@ -22,29 +22,23 @@ def _mount_package() -> None:
     sys.modules["kernel_bridge"] = package
 
 
-def _set_limits(limits: dict[str, list[int]]) -> None:
-    import resource
-
-    for name, (soft, hard) in limits.items():
-        which = getattr(resource, name)
-        ceiling = resource.getrlimit(which)[1]
-        if ceiling != resource.RLIM_INFINITY:
-            soft, hard = min(soft, ceiling), min(hard, ceiling)
-        resource.setrlimit(which, (soft, hard))
-
-
 def main() -> None:
     with open(sys.argv[1], encoding="utf-8") as file:
         config: dict[str, Any] = json.load(file)
     del sys.argv[1:]
     sys.path[0] = ""  # the working directory, as in any interactive Python; not this file's folder
-    sys.path.extend(config["extra_path"])
+    sys.path.extend(config.get("extra_path", ()))
     _mount_package()
-    if config["guardian"] is not None:
+    if config.get("guardian") is not None:
         from kernel_bridge.inside.guardian import fork_under_guard
 
         fork_under_guard(config["guardian"])
-        _set_limits(config["rlimits"])
+    if config["seal"] is not None:
+        from kernel_bridge.inside.seal import seal
+
+        seal(config["seal"])
+    if config.get("trial"):
+        return
     from kernel_bridge.inside.app import run
 
     run(config)

