@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from typing import Any, Protocol, runtime_checkable
 
 from .errors import InvalidSetupType
@@ -108,14 +109,13 @@ class KernelLease:
     def close(self) -> None:
         """Shut down every interpreter that was made, and wait for the starting thread. Idempotent."""
         with self._lock:
+            # One that is being made now sees this and is shut down by its maker.
             self._closed = True
-            made = tuple(self._made)
-        for interpreter in made:
-            interpreter.shutdown()
         if self._starter is not None:
+            # Not every interpreter can be shut down while another thread starts it.
             self._starter.join()
-        # One that was being made meanwhile.
-        for interpreter in self._made[len(made) :]:
-            interpreter.shutdown()
+        with ExitStack() as stack:
+            for interpreter in tuple(self._made):
+                stack.callback(interpreter.shutdown)
 
 

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import dspy
+import pytest
+import toy
+
+from rlmoptimizer import InvalidSetup, SubmissionError
+from rlmoptimizer.kernel_lease import KernelLease
+
+
+def nothing() -> None: ...
+
+
+class Watched(dspy.LocalInterpreter):
+    """Counts what is made, started and ended."""
+
+    made: list[Watched]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[str] = []
+        type(self).made.append(self)
+
+    def start(self) -> None:
+        self.log.append("start")
+        super().start()
+
+    def shutdown(self) -> None:
+        self.log.append("shutdown")
+        super().shutdown()
+
+
+@pytest.fixture
+def watched() -> type[Watched]:
+    return type("WatchedHere", (Watched,), {"made": []})
+
+
+@pytest.mark.smoke
+def test_the_first_interpreter_is_started_early_and_the_others_are_fresh(watched: Any) -> None:
+    lease = KernelLease(watched, lambda fields: None)
+    lease.start(nothing)
+    first, second, third = lease(), lease(), lease()
+    assert watched.made == [first, second, third]
+    assert [interpreter.log for interpreter in watched.made] == [["start"], [], []]
+    lease.close()
+    assert all(interpreter.log[-1] == "shutdown" for interpreter in watched.made)
+    lease.close()
+
+
+def test_only_the_agents_own_interpreter_gets_the_validator() -> None:
+    def refuse(fields: dict[str, Any]) -> None:
+        raise SubmissionError(f"no {fields['output']}")
+
+    lease = KernelLease(toy.KERNEL, refuse)
+    lease.start(nothing)
+    try:
+        own, other = lease(), lease()
+        told = own.execute("try:\n    SUBMIT('x')\nexcept Exception as e:\n    print(type(e).__name__, e)")
+        assert told == "SubmissionError no x"
+        assert other.execute("SUBMIT('x')").output == {"output": "x"}
+    finally:
+        lease.close()
+
+
+def test_it_describes_the_runtime_as_the_users_factory_does() -> None:
+    assert KernelLease(toy.KERNEL, lambda fields: None).execution_instructions == toy.KERNEL.execution_instructions
+    assert KernelLease(lambda: dspy.LocalInterpreter(), lambda fields: None).execution_instructions == ""
+
+
+def test_a_start_that_fails_is_told_at_once_and_raised_when_the_interpreter_is_wanted() -> None:
+    class Broken(dspy.LocalInterpreter):
+        def start(self) -> None:
+            raise OSError("no room")
+
+    told = threading.Event()
+    lease = KernelLease(Broken, lambda fields: None)
+    lease.start(told.set)
+    assert told.wait(10)
+    with pytest.raises(OSError, match="no room"):
+        lease.wait_started()
+    lease.interrupt()
+    lease.close()
+
+
+def test_a_factory_that_makes_no_interpreter_is_refused() -> None:
+    lease = KernelLease(dict, lambda fields: None)  # type: ignore[arg-type]
+    lease.start(nothing)
+    with pytest.raises(InvalidSetup, match="kernel made a dict"):
+        lease.wait_started()
+    lease.close()
+
+
+def test_an_interpreter_that_is_made_after_the_end_does_not_live_on(watched: Any) -> None:
+    lease = KernelLease(watched, lambda fields: None)
+    lease.start(nothing)
+    lease.close()
+    lease()
+    late = lease()
+    assert late.log == ["shutdown"]
+
+
+def test_closing_while_the_kernel_starts_leaves_nothing() -> None:
+    for _ in range(3):
+        lease = KernelLease(toy.KERNEL, lambda fields: None)
+        lease.start(nothing)
+        lease.close()
+
+
+def test_interrupting_stops_the_running_cell_and_is_harmless_otherwise(watched: Any) -> None:
+    begun = threading.Event()
+    lease = KernelLease(toy.KERNEL, lambda fields: None)
+    lease.interrupt()
+    lease.start(nothing)
+    own = lease()
+    own.tools["begun"] = begun.set
+    stopper = threading.Thread(target=lambda: (begun.wait(30), lease.interrupt()))
+    stopper.start()
+    try:
+        with pytest.raises(dspy.primitives.code_interpreter.CodeExecutionError, match="KeyboardInterrupt"):
+            own.execute("begun()\nimport time\ntime.sleep(60)")
+    finally:
+        stopper.join()
+        lease.close()
+    plain = KernelLease(watched, lambda fields: None)  # an interpreter that cannot be interrupted
+    plain.start(nothing)
+    plain()
+    plain.interrupt()
+    plain.close()
