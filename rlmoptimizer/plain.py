@@ -20,7 +20,7 @@ from pydantic import BaseModel
 __all__ = ["MAX_DEPTH", "MAX_NODES", "to_plain"]
 
 MAX_DEPTH: Final = 32  # nesting levels kept; the tool channel takes 64, and a result stands some levels deep
-MAX_NODES: Final = 1_000_000  # values in one conversion; lists that share their items can unfold to any size
+MAX_NODES: Final = 250_000  # containers in one conversion; lists that share their items can unfold to any number
 
 _ATOMS: Final = frozenset({type(None), bool, int, float, str, bytes})
 _TEXT: Final = frozenset({str})
@@ -32,7 +32,7 @@ def to_plain(value: Any) -> Any:
 
     DSPy's records, pydantic models, dataclasses, named tuples and mappings become dicts; sequences and sets lists;
     enums their value; numpy scalars and arrays numbers and lists; everything else its `str`. Keys become text.
-    Cycles are cut, and so is what nests deeper than `MAX_DEPTH` or holds more than `MAX_NODES` values.
+    Cycles are cut, and so is what nests deeper than `MAX_DEPTH` or holds more than `MAX_NODES` containers.
     """
     kind = cast("type[Any]", type(value))
     if kind in _ATOMS:
@@ -43,7 +43,7 @@ def to_plain(value: Any) -> Any:
 
 
 class _Conversion:
-    """One call of `to_plain`: the objects that are being converted, to see cycles, and how many values there were."""
+    """One call of `to_plain`: the objects that are being converted, to see cycles, and how many there were."""
 
     __slots__ = ("inside", "nodes")
 
@@ -59,7 +59,7 @@ class _Conversion:
         if depth >= MAX_DEPTH:
             return f"<{kind.__name__} nested deeper than {MAX_DEPTH} levels>"
         if self.nodes > MAX_NODES:
-            return f"<{kind.__name__} left out: more than {MAX_NODES} values>"
+            return f"<{kind.__name__} left out: more than {MAX_NODES} of them>"
         if id(value) in self.inside:
             return _CYCLE
         self.inside.add(id(value))

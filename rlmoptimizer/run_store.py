@@ -72,11 +72,11 @@ class RunStore:
     def create(cls, path: str | Path) -> RunStore:
         """Make a new store in the file `path` (its directory is made). Raises `InvalidSetup` when the file exists."""
         path = Path(path)
+        if path.exists():
+            raise InvalidSetup(f"{path} exists already; pass another place for the run store")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.open("xb").close()
-        except FileExistsError as error:
-            raise InvalidSetup(f"{path} exists already; pass another place for the run store") from error
+            path.open("xb").close()  # fails when another process was faster
         except OSError as error:
             raise InvalidSetup(f"no run store can be made at {path}: {error}") from error
         return cls(path)

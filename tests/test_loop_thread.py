@@ -1,0 +1,97 @@
+"""The loop thread: awaitables of many threads on one loop, whatever becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from rlmoptimizer.loop_thread import LoopThread
+
+TIMEOUT = 30
+
+
+@pytest.fixture
+def loop() -> LoopThread:
+    loop = LoopThread()
+    yield loop
+    loop.close()
+
+
+def test_threads_share_one_loop_and_wait_at_the_same_time(loop: LoopThread) -> None:
+    arrived: list[asyncio.AbstractEventLoop] = []
+    everyone = asyncio.Event()
+
+    async def meet(number: int) -> int:
+        arrived.append(asyncio.get_running_loop())
+        if len(arrived) == 4:
+            everyone.set()
+        await asyncio.wait_for(everyone.wait(), TIMEOUT)
+        return number
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda number: loop.run(meet(number)), range(4))) == [0, 1, 2, 3]
+    assert len(set(arrived)) == 1
+
+
+def test_context_variables_of_the_caller_are_seen(loop: LoopThread) -> None:
+    variable = contextvars.ContextVar("variable", default="unset")
+
+    async def look() -> str:
+        await asyncio.sleep(0)
+        return variable.get()
+
+    variable.set("set")
+    assert loop.run(look()) == "set"
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(2), asyncio.CancelledError(), KeyboardInterrupt()])
+def test_what_is_raised_reaches_the_caller_and_the_loop_lives_on(loop: LoopThread, error: BaseException) -> None:
+    async def fail() -> None:
+        raise error
+
+    async def succeed() -> str:
+        return "fine"
+
+    with pytest.raises(type(error)):
+        loop.run(fail())
+    assert loop.run(succeed()) == "fine"
+
+
+def test_closing_cancels_what_still_waits(loop: LoopThread) -> None:
+    waiting = threading.Event()
+
+    async def wait_for_ever() -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        stuck = pool.submit(loop.run, wait_for_ever())
+        assert waiting.wait(TIMEOUT)
+        loop.close()
+        with pytest.raises(asyncio.CancelledError):
+            stuck.result(TIMEOUT)
+
+
+def test_a_closed_loop_runs_nothing_more(loop: LoopThread) -> None:
+    loop.close()
+    loop.close()
+
+    async def nothing() -> None: ...
+
+    with pytest.raises(RuntimeError, match="closed"):
+        loop.run(nothing())
+
+
+def test_a_copy_in_another_process_is_a_loop_of_its_own(loop: LoopThread) -> None:
+    async def nothing() -> int:
+        return 1
+
+    loop.run(nothing())
+    copy = pickle.loads(pickle.dumps(loop))
+    assert copy.run(nothing()) == 1
+    copy.close()
