@@ -33,6 +33,8 @@ def main() -> None:
         from kernel_bridge.inside.guardian import fork_under_guard
 
         fork_under_guard(config["guardian"])
+    elif os.name == "posix" and not config.get("trial"):
+        os.setpgid(0, 0)  # the guardian outside interrupts this group, which must not be the wrapper's
     if config["seal"] is not None:
         from kernel_bridge.inside.seal import seal
 
