@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
+from kernel_bridge.confine.cgroup import scope_prefix, scopes_work
 from kernel_bridge.confine.landlocked import SYSTEM_FILES
 from kernel_bridge.confine.layout import Layout
 from kernel_bridge.confine.plain import plain_guarantees
@@ -25,6 +26,7 @@ from kernel_bridge.confine.plan import (
     rlimits,
 )
 from kernel_bridge.confine.vocabulary import Confinement
+from kernel_bridge.inside.seal import landlock_abi
 
 __all__ = ["ARGUMENTS_FD", "EXTRA_PATH", "OLDEST", "find_bubblewrap", "plan_wrapped", "wrapped_guarantees"]
 
@@ -84,6 +86,10 @@ def wrapped_guarantees() -> Mapping[str, str]:
         reduced_syscalls="seccomp",
         no_host_processes_visible="a PID namespace",
     )
+    if landlock_abi() > 0:
+        found["filesystem_allowlist"] += "; Landlock for writing"
+    if scopes_work():
+        found["memory_capped"] = "cgroup memory.max by systemd; setrlimit for each process; a watchdog on the host"
     return found
 
 
@@ -108,13 +114,25 @@ def plan_wrapped(limits: Confinement, layout: Layout, python: str) -> LaunchPlan
         "/",
     ]
     return LaunchPlan(
-        argv=[wrapper, "--args", str(ARGUMENTS_FD), "--", *kernel_command(python, _PACKAGE)],
+        argv=[*scope_prefix(limits), wrapper, "--args", str(ARGUMENTS_FD), "--", *kernel_command(python, _PACKAGE)],
         environment=clean_environment(limits, inside.scratch),
         inside=inside,
         seal={
             "rlimits": rlimits(limits, count_processes=True),
             "user": user if root else None,
-            "landlock": None,
+            # A second fence: should the mounts be wrong, writing, signals and TCP are still kept in.
+            "landlock": {
+                "read": ["/"],
+                "write": [
+                    _SCRATCH,
+                    _SOCKETS,
+                    _KEEP,
+                    "/tmp",
+                    "/dev",
+                    *(str(Path(p).absolute()) for p in limits.writable),
+                ],
+                "needed": False,
+            },
             "seccomp": encoded_filter(unix_connect=True),
             "no_new_privileges": True,
         },

@@ -107,7 +107,7 @@ def plan_landlocked(limits: Confinement, layout: Layout, python: str) -> LaunchP
             "rlimits": rlimits(limits, count_processes=user is not None),
             "user": user,
             "drop_capabilities": root,
-            "landlock": {"read": read, "write": write},
+            "landlock": {"read": read, "write": write, "needed": True},
             "seccomp": encoded_filter(unix_connect=False),
             "no_new_privileges": True,
         },

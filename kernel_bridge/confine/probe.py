@@ -18,6 +18,7 @@ from kernel_bridge.confine.landlocked import landlocked_guarantees, plan_landloc
 from kernel_bridge.confine.layout import Layout
 from kernel_bridge.confine.plain import plain_guarantees, plan_plain
 from kernel_bridge.confine.plan import LaunchPlan
+from kernel_bridge.confine.seatbelt import plan_seatbelt, seatbelt_guarantees
 from kernel_bridge.confine.seccomp import ARCHITECTURES
 from kernel_bridge.confine.vocabulary import GUARANTEES, Confinement, ConfinementReport, Probe
 from kernel_bridge.errors import ConfinementUnavailable
@@ -46,8 +47,13 @@ def probe() -> Probe:
         if reason is None:
             return _probe("L", landlocked_guarantees(sys.executable), notes)
         notes.append(f"tier L is not to be had: {reason}")
+    elif sys.platform == "darwin":
+        reason = _trial(plan_seatbelt)
+        if reason is None:
+            return _probe("S", seatbelt_guarantees(), ["tier S has not been tested by its authors"])
+        notes.append(f"tier S is not to be had: {reason}")
     else:
-        notes.append(f"on {sys.platform} a kernel is a plain process; no confinement by the system is used yet")
+        notes.append(f"on {sys.platform} a kernel is a plain process over loopback TCP; nothing confines it")
     return _probe("P", plain_guarantees(), notes)
 
 
@@ -66,6 +72,7 @@ _WHY_MISSING: Mapping[str, Mapping[str, str]] = {
         "private_tmp": f"{_NEEDS_NAMESPACES}; /tmp and /dev/shm are out of reach instead",
         "no_host_processes_visible": f"{_NEEDS_NAMESPACES}; process numbers can be seen, nothing of the processes",
     },
+    "S": {},
     "P": {
         "no_network": _NEEDS_FENCE,
         "filesystem_allowlist": _NEEDS_FENCE,
@@ -161,7 +168,7 @@ def prepare_files(plan: LaunchPlan, layout: Layout) -> None:
 
 def plan_launch(limits: Confinement, tier: str, layout: Layout, python: str) -> LaunchPlan:
     """Plan a kernel under a tier that `resolve` chose. Raises: OSError when its interpreter cannot be asked."""
-    make = {"N": plan_wrapped, "L": plan_landlocked, "P": plan_plain}[tier]
+    make = {"N": plan_wrapped, "L": plan_landlocked, "S": plan_seatbelt, "P": plan_plain}[tier]
     return make(limits, layout, python)
 
 

@@ -30,6 +30,7 @@ GUARANTEES: Mapping[str, str] = {
 TIERS: Mapping[str, str] = {
     "N": "namespaces by bubblewrap, seccomp, resource limits",
     "L": "Landlock, seccomp, resource limits",
+    "S": "sandbox-exec (macOS), resource limits",
     "P": "a plain process with resource limits",
 }
 """The tiers, strongest first."""
@@ -79,7 +80,7 @@ class ConfinementReport:
 class Probe:
     """What this machine can give a kernel."""
 
-    tier: str  # "N": namespaces, "L": Landlock, "P": a plain process
+    tier: str  # a key of TIERS
     available: Mapping[str, str]  # guarantee -> mechanism
     missing: Mapping[str, str]  # guarantee -> why not, and what would mend it
     notes: tuple[str, ...] = ()  # why a stronger tier is not to be had, and what would mend it

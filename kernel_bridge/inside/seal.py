@@ -33,9 +33,9 @@ def seal(spec: Mapping[str, Any]) -> None:
     """Apply a plan's seal.
 
     Args:
-        spec: `rlimits` {name: [soft, hard]}, `user` (uid and gid to become, or None), `landlock` ({"read": paths,
-            "write": paths} or None), `seccomp` (the filter in base64, or None), `no_new_privileges`, and optionally
-            `drop_capabilities`, for a root that stays root.
+        spec: `rlimits` {name: [soft, hard]}; `user`, uid and gid to become, or None; `drop_capabilities`, for a root
+            that stays root (optional); `landlock`, {"read": paths, "write": paths, "needed": refuse to start without}
+            or None; `seccomp`, the filter in base64, or None; `no_new_privileges`.
 
     Raises:
         OSError: naming the step that the system refused.
@@ -49,8 +49,9 @@ def seal(spec: Mapping[str, Any]) -> None:
         _clear_capabilities()
     if spec["no_new_privileges"]:
         _prctl(_PR_SET_NO_NEW_PRIVS, 1, what="no new privileges")
-    if spec["landlock"] is not None:
-        _landlock(spec["landlock"]["read"], spec["landlock"]["write"])
+    rules = spec["landlock"]
+    if rules is not None and (rules["needed"] or landlock_abi() > 0):
+        _landlock(rules["read"], rules["write"])
     if spec["seccomp"] is not None:
         _filter(base64.b64decode(spec["seccomp"]))
 
