@@ -37,11 +37,14 @@ def test_of_several_failures_the_first_is_kept() -> None:
     inside = threading.Barrier(2)
 
     def fail(name: str) -> None:
-        with pytest.raises(OptimizationStopped), gate.passing():
-            inside.wait(30)
-            raise OSError(name)
+        inside.wait(30)
+        raise OSError(name)
 
-    threads = [threading.Thread(target=fail, args=(name,)) for name in "ab"]
+    def call(name: str) -> None:
+        with pytest.raises(OptimizationStopped), gate.passing():
+            fail(name)
+
+    threads = [threading.Thread(target=call, args=(name,)) for name in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:

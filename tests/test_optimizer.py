@@ -320,6 +320,11 @@ def test_a_metric_that_always_raises_stops_compile_with_its_traceback(tmp_path: 
     assert list(tmp_path.glob("*.sqlite"))
 
 
+def test_without_a_kernel_given_the_agent_works_in_a_jupyter_kernel() -> None:
+    result, _ = toy.compiled(["print(type(get_ipython()).__name__)", SUBMIT_SAME], kernel=None)
+    assert "Shell" in result.agent_trajectory[0]["output"]
+
+
 def test_a_kernel_that_cannot_start_stops_compile() -> None:
     missing = KernelInterpreter.factory(python=os.path.join(os.sep, "nowhere", "python"), confinement="off")
     with pytest.raises(RuntimeError, match="nowhere"):
