@@ -7,13 +7,19 @@ first.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import logging
 import threading
 from collections.abc import Awaitable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 __all__ = ["LoopThread"]
+
+logger = logging.getLogger(__name__)
+
+_CLOSE_SECONDS: Final = 5.0  # how long each part of closing may take; only what refuses to be cancelled ever does
 
 _T = TypeVar("_T")
 
@@ -55,14 +61,16 @@ class LoopThread:
         return outcome.result()
 
     def close(self) -> None:
-        """Cancel what runs and stop the thread. Idempotent."""
+        """Cancel what runs and stop the thread, or warn and leave one that will not stop in time. Idempotent."""
         with self._lock:
             self._closed = True
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
-            thread.join()
+            thread.join(3 * _CLOSE_SECONDS)
+            if thread.is_alive():
+                logger.warning("An async program or metric blocks its event loop; its thread is abandoned")
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -80,15 +88,20 @@ class LoopThread:
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
-            left = list(self._tasks)
-            for task in left:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.run_until_complete(self._wind_up(loop))
         finally:
             asyncio.set_event_loop(None)
             loop.close()
+
+    async def _wind_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        left = list(self._tasks)
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_CLOSE_SECONDS)
+        for shutdown in (loop.shutdown_asyncgens(), loop.shutdown_default_executor()):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(shutdown, _CLOSE_SECONDS)
 
     # A copy in another process starts a loop of its own.
     def __reduce__(self) -> tuple[Any, ...]:

@@ -174,6 +174,8 @@ def _reword(steps: Mapping[str, dspy.Predict], step: Any, text: Any) -> None:
     if not isinstance(text, str) or not text.strip():
         what = "it is empty" if isinstance(text, str) else f"it is of type {type(text).__name__}"
         raise PromptUpdateError(step, f"the text must be a non-empty string, and {what}")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise PromptUpdateError(step, "the text holds lone surrogates, which no LM can be sent; leave them out")
     predictor, text = steps[step], _clean(text)
     if _instructions(predictor) == text:
         return

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from rlmoptimizer import loop_thread
 from rlmoptimizer.loop_thread import LoopThread
 
 TIMEOUT = 30
@@ -75,6 +76,26 @@ def test_closing_cancels_what_still_waits(loop: LoopThread) -> None:
         loop.close()
         with pytest.raises(asyncio.CancelledError):
             stuck.result(TIMEOUT)
+
+
+def test_closing_does_not_wait_for_ever_for_what_blocks_the_loop(
+    loop: LoopThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loop_thread, "_CLOSE_SECONDS", 0.01)
+    blocked, go_on = threading.Event(), threading.Event()
+
+    async def block() -> str:
+        blocked.set()
+        assert go_on.wait(TIMEOUT)
+        return "done"
+
+    with ThreadPoolExecutor(1) as pool:
+        stuck = pool.submit(loop.run, block())
+        assert blocked.wait(TIMEOUT)
+        loop.close()
+        assert "its thread is abandoned" in caplog.text
+        go_on.set()
+        assert stuck.result(TIMEOUT) == "done"
 
 
 def test_a_closed_loop_runs_nothing_more(loop: LoopThread) -> None:

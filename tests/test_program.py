@@ -284,6 +284,7 @@ def test_a_field_name_that_shadows_a_model_method_is_no_obstacle() -> None:
         ("first", None, "it is of type NoneType"),
         ("first", 3, "it is of type int"),
         ("first", ["x"], "it is of type list"),
+        ("first", "a \ud800 b", "lone surrogates"),
     ],
 )
 def test_a_prompt_that_cannot_be_set_is_refused(step: str, text: Any, reason: str) -> None:
