@@ -32,7 +32,7 @@ from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
 _REQUIRED = frozenset({"name", "ours", "theirs", "ratio", "target"})
-_PACKAGES = ("dspy", "ipykernel", "jupyter_client", "pyzmq", "msgspec", "rlmoptimizer")
+_PACKAGES = ("dspy", "ipykernel", "jupyter_client", "pyzmq", "msgspec", "rich")
 
 
 def benchmark_names() -> list[str]:
@@ -64,7 +64,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": {package.name: package.version for package in map(metadata.distribution, _PACKAGES)},
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

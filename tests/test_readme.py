@@ -23,7 +23,7 @@ from provider import providers
 from readme_blocks import Block, blocks, command
 
 import example
-from kernel_bridge import KernelInterpreter
+from kernel_bridge import GUARANTEES, KernelInterpreter
 from rlmoptimizer import RLMDocstringOptimizer
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
@@ -41,6 +41,7 @@ CHECKED_BY = {
     ("text", "printed"): "test_a_block_prints_what_is_shown",
     ("sh", "console"): "test_the_console_commands_find_a_live_kernel",
     ("sh", "probe"): "test_the_probe_command_shows_every_guarantee",
+    ("text", "output-of-the-probe"): "test_the_probe_command_shows_every_guarantee",
 }
 
 
@@ -196,9 +197,19 @@ def test_the_console_commands_find_a_live_kernel() -> None:
 
 def test_the_probe_command_shows_every_guarantee() -> None:
     (block,) = of_kind("sh", "probe")
+    (output,) = of_kind("text", "output-of-the-probe")
     shown = subprocess.run(["bash", "-c", block.text], env=on_path(), capture_output=True, text=True, timeout=60)
     assert shown.returncode == 0, shown.stderr
-    assert "no_network" in shown.stdout
+    here, there = answers_in(shown.stdout), answers_in(output.text)
+    assert list(here) == list(there) == list(GUARANTEES)
+    # The README shows one machine; where this one gives the same tier, it must give the same guarantees.
+    if shown.stdout.startswith(output.text.splitlines()[0]):
+        assert here == there
+
+
+def answers_in(table: str) -> dict[str, str]:
+    """Guarantee -> "yes" or "no", in the order of the table."""
+    return dict(line.split()[:2] for line in table.partition("\n\n")[2].splitlines())
 
 
 def on_path() -> dict[str, str]:
