@@ -20,7 +20,7 @@ from typing import Any
 import dspy
 import zmq
 
-from kernel_bridge import KernelInterpreter
+from kernel_bridge import KernelInterpreter, probe
 
 _EXAMPLE = {
     "example_id": "1",
@@ -66,6 +66,10 @@ _THREADED = (
 
 def _make_ours() -> Any:
     return KernelInterpreter(_TOOLS, confinement="off")
+
+
+def _make_confined() -> Any:
+    return KernelInterpreter(_TOOLS, confinement="auto")
 
 
 def _make_local() -> Any:
@@ -158,7 +162,12 @@ _TARGETS = {
 
 def run(*, rounds: int = 5, quick: bool = False) -> list[dict[str, Any]]:
     """Measure. Rows: name, ours and theirs in milliseconds, whose theirs is, ratio, target (None: no target)."""
-    makers: dict[str, Callable[[], Any]] = {"ours": _make_ours, "LocalInterpreter": _make_local}
+    probe()
+    makers: dict[str, Callable[[], Any]] = {
+        "ours": _make_ours,
+        "confined": _make_confined,
+        "LocalInterpreter": _make_local,
+    }
     if shutil.which("deno"):
         makers["PythonInterpreter"] = _make_deno
     found: dict[str, list[dict[str, float]]] = {name: [] for name in makers}
@@ -176,7 +185,7 @@ def run(*, rounds: int = 5, quick: bool = False) -> list[dict[str, Any]]:
 
 
 def _rows(found: dict[str, list[dict[str, float]]], raw: list[float]) -> list[dict[str, Any]]:
-    ours = found.pop("ours")
+    ours, confined = found.pop("ours"), found.pop("confined")
     rows = [
         _row(name, [r[name] for r in ours], peer, [r[name] for r in theirs], _TARGETS.get(name))
         for peer, theirs in found.items()
@@ -184,6 +193,11 @@ def _rows(found: dict[str, list[dict[str, float]]], raw: list[float]) -> list[di
     ]
     for name, target in (("tool call, sequential", 6.0), ("tool call, 8 threads", 4.0)):
         rows.append(_row(name, [r[name] for r in ours], "raw zmq ping-pong", raw, target))
+    for name, target in (("start to first result", 1.25), ("warm cell", 1.10)):
+        mine = [r[name] for r in confined]
+        rows.append(
+            _row(f"{name}, confined (tier {probe().tier})", mine, "unconfined", [r[name] for r in ours], target)
+        )
     return rows
 
 
@@ -210,7 +224,7 @@ def main() -> None:
     for row in run(rounds=asked.rounds, quick=asked.quick):
         target = "" if row["target"] is None else f"  target <= {row['target']:g}"
         print(
-            f"{row['name']:<28}{row['ours']:>10.3f} ms  {row['peer']:<20}{row['theirs']:>10.3f} ms"
+            f"{row['name']:<44}{row['ours']:>10.3f} ms  {row['peer']:<20}{row['theirs']:>10.3f} ms"
             f"  ratio {row['ratio']:>7.3f}{target}"
         )
 

@@ -294,7 +294,8 @@ def _syntax_text(message: str, traceback: str) -> str:
 
 def _obituary(death: Death) -> str:
     if death.checkpointed:
-        restored = f"Restored from before this cell: {', '.join(death.restored) or 'no names, there were none'}."
+        names = ", ".join(name for name in death.restored if not name.startswith("_"))
+        restored = f"Restored from before this cell: {names or 'no names, there were none'}."
     else:
         restored = "No names were restored: checkpoints are off."
     lost = "; ".join(f"{name} ({reason})" for name, reason in death.lost.items())

@@ -36,7 +36,7 @@ from kernel_bridge.wire import (
 __all__ = ["ToolServer"]
 
 _SEND_MS = 30_000  # a kernel that does not read its answers for so long gets no more of them
-_JOIN_SECONDS = 5.0
+_JOIN_SECONDS = 2.0  # for tools that still run; what they do later goes nowhere
 _CONSOLE_SECONDS = 3600.0
 _ZERO_COPY_BYTES = 65536
 

@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
+import importlib
+import importlib.util
 import logging
 import os
 import signal
@@ -34,7 +37,34 @@ def _without_debugger() -> None:
     sys.modules["ipykernel.debugger"] = stand_in
 
 
+def _without_client_imports() -> None:
+    """Put a stand-in for the package `jupyter_client`, which becomes the real one when more of it is asked for.
+
+    A kernel needs two of its modules; its `__init__` imports forty more, a tenth of a kernel's start.
+    """
+    spec = importlib.util.find_spec("jupyter_client")
+    if spec is None or spec.loader is None or "jupyter_client" in sys.modules:
+        return
+    package = types.ModuleType("jupyter_client")
+    package.__spec__, package.__loader__, package.__file__ = spec, spec.loader, spec.origin
+    package.__path__ = list(spec.submodule_search_locations or ())
+    loader = spec.loader
+
+    def find(name: str) -> Any:
+        if name == "write_connection_file":  # the one name that ipykernel takes from the package itself
+            return importlib.import_module("jupyter_client.connect").write_connection_file
+        if name.startswith("__"):
+            raise AttributeError(name)
+        del package.__getattr__
+        loader.exec_module(package)
+        return getattr(package, name)
+
+    package.__getattr__ = find
+    sys.modules["jupyter_client"] = package
+
+
 _without_debugger()
+_without_client_imports()
 
 from ipykernel.kernelapp import IPKernelApp  # noqa: E402
 from traitlets.config import Config  # noqa: E402
@@ -199,5 +229,7 @@ def run(config: dict[str, Any]) -> None:
     if os.name == "posix":
         capture = DescriptorCapture(app.transcript.add)
     kernel.attach(config, channel, interrupts, app.transcript, capture)
+    gc.freeze()  # what a start has made stays; no collection need look at it again
+    gc.enable()
     with contextlib.suppress(KeyboardInterrupt):
         app.start()

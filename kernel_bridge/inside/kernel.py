@@ -30,7 +30,7 @@ from kernel_bridge.inside.stubs import Binding, Submitted
 from kernel_bridge.inside.tracebacks import format_failure, name_cell
 from kernel_bridge.wire import Foreign, Ready
 
-_HOST_OWNED = ("_dspy", "__dspy")  # prefixes of the names that DSPy's own set-up cells make
+_HOST_OWNED = ("_dspy", "__dspy", "_Dspy")  # prefixes of the names that DSPy's own set-up cells make
 
 
 class BridgeDisplayHook(ZMQShellDisplayHook):

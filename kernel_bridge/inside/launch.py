@@ -7,6 +7,7 @@ in a foreign environment needs nothing installed there and none of the host side
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -23,6 +24,7 @@ def _mount_package() -> None:
 
 
 def main() -> None:
+    gc.disable()  # until the kernel is up: imports make much and leave no garbage
     with open(sys.argv[1], encoding="utf-8") as file:
         config: dict[str, Any] = json.load(file)
     del sys.argv[1:]
