@@ -285,10 +285,14 @@ def test_an_evaluation_left_running_at_submission_is_stopped_and_paid_for_what_i
         assert entered.wait(60)
         return "yes"
 
-    opener = threading.Timer(0.5, gate.set)
-    opener.start()
+    opener = threading.Timer(1.0, gate.set)
+
+    def submit(_: Asked) -> str:
+        opener.start()  # not before the last turn, however slowly the first one went
+        return f"SUBMIT(optimized_dspy_program={ {'topic': 'a', 'reply': 'b'}!r})"
+
     result, _ = toy.compiled(
-        [START_WAITING, f"SUBMIT(optimized_dspy_program={ {'topic': 'a', 'reply': 'b'}!r})"],
+        [START_WAITING, submit],
         eval_lm=lm,
         sub_lm=text_lm(sub),
         num_threads=1,
