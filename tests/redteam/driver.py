@@ -25,7 +25,6 @@ import struct
 import sys
 import tempfile
 import threading
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -203,6 +202,7 @@ class Driver:
         self._answering = threading.Lock()
         self.sessions: dict[str, Any] = {}
         listeners = Listeners(Path(spec["base"]))
+        self.in_memory = spec["secrets"]["in_memory"]
         self.facts: dict[str, Any] = {
             "host_pid": os.getpid(),
             "uid": os.getuid(),
@@ -257,7 +257,7 @@ class Driver:
     def answer(self, request: dict[str, Any]) -> None:
         try:
             found = getattr(self, f"do_{request.pop('do')}")(**{k: v for k, v in request.items() if k != "id"})
-        except BaseException as error:  # the driver goes on whatever a request does
+        except BaseException as error:  # noqa: BLE001 - the driver goes on whatever a request does
             found = {"error": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
         line = json.dumps({"id": request["id"], **found}, default=repr)
         with self._answering:
@@ -321,7 +321,7 @@ def main() -> None:
             os.set_inheritable(answers, True)
             os.dup2(answers, 1)
             spec["became"] = True
-            # The secret on the command line is one of the planted ones.
+            # The planted secrets are on the command line now.
             os.execv(sys.executable, [sys.executable, __file__, json.dumps(spec)])
         sys.path[:0] = [path for path in spec["imports"] if path not in sys.path]
         driver = Driver(spec, answers)
@@ -336,5 +336,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    sys.stdout.flush()
-    time.sleep(0)

@@ -22,7 +22,8 @@ from kernel_bridge.confine.plan import PACKAGE, python_paths
 
 HERE = Path(__file__).resolve().parent
 ANSWER_SECONDS = 60.0  # a host that needs longer for one request hangs
-PLANTED = ("environment", "command_line", "ssh_key", "home_file", "run_store", "validation_set", "host_tmp", "in_memory")
+PLANTED = ("environment", "ssh_key", "home_file", "run_store", "validation_set", "host_tmp", "in_memory")
+"""What a host holds that no kernel may learn. All of it also stands on the driver's command line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +72,13 @@ class CellError(Exception):
 _EXPECTED = ("CodeExecutionError", "CodeInterpreterError", "SyntaxError")
 
 PRELUDE = '''
-import ctypes, errno, mmap, os, signal, socket, struct, subprocess, sys, threading, time
+import ctypes, errno, json, mmap, os, signal, socket, struct, subprocess, sys, threading, time
 _libc = ctypes.CDLL(None, use_errno=True)
 
 def syscall(number, *arguments):
     """The result, or the name of the error."""
     ctypes.set_errno(0)
-    words = [a if a is None or isinstance(a, (bytes, ctypes._SimpleCData, ctypes.Array)) else ctypes.c_long(a) for a in arguments]
+    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     _libc.syscall.restype = ctypes.c_long
     found = _libc.syscall(ctypes.c_long(number), *words)
     return found if found >= 0 else errno.errorcode.get(ctypes.get_errno(), ctypes.get_errno())
@@ -216,6 +217,16 @@ class Tier:
     def host(self, code: str, *, seconds: float = ANSWER_SECONDS, **values: Any) -> Any:
         """Run Python in the host itself; what it assigns to `result` comes back."""
         return self.ask("host", seconds=seconds, code=code, values=values)["result"]
+
+    def look(self, code: str, *, session: str = "shared", seconds: float = ANSWER_SECONDS, **variables: Any) -> Any:
+        """Run a cell that fills the dict `found`, and return that."""
+        text = self.run(
+            f"import json\nfound = {{}}\n{code}\nprint(json.dumps(found, default=repr))",
+            session=session,
+            seconds=seconds,
+            **variables,
+        )
+        return json.loads(text.splitlines()[-1])
 
     def open(self, name: str, options: str = "") -> None:
         """Open a session and run the prelude in it."""
