@@ -167,6 +167,12 @@ class Connection:
 _CHANNELS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
 
+def _new_file(path: Path) -> int:
+    """A file that only the host and the kernel's user may open; stays open here."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    return os.open(path, flags, 0o600)
+
+
 def _write_connection(path: Path, **facts: Any) -> dict[str, Any]:
     from jupyter_client.connect import write_connection_file
 
@@ -251,12 +257,16 @@ class KernelProcess:
         except OSError as error:
             raise StartupFailed(f"the kernel's interpreter cannot be used: {error}") from error
         self.connection = Connection.open(directory, layout, self._plan.inside)
-        self.transcript_file = layout.sockets / "transcript"
-        extra_path = _extra_path(python, directory, self._plan.inside)
-        config = self._configuration(extra_path, checkpoint=checkpoint, restore=restore)
-        layout.config.write_text(json.dumps(config), encoding="utf-8")
-        self._hand_over(layout)
-        self._process = self._launch(layout)
+        self._transcript = _new_file(layout.sockets / "transcript")
+        try:
+            extra_path = _extra_path(python, directory, self._plan.inside)
+            config = self._configuration(extra_path, checkpoint=checkpoint, restore=restore)
+            layout.config.write_text(json.dumps(config), encoding="utf-8")
+            self._hand_over(layout)
+            self._process = self._launch(layout)
+        except BaseException:
+            self.forget()
+            raise
         self._exit: ExitReason | None = None
         self.exit_fd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
         self._watchdog = Watchdog(
@@ -289,6 +299,20 @@ class KernelProcess:
             "guardian": None if self._plan.guarded_from_outside else self._guardian(),
             "checkpoint": keeping if checkpoint else None,
         }
+
+    def take_transcript(self, limit: int) -> bytes:
+        """What the kernel's running cell has printed so far, at most so many bytes; the next call finds nothing of it.
+
+        Read through the descriptor under which the host made the file: under its name the agent's code may have put a
+        link to a file of the host, or a pipe that never ends.
+        """
+        if self._transcript < 0:
+            return b""
+        os.lseek(self._transcript, 0, os.SEEK_SET)
+        data = os.read(self._transcript, limit)
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._transcript, 0)
+        return data
 
     def _guardian(self) -> dict[str, Any] | None:
         if os.name != "posix":
@@ -383,6 +407,12 @@ class KernelProcess:
             os.close(self.exit_fd)
             self.exit_fd = None
         return self._exit
+
+    def forget(self) -> None:
+        """Close what was kept open for the time after the end. Idempotent."""
+        if self._transcript >= 0:
+            os.close(self._transcript)
+            self._transcript = -1
 
     def _wait(self, seconds: float) -> bool:
         if self.exit_fd is not None:

@@ -483,18 +483,12 @@ class _Kernel:
 
     def printed(self) -> str:
         """What the cell under which the kernel died had printed, from the file the kernel kept it in."""
-        try:
-            with open(self.process.transcript_file, "rb") as file:
-                data = file.read(self._limits.output_bytes + 1)
-        except OSError:
-            return ""
-        with contextlib.suppress(OSError):
-            os.truncate(self.process.transcript_file, 0)
-        return data[: self._limits.output_bytes].decode("utf-8", "replace")
+        return self.process.take_transcript(self._limits.output_bytes).decode("utf-8", "replace")
 
     def close(self) -> None:
         """Kill the process and close all sockets; idempotent."""
         self.process.end()
+        self.process.forget()
         self._close_sockets()
 
     def _close_sockets(self) -> None:
