@@ -121,14 +121,19 @@ def describe_tool(name: str, tool: Tool, codec: Codec) -> dict[str, Any]:
     description: dict[str, Any] = {"name": name, "doc": doc, "parameters": None}
     if signature is not None:
         description["parameters"] = [_describe_parameter(p, codec) for p in signature.parameters.values()]
+        if signature.return_annotation is not inspect.Signature.empty:
+            description["returns"] = _annotation_text(signature.return_annotation)
     return description
+
+
+def _annotation_text(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
 
 def _describe_parameter(parameter: inspect.Parameter, codec: Codec) -> dict[str, Any]:
     described: dict[str, Any] = {"name": parameter.name, "kind": int(parameter.kind)}
     if parameter.annotation is not inspect.Parameter.empty:
-        annotation = parameter.annotation
-        described["annotation"] = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+        described["annotation"] = _annotation_text(parameter.annotation)
     if parameter.default is not inspect.Parameter.empty:
         try:
             codec.dump(parameter.default)

@@ -39,6 +39,11 @@ _STDERR_BYTES = 4096  # of the kernel's last words, kept for a report
 _KILL_SECONDS = 12.0  # the guardian gives itself ten
 
 
+def result_chars(limits: Limits) -> int:
+    """The longest text of a last expression that is sent by itself, beside the transcript of the cell."""
+    return max(limits.output_bytes, limits.frame_bytes // 8)
+
+
 def runtime_root() -> Path:
     """The directory, private to this user, under which sessions live; made when it is not there."""
     uid = os.getuid() if hasattr(os, "getuid") else "user"
@@ -293,6 +298,7 @@ class KernelProcess:
             "frame_bytes": limits.frame_bytes,
             "frame_depth": limits.frame_depth,
             "output_bytes": limits.output_bytes,
+            "result_chars": result_chars(limits),
             "transcript_file": str(inside.sockets / "transcript"),
             "extra_path": extra_path,
             "seal": self._plan.seal,

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -30,7 +31,7 @@ from kernel_bridge.errors import (
     SessionClosed,
     StartupFailed,
 )
-from kernel_bridge.process import ExitReason, KernelProcess, SessionDirectory
+from kernel_bridge.process import ExitReason, KernelProcess, SessionDirectory, result_chars
 from kernel_bridge.toolserver import ToolServer
 from kernel_bridge.variables import VariableLedger
 from kernel_bridge.wire import Codec, Unsendable
@@ -222,6 +223,8 @@ class KernelSession:
     def _run(self, cell: Cell, *, again: bool = False) -> CellOutcome:
         kernel = self._kernel
         assert kernel is not None
+        if (failure := _unreadable(cell.code)) is not None:
+            return CellOutcome("", failure=failure)
         self._dispatcher.bind(dict(self.tools), self.judge)
         frames, names = self._encode(cell)
         try:
@@ -356,7 +359,7 @@ class _Kernel:
         self._shell: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._shell.linger = 0
         self._shell.reconnect_ivl = 2
-        self._shell.maxmsgsize = limits.frame_bytes
+        self._shell.maxmsgsize = _reply_bytes(limits)
         self._shell.connect(connection.url("shell"))
         self._open = True
         try:
@@ -502,6 +505,11 @@ class _Kernel:
         os.close(self._wake_out)
 
 
+def _reply_bytes(limits: Limits) -> int:
+    """The largest reply that an honest kernel sends: its texts, where JSON makes at most six bytes of a character."""
+    return 6 * (3 * limits.output_bytes + result_chars(limits)) + 2**20
+
+
 def _stillborn(ended: ExitReason) -> str:
     reason = f"the kernel did not start: {ended.clause()}"
     if "No module named" in ended.stderr_tail:
@@ -527,7 +535,8 @@ def _outcome(bridge: _Bridge, submitted: dict[str, Any] | None, timed_out: bool,
     failure = None
     if bridge.failure is not None and submitted is None:
         said = bridge.failure
-        failure = RemoteFailure(said.name[:200], said.message, said.traceback, said.compiling)
+        traceback = _middle_out(said.traceback, max(limit // 4, 1000))
+        failure = RemoteFailure(said.name[:200], said.message[:limit], traceback, said.compiling)
     text, omitted = _join(bridge, limit)
     return CellOutcome(text, omitted, bridge.result, submitted, failure, timed_out)
 
@@ -537,8 +546,25 @@ def _join(bridge: _Bridge, limit: int) -> tuple[str, int]:
     head, tail = bridge.head[:limit], bridge.tail[-limit:]
     omitted = max(0, bridge.omitted) + len(bridge.head) - len(head) + len(bridge.tail) - len(tail)
     if not omitted:
-        return head + tail, 0
-    return f"{head}\n... [{omitted:,} characters left out] ...\n{tail}", omitted
+        return _plain_text(head + tail), 0
+    return _plain_text(f"{head}\n... [{omitted:,} characters left out] ...\n{tail}"), omitted
+
+
+def _middle_out(text: str, most: int) -> str:
+    """The text, or its head and tail when it is longer than it may be."""
+    text = _plain_text(text)
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n... [{len(text) - 2 * half:,} characters left out] ...\n{text[-half:]}"
+
+
+def _plain_text(text: str) -> str:
+    """Without ANSI escape sequences: no model reads them, and no person's terminal should obey the agent."""
+    return _ANSI.sub("", text) if "\x1b" in text else text
+
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])?")
 
 
 def _interpreter(python: str | os.PathLike[str] | None) -> str:
@@ -547,6 +573,17 @@ def _interpreter(python: str | os.PathLike[str] | None) -> str:
         return sys.executable
     name = os.path.expanduser(str(python))
     return os.path.abspath(name) if os.path.dirname(name) else name
+
+
+def _unreadable(code: str) -> RemoteFailure | None:
+    """Why code cannot even be sent: Python source is text, and a lone surrogate is not."""
+    try:
+        code.encode()
+    except UnicodeEncodeError as error:
+        line = code.count("\n", 0, error.start) + 1
+        text = f"line {line} holds {code[error.start]!r}, a lone surrogate, which is no character of Python source"
+        return RemoteFailure("SyntaxError", text, f"SyntaxError: {text}", compiling=True)
+    return None
 
 
 def _plain_fields(fields: Any) -> list[dict[str, Any]] | None:

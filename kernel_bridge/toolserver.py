@@ -39,6 +39,7 @@ _SEND_MS = 30_000  # a kernel that does not read its answers for so long gets no
 _JOIN_SECONDS = 2.0  # for tools that still run; what they do later goes nowhere
 _CONSOLE_SECONDS = 3600.0
 _ZERO_COPY_BYTES = 65536
+_HEAD_BYTES = 2**20  # a small limit for values is none for the messages around them
 
 
 class ToolServer:
@@ -68,7 +69,7 @@ class ToolServer:
             socket.linger = 0
             socket.reconnect_ivl = 2  # milliseconds; the kernel binds when it is ready
             socket.reconnect_ivl_max = 20
-            socket.maxmsgsize = limits.frame_bytes
+            socket.maxmsgsize = max(limits.frame_bytes, _HEAD_BYTES)
             socket.connect(url)
         self._calls.rcvhwm = 2 * self._most
         self._replies.sndtimeo = _SEND_MS

@@ -44,7 +44,7 @@ class VariableLedger:
         """
         known = self._sent.get(name)
         if type(value) in _UNCHANGING:
-            if known is not None and type(known) is type(value) and known == value:
+            if _same(known, value):
                 return None
             self._sending[name] = value
             return self._raw(value) or ("value", self._codec.dump(value, name))
@@ -78,6 +78,13 @@ class VariableLedger:
         """The kernel is a new one and has nothing."""
         self._sent = {}
         self._sending = {}
+
+
+def _same(known: Any, value: Any) -> bool:
+    """Whether two values that cannot change are one to the agent: 1 is not True, -0.0 not 0.0, and NaN is NaN."""
+    if type(known) is not type(value) or known is None:
+        return False
+    return known.hex() == value.hex() if type(value) is float else known == value
 
 
 def _pickled(value: Any) -> bytes | None:

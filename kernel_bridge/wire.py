@@ -203,6 +203,8 @@ class Codec:
         Raises:
             WireError: it is not a value, or deeper than the limit, or holds too many lists and dicts.
         """
+        if verify and len(frame) > self.limit_bytes:
+            raise WireError(f"a value of {len(frame)} bytes; at most {self.limit_bytes}")
         if verify and not _few_containers(frame, self._limit_containers):
             raise WireError(f"a value of more than {self._limit_containers} lists and dicts")
         paused = gc.isenabled()

@@ -7,6 +7,8 @@ thread switch. A reply that nobody waits for any more, because its caller was in
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from kernel_bridge.wire import (
     Raise,
     Return,
     Submit,
+    Unsendable,
     WireError,
     read_host_head,
     write_head,
@@ -35,6 +38,13 @@ _PAIR = b"\x92"  # the head of a msgpack array of two, whose parts are encoded a
 
 class HostError(RuntimeError):
     """Base of the exceptions that stand for a host tool's own, when Python has no exception of that name."""
+
+
+class NotSendable(Unsendable):
+    """An argument that cannot cross; it has the name that the host gives to the same refusal."""
+
+
+NotSendable.__module__ = HostError.__module__ = "__main__"  # tracebacks show them without a module path
 
 
 class _Waiter:
@@ -75,13 +85,21 @@ class HostChannel:
 
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a host tool and return its result. Raises: what the tool raised, under the same class name."""
-        body = _PAIR + self.codec.dump(list(args), f"{name}() argument") + self.codec.dump(kwargs, f"{name}()")
+        body = _PAIR + self._dump(list(args), f"{name}() argument") + self._dump(kwargs, f"{name}()")
+        if len(body) > self.codec.limit_bytes:
+            reason = f"{len(body)} bytes encoded, all together; at most {self.codec.limit_bytes}"
+            raise NotSendable(f"{name}() arguments", "list and dict", reason)
         return self._ask(lambda id: Call(id, name), body)
 
     def submit(self, fields: dict[str, Any]) -> None:
         """Offer the final output. Raises: the host's refusal."""
-        body = self.codec.dump(fields, "SUBMIT")
-        self._ask(Submit, body)
+        self._ask(Submit, self._dump(fields, "SUBMIT"))
+
+    def _dump(self, value: Any, path: str) -> bytes:
+        try:
+            return self.codec.dump(value, path)
+        except Unsendable as error:
+            raise NotSendable(error.path, error.type, error.reason) from None
 
     def _ask(self, message: Callable[[int], KernelMessage], body: bytes) -> Any:
         with self._interrupts.held():
@@ -153,18 +171,42 @@ class HostChannel:
 
 
 def remote_exception(kind: str, message: str) -> BaseException:
-    """An exception of the same class name and text as the one on the host."""
-    import builtins
+    """An exception of the same class name and text as the one on the host.
 
+    When Python has an exception of that name, `except` by that class catches it.
+    """
     found = getattr(builtins, kind, None)
-    if isinstance(found, type) and issubclass(found, Exception) and found not in _PICKY:
-        return found(message)
+    if isinstance(found, type) and issubclass(found, Exception):
+        with contextlib.suppress(TypeError):  # some want more arguments than a text
+            error = found(message)
+            if str(error) == message:
+                return error
     known = _stand_ins.get(kind)
     if known is None:
-        known = _stand_ins[kind] = type(kind if kind.isidentifier() else "HostError", (HostError,), {})
-        known.__module__ = "__main__"  # shown without a module path
-    return known(message)
+        known = _stand_ins[kind] = _stand_in(kind, found)
+    error = known(message)
+    error.text = message
+    return error
 
 
-_PICKY = (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError)  # their constructors want five arguments
-_stand_ins: dict[str, type[Exception]] = {}  # one class per name, so that `except` by class works twice
+class _Spoken(Exception):
+    """A stand-in's text is the host's, whatever its base makes of its arguments (`KeyError` quotes them)."""
+
+    text = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _stand_in(kind: str, found: Any) -> Any:
+    name = kind if kind.isidentifier() else "HostError"
+    for base in (found, *getattr(found, "__mro__", ())[1:-2], HostError):
+        with contextlib.suppress(TypeError):
+            if issubclass(base, Exception):
+                made = type(name, (_Spoken, base), {"__module__": "__main__"})
+                made("a text")
+                return made
+    raise AssertionError("HostError takes a text")
+
+
+_stand_ins: dict[str, Any] = {}  # one class per name, so that `except` by class works twice

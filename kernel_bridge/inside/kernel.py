@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import warnings
 from typing import Any
 
 from ipykernel.displayhook import ZMQShellDisplayHook
@@ -25,7 +26,7 @@ from traitlets import Type
 from kernel_bridge.inside.channel import HostChannel
 from kernel_bridge.inside.interrupts import Interrupts
 from kernel_bridge.inside.namespace import Checkpoint
-from kernel_bridge.inside.output import CellStream, DescriptorCapture, Transcript
+from kernel_bridge.inside.output import CellStream, DescriptorCapture, Transcript, sendable
 from kernel_bridge.inside.stubs import Binding, Submitted
 from kernel_bridge.inside.tracebacks import format_failure, name_cell
 from kernel_bridge.wire import Foreign, Ready
@@ -38,8 +39,9 @@ class BridgeDisplayHook(ZMQShellDisplayHook):
 
     def compute_format_data(self, result: Any) -> Any:
         if isinstance(result, str) and self.shell.kernel.in_host_cell:
-            return {"text/plain": result}, {}  # a string is its own text, as in DSPy's interpreters
-        return super().compute_format_data(result)
+            return _sendable_data({"text/plain": result}), {}  # a string is its own text, as in DSPy's interpreters
+        data, metadata = super().compute_format_data(result)
+        return _sendable_data(data), metadata
 
     def finish_displayhook(self) -> None:
         kernel = self.shell.kernel
@@ -56,7 +58,14 @@ class BridgeDisplayPublisher(ZMQDisplayPublisher):
         text = data.get("text/plain") if isinstance(data, dict) else None
         if kernel.in_host_cell and isinstance(text, str):
             kernel.transcript.add(text + "\n")
-        super().publish(data, *args, **kwargs)
+        super().publish(_sendable_data(data), *args, **kwargs)
+
+
+def _sendable_data(data: Any) -> Any:
+    """A result's representations without what no message can hold; what is no such thing is left as it is."""
+    if not isinstance(data, dict):
+        return data
+    return {kind: sendable(text) if isinstance(text, str) else text for kind, text in data.items()}
 
 
 class BridgeShell(ZMQInteractiveShell):
@@ -85,6 +94,16 @@ class BridgeShell(ZMQInteractiveShell):
             super().showsyntaxerror(filename, *args, **kwargs)
             return
         self.kernel.note_failure(*sys.exc_info())
+
+    def payloadpage_page(self, strg: Any, start: int = 0, screen_lines: int = 0, pager_cmd: Any = None) -> None:
+        if not self.kernel.in_host_cell:
+            super().payloadpage_page(strg, start, screen_lines, pager_cmd)
+            return
+        text = strg.get("text/plain") if isinstance(strg, dict) else strg
+        print(str(text).rstrip("\n"))  # what `name?` shows; there is no pager on the other side
+
+    # A pseudo-terminal, which IPython's own way makes, would only add carriage returns and colours.
+    system = ZMQInteractiveShell.system_raw
 
     def ask_exit(self) -> None:
         raise RuntimeError("exit() does not end this session; call SUBMIT(...) when the work is done")
@@ -117,13 +136,18 @@ class BridgeKernel(IPythonKernel):
         self.interrupts = interrupts
         self.transcript = transcript
         self.capture = capture
+        self.longest_result: int = config["result_chars"]
         self.namespace: dict[str, Any] = self.shell.user_ns
         self.binding = Binding(channel, lambda: self.in_host_cell)
         self.injected: dict[str, Any] = {}
         self.checkpoint: Checkpoint | None = None
         self.hidden = set(self.namespace)
-        sys.stdout = CellStream("stdout", 1, transcript, self._stream)
-        sys.stderr = CellStream("stderr", 2, transcript, self._stream)
+        self.streams = (
+            CellStream("stdout", 1, transcript, self._stream, self._drain),
+            CellStream("stderr", 2, transcript, self._stream, self._drain),
+        )
+        sys.stdout, sys.stderr = self.streams
+        warnings.filterwarnings("ignore", message="To exit: use", category=UserWarning)
         self.shell.set_custom_exc((Submitted,), lambda *_: [])
         restored: list[str] = []
         lost: dict[str, str] = {}
@@ -181,6 +205,7 @@ class BridgeKernel(IPythonKernel):
         self.result: str | None = None
         restored = self._own_names() if spec["again"] else {}
         self._drain()
+        sys.stdout, sys.stderr = self.streams  # whatever an earlier cell put there: this one's text is its own
         self.transcript.begin()
         self.in_host_cell = True
         taken = False
@@ -191,11 +216,12 @@ class BridgeKernel(IPythonKernel):
                     self._publish_execute_input(code, parent, self.shell.execution_count)
                 self._number = spec["number"]
                 await self._run_code(code)
-        except (KeyboardInterrupt, Submitted):
-            if not self.binding.submitted:
+        except (Exception, KeyboardInterrupt, Submitted):  # noqa: BLE001 - such as the agent's __str__, asked by IPython
+            if not self.binding.submitted and self.failure is None:
                 self.note_failure(*sys.exc_info())
         finally:
             self.in_host_cell = False
+            sys.stdout, sys.stderr = self.streams  # ipykernel flushes what it finds there before it replies
             self._drain()
             head, tail, omitted = self.transcript.end()
             self.namespace.update(restored)
@@ -251,15 +277,16 @@ class BridgeKernel(IPythonKernel):
         except Exception:  # noqa: BLE001 - the agent's own __str__
             message = "<its text cannot be made>"
         self.failure = {
-            "name": kind.__name__,
-            "message": message[:_LONGEST_MESSAGE],
-            "traceback": format_failure(kind, error, tb),
+            "name": sendable(str(kind.__name__)),
+            "message": sendable(message[:_LONGEST_MESSAGE]),
+            "traceback": sendable(format_failure(kind, error, tb)),
             "compiling": compiling,
         }
 
     def show_result(self, text: Any) -> None:
         if isinstance(text, str):
-            self.result = text
+            self._drain()
+            self.result = sendable(text) if len(text) <= self.longest_result else None
             self.transcript.add(text if text.endswith("\n") else text + "\n")
 
     def _drain(self) -> None:
@@ -271,7 +298,7 @@ class BridgeKernel(IPythonKernel):
             self.session.send(
                 self.iopub_socket,
                 "stream",
-                {"name": name, "text": text},
+                {"name": name, "text": sendable(text)},
                 parent=self.get_parent("shell"),
                 ident=self._topic(f"stream.{name}"),
             )
@@ -291,8 +318,9 @@ class BridgeKernel(IPythonKernel):
         injected = self.injected
         return {
             name: value
-            for name, value in self.namespace.items()
-            if name not in hidden
+            for name, value in tuple(self.namespace.items())  # a thread of the agent's may add names meanwhile
+            if isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance] - globals() takes any key
+            and name not in hidden
             and stubs.get(name) is not value
             and not name.startswith(_HOST_OWNED)
             and name != "dspy"

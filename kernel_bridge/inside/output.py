@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 _PIPE_READ = 65536
+_NOTHING = bytes(4)  # an int of C: no byte waits
 
 
 class Transcript:
@@ -55,6 +56,7 @@ class Transcript:
             return "".join(self._head), "".join(self._tail), self._omitted
 
     def add(self, text: str) -> None:
+        text = sendable(text)
         with self._lock:
             if not self.active:
                 return
@@ -88,21 +90,44 @@ class Transcript:
         """Put the head on file as well; the page cache keeps it whatever happens to this process."""
         if self._file >= 0 and self._on_file < self._half:
             with contextlib.suppress(OSError):  # a full disk costs the copy for the crash case, nothing else
-                self._on_file += os.write(self._file, text[: self._half].encode("utf-8", "replace"))
+                self._on_file += os.write(self._file, text[: self._half].encode())
+
+
+def sendable(text: str) -> str:
+    """The text with lone surrogates, which no message can hold, written as escapes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class CellStream(io.TextIOBase):
-    """sys.stdout or sys.stderr of the kernel."""
+    """sys.stdout or sys.stderr of the kernel.
+
+    Args:
+        catch_up: takes what others have written to the descriptors so far, so that it keeps its place in the text.
+    """
 
     encoding = "utf-8"
-    errors = "replace"
+    errors = "backslashreplace"
 
-    def __init__(self, name: str, fd: int, transcript: Transcript, publish: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        fd: int,
+        transcript: Transcript,
+        publish: Callable[[str, str], None],
+        catch_up: Callable[[], None],
+    ) -> None:
         super().__init__()
         self.name = name
         self._fd = fd
         self._transcript = transcript
         self._publish = publish
+        self._catch_up = catch_up
+        self._forked = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._note_fork)
+
+    def _note_fork(self) -> None:
+        self._forked = True  # the transcript here is a copy that nobody reads, and its locks may be held for ever
 
     def writable(self) -> bool:
         return True
@@ -120,7 +145,10 @@ class CellStream(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - agent code calls it
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        if text:
+        if self._forked:
+            os.write(self._fd, text.encode("utf-8", "backslashreplace"))
+        elif text:
+            self._catch_up()
             self._transcript.add(text)
             self._publish(self.name, text)
         return len(text)
@@ -160,7 +188,11 @@ class DescriptorCapture:
     """
 
     def __init__(self, emit: Callable[[str], None]) -> None:
+        import fcntl
+        import termios
+
         self._emit = emit
+        self._ioctl, self._how_much = fcntl.ioctl, termios.FIONREAD
         self._lock = threading.Lock()
         self._decode = codecs.getincrementaldecoder("utf-8")("replace")
         self._read_end, write_end = os.pipe()
@@ -173,8 +205,12 @@ class DescriptorCapture:
     def drain(self) -> None:
         """Take everything that was written so far."""
         with self._lock:
-            while self._take():
-                pass
+            if self._waits():  # which is asked before each print, so it is worth being quick when nothing does
+                while self._take():
+                    pass
+
+    def _waits(self) -> bool:
+        return self._ioctl(self._read_end, self._how_much, _NOTHING) != _NOTHING
 
     def _take(self) -> bool:
         try:

@@ -1,8 +1,8 @@
 """The agent's view of the host: one stub per tool, and SUBMIT. Knows the channel, not IPython.
 
 A binding, which every cell brings, is a list of tools and the output fields:
-`{"tools": [{"name", "doc", "parameters": [{"name", "kind", "default"?, "default_text"?, "annotation"?}]?}],
-"output_fields": [{"name", "type"?}] | None}`.
+`{"tools": [{"name", "doc", "parameters": [{"name", "kind", "default"?, "default_text"?, "annotation"?}]?,
+"returns"?}], "output_fields": [{"name", "type"?}] | None}`.
 """
 
 # Submitted values of any type are looked at by their run-time type.
@@ -67,7 +67,7 @@ class Binding:
                 raise Submitted  # a bare `except:` swallowed the first one; the cell is over all the same
             return call(name, args, kwargs)
 
-        signature = None if tool["parameters"] is None else _signature(tool["parameters"])
+        signature = None if tool["parameters"] is None else _signature(tool["parameters"], tool.get("returns"))
         return _dress(stub, name, tool["doc"], signature)
 
     def _submit(self, fields: list[dict[str, Any]] | None) -> Callable[..., Any]:
@@ -109,7 +109,7 @@ def _dress(
 _KINDS = {int(kind): kind for kind in inspect._ParameterKind}  # pyright: ignore[reportPrivateUsage] - no public name
 
 
-def _signature(parameters: list[dict[str, Any]]) -> inspect.Signature:
+def _signature(parameters: list[dict[str, Any]], returns: str | None = None) -> inspect.Signature:
     made: list[inspect.Parameter] = []
     for p in parameters:
         default: Any = inspect.Parameter.empty
@@ -119,7 +119,7 @@ def _signature(parameters: list[dict[str, Any]]) -> inspect.Signature:
             default = _Text(p["default_text"])
         annotation = _Text(p["annotation"]) if "annotation" in p else inspect.Parameter.empty
         made.append(inspect.Parameter(p["name"], _KINDS[p["kind"]], default=default, annotation=annotation))
-    return inspect.Signature(made)
+    return inspect.Signature(made, return_annotation=inspect.Signature.empty if returns is None else _Text(returns))
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
