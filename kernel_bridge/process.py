@@ -300,6 +300,7 @@ class KernelProcess:
             "output_bytes": limits.output_bytes,
             "result_chars": result_chars(limits),
             "transcript_file": str(inside.sockets / "transcript"),
+            "working_directory": str(inside.scratch),
             "extra_path": extra_path,
             "seal": self._plan.seal,
             "guardian": None if self._plan.guarded_from_outside else self._guardian(),
@@ -360,7 +361,7 @@ class KernelProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=dict(self._plan.environment),
-                cwd=str(layout.scratch),
+                cwd=str(layout.session),  # the kernel goes to its scratch directory when it is sealed
                 # Jupyter's own death watch polls the parent's pid once a second; the guardian is that parent.
                 independent=os.name == "posix",
             )

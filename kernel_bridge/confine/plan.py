@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import platform
+import site
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ _PASSED_ON = (
     "PATHEXT",
     "NUMBER_OF_PROCESSORS",
 )
+_LISTS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _ADDRESS_SPACE_ROOM = 4 * 2**30  # bytes above memory_bytes: mapped files and reserved ranges are not memory in use
 
 
@@ -58,6 +60,9 @@ class LaunchPlan:
 def clean_environment(limits: Confinement, scratch: Path) -> dict[str, str]:
     """A kernel's environment: a short list of the host's variables, places inside scratch, and what was asked for."""
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    for name in _LISTS:
+        if name in environment:
+            environment[name] = _absolute(environment[name])
     home = str(scratch)
     environment.update(
         HOME=home,
@@ -66,6 +71,8 @@ def clean_environment(limits: Confinement, scratch: Path) -> dict[str, str]:
         TEMP=home,
         TMP=home,
         IPYTHONDIR=str(scratch / ".ipython"),
+        # Python runs what it finds in the user's own packages before a kernel is sealed: never from below its HOME.
+        PYTHONUSERBASE=site.getuserbase(),
         PYTHONDONTWRITEBYTECODE="1",
         PYTHONIOENCODING="utf-8",
         PYTHONUTF8="1",
@@ -79,6 +86,14 @@ def clean_environment(limits: Confinement, scratch: Path) -> dict[str, str]:
     )
     environment.update(limits.environment)
     return environment
+
+
+def _absolute(places: str) -> str:
+    """A list of directories without those that depend on the working directory, which is the agent's to fill.
+
+    What stands there would be run by a successor's Python, or by its loader, before the kernel is sealed.
+    """
+    return os.pathsep.join(place for place in places.split(os.pathsep) if os.path.isabs(place))
 
 
 def rlimits(limits: Confinement, *, count_processes: bool) -> dict[str, tuple[int, int]]:
@@ -107,9 +122,9 @@ def rlimits(limits: Confinement, *, count_processes: bool) -> dict[str, tuple[in
     return {name: value for name, value in found.items() if hasattr(resource, name)}
 
 
-def encoded_filter(*, unix_connect: bool) -> str | None:
-    """The system call filter for this machine as text, or None when there is none for it."""
-    made = filter_for(platform.machine(), unix_connect=unix_connect)
+def encoded_filter(*, unix_connect: bool, same_user: bool = False) -> str | None:
+    """The system call filter for this machine as text, or None when there is none for it; see `filter_for`."""
+    made = filter_for(platform.machine(), unix_connect=unix_connect, same_user=same_user)
     return None if made is None else base64.b64encode(made).decode("ascii")
 
 

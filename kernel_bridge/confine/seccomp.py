@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["ARCHITECTURES", "REFUSED", "Refused", "filter_for"]
+__all__ = ["ARCHITECTURES", "REFUSED", "REFUSED_SAME_USER", "REFUSED_UNFENCED", "Refused", "filter_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +149,37 @@ REFUSED: Sequence[Refused] = (
 )
 """Every call that is refused whatever its arguments; `filter_for` adds the few that depend on them."""
 
+REFUSED_UNFENCED: Sequence[Refused] = _group(
+    "tells names and moments of what happens in directories of the host, and Landlock has no rule for it",
+    ("inotify_init", 253, None),
+    ("inotify_init1", 294, 26),
+    ("inotify_add_watch", 254, 27),
+)
+"""What is refused besides, where the kernel sees the host's file system."""
+
+REFUSED_SAME_USER: Sequence[Refused] = _group(
+    "changes modes, owners, times and attributes of the user's files anywhere, and Landlock has no rule for it",
+    ("chmod", 90, None),
+    ("fchmod", 91, 52),
+    ("fchmodat", 268, 53),
+    ("fchmodat2", 452, 452),
+    ("chown", 92, None),
+    ("lchown", 94, None),
+    ("fchown", 93, 55),
+    ("fchownat", 260, 54),
+    ("utime", 132, None),
+    ("utimes", 235, None),
+    ("futimesat", 261, None),
+    ("utimensat", 280, 88),
+    ("setxattr", 188, 5),
+    ("lsetxattr", 189, 6),
+    ("fsetxattr", 190, 7),
+    ("removexattr", 197, 14),
+    ("lremovexattr", 198, 15),
+    ("fremovexattr", 199, 16),
+)
+"""What is refused besides, where the kernel moreover runs as the host's own user."""
+
 NEWEST = 456  # calls newer than futex_requeue did not exist, as far as programs here know: they get ENOSYS
 
 
@@ -161,11 +192,15 @@ class _Architecture:
     clone: int
     ioctl: int
     x32_bit: int | None
+    by_pid: tuple[int, ...]  # prlimit64, sched_setaffinity, sched_setattr, sched_setparam: whom comes first
+    sched_setscheduler: int
+    setpriority: int
+    ioprio_set: int
 
 
 ARCHITECTURES: Mapping[str, _Architecture] = {
-    "x86_64": _Architecture(0xC000003E, 41, 53, 42, 56, 16, 0x40000000),
-    "aarch64": _Architecture(0xC00000B7, 198, 199, 203, 220, 29, None),
+    "x86_64": _Architecture(0xC000003E, 41, 53, 42, 56, 16, 0x40000000, (302, 203, 314, 142), 144, 141, 251),
+    "aarch64": _Architecture(0xC00000B7, 198, 199, 203, 220, 29, None, (261, 122, 274, 118), 119, 140, 30),
 }
 """The machines a filter can be made for, by `platform.machine()`; the first argument of their `clone` is its flags."""
 
@@ -175,6 +210,8 @@ _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data; argumen
 _AF_UNIX, _AF_NETLINK, _SOCK_STREAM, _SOCK_MASK = 1, 16, 1, 0xF
 _NEW_NAMESPACES = 0x7E020080  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET, and TIME as CLONE_NEWTIME
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_FILE_ATTRIBUTES = (0x40086602, 0x40046602, 0x401C5820, 0x40806685)  # FS_IOC_SETFLAGS (two), FSSETXATTR, ENABLE_VERITY
+_PRIO_PROCESS, _IOPRIO_WHO_PROCESS, _SCHED_OTHER = 0, 1, 0
 
 
 class _Program:
@@ -204,13 +241,15 @@ class _Program:
         return b"".join(struct.pack("<HBBI", *instruction) for instruction in self._made)
 
 
-def filter_for(machine: str, *, unix_connect: bool) -> bytes | None:
+def filter_for(machine: str, *, unix_connect: bool, same_user: bool = False) -> bytes | None:
     """The filter as the bytes of `struct sock_filter[]`, or None for a machine that the table does not know.
 
     Args:
         machine: `platform.machine()`.
         unix_connect: allow connections to unix sockets, and datagrams on them. Only where no socket of the host is
             in reach: Landlock does not keep a process from the sockets of others that have a path.
+        same_user: the kernel sees the host's processes and files and runs as the host's own user, so that every call
+            must be refused by which it could change them.
     """
     known = ARCHITECTURES.get(machine)
     if known is None:
@@ -223,7 +262,7 @@ def filter_for(machine: str, *, unix_connect: bool) -> bytes | None:
     if known.x32_bit is not None:
         program.refuse_if(_JGE, known.x32_bit, errno.ENOSYS)
     program.refuse_if(_JGE, NEWEST + 1, errno.ENOSYS)
-    for call in REFUSED:
+    for call in (*REFUSED, *(() if unix_connect else REFUSED_UNFENCED), *(REFUSED_SAME_USER if same_user else ())):
         number = call.x86_64 if machine == "x86_64" else call.aarch64
         if number is not None:
             program.refuse_if(_JEQ, number, call.error)
@@ -232,7 +271,14 @@ def filter_for(machine: str, *, unix_connect: bool) -> bytes | None:
     for number in (known.socket, known.socketpair):
         _only_unix_sockets(program, number, any_kind=unix_connect)
     _refuse_flags(program, known.clone, _ARGUMENTS, _NEW_NAMESPACES)
-    _refuse_terminal_input(program, known.ioctl)
+    _refuse_requests(program, known.ioctl, (_TIOCSTI, _TIOCLINUX, *(_FILE_ATTRIBUTES if same_user else ())))
+    if same_user:
+        for number in known.by_pid:
+            _only_arguments(program, number, (0, 0))
+        # By its argument 1, the policy: libzmq gives its threads, by their numbers, the ordinary one and must succeed.
+        _only_arguments(program, known.sched_setscheduler, (1, _SCHED_OTHER))
+        _only_arguments(program, known.setpriority, (0, _PRIO_PROCESS), (1, 0))
+        _only_arguments(program, known.ioprio_set, (0, _IOPRIO_WHO_PROCESS), (1, 0))
     program.end(_ALLOW)
     return program.packed()
 
@@ -261,11 +307,23 @@ def _refuse_flags(program: _Program, number: int, offset: int, flags: int) -> No
     _when(program, number, body)
 
 
-def _refuse_terminal_input(program: _Program, number: int) -> None:
+def _refuse_requests(program: _Program, number: int, requests: Sequence[int]) -> None:
+    """Refuse some requests of ioctl, which are its second argument."""
     body = _Program()
     body.load(_ARGUMENTS + 8)
-    body.refuse_if(_JEQ, _TIOCSTI, errno.EPERM)
-    body.refuse_if(_JEQ, _TIOCLINUX, errno.EPERM)
+    for request in requests:
+        body.refuse_if(_JEQ, request, errno.EPERM)
+    body.end(_ALLOW)
+    _when(program, number, body)
+
+
+def _only_arguments(program: _Program, number: int, *expected: tuple[int, int]) -> None:
+    """Refuse a call unless its arguments at these places are these; a process number of 0 is the caller itself."""
+    body = _Program()
+    for place, value in expected:
+        body.load(_ARGUMENTS + 8 * place)
+        body.jump(_JEQ, value, 1, 0)
+        body.end(_ERRNO | errno.EPERM)
     body.end(_ALLOW)
     _when(program, number, body)
 

@@ -28,7 +28,7 @@ def main() -> None:
     with open(sys.argv[1], encoding="utf-8") as file:
         config: dict[str, Any] = json.load(file)
     del sys.argv[1:]
-    sys.path[0] = ""  # the working directory, as in any interactive Python; not this file's folder
+    del sys.path[0]  # this file's folder
     sys.path.extend(config.get("extra_path", ()))
     _mount_package()
     if config.get("guardian") is not None:
@@ -43,6 +43,9 @@ def main() -> None:
         seal(config["seal"])
     if config.get("trial"):
         return
+    # Not before the seal: an earlier kernel of this session may have left modules there to be imported unsealed.
+    os.chdir(config["working_directory"])
+    sys.path.insert(0, "")  # the working directory, as in any interactive Python
     from kernel_bridge.inside.app import run
 
     run(config)

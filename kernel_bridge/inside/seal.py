@@ -7,7 +7,9 @@ agent's has run. A step that fails raises: an unsealed kernel does not start.
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
+import functools
 import os
 import struct
 from collections.abc import Mapping, Sequence
@@ -35,7 +37,8 @@ def seal(spec: Mapping[str, Any]) -> None:
     Args:
         spec: `rlimits` {name: [soft, hard]}; `user`, uid and gid to become, or None; `drop_capabilities`, for a root
             that stays root (optional); `landlock`, {"read": paths, "write": paths, "needed": refuse to start without}
-            or None; `seccomp`, the filter in base64, or None; `no_new_privileges`.
+            or None; `seccomp`, the filter in base64, or None; `modes_refused`: that filter refuses chmod (optional);
+            `no_new_privileges`.
 
     Raises:
         OSError: naming the step that the system refused.
@@ -45,7 +48,7 @@ def seal(spec: Mapping[str, Any]) -> None:
         _shed_capabilities()
     if spec["user"] is not None:
         _become(spec["user"])
-    elif spec.get("drop_capabilities"):
+    if spec["user"] is not None or spec.get("drop_capabilities"):
         _clear_capabilities()
     if spec["no_new_privileges"]:
         _prctl(_PR_SET_NO_NEW_PRIVS, 1, what="no new privileges")
@@ -54,6 +57,8 @@ def seal(spec: Mapping[str, Any]) -> None:
         _landlock(rules["read"], rules["write"])
     if spec["seccomp"] is not None:
         _filter(base64.b64decode(spec["seccomp"]))
+    if spec.get("modes_refused"):
+        _forgive_modes()
 
 
 def _set_limits(limits: Mapping[str, Sequence[int]]) -> None:
@@ -75,7 +80,7 @@ def _shed_capabilities() -> None:
 
 
 def _clear_capabilities() -> None:
-    """Give up the capabilities that a root has now."""
+    """Give up the capabilities that a root has, and those that programs would inherit."""
     header = struct.pack("=Ii", 0x20080522, 0)  # version 3, this process
     _check(_libc.capset(header, bytes(24)), "giving up capabilities")
 
@@ -86,6 +91,21 @@ def _become(user: int) -> None:
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
     _prctl(_PR_SET_DUMPABLE, 1, what="readable by itself")  # else its own /proc/self belongs to root
+
+
+def _forgive_modes() -> None:
+    """Let shutil copy files where modes and times cannot be set: the content is what matters."""
+    import shutil
+
+    def forgiving(copy: Any) -> Any:
+        @functools.wraps(copy)
+        def copied(*args: Any, **kwargs: Any) -> None:
+            with contextlib.suppress(PermissionError):
+                copy(*args, **kwargs)
+
+        return copied
+
+    shutil.copymode, shutil.copystat = forgiving(shutil.copymode), forgiving(shutil.copystat)
 
 
 def landlock_abi() -> int:
