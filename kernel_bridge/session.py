@@ -45,7 +45,8 @@ _SWEEP_SECONDS = 0.5  # how often a platform without pidfd looks whether the ker
 _ZERO_COPY_BYTES = 65536
 
 
-_Variable = tuple[str, "int | None", str]  # name, index of its frame or None when the kernel has it, form
+# name, index of its frame or None when the kernel has it, form, whether what a checkpoint restored is newer
+_Variable = tuple[str, "int | None", str, bool]
 
 
 class _Failure(msgspec.Struct):
@@ -262,10 +263,10 @@ class KernelSession:
             except Unsendable as error:
                 raise NotSendable(error.path, error.type, error.reason) from None
             if changed is None:
-                names.append((name, None, "value"))
+                names.append((name, None, "value", False))
             else:
                 form, data = changed
-                names.append((name, len(frames), form))
+                names.append((name, len(frames), form, self._variables.inherited(name)))
                 frames.append(data)
         return frames, names
 

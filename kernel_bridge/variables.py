@@ -29,6 +29,7 @@ class VariableLedger:
         self._codec = codec
         self._sent: dict[str, Any] = {}  # the value itself if it cannot change, else its _Encoded
         self._sending: dict[str, Any] = {}
+        self._inherited: dict[str, Any] = {}  # what the kernel's dead predecessor had of it
 
     def changed(self, name: str, value: Any) -> tuple[str, bytes] | None:
         """The value as (form, data), or None when the kernel has it.
@@ -72,10 +73,21 @@ class VariableLedger:
     def settle(self) -> None:
         """The cell that carried them was run: the kernel has them now."""
         self._sent.update(self._sending)
+        for name in self._sending:
+            self._inherited.pop(name, None)
         self._sending = {}
+
+    def inherited(self, name: str) -> bool:
+        """Whether a value that is sent now is the one that the kernel's dead predecessor had.
+
+        Then what the agent made of it, if that was restored from a checkpoint, is newer.
+        """
+        had, has = self._inherited.get(name), self._sending.get(name)
+        return had == has if isinstance(had, _Encoded) else _same(had, has)
 
     def forget(self) -> None:
         """The kernel is a new one and has nothing."""
+        self._inherited = {**self._inherited, **self._sent}
         self._sent = {}
         self._sending = {}
 

@@ -149,6 +149,7 @@ class BridgeKernel(IPythonKernel):
         sys.stdout, sys.stderr = self.streams
         warnings.filterwarnings("ignore", message="To exit: use", category=UserWarning)
         self.shell.set_custom_exc((Submitted,), lambda *_: [])
+        self.restored: set[str] = set()
         restored: list[str] = []
         lost: dict[str, str] = {}
         spec = config["checkpoint"]
@@ -156,6 +157,7 @@ class BridgeKernel(IPythonKernel):
             self.checkpoint = Checkpoint(spec["path"], self.namespace, spec["bytes"], spec["seconds"])
             if spec["restore"]:
                 restored, lost = self.checkpoint.restore()
+                self.restored = set(restored)
         channel.tell(Ready(sys.version.split()[0], restored, lost))
 
     # -- cells ---------------------------------------------------------------------------------------------------
@@ -175,9 +177,9 @@ class BridgeKernel(IPythonKernel):
         """Run a cell.
 
         A host's cell has `metadata["kernel_bridge"] = {"number", "variables", "again"}`, where variables lists every
-        name of the cell as `[name, index of its buffer or None when unchanged, form]`; buffer 0 is the binding; again
-        says that a set-up cell is run for a successor, whose restored names it must not undo. Its reply has
-        `content["kernel_bridge"]`: head, tail, omitted, result, failure, submitted, taken.
+        name of the cell as `[name, index of its buffer or None when unchanged, form, whether what was restored of it is
+        newer]`; buffer 0 is the binding; again says that a set-up cell is run for a successor, whose restored names it
+        must not undo. Its reply has `content["kernel_bridge"]`: head, tail, omitted, result, failure, submitted, taken.
         """
         spec = parent["metadata"].get("kernel_bridge")
         if spec is None:
@@ -249,7 +251,7 @@ class BridgeKernel(IPythonKernel):
         """Bind tools and variables. False when a value could not be loaded here; that is the cell's failure."""
         load = self.channel.codec.load
         namespace = self.namespace
-        for name, index, form in spec["variables"]:
+        for name, index, form, restored_is_newer in spec["variables"]:
             if index is None:
                 if name not in namespace and name in self.injected:
                     namespace[name] = self.injected[name]  # the agent deleted it; inputs are there at every turn
@@ -260,7 +262,10 @@ class BridgeKernel(IPythonKernel):
                     value = load(data, verify=False)
                 else:
                     value = str(data, "utf-8") if form == "text" else bytes(data)
-                namespace[name] = self.injected[name] = value
+                self.injected[name] = value
+                if not (restored_is_newer and name in self.restored):
+                    namespace[name] = value
+                self.restored.discard(name)
             except Exception:  # noqa: BLE001 - a pickled value runs foreign code while it loads
                 self.note_failure(*sys.exc_info())
                 return False
