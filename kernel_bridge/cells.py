@@ -19,7 +19,7 @@ class Limits:
     frame_bytes: int = 256 * 2**20  # one value on the tool channel, encoded
     frame_depth: int = 64  # nesting of lists and dicts in one value
     calls_in_flight: int = 64  # host tools running at once for one kernel; more wait in the kernel
-    checkpoint_bytes: int = 256 * 2**20  # one namespace checkpoint
+    checkpoint_bytes: int = 256 * 2**20  # one namespace checkpoint; at most a quarter of Confinement.scratch_bytes
     checkpoint_seconds: float = 10.0  # time to make one
 
     def __post_init__(self) -> None:

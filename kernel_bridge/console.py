@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernel_bridge.inside.removal import remove_tree
 from kernel_bridge.process import process_started, runtime_root
 
 __all__ = ["LiveSession", "attach", "live_sessions"]
@@ -48,7 +48,7 @@ def live_sessions(root: Path | None = None) -> list[LiveSession]:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # being made or removed right now, or not ours
         if not _lives(session.host_pid, token):
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_tree(directory)
         elif session.connection_file.exists():
             found.append(session)
     return sorted(found, key=lambda session: session.started)

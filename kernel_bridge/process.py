@@ -30,12 +30,14 @@ from kernel_bridge.confine import Confinement, Layout, plan_launch, prepare_file
 from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, EXTRA_PATH
 from kernel_bridge.confine.plan import PACKAGE
 from kernel_bridge.errors import StartupFailed
-from kernel_bridge.watchdog import Watchdog
+from kernel_bridge.inside.removal import remove_tree
+from kernel_bridge.watchdog import Bounds, Watchdog
 
 __all__ = ["Connection", "ExitReason", "KernelProcess", "SessionDirectory", "runtime_root"]
 
 _LONGEST_ROOT = 70  # characters; the rest of 107 bytes is for the session's name and the socket's
 _STDERR_BYTES = 4096  # of the kernel's last words, kept for a report
+CHECKPOINT = "checkpoint"  # the file in the directory that outlives a kernel; whatever else lies there is removed
 _KILL_SECONDS = 12.0  # the guardian gives itself ten
 
 
@@ -102,12 +104,22 @@ class SessionDirectory:
         (self.path / "session.json").write_text(json.dumps(facts), encoding="utf-8")
 
     def next_layout(self) -> Layout:
-        """The directories of the next kernel of this session, with a fresh one for its sockets."""
+        """The directories of the next kernel of this session: fresh ones for its sockets and its files.
+
+        A predecessor may have been killed for the files it left, and they may belong to a user that it was alone.
+        """
         self._generation += 1
         path = self.path / f"k{self._generation}"
         path.mkdir(mode=0o700)
         if self._generation > 1:
-            shutil.rmtree(self.path / f"k{self._generation - 1}", ignore_errors=True)
+            remove_tree(self.path / f"k{self._generation - 1}")
+            remove_tree(self.scratch)
+            self.scratch.mkdir(mode=0o700)
+            for name in os.listdir(self.keep):
+                if name != CHECKPOINT:
+                    with contextlib.suppress(OSError):
+                        remove_tree(self.keep / name)
+                        (self.keep / name).unlink(missing_ok=True)
         return Layout(self.path, self.path / "launch.json", path, self.keep, self.scratch)
 
     def let_pass(self) -> None:
@@ -117,12 +129,7 @@ class SessionDirectory:
 
     def remove(self) -> None:
         """Delete the directory and all in it, whatever modes the agent's code gave its files."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self.path.exists():
-            for folder, _, _ in os.walk(self.path):
-                with contextlib.suppress(OSError):
-                    os.chmod(folder, 0o700)
-            shutil.rmtree(self.path, ignore_errors=True)
+        remove_tree(self.path)
 
 
 def process_started(pid: int) -> str | None:
@@ -256,6 +263,9 @@ class KernelProcess:
     ) -> None:
         self._directory = directory
         self._limits = limits
+        self._checkpoint_bytes = limits.checkpoint_bytes
+        if confinement.scratch_bytes is not None:  # a new one is written before the old one goes
+            self._checkpoint_bytes = min(limits.checkpoint_bytes, confinement.scratch_bytes // 4)
         layout = directory.next_layout()
         try:
             self._plan = plan_launch(confinement, tier, layout, python)
@@ -274,20 +284,23 @@ class KernelProcess:
             raise
         self._exit: ExitReason | None = None
         self.exit_fd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
-        self._watchdog = Watchdog(
-            self._process.pid,
+        bounds = Bounds(
             memory_bytes=confinement.memory_bytes,
             processes=confinement.processes,
             disk_bytes=confinement.scratch_bytes,
+            open_files=confinement.open_files,
             directories=(layout.sockets, layout.keep, layout.scratch),
+            tmpfs=self._plan.tmpfs,
+            wrappers=self._wrappers(),
         )
+        self._watchdog = Watchdog(self._process.pid, bounds)
 
     def _configuration(self, extra_path: list[str], *, checkpoint: bool, restore: bool) -> dict[str, Any]:
         """What `inside/launch.py` reads; all paths as the kernel sees them."""
         limits, inside = self._limits, self._plan.inside
         keeping = {
-            "path": str(inside.keep / "checkpoint"),
-            "bytes": limits.checkpoint_bytes,
+            "path": str(inside.keep / CHECKPOINT),
+            "bytes": self._checkpoint_bytes,
             "seconds": limits.checkpoint_seconds,
             "restore": restore,
         }
@@ -324,8 +337,10 @@ class KernelProcess:
     def _guardian(self) -> dict[str, Any] | None:
         if os.name != "posix":
             return None
-        layers = 0 if self._plan.wrapper_arguments is None else 2  # the wrapper, and its first process inside
-        return {"host_pid": os.getpid(), "session_dir": str(self._directory.path), "layers": layers}
+        return {"host_pid": os.getpid(), "session_dir": str(self._directory.path), "layers": self._wrappers()}
+
+    def _wrappers(self) -> int:
+        return 0 if self._plan.wrapper_arguments is None else 2  # the wrapper, and its first process inside
 
     def _hand_over(self, layout: Layout) -> None:
         prepare_files(self._plan, layout)

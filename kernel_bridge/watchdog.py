@@ -6,20 +6,47 @@ elsewhere the dog sleeps.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import stat
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Watchdog", "descendants"]
+__all__ = ["Bounds", "Watchdog", "descendants"]
+
+logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.25
-_DISK_EVERY = 4  # looks; walking directories costs more
-_MOST_FILES = 100_000
+_CLOSE_LOOK_SECONDS = 0.02  # once more than half of the memory is in use
+_DISK_SECONDS = 1.0  # walking directories costs more
 _JOIN_SECONDS = 5.0
+_OWN_THREADS = 16  # the guardian, the wrapper and the kernel's own service threads are not the agent's
+_MOST_FILES = 100_000
+_DEEPEST = 64  # directories within directories
+_FILES_FOR_EACH_PROCESS = 8  # open files of all processes together, as a multiple of what one may have
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What all processes of one kernel may use together. Sizes are bytes; None: not bounded."""
+
+    memory_bytes: int | None
+    processes: int | None  # and threads
+    disk_bytes: int | None
+    open_files: int | None  # of each process; all together may have some times as many
+    directories: Sequence[Path]  # of the host, in which the kernel may write
+    tmpfs: Sequence[str] = ()  # where the kernel's own file systems in memory are, as it sees them
+    wrappers: int = 0  # processes of ours between the guardian and the kernel
+
+    def nothing(self) -> bool:
+        """Whether there is nothing to watch."""
+        return all(bound is None for bound in (self.memory_bytes, self.processes, self.disk_bytes, self.open_files))
 
 
 class Watchdog:
@@ -27,29 +54,17 @@ class Watchdog:
 
     Args:
         root: the process that the host started; it and all its descendants count.
-        memory_bytes, processes, disk_bytes: bounds of the sums; None: not bounded.
-        directories: what counts as the kernel's disk use.
     """
 
-    def __init__(
-        self,
-        root: int,
-        *,
-        memory_bytes: int | None,
-        processes: int | None,
-        disk_bytes: int | None,
-        directories: Sequence[Path],
-    ) -> None:
+    def __init__(self, root: int, bounds: Bounds) -> None:
         self.verdict: str | None = None  # why the kernel was killed, as a clause
         self._root = root
-        self._memory_bytes = memory_bytes
-        self._processes = processes
-        self._disk_bytes = disk_bytes
-        self._directories = directories
+        self._bounds = bounds
+        self._wait = _LOOK_SECONDS
+        self._next_disk = 0.0
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        bounded = memory_bytes is not None or processes is not None or disk_bytes is not None
-        if bounded and sys.platform.startswith("linux"):
+        if not bounds.nothing() and sys.platform.startswith("linux"):
             self._thread = threading.Thread(target=self._watch, name="kernel watchdog", daemon=True)
             self._thread.start()
 
@@ -60,52 +75,81 @@ class Watchdog:
             self._thread.join(_JOIN_SECONDS)
 
     def _watch(self) -> None:
-        looks = 0
-        while not self._stopped.wait(_LOOK_SECONDS):
-            family = descendants(self._root)
-            verdict = self._too_many(family) or self._too_much_memory(family)
-            if verdict is None and looks % _DISK_EVERY == 0:
-                verdict = self._too_much_disk()
-            looks += 1
+        family = [self._root]
+        while not self._stopped.wait(self._wait):
+            try:
+                family = descendants(self._root)
+                verdict = self._look(family)
+            except Exception:  # whatever it was: nobody would watch any more
+                logger.exception("The watchdog failed, so its kernel is ended")
+                verdict = "it was killed, because the watchdog over it failed"
             if verdict is not None and not self._stopped.is_set():
                 self.verdict = verdict
                 self._kill(family)
                 return
 
+    def _look(self, family: Sequence[int]) -> str | None:
+        verdict = self._too_many(family) or self._too_much_memory(family)
+        now = time.monotonic()
+        if verdict is None and now >= self._next_disk:
+            verdict = self._too_many_open(family) or self._too_much_disk(family)
+            took = time.monotonic() - now
+            self._next_disk = now + max(_DISK_SECONDS, 5 * took)
+        return verdict
+
     def _too_many(self, family: Sequence[int]) -> str | None:
-        if self._processes is None:
+        limit = self._bounds.processes
+        if limit is None:
             return None
         count = sum(_threads(pid) for pid in family)
-        # The guardian, the wrapper and the kernel's own service threads are not the agent's.
-        if count <= self._processes + _OWN_THREADS:
+        if count <= limit + _OWN_THREADS:
             return None
-        return f"it was killed, because it had {count} processes and threads; {self._processes} are allowed"
+        return f"it was killed, because it had {count} processes and threads; {limit} are allowed"
 
     def _too_much_memory(self, family: Sequence[int]) -> str | None:
-        limit = self._memory_bytes
-        if limit is None or sum(_resident(pid) for pid in family) <= limit:
+        limit = self._bounds.memory_bytes
+        if limit is None:
+            return None
+        resident = sum(_resident(pid) for pid in family)
+        self._wait = _CLOSE_LOOK_SECONDS if resident > limit // 2 else _LOOK_SECONDS
+        if resident <= limit:
             return None
         used = sum(_proportional(pid) for pid in family)  # the fair sum, dearer to get: shared pages count once
         if used <= limit:
             return None
         return f"it was killed, because its processes together used {_mib(used)} of memory; {_mib(limit)} are allowed"
 
-    def _too_much_disk(self) -> str | None:
-        limit = self._disk_bytes
+    def _too_many_open(self, family: Sequence[int]) -> str | None:
+        each = self._bounds.open_files
+        if each is None:
+            return None
+        count = 0
+        for pid in family:
+            with suppress(OSError):
+                count += len(os.listdir(f"/proc/{pid}/fd"))
+        if count <= each * _FILES_FOR_EACH_PROCESS:
+            return None
+        return (
+            f"it was killed, because its processes together had {count} open files; "
+            f"{each * _FILES_FOR_EACH_PROCESS} are allowed"
+        )
+
+    def _too_much_disk(self, family: Sequence[int]) -> str | None:
+        limit = self._bounds.disk_bytes
         if limit is None:
             return None
-        size, files = 0, 0
-        for directory in self._directories:
-            for folder, _, names in os.walk(directory):
-                for name in names:
-                    with suppress(OSError):
-                        size += os.lstat(os.path.join(folder, name)).st_blocks * 512
-                files += len(names) + 1
-                if files > _MOST_FILES:
-                    return f"it was killed, because it made more than {_MOST_FILES} files"
-        if size <= limit:
+        try:
+            use = _DiskUse()
+            for directory in self._bounds.directories:
+                use.walk(directory)
+            for pid in family[1 + self._bounds.wrappers :]:
+                use.unlinked(pid)
+            use.in_memory(family, self._bounds.tmpfs)
+        except _Refused as refused:
+            return f"it was killed, because {refused}"
+        if use.size <= limit:
             return None
-        return f"it was killed, because its files take {_mib(size)}; {_mib(limit)} are allowed"
+        return f"it was killed, because its files take {_mib(use.size)}; {_mib(limit)} are allowed"
 
     def _kill(self, family: Sequence[int]) -> None:
         for pid in family:
@@ -114,7 +158,89 @@ class Watchdog:
                     os.kill(pid, signal.SIGKILL)
 
 
-_OWN_THREADS = 16
+class _Refused(Exception):
+    """A kernel does with files what none may. The text is the reason, as a clause."""
+
+
+class _DiskUse:
+    """Adds up what a kernel has on disk. Whoever hides from it is refused: an uncounted file is an unbounded one."""
+
+    def __init__(self) -> None:
+        self.size = 0  # bytes that the files take, holes not counted
+        self._files = 0
+        self._devices: set[int] = set()
+        self._seen: set[tuple[int, int]] = set()
+
+    def walk(self, directory: Path) -> None:
+        """Count a directory of the host and all below it."""
+        try:
+            top = os.open(directory, _DIRECTORY)
+        except FileNotFoundError:
+            return
+        self._devices.add(os.fstat(top).st_dev)
+        self._below(top, 0)
+
+    def _below(self, directory: int, depth: int) -> None:
+        try:
+            if depth > _DEEPEST:
+                raise _Refused(f"it made directories more than {_DEEPEST} deep")
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError, NotADirectoryError):
+                        self._count(entry.stat(follow_symlinks=False))
+                        if entry.is_dir(follow_symlinks=False):
+                            self._below(_open_directory(entry.name, directory), depth + 1)
+        finally:
+            os.close(directory)
+
+    def _count(self, found: os.stat_result) -> None:
+        if (found.st_dev, found.st_ino) not in self._seen:
+            self._seen.add((found.st_dev, found.st_ino))
+            self.size += found.st_blocks * 512
+            self._add_files(1)
+
+    def _add_files(self, count: int) -> None:
+        self._files += count
+        if self._files > _MOST_FILES:
+            raise _Refused(f"it made more than {_MOST_FILES} files")
+
+    def unlinked(self, pid: int) -> None:
+        """Count the files that a process holds open, and that no directory names any more."""
+        try:
+            names = os.listdir(f"/proc/{pid}/fd")
+        except PermissionError:
+            raise _Refused("it hid its open files from the watchdog") from None
+        except OSError:
+            return  # it has ended
+        for name in names:
+            with suppress(OSError):
+                found = os.stat(f"/proc/{pid}/fd/{name}")
+                if not found.st_nlink and stat.S_ISREG(found.st_mode) and found.st_dev in self._devices:
+                    self._count(found)
+
+    def in_memory(self, family: Sequence[int], places: Sequence[str]) -> None:
+        """Count the files in the kernel's own file systems. Their bytes are bounded by their size, their number is not.
+
+        What they hold is reached through any process that has them.
+        """
+        ours = os.readlink("/proc/self/ns/mnt")
+        for pid in reversed(family) if places else ():
+            with suppress(OSError):
+                if os.readlink(f"/proc/{pid}/ns/mnt") != ours:
+                    for place in places:
+                        found = os.statvfs(f"/proc/{pid}/root{place}")
+                        self._add_files(found.f_files - found.f_ffree)
+                    return
+
+
+_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def _open_directory(name: str, above: int) -> int:
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=above)
+    except PermissionError:
+        raise _Refused("it hid a directory from the watchdog") from None
 
 
 def descendants(root: int) -> list[int]:
@@ -123,7 +249,7 @@ def descendants(root: int) -> list[int]:
     for pid in found:
         with suppress(OSError):
             for thread in os.listdir(f"/proc/{pid}/task"):
-                with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                with suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
                     found.extend(int(child) for child in file.read().split())
     return found
 
@@ -138,9 +264,12 @@ def _threads(pid: int) -> int:
 def _resident(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            return int(file.read().split()[1]) * _PAGE_BYTES
     except (OSError, ValueError, IndexError):
         return 0
+
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 def _proportional(pid: int) -> int:

@@ -139,6 +139,7 @@ def plan_wrapped(limits: Confinement, layout: Layout, python: str) -> LaunchPlan
         guarded_from_outside=True,
         wrapper_arguments=arguments,
         owner=user if root else None,
+        tmpfs=(_SCRATCH, "/tmp", "/dev/shm"),
         files={
             "passwd": f"agent:x:{user}:{user}:agent:{_SCRATCH}:/bin/sh\n",
             "group": f"agent:x:{user}:\n",

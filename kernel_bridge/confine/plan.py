@@ -54,6 +54,7 @@ class LaunchPlan:
     guarded_from_outside: bool  # the guardian stays out of the confinement, where the agent's code cannot reach it
     wrapper_arguments: Sequence[str] | None = None  # what the wrapper, argv[0], reads from the descriptor in argv
     owner: int | None = None  # user that must own the writable directories; None: the host's own
+    tmpfs: Sequence[str] = ()  # the kernel's own file systems in memory, as it sees them
     files: Mapping[str, str] | None = None  # small files to be made in the session's directory first
 
 

@@ -12,8 +12,11 @@ import sys
 
 
 def main() -> None:
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    from guardian import fork_under_guard  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+    # This package without running its __init__, as in launch.py: nothing of the host side is imported.
+    package = type(sys)("kernel_bridge")
+    package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+    sys.modules["kernel_bridge"] = package
+    from kernel_bridge.inside.guardian import fork_under_guard
 
     with open(sys.argv[1], encoding="utf-8") as file:
         config = json.load(file)

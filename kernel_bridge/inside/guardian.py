@@ -18,6 +18,8 @@ import sys
 import time
 from typing import Any
 
+from kernel_bridge.inside.removal import remove_tree
+
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _KILL_SECONDS = 10.0
 
@@ -88,9 +90,7 @@ def _guard(kernel: int, config: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             _report(f"signal {-code}" if code < 0 else f"exit {code}")
     if host_gone:
-        import shutil
-
-        shutil.rmtree(config["session_dir"], ignore_errors=True)
+        remove_tree(config["session_dir"])
 
 
 def _noticed(signum: int, frame: object) -> None:

@@ -1,0 +1,66 @@
+"""Removes what the agent's code made of a directory: however deep, whatever the modes. Follows no link."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+
+_OPEN = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def remove_tree(path: str | os.PathLike[str]) -> None:
+    """Delete a directory and all in it, once nothing writes there any more. What cannot be deleted stays.
+
+    `shutil.rmtree` goes down one call and one descriptor for each level, and gives up after a thousand.
+    """
+    if not hasattr(os, "O_DIRECTORY"):
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        top = os.open(path, _OPEN)
+        try:
+            _empty(top)
+        finally:
+            os.close(top)
+        os.rmdir(path)
+
+
+def _empty(top: int) -> None:
+    """Empty a directory. What lies deeper is moved up into it first, so that depth costs nothing."""
+    progress = True
+    while progress:
+        progress = False
+        for name in _unlink_files(top):
+            with contextlib.suppress(OSError):
+                _lift(top, name)
+                os.rmdir(name, dir_fd=top)
+                progress = True
+
+
+def _lift(top: int, name: str) -> None:
+    """Unlink the files of a directory in `top`, and move its directories up beside it."""
+    os.chmod(name, 0o700, dir_fd=top)  # no link: `_unlink_files` would have unlinked it
+    below = os.open(name, _OPEN, dir_fd=top)
+    try:
+        for inner in _unlink_files(below):
+            with contextlib.suppress(OSError):
+                os.chmod(inner, 0o700, dir_fd=below)  # a directory that is moved must be writable itself
+                os.rename(inner, f"lifted-{secrets.token_hex(8)}", src_dir_fd=below, dst_dir_fd=top)
+    finally:
+        os.close(below)
+
+
+def _unlink_files(directory: int) -> list[str]:
+    """Unlink all that is no directory; the names of the directories."""
+    kept: list[str] = []
+    for name in os.listdir(directory):
+        try:
+            os.unlink(name, dir_fd=directory)
+        except (IsADirectoryError, PermissionError):
+            kept.append(name)
+        except OSError:
+            continue
+    return kept
