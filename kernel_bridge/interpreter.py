@@ -294,13 +294,24 @@ def _syntax_text(message: str, traceback: str) -> str:
 
 def _obituary(death: Death) -> str:
     if death.checkpointed:
-        names = ", ".join(name for name in death.restored if not name.startswith("_"))
-        restored = f"Restored from before this cell: {names or 'no names, there were none'}."
+        names = [name for name in death.restored if not name.startswith("_")]
+        restored = f"Restored from before this cell: {_listed(names, ', ') or 'no names, there were none'}."
     else:
         restored = "No names were restored: checkpoints are off."
-    lost = "; ".join(f"{name} ({reason})" for name, reason in death.lost.items())
+    lost = _listed([f"{name} ({reason})" for name, reason in death.lost.items()], "; ")
     return (
         f"The kernel died while this cell ran: {death.reason}. A new kernel was started. {restored} "
-        f"Lost: {lost + '; and ' if lost else ''}whatever this cell had set. The cell was not run again. "
+        f"Lost: {lost + '; and ' if lost else ''}whatever this cell had set, and all files in the working directory. "
+        "The cell was not run again. "
         "What is on the host is untouched: budget, runs, prompts and everything that tool calls did."
     )
+
+
+def _listed(words: Sequence[str], joint: str) -> str:
+    """The words in a list of bounded length: names and reasons are the agent's, of any number and length."""
+    shown = [word if len(word) <= _LONGEST_WORD else word[:_LONGEST_WORD] + "..." for word in words[:_MOST_WORDS]]
+    more = [f"{len(words) - _MOST_WORDS:,} more"] if len(words) > _MOST_WORDS else []
+    return joint.join([*shown, *more])
+
+
+_MOST_WORDS, _LONGEST_WORD = 100, 200

@@ -29,6 +29,7 @@ from kernel_bridge.errors import (
     ProtocolViolation,
     SessionBusy,
     SessionClosed,
+    SessionLost,
     StartupFailed,
 )
 from kernel_bridge.process import ExitReason, KernelProcess, SessionDirectory, result_chars
@@ -296,11 +297,12 @@ class KernelSession:
             self._deaths += 1
             if self._deaths >= self._restarts:
                 in_a_row = f", the {_ordinal(self._deaths)} time in a row" if self._deaths > 1 else ""
-                lost = KernelDied(f"the kernel died{in_a_row}: {reason}", ended.code, ended.stderr_tail)
-                self.close(str(lost))
-                raise lost
+                over = KernelDied(f"the kernel died{in_a_row}: {reason}", ended.code, ended.stderr_tail)
+                self.close(str(over))
+                raise over
+            lost: dict[str, str] = {}
             try:
-                self._kernel = self._launch(restore=self._checkpoint)
+                self._kernel = self._launch_successor(lost)
             except BaseException:
                 self.close("no successor could be started for a kernel that died")
                 raise
@@ -309,11 +311,20 @@ class KernelSession:
                 self._run(cell, again=True)
             ready = self._kernel.tools.ready
             assert ready is not None
-            lost = dict(ready.lost)
+            lost.update(ready.lost)
             return CellOutcome(
                 text=text,
                 death=Death(reason, tuple(ready.restored), lost, self._checkpoint),
             )
+
+    def _launch_successor(self, lost: dict[str, str]) -> _Kernel:
+        """Start a kernel that restores the checkpoint, or, when the checkpoint itself kills it, one that does not."""
+        if self._checkpoint:
+            try:
+                return self._launch(restore=True)
+            except SessionLost as ended:  # restoring runs the agent's own code
+                lost["all names"] = f"restoring them failed: {ended.reason}"
+        return self._launch(restore=False)
 
 
 class _Gone(Exception):

@@ -21,6 +21,8 @@ import types
 from collections.abc import Generator, Mapping
 from typing import Any, cast
 
+from kernel_bridge.inside.salvage import salvage
+
 _PYTHON = f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
 _GLOBALS: dict[str, dict[str, Any]] = {}  # where restored functions find their globals: the running kernel's own
 
@@ -78,18 +80,14 @@ class Checkpoint:
         kept: dict[str, Any] = dict(names)
         data = b""
         try:
-            with _time_limit(self._limit_seconds):
+            with _time_limit(self._limit_seconds / 2):
                 data = self._dump(kept)
-        except _TooLarge:
-            pass
-        except _OutOfTime:
-            return [], dict.fromkeys(names, f"pickling took longer than {self._limit_seconds:g} s")
-        except Exception:  # noqa: BLE001 - pickling runs the agent's own code
-            data = b""
+        except BaseException:  # noqa: BLE001 - pickling runs the agent's own code
+            data = b""  # one name is at fault, or some are: the others are kept without it
         if not data:
             kept, lost = self._sieve(names, started)
             data = self._dump_kept(kept, lost)
-        digest = hashlib.blake2b(data).digest()
+        digest = hashlib.blake2b(data + repr(lost).encode("utf-8", "replace")).digest()
         if digest == self._digest:
             return None
         self._store(data, sorted(kept), lost)
@@ -112,9 +110,13 @@ class Checkpoint:
         restored: dict[str, Any] = {}
         try:
             restored = pickle.loads(data)
-        except Exception as error:  # noqa: BLE001 - unpickling runs the agent's own code
+        except BaseException as error:  # noqa: BLE001 - unpickling runs the agent's own code
             reason = f"restoring it raised {type(error).__name__}: {error}"
-            return [], {**lost, **dict.fromkeys(head["names"], reason)}
+            try:
+                restored, broken = salvage(data, self._namespace)
+                lost.update(broken)
+            except BaseException:  # noqa: BLE001 - the same code, or no pickle at all
+                return [], {**lost, **dict.fromkeys(head["names"], reason)}
         self._namespace.update(restored)
         return sorted(restored), lost
 
@@ -129,13 +131,13 @@ class Checkpoint:
                 lost[name] = f"the checkpoint's {self._limit_seconds:g} s were used up"
                 continue
             try:
-                with _time_limit(seconds):
+                with _time_limit(seconds / 2):  # so that the slow ones leave something for the others
                     size = len(self._dump({name: value}))
             except _TooLarge:
                 lost[name] = f"larger than the checkpoint's {self._limit_bytes} bytes"
             except _OutOfTime:
                 lost[name] = f"pickling it took longer than the checkpoint's {self._limit_seconds:g} s"
-            except Exception as error:  # noqa: BLE001 - pickling runs the agent's own code
+            except BaseException as error:  # noqa: BLE001 - pickling runs the agent's own code
                 lost[name] = f"{type(error).__name__}: {error}"[:300]
             else:
                 if size > room:
@@ -149,7 +151,7 @@ class Checkpoint:
         try:
             with _time_limit(self._limit_seconds):
                 return self._dump(kept)
-        except (Exception, _OutOfTime) as error:  # noqa: BLE001 - each went alone, but not all together
+        except BaseException as error:  # noqa: BLE001 - each went alone, but not all together
             lost.update(dict.fromkeys(kept, f"pickling all names together failed: {type(error).__name__}"))
             kept.clear()
             return self._dump({})
