@@ -263,10 +263,10 @@ def _checked_fields(fields: Sequence[Mapping[str, Any]] | None) -> list[dict[str
 
 
 def _answer(outcome: CellOutcome, limits: Limits, *, value_only: bool) -> Any:
-    if outcome.death is not None:
-        raise CodeExecutionError(_with_output(outcome.text, _obituary(outcome.death)))
     if outcome.submitted is not None:
         return FinalOutput(dict(outcome.submitted))
+    if outcome.death is not None:
+        raise CodeExecutionError(_with_output(outcome.text, _obituary(outcome.death)))
     failure = outcome.failure
     if failure is not None:
         if failure.compiling:

@@ -19,6 +19,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from kernel_bridge.confine import Confinement, Layout, plan_launch, prepare_file
 from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, EXTRA_PATH
 from kernel_bridge.confine.plan import PACKAGE
 from kernel_bridge.errors import StartupFailed
+from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS
+from kernel_bridge.inside.interrupts import NOTE
 from kernel_bridge.inside.removal import remove_tree
 from kernel_bridge.watchdog import Bounds, Watchdog
 
@@ -39,6 +42,7 @@ _LONGEST_ROOT = 70  # characters; the rest of 107 bytes is for the session's nam
 _STDERR_BYTES = 4096  # of the kernel's last words, kept for a report
 CHECKPOINT = "checkpoint"  # the file in the directory that outlives a kernel; whatever else lies there is removed
 _KILL_SECONDS = 12.0  # the guardian gives itself ten
+_STRAY_ROUNDS = 10
 
 
 def result_chars(limits: Limits) -> int:
@@ -221,6 +225,9 @@ class ExitReason:
             return self.verdict
         if self.code is None:
             return "it ended in a way that nobody saw"
+        if self.code == DAMAGED_STATUS and DAMAGED in self.stderr_tail:
+            why = self.stderr_tail.rpartition(DAMAGED)[2].strip()
+            return f"the code that it had run had damaged it, and it ended itself ({why[:300]})"
         if self.code >= 0:
             return f"it exited with status {self.code}"
         number = -self.code
@@ -272,7 +279,12 @@ class KernelProcess:
         except OSError as error:
             raise StartupFailed(f"the kernel's interpreter cannot be used: {error}") from error
         self.connection = Connection.open(directory, layout, self._plan.inside)
+        # Both are opened before the agent's code can put something else in their place, and never by name again.
         self._transcript = _new_file(layout.sockets / "transcript")
+        self._note = _new_file(layout.sockets / "interrupt")
+        self._interrupts = 0
+        self._lifeline = threading.Lock()  # guards the pipe to the guardian and the note
+        self._ending = threading.Lock()
         try:
             extra_path = _extra_path(python, directory, self._plan.inside)
             config = self._configuration(extra_path, checkpoint=checkpoint, restore=restore)
@@ -282,6 +294,8 @@ class KernelProcess:
         except BaseException:
             self.forget()
             raise
+        if self._process.stdin is not None and os.name == "posix":
+            os.set_blocking(self._process.stdin.fileno(), False)  # a guardian that was stopped must not stop the host
         self._exit: ExitReason | None = None
         self.exit_fd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
         bounds = Bounds(
@@ -313,6 +327,7 @@ class KernelProcess:
             "output_bytes": limits.output_bytes,
             "result_chars": result_chars(limits),
             "transcript_file": str(inside.sockets / "transcript"),
+            "interrupt_file": str(inside.sockets / "interrupt") if os.name == "posix" else None,
             "working_directory": str(inside.scratch),
             "extra_path": extra_path,
             "seal": self._plan.seal,
@@ -392,53 +407,81 @@ class KernelProcess:
         """Whether the process is gone. Does not wait."""
         return self._exit is not None or self._process.poll() is not None
 
-    def interrupt(self) -> None:
-        """Send SIGINT to the kernel's process group."""
-        if os.name == "posix":
-            with contextlib.suppress(OSError, ValueError):  # it is ending already
-                assert self._process.stdin is not None
-                os.write(self._process.stdin.fileno(), b"i")
-        else:
+    def exits_within(self, seconds: float) -> bool:
+        """Whether the process is gone, or goes soon."""
+        return self._exit is not None or self._wait(seconds)
+
+    def interrupt(self, cell: int) -> None:
+        """Send SIGINT to the kernel's process group, for the cell of this number: before it or after it, for none."""
+        if os.name != "posix":
             from jupyter_client.win_interrupt import send_interrupt
 
             send_interrupt(self._process.win32_interrupt_event)  # type: ignore[attr-defined]
+            return
+        stdin = self._process.stdin
+        assert stdin is not None
+        with self._lifeline, contextlib.suppress(OSError):  # it is ending already, or takes no more
+            if not stdin.closed:
+                self._interrupts += 1
+                os.pwrite(self._note, NOTE.pack(self._interrupts, cell), 0)
+                os.write(stdin.fileno(), b"i")
+
+    def kill(self) -> None:
+        """Let the kernel and all it started be killed. From any thread; does not wait."""
+        process = self._process
+        if process.stdin is None:
+            process.kill()
+            return
+        with self._lifeline:
+            process.stdin.close()  # the lifeline
+        with contextlib.suppress(OSError, AttributeError):
+            process.send_signal(signal.SIGCONT)  # the agent's code may have stopped its guardian
 
     def end(self) -> ExitReason:
         """Kill the kernel and all it started, if they still run; wait; tell how the kernel ended. Idempotent."""
-        if self._exit is not None:
+        with self._ending:
+            if self._exit is None:
+                self._exit = self._end()
             return self._exit
+
+    def _end(self) -> ExitReason:
         self._watchdog.stop()
         process = self._process
         for pipe in (process.stdout, process.stderr):
             assert pipe is not None
             if os.name == "posix":
                 os.set_blocking(pipe.fileno(), False)
-        if process.stdin is not None:
-            process.stdin.close()  # the lifeline
-        else:
-            process.kill()
+        self.kill()
         if not self._wait(_KILL_SECONDS):
             with contextlib.suppress(OSError):
                 process.kill()
             self._wait(_KILL_SECONDS)
-        self._exit = ExitReason(self._reported_code(), self._tail(), self._watchdog.verdict)
+        code, reported = self._reported_code()
+        if not reported:
+            self._kill_strays()
+        reason = ExitReason(code, self._tail(), self._watchdog.verdict)
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
         if self.exit_fd is not None:
             os.close(self.exit_fd)
             self.exit_fd = None
-        return self._exit
+        return reason
 
     def forget(self) -> None:
         """Close what was kept open for the time after the end. Idempotent."""
-        if self._transcript >= 0:
-            os.close(self._transcript)
-            self._transcript = -1
+        with self._lifeline:
+            for fd in (self._transcript, self._note):
+                if fd >= 0:
+                    os.close(fd)
+            self._transcript = self._note = -1
 
     def _wait(self, seconds: float) -> bool:
         if self.exit_fd is not None:
-            select.select([self.exit_fd], [], [], seconds)
+            poller = select.poll()  # select() takes no descriptor above 1023
+            poller.register(self.exit_fd, select.POLLIN)
+            if not poller.poll(int(seconds * 1000)):
+                return False
             seconds = 0.1
         try:
             self._process.wait(seconds)
@@ -446,24 +489,49 @@ class KernelProcess:
             return False
         return True
 
-    def _reported_code(self) -> int | None:
+    def _kill_strays(self) -> None:
+        """For a guardian that was itself killed: end what it would have ended, known by its environment."""
+        if not sys.platform.startswith("linux"):
+            return
+        mark = f"IPYTHONDIR={self._plan.environment.get('IPYTHONDIR')}".encode()
+        if os.fsencode(self._directory.path) not in mark:
+            return  # a kernel in namespaces of its own, which ended with its wrapper
+        for _ in range(_STRAY_ROUNDS):
+            found = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if mark in _environment(pid)]
+            for pid in found:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            if not found:
+                return
+            time.sleep(0.01)
+
+    def _reported_code(self) -> tuple[int | None, bool]:
+        """The kernel's exit status, and whether its guardian reported it."""
         assert self._process.stdout is not None
         if os.name != "posix":
-            return self._process.returncode
+            return self._process.returncode, True
         report = (self._process.stdout.read() or b"").decode("ascii", "replace")
         found = re.findall(r"^(exit|signal) (\d+)$", report, re.MULTILINE)
         if not found:
             code = self._process.returncode
-            return code if code else None  # it never became a guardian: its own status is the kernel's
+            return code if code else None, False  # it never became a guardian, or was killed: its status is all we have
         kind, number = found[-1]
         if kind == "exit" and self._plan.wrapper_arguments is not None and int(number) > 128:
-            return 128 - int(number)  # how the wrapper tells of a signal
-        return int(number) if kind == "exit" else -int(number)
+            return 128 - int(number), True  # how the wrapper tells of a signal
+        return int(number) if kind == "exit" else -int(number), True
 
     def _tail(self) -> str:
         assert self._process.stderr is not None
         data = self._process.stderr.read() or b""
         return data[-_STDERR_BYTES:].decode("utf-8", "replace")
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
 
 
 def _extra_path(python: str, directory: SessionDirectory, inside: Layout) -> list[str]:

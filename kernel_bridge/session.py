@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 import zmq
@@ -32,6 +32,7 @@ from kernel_bridge.errors import (
     SessionLost,
     StartupFailed,
 )
+from kernel_bridge.inside.output import sendable
 from kernel_bridge.process import ExitReason, KernelProcess, SessionDirectory, result_chars
 from kernel_bridge.toolserver import ToolServer
 from kernel_bridge.variables import VariableLedger
@@ -42,12 +43,17 @@ __all__ = ["KernelSession"]
 logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 2.0  # from the interrupt to the kill
+_PARTING_SECONDS = 2.0  # between a kernel's sockets closing and its exit
+_RUNNER_SECONDS = 60.0  # for the thread that runs a cell to notice that the session is being closed
 _SWEEP_SECONDS = 0.5  # how often a platform without pidfd looks whether the kernel lives
 _ZERO_COPY_BYTES = 65536
 
 
 # name, index of its frame or None when the kernel has it, form, whether what a checkpoint restored is newer
 _Variable = tuple[str, "int | None", str, bool]
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 class _Failure(msgspec.Struct):
@@ -60,7 +66,7 @@ class _Failure(msgspec.Struct):
 class _Bridge(msgspec.Struct):
     head: str
     tail: str
-    omitted: int
+    omitted: _Count
     result: str | None
     failure: _Failure | None
     submitted: bool
@@ -113,8 +119,10 @@ class KernelSession:
         self._dispatcher = ToolDispatcher() if dispatcher is None else dispatcher
         self._codec = Codec(limit_bytes=self.limits.frame_bytes, limit_depth=self.limits.frame_depth)
         self._running = threading.Lock()
+        self._runner: int | None = None  # the thread that runs a cell
+        self._interrupted = False  # an interrupt came for the cell that is being run
         self._changing = threading.RLock()  # guards start, restart and close against each other
-        self._interrupting = False
+        self._owner = os.getpid()
         self._numbers = itertools.count(1)
         self._deaths = 0
         self._setup: list[Cell] = []
@@ -168,9 +176,26 @@ class KernelSession:
 
     def close(self, reason: str = "the session was closed") -> None:
         """Kill the kernel and remove everything it had. Idempotent; from any thread."""
+        if os.getpid() != self._owner:
+            return  # a fork of the host: the kernel is its parent's
+        if self._closed is None:
+            self._closed = reason
+        if self._runner == threading.get_ident():
+            self._dispose()
+            return
+        kernel = self._kernel
+        if kernel is not None:
+            kernel.process.kill()
+        # The sockets belong to the thread that runs a cell; it notices that the kernel is gone and lets go of them.
+        mine = self._running.acquire(timeout=_RUNNER_SECONDS)
+        try:
+            self._dispose()
+        finally:
+            if mine:
+                self._running.release()
+
+    def _dispose(self) -> None:
         with self._changing:
-            if self._closed is None:
-                self._closed = reason
             kernel, self._kernel = self._kernel, None
             directory, self._directory = self._directory, None
             try:
@@ -189,9 +214,12 @@ class KernelSession:
 
     def interrupt(self) -> None:
         """Interrupt the running cell, if there is one. From any thread; does not wait."""
+        if not self._running.locked():
+            return
+        self._interrupted = True  # for a cell that is still on its way
         kernel = self._kernel
-        if kernel is not None and self._running.locked():
-            kernel.process.interrupt()
+        if kernel is not None:
+            kernel.interrupt()
 
     # -- cells -------------------------------------------------------------------------------------------------------
 
@@ -212,6 +240,8 @@ class KernelSession:
         if not self._running.acquire(blocking=False):
             raise SessionBusy("a cell is already running in this session")
         try:
+            self._runner = threading.get_ident()
+            self._interrupted = False
             self.start()
             outcome = self._run(cell)
             if outcome.death is None:
@@ -220,6 +250,7 @@ class KernelSession:
                     self._setup.append(cell)
             return outcome
         finally:
+            self._runner = None
             self._running.release()
 
     def _run(self, cell: Cell, *, again: bool = False) -> CellOutcome:
@@ -229,12 +260,16 @@ class KernelSession:
             return CellOutcome("", failure=failure)
         self._dispatcher.bind(dict(self.tools), self.judge)
         frames, names = self._encode(cell)
+        request = kernel.request(cell.code, next(self._numbers), names, again=again)
         try:
-            outcome, taken = kernel.run(cell.code, next(self._numbers), frames, names, again=again)
-        except _Gone as gone:
-            return self._succeed(gone)
-        except ProtocolViolation as violation:
-            self.close(violation.reason)
+            try:
+                outcome, taken = kernel.run(request, frames, lambda: self._interrupted and not again)
+            except _Gone as gone:
+                return self._succeed(gone)
+            except ProtocolViolation as violation:
+                self.close(violation.reason)
+                raise
+        except SessionLost:
             raise
         except BaseException:
             self._recover(kernel)
@@ -245,13 +280,13 @@ class KernelSession:
 
     def _recover(self, kernel: _Kernel) -> None:
         """The caller was interrupted: stop the cell, so that the session can go on, or end it."""
-        kernel.process.interrupt()
         try:
-            if kernel.wait_idle(_GRACE_SECONDS):
+            if self._closed is None and kernel is self._kernel and kernel.stop(_GRACE_SECONDS):
                 return
-        except (_Gone, ProtocolViolation):
-            pass
-        self.close("the kernel did not stop when its caller was interrupted")
+            self.close("the kernel did not stop when its caller was interrupted")
+        except BaseException:
+            self.close("its caller was interrupted twice")
+            raise
 
     def _encode(self, cell: Cell) -> tuple[list[bytes], list[_Variable]]:
         binding = self._codec.dump({"tools": self._described(), "output_fields": _plain_fields(cell.output_fields)})
@@ -284,7 +319,7 @@ class KernelSession:
     # -- death -------------------------------------------------------------------------------------------------------
 
     def _succeed(self, gone: _Gone) -> CellOutcome:
-        """Start a successor for a dead kernel, or end the session."""
+        """Start a successor for a dead kernel, or end the session. A submission that was accepted stands."""
         with self._changing:
             kernel = self._kernel
             if self._closed is not None or kernel is None:
@@ -299,23 +334,23 @@ class KernelSession:
                 in_a_row = f", the {_ordinal(self._deaths)} time in a row" if self._deaths > 1 else ""
                 over = KernelDied(f"the kernel died{in_a_row}: {reason}", ended.code, ended.stderr_tail)
                 self.close(str(over))
-                raise over
+                if gone.submitted is None:
+                    raise over
+                return CellOutcome(text, submitted=gone.submitted, death=Death(reason, (), {}, False))
             lost: dict[str, str] = {}
             try:
-                self._kernel = self._launch_successor(lost)
+                successor = self._kernel = self._launch_successor(lost)
+                self._variables.forget()
+                for cell in self._setup:
+                    self._run(cell, again=True)
             except BaseException:
                 self.close("no successor could be started for a kernel that died")
                 raise
-            self._variables.forget()
-            for cell in self._setup:
-                self._run(cell, again=True)
-            ready = self._kernel.tools.ready
+            ready = successor.tools.ready
             assert ready is not None
             lost.update(ready.lost)
-            return CellOutcome(
-                text=text,
-                death=Death(reason, tuple(ready.restored), lost, self._checkpoint),
-            )
+            death = Death(reason, tuple(ready.restored), lost, self._checkpoint)
+            return CellOutcome(text, submitted=gone.submitted, death=death)
 
     def _launch_successor(self, lost: dict[str, str]) -> _Kernel:
         """Start a kernel that restores the checkpoint, or, when the checkpoint itself kills it, one that does not."""
@@ -332,6 +367,7 @@ class _Gone(Exception):
 
     def __init__(self, reason: str | None) -> None:
         self.reason = reason
+        self.submitted: dict[str, Any] | None = None  # what the cell had submitted and the host accepted
 
 
 class _Kernel:
@@ -373,6 +409,10 @@ class _Kernel:
         self._shell.reconnect_ivl = 2
         self._shell.maxmsgsize = _reply_bytes(limits)
         self._shell.connect(connection.url("shell"))
+        sockets = (self._shell, *self.tools.sockets)
+        self._monitors = [socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) for socket in sockets]
+        self._cut = False  # one of the kernel's sockets was closed, on either side
+        self._cell = 0  # the number of the cell that the kernel has not answered yet
         self._open = True
         try:
             self._wait_ready()
@@ -403,6 +443,7 @@ class _Kernel:
     def _poll(self, seconds: float) -> bool:
         """Wait for the shell socket, the process's end or a wake-up. True: the shell socket has a message."""
         watched: list[tuple[Any, int]] = [(self._shell, zmq.POLLIN), (self._wake_in, zmq.POLLIN)]
+        watched += [(monitor, zmq.POLLIN) for monitor in self._monitors]
         if self.process.exit_fd is not None:
             watched.append((self.process.exit_fd, zmq.POLLIN))
         else:
@@ -410,14 +451,15 @@ class _Kernel:
         events: dict[Any, int] = dict(zmq.zmq_poll(watched, max(0, int(seconds * 1000) + 1)))
         if self._wake_in in events:
             os.read(self._wake_in, 4096)
+        for monitor in self._monitors:
+            if monitor in events:
+                monitor.recv_multipart()
+                self._cut = True
         return self._shell in events
 
-    def run(
-        self, code: str, number: int, frames: list[bytes], names: list[_Variable], *, again: bool
-    ) -> tuple[CellOutcome, bool]:
-        """Run a cell. Returns its outcome, and whether the kernel took the variables that came with it."""
-        self._drain_shell()
-        message: dict[str, Any] = cast("Any", self._messages).msg(
+    def request(self, code: str, number: int, names: list[_Variable], *, again: bool) -> dict[str, Any]:
+        """The message that runs a cell."""
+        return cast("Any", self._messages).msg(
             "execute_request",
             {
                 "code": code,
@@ -429,16 +471,36 @@ class _Kernel:
             },
             metadata={"kernel_bridge": {"number": number, "variables": names, "again": again}},
         )
+
+    def run(
+        self, request: dict[str, Any], frames: list[bytes], interrupted: Callable[[], bool]
+    ) -> tuple[CellOutcome, bool]:
+        """Run a cell. Returns its outcome, and whether the kernel took the variables that came with it.
+
+        Args:
+            interrupted: whether it has been interrupted already, before it was sent.
+        """
+        self._drain_shell()
+        parts = [*self._messages.serialize(request), *frames]
         self.tools.open_cell()
+        self._cell = request["metadata"]["kernel_bridge"]["number"]
         try:
-            parts = [*self._messages.serialize(message), *frames]
-            copy = max(map(len, frames)) < _ZERO_COPY_BYTES
-            self._shell.send_multipart(parts, copy=copy)
-            reply, timed_out = self._await_reply(message["header"]["msg_id"])
+            self._shell.send_multipart(parts, copy=max(map(len, frames)) < _ZERO_COPY_BYTES)
+            if interrupted():
+                self.interrupt()
+            reply, timed_out = self._await_reply(request["header"]["msg_id"])
+        except _Gone as gone:
+            gone.submitted = self.tools.close_cell()
+            raise
         finally:
             submitted = self.tools.close_cell()
         bridge = reply.kernel_bridge
         return _outcome(bridge, submitted, timed_out, self._limits.output_bytes), bridge.taken
+
+    def interrupt(self) -> None:
+        """Interrupt the running cell, if there is one."""
+        if number := self._cell:
+            self.process.interrupt(number)
 
     def _await_reply(self, id: str) -> tuple[_Reply, bool]:
         clock = _CellClock(self.tools, self._limits.cell_seconds)
@@ -453,7 +515,7 @@ class _Kernel:
                         "time and did not react to an interrupt"
                     )
                 interrupted_at = time.monotonic()
-                self.process.interrupt()
+                self.interrupt()
                 continue
             if self._poll(left) and (reply := self._receive(id)) is not None:
                 return reply, interrupted_at is not None
@@ -461,10 +523,20 @@ class _Kernel:
                 raise self.tools.fatal
             if self.tools.violation is not None:
                 raise ProtocolViolation(f"the kernel broke the protocol: {self.tools.violation}")
+            if self._cut or self.tools.lost is not None:
+                self._part()
             if self.process.exited():
                 if self._poll(0) and (reply := self._receive(id)) is not None:
                     return reply, interrupted_at is not None
                 raise _Gone(None)
+
+    def _part(self) -> None:
+        """The kernel cannot be talked to any more. If it does not end by itself, end it."""
+        if self.process.exits_within(_PARTING_SECONDS):
+            return
+        self.process.end()
+        most = self._limits.frame_bytes
+        raise _Gone(self.tools.lost or f"it closed its connection to its host, or sent more than {most} bytes at once")
 
     def _receive(self, id: str) -> _Reply | None:
         """The reply to our request, if that is what came; older replies are dropped."""
@@ -477,6 +549,7 @@ class _Kernel:
             found = self._messages.deserialize(parts)
             if found["parent_header"].get("msg_id") != id or found["msg_type"] != "execute_reply":
                 return None
+            self._cell = 0
             return msgspec.convert(found["content"], _Reply)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
             raise ProtocolViolation(f"the kernel sent a reply that is none: {type(error).__name__}: {error}") from error
@@ -486,19 +559,25 @@ class _Kernel:
             while True:
                 self._shell.recv_multipart(zmq.DONTWAIT)
 
-    def wait_idle(self, seconds: float) -> bool:
-        """Wait until the interrupted cell has answered."""
+    def stop(self, seconds: float) -> bool:
+        """Interrupt the running cell and wait until it has answered. False: it has not, or the kernel is gone."""
+        self.interrupt()
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
+        while self._cell and (left := deadline - time.monotonic()) > 0:
             if self._poll(left):
                 return True
-            if self.process.exited():
-                raise _Gone(None)
-        return False
+            if self._cut or self.process.exited():
+                return False
+        return not self._cell
 
     def printed(self) -> str:
         """What the cell under which the kernel died had printed, from the file the kernel kept it in."""
-        return self.process.take_transcript(self._limits.output_bytes).decode("utf-8", "replace")
+        limit = self._limits.output_bytes
+        data = self.process.take_transcript(limit)
+        text = data.decode("utf-8", "replace")
+        if len(data) < limit // 2:
+            return text
+        return f"{text}\n... [what it printed after this was lost with it] ..."
 
     def close(self) -> None:
         """Kill the process and close all sockets; idempotent."""
@@ -510,6 +589,10 @@ class _Kernel:
         if not self._open:
             return
         self._open = False
+        for socket in (self._shell, *self.tools.sockets):
+            socket.disable_monitor()
+        for monitor in self._monitors:
+            monitor.close(0)
         self.tools.close()
         self._shell.close(0)
         self._context.term()
@@ -547,10 +630,15 @@ def _outcome(bridge: _Bridge, submitted: dict[str, Any] | None, timed_out: bool,
     failure = None
     if bridge.failure is not None and submitted is None:
         said = bridge.failure
-        traceback = _middle_out(said.traceback, max(limit // 4, 1000))
-        failure = RemoteFailure(said.name[:200], said.message[:limit], traceback, said.compiling)
+        failure = RemoteFailure(
+            sendable(said.name)[:200],
+            sendable(said.message)[:limit],
+            _middle_out(sendable(said.traceback), max(limit // 4, 1000)),
+            said.compiling,
+        )
     text, omitted = _join(bridge, limit)
-    return CellOutcome(text, omitted, bridge.result, submitted, failure, timed_out)
+    result = None if bridge.result is None else sendable(bridge.result)
+    return CellOutcome(sendable(text), omitted, result, submitted, failure, timed_out)
 
 
 def _join(bridge: _Bridge, limit: int) -> tuple[str, int]:

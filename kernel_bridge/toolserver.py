@@ -35,11 +35,13 @@ from kernel_bridge.wire import (
 
 __all__ = ["ToolServer"]
 
-_SEND_MS = 30_000  # a kernel that does not read its answers for so long gets no more of them
+_QUEUED = 16  # messages in each direction
+_SEND_MS = 30_000  # a kernel that does not take its answers for so long is given up
 _JOIN_SECONDS = 2.0  # for tools that still run; what they do later goes nowhere
 _CONSOLE_SECONDS = 3600.0
 _ZERO_COPY_BYTES = 65536
 _HEAD_BYTES = 2**20  # a small limit for values is none for the messages around them
+_LONGEST_TEXT = 100_000  # characters of a tool's error
 
 
 class ToolServer:
@@ -63,6 +65,7 @@ class ToolServer:
         self._wake = wake
         self._codec = Codec(limit_bytes=limits.frame_bytes, limit_depth=limits.frame_depth)
         self._most = limits.calls_in_flight
+        self._most_bytes = limits.frame_bytes
         self._calls: zmq.Socket[bytes] = context.socket(zmq.PAIR)
         self._replies: zmq.Socket[bytes] = context.socket(zmq.PAIR)
         for socket, url in ((self._calls, calls_url), (self._replies, replies_url)):
@@ -70,26 +73,36 @@ class ToolServer:
             socket.reconnect_ivl = 2  # milliseconds; the kernel binds when it is ready
             socket.reconnect_ivl_max = 20
             socket.maxmsgsize = max(limits.frame_bytes, _HEAD_BYTES)
+            socket.rcvhwm = socket.sndhwm = _QUEUED  # messages, of any size; what does not fit waits in the kernel
+            socket.sndtimeo = _SEND_MS
             socket.connect(url)
-        self._calls.rcvhwm = 2 * self._most
-        self._replies.sndtimeo = _SEND_MS
         self._turn = threading.Lock()
         self._replying = threading.Lock()
         self._state = threading.Lock()
+        self._room = threading.Condition(self._state)  # notified when a message has been handled
+        self._bytes = 0  # of the messages being handled
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._in_flight = 0
         self._busy_since = 0.0
         self._busy_seconds = 0.0
         self._foreign_since: float | None = None
+        self._foreign_credit = _CONSOLE_SECONDS
         self._accepting = False
+        self._cells = 0
         self._closed = False
         self._wake_in, self._wake_out = os.pipe()
         self.ready: Ready | None = None
         self.submitted: dict[str, Any] | None = None
         self.violation: str | None = None
+        self.lost: str | None = None  # why this kernel cannot be talked to any more, as a clause
         self.fatal: BaseException | None = None
         self._add_thread()
+
+    @property
+    def sockets(self) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+        """For a watch on their connections; nothing else may be done with them."""
+        return self._calls, self._replies
 
     # -- called by the session ---------------------------------------------------------------------------------------
 
@@ -99,6 +112,8 @@ class ToolServer:
             self.submitted = None
             self.fatal = None
             self._accepting = True
+            self._cells += 1
+            self._foreign_credit = _CONSOLE_SECONDS
 
     def close_cell(self) -> dict[str, Any] | None:
         """The cell is over. Returns what it submitted, if that was accepted."""
@@ -109,9 +124,10 @@ class ToolServer:
     def excused_seconds(self) -> float:
         """Seconds so far during which a host tool was running, or a person's cell on a console.
 
-        A kernel's word that a console is at work is believed for an hour at a time.
+        A kernel's word that a console is at work is believed for an hour in each cell.
         """
-        if self._foreign_since is not None and time.monotonic() - self._foreign_since > _CONSOLE_SECONDS:
+        since = self._foreign_since
+        if since is not None and time.monotonic() - since > self._foreign_credit:
             self._note_foreign(False)
         with self._state:
             running = time.monotonic() - self._busy_since if self._in_flight else 0.0
@@ -123,6 +139,7 @@ class ToolServer:
             if self._closed:
                 return
             self._closed = True
+            self._room.notify_all()
         os.write(self._wake_out, b"x")
         deadline = time.monotonic() + _JOIN_SECONDS
         mine = threading.current_thread()
@@ -150,22 +167,47 @@ class ToolServer:
                 frames = self._receive()
                 if frames is None:
                     return
-            with self._state:
-                self._idle -= 1
-                if not self._idle and len(self._threads) < self._most and not self._closed:
-                    self._add_thread()
+                size = sum(map(len, frames))
+                if not self._admit(size):
+                    return
             try:
                 self._handle(frames)
             except WireError as error:
                 self.violation = str(error)
                 self._wake()
                 return
-            with self._state:
-                self._idle += 1
+            except (zmq.ZMQError, MemoryError) as error:
+                self._lose(f"the tool channel broke: {type(error).__name__}: {error}")
+                return
+            finally:
+                del frames
+                self._release(size)
+
+    def _admit(self, size: int) -> bool:
+        """Wait, with the turn, until so many bytes more may be held; see to the next reader. False: closing."""
+        with self._state:
+            while self._bytes and self._bytes + size > self._most_bytes and not self._closed:
+                self._room.wait()
+            self._bytes += size
+            self._idle -= 1
+            if not self._idle and len(self._threads) < self._most and not self._closed:
+                self._add_thread()
+            return not self._closed
+
+    def _release(self, size: int) -> None:
+        with self._state:
+            self._bytes -= size
+            self._idle += 1
+            self._room.notify_all()
+
+    def _lose(self, why: str) -> None:
+        if not self._closed:
+            self.lost = why
+            self._wake()
 
     def _receive(self) -> list[zmq.Frame] | None:
         """The next message, or None when the server closes or the kernel broke the protocol."""
-        while not self._closed and self.violation is None:
+        while not self._closed and self.violation is None and self.lost is None:
             events = dict(zmq.zmq_poll([(self._calls, zmq.POLLIN), (self._wake_in, zmq.POLLIN)], -1))
             if self._closed:
                 return None
@@ -187,21 +229,20 @@ class ToolServer:
             self._note_foreign(head.running)
         else:
             body = self._codec.load(frames[1].buffer, verify=True)
-            self._answer(head, body)
+            if isinstance(head, Call):
+                args, kwargs = _arguments(body)
+                self._answer(head, lambda: self._dispatcher.call(head.name, args, kwargs), f"{head.name}()")
+            elif isinstance(body, dict):
+                self._answer(head, lambda: self._accept(cast("dict[str, Any]", body)), "SUBMIT")
+            else:
+                raise WireError("a submission is a dict")
 
-    def _answer(self, head: Call | Submit, body: Any) -> None:
+    def _answer(self, head: Call | Submit, ask: Callable[[], Any], path: str) -> None:
         self._count(1)
         data = b""
         answer: HostMessage = Return(head.id)
         try:
-            if isinstance(head, Call):
-                args, kwargs = _arguments(body)
-                data = self._codec.dump(self._dispatcher.call(head.name, args, kwargs), f"{head.name}()")
-            else:
-                self._accept(body)
-                data = _NONE
-        except WireError:
-            raise
+            data = self._codec.dump(ask(), path)
         except Unsendable as error:
             answer = Raise(head.id, "NotSendable", f"the host's answer does not fit the border: {error}")
         except Exception as error:  # noqa: BLE001 - foreign code: whatever a tool raises is the agent's to read
@@ -214,23 +255,25 @@ class ToolServer:
             self._count(-1)
         self._send(answer, data)
 
-    def _accept(self, body: Any) -> None:
-        if not isinstance(body, dict):
-            raise WireError("a submission is a dict")
-        fields = cast("dict[str, Any]", body)
+    def _accept(self, fields: dict[str, Any]) -> None:
         with self._state:
             if not self._accepting:
                 raise RuntimeError("no cell is running that could submit")
             if self.submitted is not None:
                 raise RuntimeError("this cell has submitted already")
+            cell = self._cells
         self._dispatcher.submit(fields)
         with self._state:
-            if self._accepting and self.submitted is None:
-                self.submitted = fields
+            if not self._accepting or self._cells != cell or self.submitted is not None:
+                raise RuntimeError("the cell that submitted has ended, or has submitted something else")
+            self.submitted = fields
 
     def _note_foreign(self, running: bool) -> None:
-        if running == (self._foreign_since is not None):
+        since = self._foreign_since
+        if running == (since is not None) or (running and self._foreign_credit <= 0):
             return
+        if since is not None:
+            self._foreign_credit -= time.monotonic() - since
         self._foreign_since = time.monotonic() if running else None
         self._count(1 if running else -1)
 
@@ -246,13 +289,13 @@ class ToolServer:
     def _send(self, head: HostMessage, body: bytes) -> None:
         frames = [write_head(head), body]
         with self._replying:
-            if self._closed:
+            if self._closed or self.lost is not None:
                 return
-            with contextlib.suppress(zmq.Again):
+            try:
                 self._replies.send_multipart(frames, copy=len(body) < _ZERO_COPY_BYTES)
+            except zmq.Again:
+                self._lose(f"it took no answer to its calls for {_SEND_MS // 1000} s")
 
-
-_NONE = b"\xc0"  # msgpack's nil
 
 
 def _arguments(body: Any) -> tuple[list[Any], dict[str, Any]]:
@@ -264,6 +307,9 @@ def _arguments(body: Any) -> tuple[list[Any], dict[str, Any]]:
 
 def _text_of(error: BaseException) -> str:
     try:
-        return str(error)
+        text = str(error)
     except Exception:  # noqa: BLE001 - the tool's own __str__
         return "<its text cannot be made>"
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    return f"{text[:_LONGEST_TEXT]}... [{len(text) - _LONGEST_TEXT:,} characters left out]"

@@ -76,6 +76,8 @@ from kernel_bridge.inside.kernel import BridgeKernel  # noqa: E402
 from kernel_bridge.inside.output import DescriptorCapture, Transcript  # noqa: E402
 from kernel_bridge.wire import Codec  # noqa: E402
 
+_MOST_STARTS = 1000  # of the event loop
+
 
 class Publisher:
     """The iopub socket, used from any thread under a lock. Has the few methods that ipykernel calls on its thread."""
@@ -90,12 +92,11 @@ class Publisher:
     def listened_to(self) -> bool:
         """Whether any client, such as a console, is subscribed."""
         with self._lock:
-            try:
-                while True:
-                    event = self._socket.recv(zmq.DONTWAIT)
-                    self._listeners += 1 if event[:1] == b"\x01" else -1
-            except zmq.Again:
-                return self._listeners > 0
+            # Asking first keeps the common case free of an exception, whose frames would hold on to what is printed.
+            while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                event = self._socket.recv(zmq.DONTWAIT)
+                self._listeners += 1 if event[:1] == b"\x01" else -1
+            return self._listeners > 0
 
     def send_multipart(self, frames: list[Any], *_: Any, copy: bool = True, **__: Any) -> None:
         with self._lock:
@@ -221,7 +222,7 @@ def run(config: dict[str, Any]) -> None:
     app.kernel_class = BridgeKernel
     app.initialize(["-f", config["connection_file"]])
     kernel = app.kernel
-    interrupts = Interrupts()
+    interrupts = Interrupts(config["interrupt_file"])
     codec = Codec(limit_bytes=config["frame_bytes"], limit_depth=config["frame_depth"], unpickle=True)
     assert app.context is not None
     channel = HostChannel(app.context, (config["calls_url"], config["replies_url"]), codec, interrupts)
@@ -231,5 +232,15 @@ def run(config: dict[str, Any]) -> None:
     kernel.attach(config, channel, interrupts, app.transcript, capture)
     gc.freeze()  # what a start has made stays; no collection need look at it again
     gc.enable()
-    with contextlib.suppress(KeyboardInterrupt):
-        app.start()
+    _serve(app)
+
+
+def _serve(app: BridgeApp) -> None:
+    """Run the event loop, and run it again when the agent's code stopped it or raised through it."""
+    start = app.start
+    for _ in range(_MOST_STARTS):
+        with contextlib.suppress(KeyboardInterrupt, SystemExit, MemoryError):  # a task's, raised between two cells
+            start()
+        start = app.io_loop.start
+        if app.kernel._shutdown_message is not None or app.io_loop.asyncio_loop.is_closed():
+            return

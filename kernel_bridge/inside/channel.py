@@ -78,6 +78,7 @@ class HostChannel:
         self._reading = threading.Lock()
         self._ids = itertools.count(1)
         self._waiters: dict[int, _Waiter] = {}
+        self.forked = False  # True in a process that the agent's code forked: the sockets are its parent's
 
     def tell(self, message: KernelMessage) -> None:
         """Send a message that has no answer."""
@@ -102,6 +103,8 @@ class HostChannel:
             raise NotSendable(error.path, error.type, error.reason) from None
 
     def _ask(self, message: Callable[[int], KernelMessage], body: bytes) -> Any:
+        if self.forked:
+            raise RuntimeError("host tools cannot be called from a forked process; use threads to call several at once")
         with self._interrupts.held():
             id = next(self._ids)
             waiter = self._waiters[id] = _Waiter()

@@ -1,63 +1,142 @@
-"""SIGINT in the kernel: raised as KeyboardInterrupt, but never in the middle of a message. Knows nothing of sockets.
+"""SIGINT in the kernel: raised as KeyboardInterrupt where the agent's code runs, never in the middle of our own work.
 
-Only Python's main thread runs signal handlers, so only there does holding back mean anything.
+Only Python's main thread runs signal handlers, so only there does holding back mean anything. Knows no sockets.
+
+A signal carries no data, and one that was meant for a cell may arrive before it begins or after it ended. So the host
+writes, before it signals, which cell it means, into a file that both sides hold open: a running count of interrupts
+and the number of the cell. A signal without a new count comes from the agent's own code or from a console, and means
+whatever runs; unless it comes so soon after one of the host's that it must belong to that.
 """
 
 from __future__ import annotations
 
+import os
+import struct
 import threading
+import time
 from types import FrameType, TracebackType
+
+NOTE = struct.Struct("=QQ")  # how many interrupts the host has sent so far, and the cell that the last one is for
+
+_LATE_SECONDS = 1.0  # how long after its note was read the signal itself may still come
+
+HELD, _ONCE, OPEN = 0, 1, 2
 
 
 class Interrupts:
-    """The SIGINT handler of a running cell, and the two context managers that open and shut it."""
+    """The SIGINT handler of the kernel. `mode` says what an interrupt does now: wait, or be raised.
 
-    def __init__(self) -> None:
+    Args:
+        note_file: the host's note; None where hosts leave none.
+    """
+
+    def __init__(self, note_file: str | None) -> None:
         self._main = threading.main_thread().ident
-        self._held = 0
+        self._note = -1 if note_file is None else os.open(note_file, os.O_RDONLY | os.O_CLOEXEC)
+        self._seen = 0
+        self._late_until = 0.0
+        self._cell = 0
         self._pending = False
+        self.mode = HELD
+
+    def begin(self, cell: int) -> None:
+        """A cell begins; 0: a console's. Drops what came too late for the one before, finds what is meant for it."""
+        self._cell = cell
+        self._pending = False
+        count, meant = self._read_note()
+        if count != self._seen and meant <= cell:
+            self._note_seen(count)
+            self._pending = meant == cell
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        if self._held:
-            self._pending = True
-        else:
-            raise KeyboardInterrupt
-
-    def forget(self) -> None:
-        """Drop an interrupt that came too late for its cell."""
-        self._pending = False
-
-    def held(self) -> _Switch:
-        """Inside, an interrupt waits until the end of the block."""
-        return _Switch(self, 1)
-
-    def allowed(self) -> _Switch:
-        """Inside a held block, a part that an interrupt may break off."""
-        return _Switch(self, -1)
-
-    def shift(self, by: int) -> None:
-        if threading.get_ident() != self._main:
+        if not self.concerns_this_cell():
             return
-        self._held += by
-        if self._pending and not self._held:
+        if self.mode == HELD:
+            self._pending = True
+            return
+        if self.mode == _ONCE:
+            self.mode = HELD
+        raise KeyboardInterrupt
+
+    def concerns_this_cell(self) -> bool:
+        """Whether the signal that just came is for the running cell. To be asked once for each signal."""
+        count, meant = self._read_note()
+        if count == self._seen:
+            return time.monotonic() > self._late_until
+        if meant > self._cell:
+            return False  # for a cell that has not begun; `begin` will find it
+        self._note_seen(count)
+        return meant == self._cell
+
+    def _note_seen(self, count: int) -> None:
+        self._seen = count
+        self._late_until = time.monotonic() + _LATE_SECONDS
+
+    def _read_note(self) -> tuple[int, int]:
+        if self._note < 0:
+            return 0, 0
+        try:
+            data = os.pread(self._note, NOTE.size, 0)
+        except OSError:  # the agent's code closed it
+            return self._seen, 0
+        return NOTE.unpack(data) if len(data) == NOTE.size else (self._seen, 0)
+
+    def open(self) -> None:
+        """From now on an interrupt is raised; one that waits is raised now.
+
+        To be ended by the plain assignment `mode = HELD`: a call is a place where the handler may run, and one that
+        raises there would leave the mode as it was.
+        """
+        self.mode = OPEN
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Raise the interrupt that waits, if there is one."""
+        if self._pending:
             self._pending = False
             raise KeyboardInterrupt
 
+    def held(self) -> _Switch:
+        """Inside, an interrupt waits until the end of the block."""
+        return _Switch(self, HELD)
+
+    def allowed(self) -> _Switch:
+        """Inside a held block, a part that an interrupt may break off, once."""
+        return _Switch(self, _ONCE)
+
+    def on_main_thread(self) -> bool:
+        return threading.get_ident() == self._main
+
 
 class _Switch:
-    __slots__ = ("_by", "_interrupts")
+    """Sets the mode and puts the earlier one back. The mode is stored, not counted, so that it can never drift."""
 
-    def __init__(self, interrupts: Interrupts, by: int) -> None:
+    __slots__ = ("_before", "_interrupts", "_mode")
+
+    def __init__(self, interrupts: Interrupts, mode: int) -> None:
         self._interrupts = interrupts
-        self._by = by
+        self._mode = mode
+        self._before: int | None = None
 
     def __enter__(self) -> None:
+        interrupts = self._interrupts
+        if not interrupts.on_main_thread():
+            return
+        before = interrupts.mode
         try:
-            self._interrupts.shift(self._by)
-        except KeyboardInterrupt:
-            self._interrupts.shift(-self._by)
+            self._before = before
+            interrupts.mode = self._mode
+            if self._mode != HELD:
+                interrupts.deliver()
+        except BaseException:
+            interrupts.mode = before
             raise
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._interrupts.shift(-self._by)
+        before = self._before
+        if before is None:
+            return
+        self._interrupts.mode = before
+        if before != HELD:
+            self._interrupts.deliver()

@@ -12,10 +12,16 @@ a console's cells above all, goes the stock way: it has the same namespace and t
 
 from __future__ import annotations
 
+import asyncio
+import builtins
 import contextlib
+import os
 import signal
 import sys
-import warnings
+import threading
+import traceback
+from collections.abc import Callable, Generator
+from types import FrameType
 from typing import Any
 
 from ipykernel.displayhook import ZMQShellDisplayHook
@@ -23,12 +29,13 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
 from traitlets import Type
 
+from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS
 from kernel_bridge.inside.channel import HostChannel
-from kernel_bridge.inside.interrupts import Interrupts
+from kernel_bridge.inside.interrupts import HELD, OPEN, Interrupts
 from kernel_bridge.inside.namespace import Checkpoint
 from kernel_bridge.inside.output import CellStream, DescriptorCapture, Transcript, sendable
 from kernel_bridge.inside.stubs import Binding, Submitted
-from kernel_bridge.inside.tracebacks import format_failure, name_cell
+from kernel_bridge.inside.tracebacks import CELL_PREFIX, describe_failure, name_cell
 from kernel_bridge.wire import Foreign, Ready
 
 _HOST_OWNED = ("_dspy", "__dspy", "_Dspy")  # prefixes of the names that DSPy's own set-up cells make
@@ -47,6 +54,9 @@ class BridgeDisplayHook(ZMQShellDisplayHook):
         kernel = self.shell.kernel
         if kernel.in_host_cell and self.msg is not None:
             kernel.show_result(self.msg["content"]["data"].get("text/plain"))
+            if not kernel.iopub_socket.listened_to():
+                self.msg = None
+                return
         super().finish_displayhook()
 
 
@@ -58,7 +68,8 @@ class BridgeDisplayPublisher(ZMQDisplayPublisher):
         text = data.get("text/plain") if isinstance(data, dict) else None
         if kernel.in_host_cell and isinstance(text, str):
             kernel.transcript.add(text + "\n")
-        super().publish(_sendable_data(data), *args, **kwargs)
+        if kernel.iopub_socket.listened_to():
+            super().publish(_sendable_data(data), *args, **kwargs)
 
 
 def _sendable_data(data: Any) -> Any:
@@ -69,19 +80,44 @@ def _sendable_data(data: Any) -> Any:
 
 
 class BridgeShell(ZMQInteractiveShell):
-    """Formats the failures of a host's cell itself; a console's cells keep IPython's tracebacks."""
+    """Runs the code of a host's cell itself, so that all it raises is told to the host; a console's the usual way."""
 
     displayhook_class = Type(BridgeDisplayHook)
     display_pub_class = Type(BridgeDisplayPublisher)
-
-    def init_history(self) -> None:
-        super().init_history()
+    _last_traceback: list[str] = []  # noqa: RUF012 - read by ipykernel before the first stock traceback sets it
 
     def init_io(self) -> None:
         return None
 
     def init_environment(self) -> None:
         return None  # no FORCE_COLOR: what subprocesses print is read by a model
+
+    def _tee(self, channel: str) -> Any:
+        return contextlib.nullcontext()  # stock IPython keeps all that was ever printed, in memory, for its history
+
+    async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> bool:
+        """Run compiled code. Returns whether it failed, as IPython wants it."""
+        kernel = self.kernel
+        if not kernel.in_host_cell:
+            return await super().run_code(code_obj, result, async_=async_)
+        interrupts = kernel.interrupts
+        try:
+            try:
+                interrupts.open()
+                if async_:
+                    await eval(code_obj, self.user_global_ns, self.user_ns)
+                else:
+                    exec(code_obj, self.user_global_ns, self.user_ns)
+            finally:
+                interrupts.mode = HELD
+        except BaseException as error:  # noqa: BLE001 - the agent's code may raise anything, SystemExit too
+            interrupts.mode = HELD
+            kernel.end_if_forked(error)
+            kernel.note_failure(type(error), error, error.__traceback__)
+            if result is not None:
+                result.error_in_exec = RuntimeError()  # what ipykernel sees, which asks it for its text
+            return True
+        return False
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         if not self.kernel.in_host_cell:
@@ -117,6 +153,8 @@ class BridgeKernel(IPythonKernel):
 
     def __init__(self, **kwargs: Any) -> None:
         self.in_host_cell = False
+        self._forked = False
+        self._suspicions = 0
         super().__init__(**kwargs)
 
     @property
@@ -143,12 +181,15 @@ class BridgeKernel(IPythonKernel):
         self.checkpoint: Checkpoint | None = None
         self.hidden = set(self.namespace)
         self.streams = (
-            CellStream("stdout", 1, transcript, self._stream, self._drain),
-            CellStream("stderr", 2, transcript, self._stream, self._drain),
+            CellStream("stdout", 1, transcript, self._stream, self._drain, interrupts),
+            CellStream("stderr", 2, transcript, self._stream, self._drain, interrupts),
         )
-        sys.stdout, sys.stderr = self.streams
-        warnings.filterwarnings("ignore", message="To exit: use", category=UserWarning)
-        self.shell.set_custom_exc((Submitted,), lambda *_: [])
+        self._builtins = dict(vars(builtins))
+        self._mend_process()
+        self._real_stderr = config["real_stderr"]
+        threading.excepthook = _without_submissions(threading.excepthook)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._become_child)
         self.restored: set[str] = set()
         restored: list[str] = []
         lost: dict[str, str] = {}
@@ -163,11 +204,36 @@ class BridgeKernel(IPythonKernel):
     # -- cells ---------------------------------------------------------------------------------------------------
 
     def pre_handler_hook(self) -> None:
-        self.interrupts.forget()
+        self.interrupts.begin(0)
         self.saved_sigint_handler = signal.signal(signal.SIGINT, self.interrupts.handle)
 
     def post_handler_hook(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    @contextlib.contextmanager
+    def _cancel_on_sigint(self, future: asyncio.Future[Any]) -> Generator[None]:
+        """While a cell awaits: break into its code where that runs, and cancel it where only the loop runs."""
+        loop = asyncio.get_running_loop()
+        interrupts = self.interrupts
+
+        def handle(signum: int, frame: FrameType | None) -> None:
+            in_cell, in_agent_code = _whose_frames(frame)
+            if in_cell or in_agent_code:
+                if not in_cell:  # a task beside the cell: that one is broken off, and the cell is cancelled
+                    loop.call_soon_threadsafe(self._cancel, future)
+                interrupts.handle(signum, frame)
+            elif interrupts.concerns_this_cell():
+                loop.call_soon_threadsafe(self._cancel, future)
+
+        before = signal.signal(signal.SIGINT, handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _cancel(self, future: asyncio.Future[Any]) -> None:
+        self._cancelled = True
+        future.cancel()
 
     def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
         if self.iopub_socket.listened_to():
@@ -183,49 +249,76 @@ class BridgeKernel(IPythonKernel):
         """
         spec = parent["metadata"].get("kernel_bridge")
         if spec is None:
-            self.channel.tell(Foreign(True))
-            try:
-                await super().execute_request(stream, ident, parent)
-            finally:
-                self.channel.tell(Foreign(False))
+            await self._run_console_cell(stream, ident, parent)
             return
+        try:
+            bridge = await self._run_host_cell(spec, parent)
+            self._reply(bridge, stream, ident, parent)
+        except BaseException as error:  # noqa: BLE001 - a cell without a reply would keep its host waiting
+            self._give_up(error)
+        if self.checkpoint is not None:
+            self.io_loop.add_callback(self._keep)
+
+    async def _run_console_cell(self, stream: Any, ident: Any, parent: Any) -> None:
+        self.channel.tell(Foreign(True))
+        try:
+            self.interrupts.open()
+            await super().execute_request(stream, ident, parent)
+        finally:
+            self.interrupts.mode = HELD
+            self.channel.tell(Foreign(False))
+
+    def _reply(self, bridge: dict[str, Any], stream: Any, ident: Any, parent: Any) -> None:
         content: dict[str, Any] = {"status": "ok", "user_expressions": {}, "payload": []}
-        bridge = await self._run_host_cell(spec, parent)
         if bridge["failure"] is not None:
             content["status"] = "error"
-            content.update(ename=bridge["failure"]["name"], evalue=bridge["failure"]["message"], traceback=[])
+            content.update(ename=bridge["failure"]["name"], evalue="", traceback=[])
         content["execution_count"] = self.shell.execution_count
         content["kernel_bridge"] = bridge
         self.session.send(stream, "execute_reply", content, parent, ident=ident)
-        if self.checkpoint is not None:
-            stream.flush()
-            self.io_loop.add_callback(self._keep)
+        stream.flush()
+
+    def _give_up(self, error: BaseException) -> None:
+        """End this process: the agent's code has damaged it so that it cannot go on; the host starts another."""
+        line = f"{DAMAGED} {type(error).__name__}: {error!s:.300}\n"
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        with contextlib.suppress(OSError):
+            os.write(self._real_stderr, (trace + line).encode("utf-8", "replace"))
+        os._exit(DAMAGED_STATUS)
 
     async def _run_host_cell(self, spec: dict[str, Any], parent: dict[str, Any]) -> dict[str, Any]:
         code = parent["content"]["code"]
         self.failure: dict[str, Any] | None = None
         self.result: str | None = None
         restored = self._own_names() if spec["again"] else {}
+        self._mend_process()
         self._drain()
-        sys.stdout, sys.stderr = self.streams  # whatever an earlier cell put there: this one's text is its own
         self.transcript.begin()
         self.in_host_cell = True
+        self._number = spec["number"]
+        self._cancelled = False
+        self.interrupts.begin(self._number)
         taken = False
         try:
             taken = self._take_variables(spec, parent["buffers"])
             if taken:
                 if self.iopub_socket.listened_to():
                     self._publish_execute_input(code, parent, self.shell.execution_count)
-                self._number = spec["number"]
                 await self._run_code(code)
-        except (Exception, KeyboardInterrupt, Submitted):  # noqa: BLE001 - such as the agent's __str__, asked by IPython
-            if not self.binding.submitted and self.failure is None:
-                self.note_failure(*sys.exc_info())
+                self.end_if_forked(None)
+                self._suspicions = 0
+        except BaseException as error:
+            self.end_if_forked(error)
+            self.note_failure(type(error), error, error.__traceback__)
+            self._suspicions += not isinstance(error, (KeyboardInterrupt, RecursionError, MemoryError))
+            if self._suspicions > _MOST_SUSPICIONS:
+                raise
         finally:
             self.in_host_cell = False
-            sys.stdout, sys.stderr = self.streams  # ipykernel flushes what it finds there before it replies
+            self._mend_process()  # ipykernel flushes the streams that it finds before it replies
             self._drain()
             head, tail, omitted = self.transcript.end()
+            self._forget_history()
             self.namespace.update(restored)
         submitted = self.binding.submitted
         return {
@@ -276,23 +369,61 @@ class BridgeKernel(IPythonKernel):
         """Remember why the running host's cell failed."""
         if kind is None or isinstance(error, Submitted):
             return
+        self._mend_process()
         compiling = isinstance(error, SyntaxError) and (tb is None or _outside_cells(tb))
+        if isinstance(error, asyncio.CancelledError) and self._cancelled:
+            kind, error = KeyboardInterrupt, KeyboardInterrupt()
+        name, message, text = describe_failure(kind, error, tb, self._text_of)
+        self.failure = {"name": name, "message": message, "traceback": text, "compiling": compiling}
+
+    def _text_of(self, error: BaseException) -> str:
+        # The agent's own __str__ runs: it may be broken off, as the cell itself may.
         try:
-            message = str(error)
-        except Exception:  # noqa: BLE001 - the agent's own __str__
-            message = "<its text cannot be made>"
-        self.failure = {
-            "name": sendable(str(kind.__name__)),
-            "message": sendable(message[:_LONGEST_MESSAGE]),
-            "traceback": sendable(format_failure(kind, error, tb)),
-            "compiling": compiling,
-        }
+            self.interrupts.mode = OPEN
+            return str(error)
+        finally:
+            self.interrupts.mode = HELD
 
     def show_result(self, text: Any) -> None:
         if isinstance(text, str):
             self._drain()
             self.result = sendable(text) if len(text) <= self.longest_result else None
             self.transcript.add(text if text.endswith("\n") else text + "\n")
+
+    # -- what the agent's code may have done to this process ------------------------------------------------------
+
+    def _mend_process(self) -> None:
+        """Put back what a cell cannot do without: the output streams and the builtins."""
+        sys.stdout, sys.stderr = self.streams
+        current = builtins.__dict__
+        for name, value in self._builtins.items():
+            if current.get(name) is not value:
+                current[name] = value
+
+    def _become_child(self) -> None:
+        """In a process that the agent's code forked: nothing of the kernel's may be used there."""
+        self._forked = True
+        self.channel.forked = True
+        for stream in self.streams:
+            stream.become_child()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def end_if_forked(self, error: BaseException | None) -> None:
+        """End a forked process that came to the end of the cell: only its parent is the kernel."""
+        if not self._forked:
+            return
+        code = 0
+        if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+            code = error.code or 0
+        elif error is not None:
+            code = 1
+            self.streams[1].write(describe_failure(type(error), error, error.__traceback__)[2] + "\n")
+        os._exit(code & 0xFF)
+
+    def _forget_history(self) -> None:
+        """Let go of the displayed values and the exceptions that IPython keeps for its history."""
+        for name in ("outputs", "exceptions"):
+            getattr(self.shell.history_manager, name, {}).clear()
 
     def _drain(self) -> None:
         if self.capture is not None:
@@ -334,7 +465,7 @@ class BridgeKernel(IPythonKernel):
         }
 
 
-_LONGEST_MESSAGE = 100_000  # characters
+_MOST_SUSPICIONS = 2  # cells in a row that IPython itself could not run
 
 
 def _view(buffer: Any) -> Any:
@@ -348,6 +479,28 @@ def _outside_cells(tb: Any) -> bool:
             return False
         tb = tb.tb_next
     return True
+
+
+def _without_submissions(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The hook for what threads leave uncaught, but silent about a SUBMIT that was accepted."""
+
+    def filtered(args: Any) -> Any:
+        return None if isinstance(args.exc_value, Submitted) else hook(args)
+
+    return filtered
+
+
+def _whose_frames(frame: FrameType | None) -> tuple[bool, bool]:
+    """Whether the running cell's own code is on the stack, and whether any code of a cell is."""
+    in_agent_code = False
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename.startswith(CELL_PREFIX):
+            in_agent_code = True
+            if code.co_name == "<module>":
+                return True, True
+        frame = frame.f_back
+    return False, in_agent_code
 
 
 def _is_ipython_own(name: str) -> bool:

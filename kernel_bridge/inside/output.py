@@ -17,7 +17,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from kernel_bridge.inside.interrupts import Interrupts
+
 _PIPE_READ = 65536
+_DRAIN_READS = 32  # a pipe holds at most 1 MiB; a process that goes on writing must not keep a cell from its end
 _NOTHING = bytes(4)  # an int of C: no byte waits
 
 
@@ -26,7 +29,7 @@ class Transcript:
 
     def __init__(self, limit: int, file_path: str | None) -> None:
         self._half = max(1, limit // 2)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler of the agent's may print in the middle of a print
         self._file = -1
         if file_path is not None:
             self._file = os.open(file_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -45,7 +48,8 @@ class Transcript:
         """Start a cell: what comes from now on is its text."""
         with self._lock:
             if self._on_file:
-                os.ftruncate(self._file, 0)
+                with contextlib.suppress(OSError):  # the agent's code closed it
+                    os.ftruncate(self._file, 0)
             self._reset()
             self.active = True
 
@@ -75,7 +79,7 @@ class Transcript:
             text = text[-self._half :]
         self._tail.append(text)
         self._tail_size += len(text)
-        while self._tail_size > self._half:
+        while self._tail and self._tail_size > self._half:
             over = self._tail_size - self._half
             oldest = self._tail[0]
             if len(oldest) <= over:
@@ -90,7 +94,8 @@ class Transcript:
         """Put the head on file as well; the page cache keeps it whatever happens to this process."""
         if self._file >= 0 and self._on_file < self._half:
             with contextlib.suppress(OSError):  # a full disk costs the copy for the crash case, nothing else
-                self._on_file += os.write(self._file, text[: self._half].encode())
+                data = text[: self._half].encode()[: self._half]
+                self._on_file += os.write(self._file, data)
 
 
 def sendable(text: str) -> str:
@@ -99,7 +104,7 @@ def sendable(text: str) -> str:
 
 
 class CellStream(io.TextIOBase):
-    """sys.stdout or sys.stderr of the kernel.
+    """sys.stdout or sys.stderr of the kernel, and of the processes that the agent's code forks from it.
 
     Args:
         catch_up: takes what others have written to the descriptors so far, so that it keeps its place in the text.
@@ -115,6 +120,7 @@ class CellStream(io.TextIOBase):
         transcript: Transcript,
         publish: Callable[[str, str], None],
         catch_up: Callable[[], None],
+        interrupts: Interrupts,
     ) -> None:
         super().__init__()
         self.name = name
@@ -122,12 +128,12 @@ class CellStream(io.TextIOBase):
         self._transcript = transcript
         self._publish = publish
         self._catch_up = catch_up
-        self._forked = False
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._note_fork)
+        self._interrupts = interrupts
+        self._in_child = False
 
-    def _note_fork(self) -> None:
-        self._forked = True  # the transcript here is a copy that nobody reads, and its locks may be held for ever
+    def become_child(self) -> None:
+        """Write to the file descriptor from now on, which the kernel reads: its sockets and locks are not ours."""
+        self._in_child = True
 
     def writable(self) -> bool:
         return True
@@ -145,12 +151,13 @@ class CellStream(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - agent code calls it
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        if self._forked:
-            os.write(self._fd, text.encode("utf-8", "backslashreplace"))
+        if self._in_child:
+            _write_all(self._fd, text.encode("utf-8", "backslashreplace"))
         elif text:
-            self._catch_up()
-            self._transcript.add(text)
-            self._publish(self.name, text)
+            with self._interrupts.held():  # half a message on a socket would spoil the rest
+                self._catch_up()
+                self._transcript.add(text)
+                self._publish(self.name, text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -162,6 +169,12 @@ class CellStream(io.TextIOBase):
 
     def close(self) -> None:
         return None  # a cell that closes sys.stdout must not silence the ones after it
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 class _ByteSide(io.RawIOBase):
@@ -206,8 +219,9 @@ class DescriptorCapture:
         """Take everything that was written so far."""
         with self._lock:
             if self._waits():  # which is asked before each print, so it is worth being quick when nothing does
-                while self._take():
-                    pass
+                for _ in range(_DRAIN_READS):
+                    if not self._take():
+                        break
 
     def _waits(self) -> bool:
         return self._ioctl(self._read_end, self._how_much, _NOTHING) != _NOTHING
@@ -220,7 +234,8 @@ class DescriptorCapture:
         except OSError:
             return False
         if data:
-            self._emit(self._decode.decode(data))
+            with contextlib.suppress(MemoryError):  # the agent's code took it all; its output is the lesser loss
+                self._emit(self._decode.decode(data))
         return bool(data)
 
     def _run(self) -> None:

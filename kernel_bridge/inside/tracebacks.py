@@ -1,13 +1,23 @@
-"""Tracebacks for the agent: only the frames of its own cells, no colours. Knows nothing of the kernel."""
+"""What failed, as text for the agent: only the frames of its own cells, no colours, bounded. Knows no kernel."""
 
 from __future__ import annotations
 
 import linecache
 import traceback
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 
+from kernel_bridge.inside.output import sendable
+
+__all__ = ["CELL_PREFIX", "clip", "describe_failure", "name_cell"]
+
 CELL_PREFIX = "<cell "
-_LONGEST_LINE = 20_000  # characters; an exception's text can be of any length
+_LONGEST_NAME = 200  # characters
+_LONGEST_MESSAGE = 100_000
+_LONGEST_TRACEBACK = 100_000
+_MOST_FRAMES = 2_000  # of one exception; the first and the last are kept
+_MOST_CAUSES = 50
 
 
 def name_cell(code: str, number: int) -> str:
@@ -17,22 +27,78 @@ def name_cell(code: str, number: int) -> str:
     return name
 
 
-def format_failure(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> str:
-    """A traceback as Python prints it, cut to the frames of cells, causes and contexts included."""
-    report = traceback.TracebackException(kind, error, tb, compact=True)
-    _keep_cells(report, set())
-    lines = [line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + " [...]\n" for line in report.format()]
-    return "".join(lines).rstrip("\n")
+def describe_failure(
+    kind: type[BaseException],
+    error: BaseException,
+    tb: TracebackType | None,
+    text_of: Callable[[BaseException], str] = str,
+) -> tuple[str, str, str]:
+    """An exception's class name, its message, and a traceback as Python prints it, causes and contexts included.
+
+    Whatever the agent's exception does when it is asked for its text, this returns.
+    """
+    name = sendable(str(type.__dict__["__name__"].__get__(kind)))[:_LONGEST_NAME]
+    try:
+        message = clip(sendable(str.__str__(text_of(error))), _LONGEST_MESSAGE)
+    except BaseException:  # noqa: BLE001 - the agent's own __str__, and an interrupt if that never ends
+        message = "<exception str() failed>"
+        kind = type(name, (Exception,), {"__module__": "__main__"})
+        error = kind(message)
+    try:
+        text = clip(sendable(_format(kind, error, tb)), _LONGEST_TRACEBACK)
+    except BaseException as broken:  # noqa: BLE001 - a cause's __str__, or a chain that is too long or too deep
+        text = f"{name}: {message}\n(its traceback cannot be made: {type(broken).__name__})"
+    return name, message, text
 
 
-def _keep_cells(report: traceback.TracebackException, seen: set[int]) -> None:
-    if id(report) in seen:
-        return
-    seen.add(id(report))
-    kept = [frame for frame in report.stack if frame.filename.startswith(CELL_PREFIX)]
-    report.stack = traceback.StackSummary.from_list(kept)
-    for other in (report.__cause__, report.__context__):
-        if other is not None:
-            _keep_cells(other, seen)
-    for other in getattr(report, "exceptions", None) or ():
-        _keep_cells(other, seen)
+def _format(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> str:
+    tb, left_out = _only_cells(tb)
+    report = traceback.TracebackException(kind, error, tb, limit=-_MOST_FRAMES, compact=True)
+    _keep_cells(report)
+    text = "".join(report.format()).rstrip("\n")
+    return f"({left_out} frames in the middle are left out below)\n{text}" if left_out else text
+
+
+def _only_cells(tb: TracebackType | None) -> tuple[TracebackType | None, int]:
+    """The same traceback without the frames that are not of cells, and how many of those that are were left out.
+
+    A recursion can be millions of frames deep, so they are left out before anything is made of them.
+    """
+    half = _MOST_FRAMES // 2
+    first: list[TracebackType] = []
+    last: deque[TracebackType] = deque(maxlen=half)
+    count = 0
+    while tb is not None:
+        if tb.tb_frame.f_code.co_filename.startswith(CELL_PREFIX):
+            count += 1
+            (first if count <= half else last).append(tb)
+        tb = tb.tb_next
+    made: TracebackType | None = None
+    for kept in reversed([*first, *last]):
+        made = TracebackType(made, kept.tb_frame, kept.tb_lasti, kept.tb_lineno)
+    return made, count - len(first) - len(last)
+
+
+def _keep_cells(report: traceback.TracebackException) -> None:
+    waiting = [(report, 0)]
+    seen: set[int] = set()
+    while waiting:
+        current, depth = waiting.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        kept = [frame for frame in current.stack if frame.filename.startswith(CELL_PREFIX)]
+        current.stack = traceback.StackSummary.from_list(kept)
+        if depth >= _MOST_CAUSES:
+            current.__cause__ = current.__context__ = None
+        for other in (current.__cause__, current.__context__, *(getattr(current, "exceptions", None) or ())):
+            if other is not None:
+                waiting.append((other, depth + 1))
+
+
+def clip(text: str, limit: int) -> str:
+    """A text within a limit, its middle left out if it must be."""
+    if len(text) <= limit:
+        return text
+    head, tail = limit // 4, limit - limit // 4
+    return f"{text[:head]}\n... [{len(text) - head - tail:,} characters left out] ...\n{text[-tail:]}"
