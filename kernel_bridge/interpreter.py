@@ -6,7 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,6 +16,7 @@ from dspy.utils import callback as dspy_callbacks
 from dspy.utils.callback import BaseCallback
 
 from kernel_bridge.cells import Cell, CellOutcome, Death, Limits
+from kernel_bridge.checks import check_tools, refuse_unless
 from kernel_bridge.confine import Confinement, ConfinementReport
 from kernel_bridge.dispatch import ToolDispatcher, check_names
 from kernel_bridge.errors import BridgeError, NotSendable, SessionBusy
@@ -50,7 +51,7 @@ class KernelInterpreterFactory:
     """Makes interpreters with the same options; what DSPy's `interpreter_factory=` takes. Thread-safe."""
 
     options: Mapping[str, Any]
-    execution_instructions: str = EXECUTION_INSTRUCTIONS
+    execution_instructions: str = field(default=EXECUTION_INSTRUCTIONS, repr=False)
 
     def __call__(self) -> KernelInterpreter:
         """A fresh interpreter; its kernel starts with its first cell."""
@@ -99,8 +100,11 @@ class KernelInterpreter:
         submit_validator: Callable[[dict[str, Any]], object] | None = None,
         callbacks: Sequence[BaseCallback] | None = None,
     ) -> None:
-        if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"restarts must be a whole number of 0 or more, not {restarts!r}")
+        check_tools(tools)
+        judged = submit_validator is None or callable(submit_validator)
+        refuse_unless(judged, "submit_validator", "a function or None", submit_validator)
+        listed = callbacks is None or isinstance(callbacks, (list, tuple))
+        refuse_unless(listed, "callbacks", "a list of DSPy callbacks or None", callbacks)
         check_names(list(tools or {}), "tool names")
         self.tools: dict[str, Callable[..., Any]] = dict(tools or {})
         self.output_fields = _checked_fields(output_fields)
@@ -254,6 +258,8 @@ def _is_setup(variables: Mapping[str, Any]) -> bool:
 def _checked_fields(fields: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
     if fields is None:
         return None
+    shaped = not isinstance(fields, (str, Mapping)) and all(isinstance(field, Mapping) for field in fields)  # pyright: ignore[reportUnnecessaryIsInstance]
+    refuse_unless(shaped, "output_fields", "a list of dicts with a name, and perhaps a type, or None", fields)
     plain = [dict(field) for field in fields]
     names = [field.get("name") for field in plain]
     check_names(names, "output field names")

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -40,7 +40,8 @@ __all__ = ["Connection", "ExitReason", "KernelProcess", "SessionDirectory", "run
 
 _LONGEST_ROOT = 70  # characters; the rest of 107 bytes is for the session's name and the socket's
 _STDERR_BYTES = 4096  # of the kernel's last words, kept for a report
-CHECKPOINT = "checkpoint"  # the file in the directory that outlives a kernel; whatever else lies there is removed
+CHECKPOINT = "checkpoint"  # the file in the directory that outlives a kernel
+_KEPT = (CHECKPOINT, f"{CHECKPOINT}.old")  # the second one while the first is made anew; whatever else is removed
 _KILL_SECONDS = 12.0  # the guardian gives itself ten
 _STRAY_ROUNDS = 10
 
@@ -78,20 +79,30 @@ def _is_private(path: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o066
 
 
+@contextlib.contextmanager
+def _usable(root: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StartupFailed(f"the runtime directory {str(root)!r} cannot be used: {error}") from error
+
+
 class SessionDirectory:
     """The directory of one session; `remove` ends it."""
 
     def __init__(self, root: Path | None) -> None:
         if root is not None:
             root = root.expanduser().absolute()
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _usable(root):
+                root.mkdir(mode=0o700, parents=True, exist_ok=True)
             if os.name == "posix" and len(os.fsencode(root)) > _LONGEST_ROOT:
                 raise StartupFailed(
                     f"runtime_dir {str(root)!r} is {len(os.fsencode(root))} bytes long; sockets below it need a path "
                     f"of at most {_LONGEST_ROOT}"
                 )
         self.path = (runtime_root() if root is None else root) / secrets.token_hex(4)
-        self.path.mkdir(mode=0o700)
+        with _usable(self.path.parent):
+            self.path.mkdir(mode=0o700)
         self.scratch = self.path / "scratch"
         self.keep = self.path / "keep"
         for path in (self.scratch, self.keep):
@@ -120,7 +131,7 @@ class SessionDirectory:
             remove_tree(self.scratch)
             self.scratch.mkdir(mode=0o700)
             for name in os.listdir(self.keep):
-                if name != CHECKPOINT:
+                if name not in _KEPT:
                     with contextlib.suppress(OSError):
                         remove_tree(self.keep / name)
                         (self.keep / name).unlink(missing_ok=True)

@@ -21,6 +21,7 @@ import msgspec
 import zmq
 
 from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, RemoteFailure
+from kernel_bridge.checks import check_session_options
 from kernel_bridge.confine import Confinement, ConfinementReport, resolve
 from kernel_bridge.dispatch import ToolDispatcher, describe_tool
 from kernel_bridge.errors import (
@@ -107,6 +108,10 @@ class KernelSession:
         checkpoint: bool = True,
         runtime_dir: str | os.PathLike[str] | None = None,
     ) -> None:
+        check_session_options(
+            python=python, limits=limits, confinement=confinement, restarts=restarts, checkpoint=checkpoint,
+            runtime_dir=runtime_dir,
+        )  # fmt: skip
         self.tools: Mapping[str, Callable[..., Any]] = {} if tools is None else tools
         self.judge = judge
         self.limits = Limits() if limits is None else limits

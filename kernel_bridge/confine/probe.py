@@ -23,7 +23,7 @@ from kernel_bridge.confine.seccomp import ARCHITECTURES
 from kernel_bridge.confine.vocabulary import GUARANTEES, Confinement, ConfinementReport, Probe
 from kernel_bridge.errors import ConfinementUnavailable
 
-__all__ = ["plan_launch", "probe", "resolve"]
+__all__ = ["limits_asked", "plan_launch", "probe", "resolve"]
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ def resolve(
     """
     if asked == "off":
         return _off()
-    limits = _limits(asked)
+    limits = limits_asked(asked)
     found = probe()
     in_force = dict(found.available)
     missing = dict(found.missing)
@@ -210,7 +210,8 @@ def resolve(
     return limits, found.tier, report
 
 
-def _limits(asked: object) -> Confinement:
+def limits_asked(asked: object) -> Confinement:
+    """The limits and requirements in what the caller asked for, unless that is `"off"`. Raises: ValueError."""
     if isinstance(asked, Confinement):
         return asked
     if asked == "auto":

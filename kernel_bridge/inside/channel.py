@@ -176,7 +176,8 @@ class HostChannel:
 def remote_exception(kind: str, message: str) -> BaseException:
     """An exception of the same class name and text as the one on the host.
 
-    When Python has an exception of that name, `except` by that class catches it.
+    `except` by that name catches it: the class is Python's own when there is one, else a stand-in that becomes a
+    builtin here. The agent sees the name in a traceback, writes it into its next `except`, and imports it from nowhere.
     """
     found = getattr(builtins, kind, None)
     if isinstance(found, type) and issubclass(found, Exception):
@@ -187,6 +188,8 @@ def remote_exception(kind: str, message: str) -> BaseException:
     known = _stand_ins.get(kind)
     if known is None:
         known = _stand_ins[kind] = _stand_in(kind, found)
+        if not hasattr(builtins, known.__name__):
+            setattr(builtins, known.__name__, known)
     error = known(message)
     error.text = message
     return error

@@ -3,6 +3,9 @@
 All names go into one pickle, so that what they share stays shared. When something in there cannot be pickled, the
 names are tried one by one, and only the ones at fault are left out, with the reason. Functions and the methods of
 classes defined in cells are pickled by value and get the new kernel's namespace as their globals.
+
+While a checkpoint is made its predecessor stands aside under another name, so that a successor which finds only that
+one knows that its values are older than they should be.
 """
 
 from __future__ import annotations
@@ -66,6 +69,7 @@ class Checkpoint:
 
     def __init__(self, path: str, namespace: dict[str, Any], limit_bytes: int, limit_seconds: float) -> None:
         self._path = path
+        self._older = path + ".old"
         self._namespace = namespace
         self._limit_bytes = limit_bytes
         self._limit_seconds = limit_seconds
@@ -74,7 +78,11 @@ class Checkpoint:
         _GLOBALS["namespace"] = namespace
 
     def write(self, names: Mapping[str, Any]) -> tuple[list[str], dict[str, str]] | None:
-        """Write these names. Returns what was kept and what was not, with reasons; None when nothing had changed."""
+        """Write these names. Returns what was kept and what was not, with reasons; None when nothing had changed.
+
+        Raises OSError when the disk is full; the last checkpoint then stays, known to be older.
+        """
+        self._set_aside()
         started = time.monotonic()
         lost: dict[str, str] = {}
         kept: dict[str, Any] = dict(names)
@@ -88,16 +96,27 @@ class Checkpoint:
             kept, lost = self._sieve(names, started)
             data = self._dump_kept(kept, lost)
         digest = hashlib.blake2b(data + repr(lost).encode("utf-8", "replace")).digest()
-        if digest == self._digest:
+        if digest == self._digest and os.path.exists(self._older):
+            os.replace(self._older, self._path)
             return None
-        self._store(data, sorted(kept), lost)
+        self._store(self._path, data, sorted(kept), lost)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._older)
         self._digest = digest
         return sorted(kept), lost
 
+    def _set_aside(self) -> None:
+        try:
+            os.replace(self._path, self._older)
+        except FileNotFoundError:
+            if not os.path.exists(self._older):
+                self._store(self._older, pickle.dumps({}), [], {})  # before the first cell there was nothing
+
     def restore(self) -> tuple[list[str], dict[str, str]]:
         """Load the last checkpoint into the namespace. Returns the names restored and those lost, with reasons."""
+        older = not os.path.exists(self._path)
         try:
-            with open(self._path, "rb") as file:
+            with open(self._older if older else self._path, "rb") as file:
                 head = json.loads(file.readline())
                 data = file.read()
         except FileNotFoundError:
@@ -105,6 +124,8 @@ class Checkpoint:
         except (OSError, ValueError) as error:
             return [], {"(all names)": f"the checkpoint cannot be read: {error}"}
         lost: dict[str, str] = dict(head["lost"])
+        if older:
+            lost["(what changed since an earlier cell)"] = "the checkpoint after the last cell was never finished"
         if head["python"] != _PYTHON:
             return [], {**lost, **dict.fromkeys(head["names"], f"it was kept by {head['python']}, this is {_PYTHON}")}
         restored: dict[str, Any] = {}
@@ -163,12 +184,12 @@ class Checkpoint:
         self._pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(names)
         return bytes(buffer.data)
 
-    def _store(self, data: bytes, names: list[str], lost: dict[str, str]) -> None:
+    def _store(self, path: str, data: bytes, names: list[str], lost: dict[str, str]) -> None:
         head = json.dumps({"python": _PYTHON, "names": names, "lost": lost}).encode()
         temporary = self._path + ".new"
         with open(temporary, "wb") as file:
             file.write(head + b"\n" + data)
-        os.replace(temporary, self._path)
+        os.replace(temporary, path)
 
 
 @contextlib.contextmanager

@@ -98,6 +98,18 @@ def test_a_forgotten_one_takes_its_kernel_with_it(wait_until: Callable[..., None
         ({"output_fields": [{"name": "a b"}]}, "'a b'"),
         ({"output_fields": [{"type": "str"}]}, "None"),
         ({"output_fields": [{"name": "a"}, {"name": "a"}]}, "differ from each other"),
+        ({"output_fields": ["answer"]}, "output_fields must be a list of dicts"),
+        ({"output_fields": "answer"}, "output_fields must be a list of dicts"),
+        ({"tools": [print]}, "tools must be a dict"),
+        ({"tools": {"f": 3}}, "tools must be a dict from names to functions, not {'f': 3}"),
+        ({"limits": 60}, "limits must be a Limits or None, not 60"),
+        ({"confinement": "strict"}, "confinement must be"),
+        ({"confinement": {"magic"}}, "the guarantees are"),
+        ({"python": 3}, "python must be a path"),
+        ({"runtime_dir": 3}, "runtime_dir must be a path"),
+        ({"checkpoint": "yes"}, "checkpoint must be True or False"),
+        ({"submit_validator": 3}, "submit_validator must be a function"),
+        ({"callbacks": 3}, "callbacks must be a list"),
     ],
 )
 @pytest.mark.parametrize("make", [KernelInterpreter, KernelInterpreter.factory])
@@ -137,6 +149,13 @@ def test_a_start_that_fails_says_why() -> None:
         KernelInterpreter(python="/no/such/python", confinement="off").start()
     with pytest.raises(CodeInterpreterError, match="1e-06 s"):
         KernelInterpreter(limits=Limits(start_seconds=1e-6), confinement="off").start()
+
+
+def test_a_runtime_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    interpreter = KernelInterpreter(runtime_dir=tmp_path / "file" / "below", confinement="off")
+    with pytest.raises(CodeInterpreterError, match=r"the runtime directory '.+below' cannot be used"):
+        interpreter.start()
 
 
 def test_what_cannot_be_guaranteed_is_not_started() -> None:

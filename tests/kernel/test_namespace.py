@@ -1,0 +1,61 @@
+"""The checkpoint: what a kernel finds of its predecessor's names, and that it says so when they are older."""
+
+from __future__ import annotations
+
+import pytest
+from dspy.primitives.code_interpreter import CodeExecutionError
+
+from kernel_bridge import KernelInterpreter, Limits
+
+DIE = "import os; os._exit(1)"
+SLOW = """
+import time
+class Slow:
+    def __reduce__(self):
+        time.sleep(60)
+slow = Slow()
+"""
+
+
+def obituary(kernel: KernelInterpreter) -> str:
+    with pytest.raises(CodeExecutionError) as died:
+        kernel.execute(DIE)
+    return str(died.value)
+
+
+def test_a_name_that_takes_too_long_to_pickle_costs_only_itself() -> None:
+    with KernelInterpreter(confinement="off", limits=Limits(checkpoint_seconds=2)) as kernel:
+        kernel.execute("x = 1")
+        kernel.execute(f"{SLOW}x = 2; y = [3]")
+        said = obituary(kernel)
+        assert "slow (pickling it took longer" in said
+        assert kernel.execute("print(x, y)") == "2 [3]"
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="a directory in the way, as POSIX has it")
+@pytest.mark.parametrize("before", ["pass", "x = 1"])
+def test_a_checkpoint_that_was_never_finished_is_told_and_the_one_before_it_restored(before: str) -> None:
+    # A directory of that name keeps the new file from being written, as a full disk would.
+    in_the_way = """
+import os, glob
+for folder in glob.glob("../keep") + glob.glob("../*/keep"):
+    os.makedirs(os.path.join(folder, "checkpoint.new", "in the way"))
+x = 2
+"""
+    with KernelInterpreter(confinement="off") as kernel:
+        kernel.execute(before)
+        kernel.execute(in_the_way)
+        kernel.execute("x = 3")
+        said = obituary(kernel)
+        assert "(what changed since an earlier cell) (the checkpoint after the last cell was never finished)" in said
+        assert kernel.execute("print(globals().get('x'))") == ("1" if before == "x = 1" else "None")
+
+
+def test_an_unchanged_namespace_keeps_its_checkpoint() -> None:
+    with KernelInterpreter(confinement="off") as kernel:
+        kernel.execute("x = 1")
+        for _ in range(3):
+            kernel.execute("pass")
+        said = obituary(kernel)
+        assert "Restored from before this cell: x." in said
+        assert "earlier cell" not in said
