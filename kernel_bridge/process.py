@@ -129,7 +129,8 @@ class SessionDirectory:
         if self._generation > 1:
             remove_tree(self.path / f"k{self._generation - 1}")
             remove_tree(self.scratch)
-            self.scratch.mkdir(mode=0o700)
+            self.scratch.mkdir(mode=0o700, exist_ok=True)
+            os.chmod(self.keep, 0o700)  # as its owner, the predecessor may have shut it
             for name in os.listdir(self.keep):
                 if name not in _KEPT:
                     with contextlib.suppress(OSError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 
 _OPEN = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -20,6 +21,7 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
         shutil.rmtree(path, ignore_errors=True)
         return
     with contextlib.suppress(OSError):
+        _unlock(path)
         top = os.open(path, _OPEN)
         try:
             _empty(top)
@@ -42,15 +44,21 @@ def _empty(top: int) -> None:
 
 def _lift(top: int, name: str) -> None:
     """Unlink the files of a directory in `top`, and move its directories up beside it."""
-    os.chmod(name, 0o700, dir_fd=top)  # no link: `_unlink_files` would have unlinked it
+    _unlock(name, top)
     below = os.open(name, _OPEN, dir_fd=top)
     try:
         for inner in _unlink_files(below):
             with contextlib.suppress(OSError):
-                os.chmod(inner, 0o700, dir_fd=below)  # a directory that is moved must be writable itself
+                _unlock(inner, below)  # a directory that is moved must be writable itself
                 os.rename(inner, f"lifted-{secrets.token_hex(8)}", src_dir_fd=below, dst_dir_fd=top)
     finally:
         os.close(below)
+
+
+def _unlock(path: str | os.PathLike[str], folder: int | None = None) -> None:
+    """Make a directory one that its owner can empty. Nothing is done to a link or what it points to."""
+    if stat.S_ISDIR(os.stat(path, dir_fd=folder, follow_symlinks=False).st_mode):
+        os.chmod(path, 0o700, dir_fd=folder)
 
 
 def _unlink_files(directory: int) -> list[str]:
