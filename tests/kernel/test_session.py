@@ -1,0 +1,536 @@
+"""KernelSession: a cell's own time, interrupts, bounds, deaths and restarts, and kernels that lie."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernel_bridge import (
+    Cell,
+    KernelDied,
+    KernelSession,
+    Limits,
+    NotSendable,
+    ProtocolViolation,
+    SessionBusy,
+    SessionClosed,
+    SessionLost,
+)
+
+SHORT = Limits(cell_seconds=0.5)
+
+
+def plain(**options: Any) -> KernelSession:
+    return KernelSession(**{"confinement": "off", **options})
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[KernelSession]:
+    with KernelSession(limits=SHORT) as session:
+        yield session
+
+
+@pytest.fixture
+def session(shared: KernelSession) -> KernelSession:
+    shared.tools, shared.judge = {}, None
+    return shared
+
+
+class Gate:
+    """A host tool that can be stopped at: `entered` says that a call is in, `open` lets all calls go on."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self._open = threading.Event()
+
+    def __call__(self, answer: Any = "late") -> Any:
+        self.entered.release()
+        assert self._open.wait(60)
+        return answer
+
+    def open(self) -> None:
+        self._open.set()
+
+    def wait_for(self, calls: int = 1) -> None:
+        for _ in range(calls):
+            assert self.entered.acquire(timeout=60)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    made = Gate()
+    yield made
+    made.open()
+
+
+@pytest.fixture
+def beside() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+# -- a cell's own time -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    "code",
+    [
+        "kept = 1\nwhile True: pass",
+        "kept = 1\nimport time\ntime.sleep(1000)",
+        "kept = 1\nimport threading\nthreading.Event().wait()",
+        "kept = 1\nimport asyncio\nawait asyncio.sleep(1000)",
+        "kept = 1\nimport subprocess\nsubprocess.run(['sleep', '1000'])",
+    ],
+)
+def test_a_cell_that_runs_too_long_is_interrupted_and_its_state_kept(session: KernelSession, code: str) -> None:
+    session.run("kept = 0")
+    outcome = session.run(code)
+    assert outcome.timed_out
+    assert outcome.death is None
+    assert outcome.failure is None or outcome.failure.name in ("KeyboardInterrupt", "CancelledError")
+    assert session.run("kept").text == "1\n"
+
+
+def test_a_cell_may_clean_up_after_its_interrupt(session: KernelSession) -> None:
+    # On one line, Python 3.11 itself would not catch it: the jump back belongs to no `try` there.
+    outcome = session.run("try:\n    while True:\n        x = 1\nexcept KeyboardInterrupt:\n    print('cleaned up')")
+    assert outcome.timed_out
+    assert outcome.failure is None
+    assert outcome.text == "cleaned up\n"
+
+
+def test_time_inside_host_tools_is_not_the_cells_own(session: KernelSession) -> None:
+    waited = threading.Event()
+    session.tools = {"slow": lambda: waited.wait(2.5 * SHORT.cell_seconds) or "slept"}
+    outcome = session.run("slow()")
+    assert outcome.text == "slept\n"
+    assert not outcome.timed_out
+
+
+def test_time_after_a_host_tool_is_the_cells_own_again(session: KernelSession) -> None:
+    session.tools = {"quick": lambda: None}
+    assert session.run("quick()\nwhile True: pass").timed_out
+
+
+def test_a_cell_that_takes_no_interrupt_is_killed_and_its_successor_has_what_was_before() -> None:
+    with plain(limits=SHORT) as session:
+        session.run("before = 1")
+        outcome = session.run("import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass")
+        assert outcome.death is not None
+        assert "longer than 0.5 s of its own time and did not react to an interrupt" in outcome.death.reason
+        assert outcome.death.restored == ("before",)
+        assert session.run("before").text == "1\n"
+
+
+def test_a_submission_is_kept_though_the_cell_went_on_too_long(session: KernelSession) -> None:
+    outcome = session.run("try:\n    SUBMIT(1)\nexcept:\n    pass\nwhile True: pass")
+    assert outcome.submitted == {"output": 1}
+    assert outcome.failure is None
+
+
+# -- interrupts ------------------------------------------------------------------------------------------------------
+
+
+def test_the_answer_to_an_interrupted_call_is_dropped(
+    session: KernelSession, gate: Gate, beside: ThreadPoolExecutor
+) -> None:
+    session.tools = {"wait": gate, "add": lambda a, b: a + b}
+    running = beside.submit(session.run, "kept = 1\nwait()\nkept = 2")
+    gate.wait_for()
+    session.interrupt()
+    outcome = running.result(30)
+    assert outcome.failure is not None
+    assert outcome.failure.name == "KeyboardInterrupt"
+    assert not outcome.timed_out
+    gate.open()
+    assert session.run("print(add(1, 1))").text == "2\n"
+    assert session.run("kept").text == "1\n"
+
+
+def test_an_interrupted_calls_answer_may_come_while_the_next_call_waits(
+    session: KernelSession, beside: ThreadPoolExecutor
+) -> None:
+    first, second = Gate(), Gate()
+    session.tools = {"first": first, "second": second}
+    running = beside.submit(session.run, "first('of the first')")
+    first.wait_for()
+    session.interrupt()
+    running.result(30)
+    running = beside.submit(session.run, "second('of the second')")
+    second.wait_for()
+    first.open()
+    second.open()
+    assert running.result(30).text == "of the second\n"
+
+
+def test_an_interrupt_leaves_the_calls_of_other_threads_alone(
+    session: KernelSession, gate: Gate, beside: ThreadPoolExecutor
+) -> None:
+    session.tools = {"wait": gate}
+    code = """
+import threading
+answers = []
+threads = [threading.Thread(target=lambda n=n: answers.append(wait(n))) for n in range(3)]
+for t in threads: t.start()
+wait('main')
+"""
+    running = beside.submit(session.run, code)
+    gate.wait_for(4)
+    session.interrupt()
+    outcome = running.result(30)
+    assert outcome.failure is not None
+    assert outcome.failure.name == "KeyboardInterrupt"
+    gate.open()
+    assert session.run("for t in threads: t.join()\nsorted(answers)").text == "[0, 1, 2]\n"
+
+
+def test_an_interrupt_without_a_cell_is_nothing(session: KernelSession) -> None:
+    session.run("1")
+    for _ in range(5):
+        session.interrupt()
+        assert session.run("'untouched'").text == "untouched\n"
+    with plain() as fresh:
+        fresh.interrupt()
+        assert fresh.run("1").text == "1\n"
+
+
+def test_an_interrupt_that_comes_as_a_cell_ends_never_hits_the_next(
+    session: KernelSession, gate: Gate, beside: ThreadPoolExecutor
+) -> None:
+    session.tools = {"now": lambda: beside.submit(session.interrupt) and None}
+    for _ in range(30):
+        session.run("now()")
+        assert session.run("[n for n in range(20_000)][-1]").text == "19999\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT to the host itself")
+def test_a_host_that_is_interrupted_stops_its_cell_and_goes_on(session: KernelSession) -> None:
+    session.tools = {"press": lambda: os.kill(os.getpid(), signal.SIGINT)}
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            session.run("kept = 1\npress()\nimport time\ntime.sleep(100)\nkept = 2")
+        assert session.run("kept").text == "1\n"
+
+
+# -- one cell at a time ----------------------------------------------------------------------------------------------
+
+
+def test_a_second_cell_is_refused_while_one_runs(
+    session: KernelSession, gate: Gate, beside: ThreadPoolExecutor
+) -> None:
+    session.tools = {"wait": gate}
+    running = beside.submit(session.run, "wait()")
+    gate.wait_for()
+    with pytest.raises(SessionBusy):
+        session.run("1")
+    gate.open()
+    assert running.result(30).text == "late\n"
+
+
+def test_a_tool_cannot_run_a_cell_of_its_own_session(session: KernelSession) -> None:
+    session.tools = {"again": lambda: session.run("1").text}
+    outcome = session.run("again()")
+    assert outcome.failure is not None
+    assert outcome.failure.name == "SessionBusy"
+
+
+def test_what_cannot_be_sent_is_refused_with_its_path(session: KernelSession) -> None:
+    with pytest.raises(NotSendable) as refusal:
+        session.run(Cell("1", {"rows": [{"image": object()}]}))
+    assert (refusal.value.path, refusal.value.type) == ("rows[0].image", "object")
+    assert session.run("1").text == "1\n"
+
+
+# -- the end ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_is_closed_under_a_running_cell_says_so(gate: Gate, beside: ThreadPoolExecutor) -> None:
+    session = plain(tools={"wait": gate})
+    running = beside.submit(session.run, "wait()")
+    gate.wait_for()
+    session.close("the user went away")
+    with pytest.raises(SessionClosed, match="the user went away"):
+        running.result(30)
+    with pytest.raises(SessionClosed, match="the user went away"):
+        session.run("1")
+    session.close()
+
+
+def test_nothing_is_left_of_a_closed_session() -> None:
+    session = plain()
+    session.start()
+    assert session.connection_file is not None
+    directory = session.connection_file.parent
+    session.run("import os\nos.makedirs('deep/er'); os.chmod('deep', 0)\nopen('file', 'w').write('x')")
+    session.close()
+    session.close()
+    assert session.connection_file is None
+    assert not directory.exists()
+
+
+# -- bounds ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True: print('x' * 10_000)",
+        "import os\nwhile True: os.write(1, b'x' * 10_000)",
+        "import subprocess\nsubprocess.run(['yes'])",
+        "import sys\nwhile True: sys.stderr.write('\\u00e9')",
+    ],
+)
+def test_a_flood_costs_a_fixed_buffer(code: str) -> None:
+    with plain(limits=Limits(cell_seconds=0.5, output_bytes=10_000)) as session:
+        outcome = session.run(code)
+        assert outcome.timed_out
+        assert len(outcome.text) < 10_200
+        assert outcome.omitted > 10_000
+        assert f"[{outcome.omitted:,} characters left out]" in outcome.text
+        assert session.run("print('quiet')").text == "quiet\n"
+
+
+def test_head_and_tail_meet_exactly_at_the_limit() -> None:
+    with plain(limits=Limits(output_bytes=100)) as session:
+        assert session.run("print('x' * 99)").text == "x" * 99 + "\n"
+        assert session.run("print('x' * 99)").omitted == 0
+        over = session.run("print('a' * 50 + 'b' * 7 + 'c' * 49)")
+        assert over.omitted == 7
+        assert over.text == "a" * 50 + "\n... [7 characters left out] ...\n" + "c" * 49 + "\n"
+        pieces = session.run("for c in 'abcdefghij': print(c * 20, end='')")
+        assert pieces.text.startswith("a" * 20 + "b" * 20 + "c" * 10 + "\n...")
+        assert pieces.text.endswith("...\n" + "h" * 10 + "i" * 20 + "j" * 20)
+
+
+def test_a_traceback_is_bounded_too() -> None:
+    with plain(limits=Limits(output_bytes=10_000)) as session:
+        outcome = session.run(
+            "import sys\nsys.setrecursionlimit(5000)\n"
+            + "\n".join(f"def f{i}(n): f{(i + 1) % 9}(n + 1)" for i in range(9))
+            + "\nf0(0)"
+        )
+        assert outcome.failure is not None
+        assert outcome.failure.name == "RecursionError"
+        assert len(outcome.failure.traceback) < 3000
+        assert "characters left out" in outcome.failure.traceback
+        assert session.run("1").text == "1\n"
+
+
+# -- death and restart -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import os; os._exit(7)", "it exited with status 7"),
+        ("import os; os._exit(0)", "it exited with status 0"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "it was killed by signal 9 (SIGKILL"),
+        ("import ctypes; ctypes.string_at(0)", "it was killed by signal 11 (SIGSEGV"),
+        ("import os; os.abort()", "it was killed by signal 6 (SIGABRT"),
+    ],
+)
+def test_a_kernel_that_dies_has_a_successor_who_knows_why(code: str, reason: str) -> None:
+    with KernelSession() as session:
+        session.run("kept = [1]\ndef f(): return kept\nimport math\nlock = __import__('threading').Lock()")
+        outcome = session.run(f"print('last words')\nkept.append(2)\n{code}")
+        assert outcome.death is not None
+        assert outcome.death.reason.startswith(reason)
+        assert outcome.death.restored == ("f", "kept", "math")
+        assert list(outcome.death.lost) == ["lock"]
+        assert outcome.death.checkpointed
+        assert outcome.text == "last words\n"
+        assert session.run("kept, f() is kept, math.pi > 3").text == "([1], True, True)\n"
+
+
+def test_three_deaths_in_a_row_end_the_session() -> None:
+    with plain() as session:
+        for _ in range(2):
+            assert session.run("import os; os._exit(5)").death is not None
+        session.run("'a good cell between'")
+        for _ in range(2):
+            assert session.run("import os; os._exit(5)").death is not None
+        with pytest.raises(KernelDied, match="the third time in a row: it exited with status 5") as lost:
+            session.run("import os; os._exit(5)")
+        assert isinstance(lost.value, SessionLost)
+        assert lost.value.exit_code == 5
+        with pytest.raises(SessionClosed, match="third time in a row"):
+            session.run("1")
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_without_restarts_the_first_death_is_the_end(restarts: int) -> None:
+    with plain(restarts=restarts) as session:
+        session.run("1")
+        with pytest.raises(KernelDied, match="the kernel died: it exited with status 3"):
+            session.run("import os; os._exit(3)")
+
+
+def test_without_checkpoints_a_successor_starts_empty() -> None:
+    with plain(checkpoint=False) as session:
+        session.run("kept = 1")
+        death = session.run("import os; os._exit(3)").death
+        assert death is not None
+        assert (death.restored, death.checkpointed) == ((), False)
+        failure = session.run("kept").failure
+        assert failure is not None
+        assert failure.name == "NameError"
+
+
+def test_a_death_inside_a_host_tool_is_noticed_while_the_tool_still_runs(
+    gate: Gate, beside: ThreadPoolExecutor
+) -> None:
+    import psutil
+
+    with plain(tools={"wait": gate}) as session:
+        pid = int(session.run("import os; os.getpid()").text)
+        running = beside.submit(session.run, "wait()")
+        gate.wait_for()
+        psutil.Process(pid).kill()
+        gate.open()
+        death = running.result(30).death
+        assert death is not None
+        assert death.reason.startswith("it was killed by signal 9")
+        assert session.run("wait()").text == "late\n"
+
+
+def test_set_up_cells_are_run_again_for_a_successor_but_undo_nothing() -> None:
+    with plain() as session:
+        session.run(Cell("runs = globals().get('runs', 0) + 1\nfile = open(given)", {"given": "/dev/null"}, setup=True))
+        session.run("runs = 10")
+        death = session.run("import os; os._exit(1)").death
+        assert death is not None
+        assert session.run("runs, file.name, given").text == "(10, '/dev/null', '/dev/null')\n"
+
+
+def test_a_tool_that_was_called_before_a_death_is_not_called_again() -> None:
+    calls: list[int] = []
+    with plain(tools={"count": lambda: calls.append(1)}) as session:
+        assert session.run("count()\nimport os; os._exit(1)").death is not None
+        assert calls == [1]
+        session.run("count()")
+        assert calls == [1, 1]
+
+
+# -- kernels that lie ------------------------------------------------------------------------------------------------
+
+SEND = "get_ipython().kernel.channel._out.send_multipart([{}])\nimport time; time.sleep(60)"
+HEADS = "import msgspec\npack = msgspec.msgpack.encode\n"
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        "b''",
+        "b'junk', b''",
+        "b'\\xc1' * 10, b'\\xc0'",
+        "pack(['call', 1, 'f']), b'', b''",
+        "pack(['return', 1]), b'\\xc0'",
+        "pack(['raise', 1, 'a', 'b']), b''",
+        "pack(['ready', '3', [], {}]), b''",
+        "pack(['call', 1, 'f']), b''",
+        "pack(['call', 1, 'f']), pack([1, 2])",
+        "pack(['call', 1, 'f']), pack([[1], {2: 3}])",
+        "pack(['call', 1, 'f']), b'\\x91' * 100 + b'\\xc0'",
+        "pack(['call', 1, 'f']), b'\\x92\\x90\\x80 more'",
+        "pack(['call', 1, 'f']), b'\\x92\\x91\\xd4\\x03a\\x80'",
+        "pack(['submit', 1]), pack([1])",
+        "pack(['submit', 1]), pack(None)",
+        "pack(['foreign', 'yes']), b''",
+    ],
+)
+def test_a_message_that_was_not_agreed_ends_the_session_and_reaches_no_tool(frames: str) -> None:
+    called: list[Any] = []
+    session = plain(tools={"f": lambda *args: called.append(args)})
+    with session:
+        with pytest.raises(ProtocolViolation):
+            session.run(HEADS + SEND.format(frames))
+        assert called == []
+        with pytest.raises(SessionClosed):
+            session.run("1")
+
+
+FORGE = """
+kernel = get_ipython().kernel
+GOOD = dict(head="", tail="", omitted=0, result=None, failure=None, submitted=False, taken=True)
+honest = kernel.session.send
+def lie(stream, kind, content=None, *args, **kwargs):
+    if kind == "execute_reply":
+        content = {}
+    return honest(stream, kind, content, *args, **kwargs)
+kernel.session.send = lie
+"""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "dict(content, kernel_bridge=None)",
+        "dict(content, kernel_bridge={'head': 1})",
+        "dict(content, kernel_bridge=dict(GOOD, head=None))",
+        "dict(content, kernel_bridge=dict(GOOD, omitted='many'))",
+        "dict(content, kernel_bridge=dict(GOOD, failure={'name': 1}))",
+        "dict(content, kernel_bridge=dict(GOOD, taken=None))",
+        "dict(content, kernel_bridge=dict(GOOD, result=[1]))",
+    ],
+)
+def test_a_reply_that_is_none_ends_the_session(content: str) -> None:
+    with plain() as session, pytest.raises(ProtocolViolation, match="a reply that is none"):
+        session.run(FORGE.replace("{}", content))
+
+
+def test_what_a_kernel_claims_to_have_submitted_is_not_believed() -> None:
+    judged: list[Any] = []
+    with plain(judge=judged.append, limits=Limits(output_bytes=1000)) as session:
+        said = "dict(name='N' * 9000, message='m' * 10**5, traceback='t' * 10**5, compiling=False)"
+        claim = f"dict(GOOD, head='h' * 10**5, failure={said}, submitted=True)"
+        session.run(FORGE.replace("{}", f"dict(content, kernel_bridge={claim})"))
+        outcome = session.run("1")
+        assert outcome.submitted is None
+        assert judged == []
+        assert outcome.failure is not None
+        assert len(outcome.failure.name) + len(outcome.failure.message) + len(outcome.failure.traceback) < 5000
+        assert len(outcome.text) < 1100
+
+
+def test_a_forged_call_gets_no_further_than_an_honest_one(session: KernelSession) -> None:
+    called: list[Any] = []
+    session.tools = {"known": lambda x: called.append(x)}
+    code = """
+from kernel_bridge.wire import Call
+channel = get_ipython().kernel.channel
+for name in ("unknown", "__class__", "", "known.__globals__", "SUBMIT"):
+    try: channel.call(name, (1,), {})
+    except NameError as e: print(e)
+"""
+    outcome = session.run(code)
+    assert outcome.failure is None
+    assert outcome.text.count("there is no tool named") == 5
+    assert called == []
+
+
+def test_an_interrupt_comes_through_while_calls_pile_up(
+    gate: Gate, beside: ThreadPoolExecutor, tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    file = tmp_path / "waiting"
+    code = "import threading\nthreads = [threading.Thread(target=wait) for _ in range(20)]\nfor t in threads: t.start()"
+    with plain(tools={"wait": gate}, limits=Limits(calls_in_flight=4)) as session:
+        session.run(code)
+        gate.wait_for(4)
+        running: Any = beside.submit(session.run, f"open({str(file)!r}, 'w').close()\nwait()")
+        wait_until(file.exists, "the cell's last sign before it waits")
+        session.interrupt()
+        outcome = running.result(30)
+        assert outcome.failure is not None
+        assert outcome.failure.name == "KeyboardInterrupt"
+        gate.open()
+        assert session.run("for t in threads: t.join()\n'all answered'").text == "all answered\n"
