@@ -66,4 +66,17 @@ def a_factory(name: str, value: Any) -> Callable[[], CodeInterpreter] | None:
         return None
     if not callable(value) or (not inspect.isclass(value) and isinstance(value, CodeInterpreter)):
         raise _refuse(name, value, accepted, wrong_type=True)
+    if not _takes_nothing(value):
+        raise _refuse(name, value, accepted)
     return cast("Callable[[], CodeInterpreter]", value)
+
+
+def _takes_nothing(factory: Callable[..., Any]) -> bool:
+    """Whether it can be called without arguments, as far as it says."""
+    try:
+        inspect.signature(factory).bind()
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not say
+        return True
+    return True

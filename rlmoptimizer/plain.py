@@ -31,13 +31,15 @@ def to_plain(value: Any) -> Any:
     """A plain copy of any value; never raises.
 
     DSPy's records, pydantic models, dataclasses, named tuples and mappings become dicts; sequences and sets lists;
-    enums their value; numpy scalars and arrays numbers and lists; everything else its `str`. Keys become text.
-    Cycles are cut, and so is what nests deeper than `MAX_DEPTH` or holds more than `MAX_NODES` containers.
+    enums their value; numpy scalars and arrays numbers and lists; everything else its `str`. Keys become text
+    without lone surrogates. Cycles are cut, and so is what nests deeper than `MAX_DEPTH` or holds more than `MAX_NODES`
+    containers.
     """
     kind = cast("type[Any]", type(value))
     if kind in _ATOMS:
         return value
-    if kind is dict and _ATOMS.issuperset(map(type, value.values())) and _TEXT.issuperset(map(type, value)):
+    flat = kind is dict and _ATOMS.issuperset(map(type, value.values())) and _TEXT.issuperset(map(type, value))
+    if flat and "".join(value).isascii():
         return dict(value)  # by far the commonest: the fields of an example or a prediction
     return _Conversion().convert(value, 0)
 
@@ -113,7 +115,7 @@ class _Conversion:
     def _mapping(self, fields: Mapping[Any, Any], depth: int) -> dict[str, Any]:
         plain: dict[str, Any] = {}
         for key, item in fields.items():
-            name = key if type(key) is str else self._key(key, depth)
+            name = _sendable(key if type(key) is str else self._key(key, depth))
             while name in plain:  # 1 and "1" are two keys
                 name += "'"
             plain[name] = self.convert(item, depth)
@@ -122,6 +124,11 @@ class _Conversion:
     def _key(self, key: Any, depth: int) -> str:
         plain = self.convert(key, depth)
         return plain if isinstance(plain, str) else str(plain)
+
+
+def _sendable(key: str) -> str:
+    """The key with lone surrogates spelled out: the tool channel takes them in a text, not in a key."""
+    return key if key.isascii() else key.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _record(value: Any) -> Mapping[str, Any] | None:

@@ -96,6 +96,13 @@ def test_an_interpreter_in_place_of_a_factory_is_refused() -> None:
         RLMDocstringOptimizer(root_lm=ScriptedRootLM([]).lm, kernel=KernelInterpreter(confinement="off"))  # type: ignore[arg-type]
 
 
+def test_a_kernel_factory_that_needs_arguments_is_refused() -> None:
+    for factory in (KernelInterpreter, KernelInterpreter.factory(), lambda: KernelInterpreter()):
+        RLMDocstringOptimizer(root_lm=ScriptedRootLM([]).lm, kernel=factory)
+    with pytest.raises(InvalidSetup, match="kernel must be a callable without arguments"):
+        RLMDocstringOptimizer(root_lm=ScriptedRootLM([]).lm, kernel=lambda python: KernelInterpreter(python=python))  # type: ignore[arg-type,misc]
+
+
 def test_an_unknown_or_missing_parameter_is_a_type_error() -> None:
     with pytest.raises(TypeError):
         RLMDocstringOptimizer()  # type: ignore[call-arg]

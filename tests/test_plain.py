@@ -116,6 +116,8 @@ class BrokenMapping(collections.UserDict[str, Any]):
         (BrokenMapping(), "<BrokenMapping that cannot be read: RuntimeError>"),
         ([Broken(), 1], ["<Broken that cannot be read: RuntimeError>", 1]),
         ("\ud800", "\ud800"),
+        ({"\ud800": 1, "ä": 2}, {"\\ud800": 1, "ä": 2}),
+        ([{"\ud800": 1, "\\ud800": 2}], [{"\\ud800": 1, "\\ud800'": 2}]),
         (10**5000, 10**5000),
     ],
     ids=lambda value: type(value).__name__,
