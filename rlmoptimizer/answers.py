@@ -11,6 +11,7 @@ from typing import Any
 
 from .budget import LedgerState
 from .evaluation import ExampleResult
+from .fitting import fit
 from .run_store import RunRecord
 
 __all__ = ["empty_answer", "percent", "run_answer", "run_log", "run_totals", "status_answer"]
@@ -22,18 +23,22 @@ def percent(score: float | None) -> float | None:
 
 
 def run_answer(record: RunRecord, results: Sequence[ExampleResult], *, remaining: int | None) -> dict[str, Any]:
-    """What an evaluation returns. `remaining` None: the answer of `run_data`, which tells nothing of the budget."""
+    """What an evaluation returns. `remaining` None: the answer of `run_data`, which tells nothing of the budget.
+
+    Texts are cut when they are too long together to be sent; the summary says so.
+    """
     shown = results if record.split == "train" else ()
+    rows, longest = fit([result.as_row() for result in shown])
     return {
         "score": percent(record.score),
         "evaluated_count": record.evaluated_count,
         "passed_count": record.passed_count,
         "run_id": record.run_id,
         **({} if remaining is None else {"remaining_budget": remaining}),
-        "summary_line": _run_line(record, remaining),
+        "summary_line": _run_line(record, remaining, longest),
         "split": record.split,
         "config": dict(record.config),
-        "examples": [result.as_row() for result in shown],
+        "examples": rows,
     }
 
 
@@ -112,7 +117,7 @@ def status_answer(
     }
 
 
-def _run_line(record: RunRecord, remaining: int | None) -> str:
+def _run_line(record: RunRecord, remaining: int | None, longest: int | None) -> str:
     score = "no score" if record.score is None else f"score {percent(record.score):.2f}"
     parts = [f"run {record.run_id} on {record.split}: {score}, {record.passed_count}/{record.evaluated_count} passed"]
     if record.error_count:
@@ -125,4 +130,6 @@ def _run_line(record: RunRecord, remaining: int | None) -> str:
         line += f"; ignored, because val always runs whole: {', '.join(ignored)}"
     if remaining is not None:
         line += f"; {remaining} budget unit{'' if remaining == 1 else 's'} left"
+    if longest is not None:
+        line += f"; too much text to send: what is longer than {longest:,} characters has lost its middle"
     return line

@@ -1,0 +1,64 @@
+"""Fitting: an answer's long texts cut, so that all of it can cross to the agent. Knows plain values, no runs.
+
+An evaluation is paid for before its answer is sent; one that is refused on the way would be lost to the agent for good.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+__all__ = ["MOST_CHARS", "fit"]
+
+MOST_CHARS: Final = 48_000_000  # of all texts together; at most 192 MB encoded, where the tool channel takes 256 MiB
+_LEAST_CHARS: Final = 100  # of one text
+
+
+def fit(rows: list[dict[str, Any]], most: int = MOST_CHARS) -> tuple[list[dict[str, Any]], int | None]:
+    """Plain rows whose texts have at most `most` characters together, and the length to which texts were cut.
+
+    The longest texts are cut first, all to one length, and keep their head and tail. None: nothing had to be cut, and
+    the rows are the ones that came. Bytes count as texts; those too long are left out, with a note in their place.
+    """
+    lengths = sorted(_lengths(rows))
+    if sum(lengths) <= most:
+        return rows, None
+    longest = max(_common_length(lengths, most), _LEAST_CHARS)
+    return _cut(rows, longest), longest
+
+
+def _lengths(value: Any) -> list[int]:
+    lengths: list[int] = []
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str | bytes):
+            lengths.append(len(part))
+        elif isinstance(part, dict):
+            waiting.extend(cast("dict[str, Any]", part).values())
+        elif isinstance(part, list):
+            waiting.extend(cast("list[Any]", part))
+    return lengths
+
+
+def _common_length(ascending: list[int], most: int) -> int:
+    """The length to which the longest have to be cut for all of them to have `most` together."""
+    left = most
+    for index, length in enumerate(ascending):
+        share = left // (len(ascending) - index)
+        if length > share:
+            return share
+        left -= length
+    return most
+
+
+def _cut(value: Any, longest: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _cut(item, longest) for key, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_cut(item, longest) for item in cast("list[Any]", value)]
+    if not isinstance(value, str | bytes) or len(value) <= longest:
+        return value
+    if isinstance(value, bytes):
+        return f"<{len(value):,} bytes left out>"
+    half = longest // 2
+    return f"{value[:half]}\n... [{len(value) - 2 * half:,} characters left out] ...\n{value[-half:]}"
