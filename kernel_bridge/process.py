@@ -31,7 +31,7 @@ from kernel_bridge.confine import Confinement, Layout, plan_launch, prepare_file
 from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, EXTRA_PATH
 from kernel_bridge.confine.plan import PACKAGE
 from kernel_bridge.errors import StartupFailed
-from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS
+from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS, KEEPING
 from kernel_bridge.inside.interrupts import NOTE
 from kernel_bridge.inside.removal import remove_tree
 from kernel_bridge.watchdog import Bounds, Watchdog
@@ -294,6 +294,7 @@ class KernelProcess:
         # Both are opened before the agent's code can put something else in their place, and never by name again.
         self._transcript = _new_file(layout.sockets / "transcript")
         self._note = _new_file(layout.sockets / "interrupt")
+        self._progress = _new_file(layout.sockets / "progress")
         self._interrupts = 0
         self._lifeline = threading.Lock()  # guards the pipe to the guardian and the note
         self._ending = threading.Lock()
@@ -329,6 +330,7 @@ class KernelProcess:
             "bytes": self._checkpoint_bytes,
             "seconds": limits.checkpoint_seconds,
             "restore": restore,
+            "progress_file": str(inside.sockets / "progress"),
         }
         return {
             "connection_file": self.connection.inside_file,
@@ -360,6 +362,13 @@ class KernelProcess:
         with contextlib.suppress(OSError):
             os.ftruncate(self._transcript, 0)
         return data
+
+    def was_keeping(self) -> bool:
+        """Whether the kernel died while it made a checkpoint. Its own word, good for no more than to be told."""
+        if self._progress < 0:
+            return False
+        os.lseek(self._progress, 0, os.SEEK_SET)
+        return os.read(self._progress, 1) == KEEPING
 
     def _guardian(self) -> dict[str, Any] | None:
         if os.name != "posix":
@@ -483,10 +492,10 @@ class KernelProcess:
     def forget(self) -> None:
         """Close what was kept open for the time after the end. Idempotent."""
         with self._lifeline:
-            for fd in (self._transcript, self._note):
+            for fd in (self._transcript, self._note, self._progress):
                 if fd >= 0:
                     os.close(fd)
-            self._transcript = self._note = -1
+            self._transcript = self._note = self._progress = -1
 
     def _wait(self, seconds: float) -> bool:
         if self.exit_fd is not None:

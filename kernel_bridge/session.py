@@ -332,6 +332,8 @@ class KernelSession:
             ended = kernel.process.end()
             reason = gone.reason or ended.clause()
             text = kernel.printed()
+            if kernel.process.was_keeping():
+                reason += ", while it kept the variables after an earlier cell; this cell had not begun"
             kernel.close()
             self._kernel = None
             self._deaths += 1

@@ -1,5 +1,8 @@
 """What runs in the kernel's own process. Imports nothing of ours but the wire, and never dspy."""
 
+KEEPING = b"k"
+"""What stands in a kernel's progress file while it makes a checkpoint."""
+
 DAMAGED_STATUS = 70
 DAMAGED = "kernel_bridge: the kernel cannot go on:"
 """How a kernel exits that cannot go on, and how the last line begins that it writes then."""

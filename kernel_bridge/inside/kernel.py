@@ -29,9 +29,10 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
 from traitlets import Type
 
-from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS
+from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS, KEEPING
 from kernel_bridge.inside.channel import HostChannel
 from kernel_bridge.inside.interrupts import HELD, OPEN, Interrupts
+from kernel_bridge.inside.memory import MemoryRoom
 from kernel_bridge.inside.namespace import Checkpoint
 from kernel_bridge.inside.output import CellStream, DescriptorCapture, Transcript, sendable
 from kernel_bridge.inside.stubs import Binding, Submitted
@@ -103,6 +104,7 @@ class BridgeShell(ZMQInteractiveShell):
         interrupts = kernel.interrupts
         try:
             try:
+                kernel.memory.keep(half=kernel.out_of_memory)
                 interrupts.open()
                 if async_:
                     await eval(code_obj, self.user_global_ns, self.user_ns)
@@ -110,8 +112,10 @@ class BridgeShell(ZMQInteractiveShell):
                     exec(code_obj, self.user_global_ns, self.user_ns)
             finally:
                 interrupts.mode = HELD
+                kernel.memory.use()
         except BaseException as error:  # noqa: BLE001 - the agent's code may raise anything, SystemExit too
             interrupts.mode = HELD
+            kernel.memory.use()
             kernel.end_if_forked(error)
             kernel.note_failure(type(error), error, error.__traceback__)
             if result is not None:
@@ -184,6 +188,8 @@ class BridgeKernel(IPythonKernel):
             CellStream("stdout", 1, transcript, self._stream, self._drain, interrupts),
             CellStream("stderr", 2, transcript, self._stream, self._drain, interrupts),
         )
+        self.memory = MemoryRoom()
+        self.out_of_memory = False
         self._builtins = dict(vars(builtins))
         self._mend_process()
         self._real_stderr = config["real_stderr"]
@@ -195,7 +201,15 @@ class BridgeKernel(IPythonKernel):
         lost: dict[str, str] = {}
         spec = config["checkpoint"]
         if spec is not None:
-            self.checkpoint = Checkpoint(spec["path"], self.namespace, spec["bytes"], spec["seconds"])
+            self.checkpoint = Checkpoint(
+                spec["path"],
+                self.namespace,
+                spec["bytes"],
+                spec["seconds"],
+                stub_of=self.binding.stub_of,
+                last_words=self._real_stderr,
+            )
+            self._progress = os.open(spec["progress_file"], os.O_WRONLY | getattr(os, "O_CLOEXEC", 0))
             if spec["restore"]:
                 restored, lost = self.checkpoint.restore()
                 self.restored = set(restored)
@@ -319,6 +333,7 @@ class BridgeKernel(IPythonKernel):
             self._drain()
             head, tail, omitted = self.transcript.end()
             self._forget_history()
+            self.out_of_memory = self.failure is not None and self.failure["name"] == "MemoryError"
             self.namespace.update(restored)
         submitted = self.binding.submitted
         return {
@@ -444,8 +459,17 @@ class BridgeKernel(IPythonKernel):
     def _keep(self) -> None:
         """Write the checkpoint, now that the reply is on its way and the host is busy with it."""
         assert self.checkpoint is not None
-        with contextlib.suppress(OSError):  # a full disk: the last good checkpoint stays
-            self.checkpoint.write(self._own_names())
+        self._note_progress(KEEPING)
+        try:
+            with contextlib.suppress(Exception):  # such as a full disk or no memory: the last good checkpoint stays
+                self.checkpoint.write(self._own_names())
+        finally:
+            self._note_progress(b"-")
+
+    def _note_progress(self, note: bytes) -> None:
+        with contextlib.suppress(OSError):  # the agent's code closed it
+            os.lseek(self._progress, 0, os.SEEK_SET)
+            os.write(self._progress, note)
 
     def _own_names(self) -> dict[str, Any]:
         """What the agent made: not IPython's names, not the stubs, not inputs that the host sends anyway."""

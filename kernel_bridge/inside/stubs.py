@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kernel_bridge.inside.channel import HostChannel
+from kernel_bridge.inside.namespace import HOST_TOOLS
 
 
 class Submitted(BaseException):
@@ -57,6 +58,12 @@ class Binding:
             self._described = described
         self.submitted = False
         namespace.update(self.names)
+
+    def stub_of(self, name: str) -> Callable[..., Any]:
+        """The stub of a tool. Raises: NameError when the host offers no such tool now."""
+        if name not in self.names:
+            raise NameError(f"there is no host tool named {name!r} now")
+        return self.names[name]
 
     def _stub(self, tool: Mapping[str, Any]) -> Callable[..., Any]:
         name = tool["name"]
@@ -99,7 +106,7 @@ def _dress(
     function: Callable[..., Any], name: str, doc: str | None, signature: inspect.Signature | None
 ) -> Callable[..., Any]:
     function.__name__ = function.__qualname__ = name
-    function.__module__ = "host_tools"
+    function.__module__ = HOST_TOOLS
     function.__doc__ = doc
     if signature is not None:
         function.__signature__ = signature  # type: ignore[attr-defined]

@@ -205,7 +205,7 @@ def test_an_interrupt_without_a_cell_is_nothing(session: KernelSession) -> None:
 def test_an_interrupt_that_comes_as_a_cell_ends_never_hits_the_next(
     session: KernelSession, gate: Gate, beside: ThreadPoolExecutor
 ) -> None:
-    session.tools = {"now": lambda: beside.submit(session.interrupt) and None}
+    session.tools = {"now": lambda: beside.submit(session.interrupt).result()}
     for _ in range(30):
         session.run("now()")
         assert session.run("[n for n in range(20_000)][-1]").text == "19999\n"

@@ -1,0 +1,46 @@
+"""Room in memory that the agent's code cannot take, so that a cell that took all it may can still be answered.
+
+Knows resource limits; on a platform without them there is no limit and no room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+_MOST_ROOM_BYTES = 64 * 2**20
+_PART = 8  # of a small limit, one part in so many
+
+
+class MemoryRoom:
+    """Lowers this process's limit of private memory while the agent's code runs, and raises it for the kernel's own.
+
+    The hard limit is the host's and stays. Code that raises the soft one itself gains no more than the room.
+    """
+
+    def __init__(self) -> None:
+        self._limit: int | None = None
+        if os.name != "posix":
+            return
+        import resource
+
+        self._resource = resource
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        if hard != resource.RLIM_INFINITY:
+            self._limit = hard
+            self._room = min(_MOST_ROOM_BYTES, hard // _PART)
+
+    def keep(self, *, half: bool) -> None:
+        """The agent's code runs now. `half`: it took all it may, and needs a little to let go of something."""
+        if self._limit is not None:
+            self._set(self._limit - (self._room // 2 if half else self._room))
+
+    def use(self) -> None:
+        """The kernel's own code runs now."""
+        if self._limit is not None:
+            self._set(self._limit)
+
+    def _set(self, soft: int) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the agent's code may have lowered the hard limit
+            which = self._resource.RLIMIT_DATA
+            self._resource.setrlimit(which, (soft, self._resource.getrlimit(which)[1]))
