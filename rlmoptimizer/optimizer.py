@@ -27,6 +27,7 @@ from .budget import Ledger
 from .checks import a_bool, a_directory, a_factory, an_lm, at_least
 from .dataset import Dataset, build_dataset
 from .display import Display
+from .doubts import warn_of_a_dead_baseline
 from .errors import InvalidSetup
 from .evaluation import Evaluator
 from .events import (
@@ -213,6 +214,7 @@ class _Session:
         self.kernels.start(on_failure=self.bench.cancel)
         baselines = self.bench.evaluate_baseline()
         self.kernels.wait_started()
+        warn_of_a_dead_baseline(self.store, baselines["train"])
         outcome = self._run_agent(baselines)
         return self._result(self._choose(outcome), outcome, baselines)
 
