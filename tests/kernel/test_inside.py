@@ -133,7 +133,10 @@ def _link(source: str | Path, target: str | Path) -> None:
 
 
 @pytest.mark.parametrize("confinement", ["off", "auto"])
-def test_a_kernel_of_an_environment_that_has_only_ipykernel_and_msgspec(other_python: Path, confinement: str) -> None:
+def test_a_kernel_of_an_environment_that_has_only_ipykernel_and_msgspec(
+    other_python: Path, confinement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # it is handed on to kernels, with all that lies there
     interpreter = KernelInterpreter({"add": lambda a, b: a + b}, python=other_python, confinement=confinement)
     with interpreter:
         prefix = interpreter.execute("import sys, os; sys.prefix")
