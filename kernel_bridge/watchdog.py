@@ -209,7 +209,9 @@ class _DiskUse:
         try:
             names = os.listdir(f"/proc/{pid}/fd")
         except PermissionError:
-            raise _Refused("it hid its open files from the watchdog") from None
+            if _resident(pid):  # else it is ending: it has no memory any more that could show
+                raise _Refused("it hid its open files from the watchdog") from None
+            return
         except OSError:
             return  # it has ended
         for name in names:

@@ -55,6 +55,9 @@ _HARMLESS = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/uptime", "/p
              "/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/hosts")  # fmt: skip
 
 
+_ROOM_FOR_OTHERS = 512  # processes and threads that the user may start elsewhere while the kernel lives
+
+
 def why_no_landlock() -> str | None:
     """Why this tier cannot be had here, with what would mend it; None when it can."""
     abi = landlock_abi()
@@ -77,6 +80,8 @@ def landlocked_guarantees(python: str) -> Mapping[str, str]:
         found["processes_capped"] = "setrlimit(RLIMIT_NPROC) for a user of its own"
     else:
         found["processes_capped"] = "a watchdog on the host"
+        if os.geteuid() != 0:
+            found["processes_capped"] += "; setrlimit(RLIMIT_NPROC), coarsely, for it counts all that the user has"
     return found
 
 
@@ -105,6 +110,7 @@ def plan_landlocked(limits: Confinement, layout: Layout, python: str) -> LaunchP
         inside=layout,
         seal={
             "rlimits": rlimits(limits, count_processes=user is not None),
+            "more_processes": None if root or limits.processes is None else limits.processes + _ROOM_FOR_OTHERS,
             "user": user,
             "drop_capabilities": root,
             "landlock": {"read": read, "write": write, "needed": True},

@@ -37,13 +37,16 @@ def seal(spec: Mapping[str, Any]) -> None:
     Args:
         spec: `rlimits` {name: [soft, hard]}; `user`, uid and gid to become, or None; `drop_capabilities`, for a root
             that stays root (optional); `landlock`, {"read": paths, "write": paths, "needed": refuse to start without}
-            or None; `seccomp`, the filter in base64, or None; `modes_refused`: that filter refuses chmod (optional);
+            or None; `more_processes`, how many beside those that the user has now (optional); `seccomp`, the filter in
+            base64, or None; `modes_refused`: that filter refuses chmod (optional);
             `no_new_privileges`.
 
     Raises:
         OSError: naming the step that the system refused.
     """
     _set_limits(spec["rlimits"])
+    if spec.get("more_processes"):
+        _limit_processes(spec["more_processes"])
     if spec["user"] is not None or spec.get("drop_capabilities"):
         _shed_capabilities()
     if spec["user"] is not None:
@@ -70,6 +73,38 @@ def _set_limits(limits: Mapping[str, Sequence[int]]) -> None:
         if ceiling != resource.RLIM_INFINITY:
             soft, hard = min(soft, ceiling), min(hard, ceiling)
         resource.setrlimit(which, (soft, hard))
+
+
+def _limit_processes(more: int) -> None:
+    """Bound the processes and threads of this user, as this process and its children see them.
+
+    The system counts them for the user, in other containers too; how many there are shows only in what it refuses.
+    """
+    import resource
+
+    present = 64
+    ceiling = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    while present < _MOST_PROCESSES and not _may_fork_under(present, ceiling):
+        present *= 2
+    limit = present + more if ceiling < 0 else min(present + more, ceiling)
+    resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+
+
+def _may_fork_under(limit: int, ceiling: int) -> bool:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NPROC, (limit if ceiling < 0 else min(limit, ceiling), ceiling))
+    try:
+        child = os.fork()
+    except BlockingIOError:
+        return False
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return True
+
+
+_MOST_PROCESSES = 2**20
 
 
 def _shed_capabilities() -> None:
