@@ -5,6 +5,8 @@ from __future__ import annotations
 from .errors import (
     AgentError,
     BudgetExceededError,
+    CostExceededError,
+    CostLimitReached,
     InvalidSetup,
     MetricFailed,
     OptimizerError,
@@ -19,6 +21,8 @@ from .optimizer import RLMDocstringOptimizer
 __all__ = [
     "AgentError",
     "BudgetExceededError",
+    "CostExceededError",
+    "CostLimitReached",
     "InvalidSetup",
     "MetricFailed",
     "OptimizerError",

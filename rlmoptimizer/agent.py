@@ -16,6 +16,7 @@ import logging
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Protocol, cast
@@ -47,6 +48,8 @@ class Bench(Protocol):
     @property
     def failure(self) -> BaseException | None: ...
     @property
+    def unaffordable(self) -> str | None: ...
+    @property
     def agent_tools(self) -> Sequence[Callable[..., Any]]: ...
     def check_submission(self, fields: Mapping[str, Any]) -> dict[str, str]: ...
     def record_turn(self, reasoning: str, code: str, output: str) -> None: ...
@@ -54,9 +57,10 @@ class Bench(Protocol):
 
 
 class Meter(Protocol):
-    """Counts sub-LM prompts before they are sent; raises when they do not fit."""
+    """Counts sub-LM prompts before they are sent, and what they cost; raises when they do not fit."""
 
     def reserve(self, n: int = 1) -> None: ...
+    def asking(self) -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             max_llm_calls=max_llm_calls,
             max_output_chars=max_output_chars,
             tools=[_tool(function) for function in bench.agent_tools],
-            sub_lm=cast("Any", SubLM(sub_lm)),
+            sub_lm=cast("Any", SubLM(sub_lm, meter.asking)),
             interpreter_factory=interpreter_factory,
         )
 
@@ -174,6 +178,8 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     def _execute_iteration(
         self, repl: Any, variables: Any, history: REPLHistory, iteration: int, *args: Any, **kwargs: Any
     ) -> Any:
+        if (reason := self._bench.unaffordable) is not None:
+            return self._ended_without_outputs(history, f"the root LM cannot be asked again: {reason}")
         started = time.monotonic()
         self._bench.root_lm_calls += 1
         try:
@@ -245,16 +251,20 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     ) -> dspy.Prediction:
         """DSPy's extract step; when it fails the caller decides, so its failure is kept, not raised."""
         self._bench.cancel()
+        if (reason := self._bench.unaffordable) is not None:
+            return self._ended_without_outputs(history, f"the agent did not submit, nor can it be asked: {reason}")
         try:
             return super()._extract_fallback(variables, history, output_field_names)
         except Exception as error:
             logger.warning("No prompts could be taken from the agent's trajectory", exc_info=True)
-            self._problem = f"the agent did not submit, and asking for its conclusion failed: {type(error).__name__}"
-            return dspy.Prediction(
-                trajectory=[entry.model_dump() for entry in history],
-                final_reasoning="",
-                **dict.fromkeys(output_field_names),
-            )
+            reason = f"the agent did not submit, and asking for its conclusion failed: {type(error).__name__}"
+            return self._ended_without_outputs(history, reason)
+
+    def _ended_without_outputs(self, history: REPLHistory, problem: str) -> dspy.Prediction:
+        self._bench.cancel()
+        self._problem = problem
+        trajectory = [entry.model_dump() for entry in history]
+        return dspy.Prediction(trajectory=trajectory, final_reasoning="", **{SUBMISSION_FIELD: None})
 
 
 def _tool(function: Callable[..., Any]) -> dspy.Tool:

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .budget import LedgerState
+from .costs import CostState, Role, RoleUsage, total_usd
 from .evaluation import ExampleResult
 from .fitting import fit
+from .money import dollars, usd_text
 from .run_store import RunRecord
 
 __all__ = ["empty_answer", "percent", "run_answer", "run_log", "run_totals", "status_answer"]
@@ -22,7 +24,9 @@ def percent(score: float | None) -> float | None:
     return None if score is None else round(100.0 * score, 2)
 
 
-def run_answer(record: RunRecord, results: Sequence[ExampleResult], *, remaining: int | None) -> dict[str, Any]:
+def run_answer(
+    record: RunRecord, results: Sequence[ExampleResult], *, remaining: int | None, costs: CostState | None = None
+) -> dict[str, Any]:
     """What an evaluation returns. `remaining` None: the answer of `run_data`, which tells nothing of the budget.
 
     Texts are cut when they are too long together to be sent; the summary says so.
@@ -35,7 +39,7 @@ def run_answer(record: RunRecord, results: Sequence[ExampleResult], *, remaining
         "passed_count": record.passed_count,
         "run_id": record.run_id,
         **({} if remaining is None else {"remaining_budget": remaining}),
-        "summary_line": _run_line(record, remaining, longest),
+        "summary_line": _run_line(record, remaining, costs, longest),
         "split": record.split,
         "config": dict(record.config),
         "examples": rows,
@@ -93,6 +97,8 @@ def status_answer(
     root_lm_calls: int,
     sub_lm_calls: int,
     num_threads: int,
+    usage: Mapping[Role, RoleUsage],
+    costs: CostState,
 ) -> dict[str, Any]:
     """What `optimization_status` returns. `runs` are those that ended, oldest first."""
     baselines = {record.split: record.run_id for record in runs if record.baseline}
@@ -105,6 +111,8 @@ def status_answer(
         "root_lm_calls": root_lm_calls,
         "sub_lm_calls": sub_lm_calls,
         "num_threads": num_threads,
+        "cost_usd": total_usd(usage),
+        "remaining_cost_usd": None if costs.left is None else dollars(costs.left),
         "best_score": None if best is None else percent(best.score),
         "best_run_id": None if best is None else best.run_id,
         "latest_run_id": runs[-1].run_id if runs else None,
@@ -117,7 +125,7 @@ def status_answer(
     }
 
 
-def _run_line(record: RunRecord, remaining: int | None, longest: int | None) -> str:
+def _run_line(record: RunRecord, remaining: int | None, costs: CostState | None, longest: int | None) -> str:
     score = "no score" if record.score is None else f"score {percent(record.score):.2f}"
     parts = [f"run {record.run_id} on {record.split}: {score}, {record.passed_count}/{record.evaluated_count} passed"]
     if record.error_count:
@@ -130,6 +138,9 @@ def _run_line(record: RunRecord, remaining: int | None, longest: int | None) -> 
         line += f"; ignored, because val always runs whole: {', '.join(ignored)}"
     if remaining is not None:
         line += f"; {remaining} budget unit{'' if remaining == 1 else 's'} left"
+    if costs is not None and costs.left is not None:
+        left = f"; {usd_text(dollars(costs.left))} of max_cost_usd left"
+        line += left if costs.left > 0 else "; max_cost_usd is reached: submit now"
     if longest is not None:
         line += f"; too much text to send: what is longer than {longest:,} characters has lost its middle"
     return line

@@ -15,8 +15,9 @@ import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
 
 from .errors import InvalidSetup, InvalidSetupType
+from .money import picodollars
 
-__all__ = ["a_bool", "a_directory", "a_factory", "an_lm", "at_least"]
+__all__ = ["a_bool", "a_cost_limit", "a_directory", "a_factory", "a_seed", "an_lm", "at_least"]
 
 
 def _refuse(name: str, value: Any, accepted: str, *, wrong_type: bool = False) -> InvalidSetup:
@@ -38,6 +39,23 @@ def at_least(name: str, value: Any, least: int) -> int:
 def a_bool(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise _refuse(name, value, "True or False", wrong_type=True)
+    return value
+
+
+def a_cost_limit(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    accepted = "a number of US dollars above 0 and below a million, or None"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _refuse(name, value, accepted, wrong_type=True)
+    if not picodollars(value):
+        raise _refuse(name, value, accepted)
+    return float(value)
+
+
+def a_seed(name: str, value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise _refuse(name, value, "a whole number, or None for another one each time", wrong_type=True)
     return value
 
 

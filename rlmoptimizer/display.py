@@ -11,8 +11,8 @@ import io
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import TextIO
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
@@ -32,6 +32,7 @@ from .events import (
     SubmissionRefused,
     TurnFinished,
 )
+from .money import usd_text
 from .progress import Bars, PlainLines, ProgressView, RewrittenLine, RunProgress, clock_text, percent_text
 
 __all__ = ["Display", "printable"]
@@ -166,10 +167,19 @@ def _panel_of(event: Event) -> RenderableType | None:
     if isinstance(event, CompileFinished):
         text = (
             f"score {percent_text(event.baseline_score)} -> {percent_text(event.best_score)}, "
-            f"{event.spent} units spent, {event.turns} turns"
+            f"{event.spent} units spent, {event.turns} turns{_cost_text(event.usage)}"
         )
         return _panel("Done", Text(text), "cyan")
     return None
+
+
+def _cost_text(usage: Mapping[str, Mapping[str, Any]]) -> str:
+    parts = [f"{role} {_usd(used['cost_usd'])} for {used['calls']} calls" for role, used in usage.items()]
+    return "\ncost: " + ", ".join(parts) if parts else ""
+
+
+def _usd(cost: float | None) -> str:
+    return "unknown" if cost is None else usd_text(cost)
 
 
 def _turn_panel(event: TurnFinished) -> RenderableType:

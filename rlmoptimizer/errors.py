@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
+from .money import usd_text
+
 __all__ = [
     "AgentError",
     "BudgetExceededError",
+    "CostExceededError",
+    "CostLimitReached",
     "InvalidScore",
     "InvalidSetup",
     "InvalidSetupType",
@@ -64,6 +68,21 @@ class MetricFailed(OptimizerError):
         super().__init__(f"the metric raised on {noun} that reached it. The first failure:\n{traceback_text}")
 
 
+class CostLimitReached(OptimizerError):
+    """`max_cost_usd` does not pay for the baseline, without which nothing can be optimized."""
+
+    def __init__(self, limit_usd: float, spent_usd: float, *, done: int, total: int, split: str) -> None:
+        self.limit_usd = limit_usd
+        self.spent_usd = spent_usd
+        self.done = done  # examples of the baseline on `split` that were evaluated
+        self.total = total
+        self.split = split
+        super().__init__(
+            f"max_cost_usd={limit_usd:g} does not pay for the baseline: after {done} of {total} examples of {split} "
+            f"{usd_text(spent_usd)} were spent, and nothing was optimized. Raise it or pass fewer examples"
+        )
+
+
 class StoreCorrupt(OptimizerError):
     """The run store at `path` cannot be read or written."""
 
@@ -102,6 +121,36 @@ class BudgetExceededError(AgentError):
         if self.purpose == "validate":
             return f"val always runs whole; what is left can still be spent on train (limit={self.left})"
         return f"send at most {self.left} prompt{'' if self.left == 1 else 's'}"
+
+
+class CostExceededError(AgentError):
+    """What was asked for is expected to cost `asked_usd`, and of `max_cost_usd` only `left_usd` is left.
+
+    Nothing was spent. `asked_usd` is 0 when nothing is known yet of what such calls cost. `fits` examples or prompts
+    would fit; None: that is not known.
+    """
+
+    def __init__(
+        self, asked_usd: float, left_usd: float, purpose: str = "evaluate", *, fits: int | None = None
+    ) -> None:
+        self.asked_usd = asked_usd
+        self.left_usd = left_usd
+        self.purpose = purpose
+        self.fits = fits
+        if left_usd <= 0:
+            said = "max_cost_usd is used up"
+        else:
+            said = f"expected to cost {usd_text(asked_usd)}, and {usd_text(left_usd)} of max_cost_usd are left"
+        super().__init__(f"{said}; {self._advice()}")
+
+    def _advice(self) -> str:
+        if self.left_usd <= 0 or not self.fits:
+            return "no more of it can be paid; submit what is best so far"
+        if self.purpose == "evaluate":
+            return f"pass fewer ids or a limit of {self.fits}"
+        if self.purpose == "validate":
+            return f"val always runs whole; what is left can still be spent on train (limit={self.fits})"
+        return f"send at most {self.fits} prompt{'' if self.fits == 1 else 's'}"
 
 
 class PromptUpdateError(AgentError):

@@ -17,7 +17,7 @@ import dspy
 from .candidate import PASSED_AT, Candidate, ExampleResult, Outcome, StepTrace
 from .dataset import Row
 from .errors import InvalidSetupType, MetricFailed
-from .fan_out import DELIVERY_SECONDS, ExecutorFanOut, FanOut, ThreadFanOut
+from .fan_out import DELIVERY_SECONDS, ExecutorFanOut, FanOut, Halt, ThreadFanOut
 from .loop_thread import LoopThread
 from .metric import bind_metric
 from .program import clone, separate_stages
@@ -67,7 +67,7 @@ class Evaluator:
         *,
         on_result: Callable[[ExampleResult], None] | None = None,
         on_results: Callable[[Sequence[ExampleResult]], None] | None = None,
-        cancelled: threading.Event | None = None,
+        cancelled: Halt | None = None,
     ) -> list[ExampleResult]:
         """Run a clone of `program` on every row and score it; results in the order of `rows`.
 
@@ -82,7 +82,7 @@ class Evaluator:
         """
         if self._closed.is_set():
             raise RuntimeError("the evaluator is closed")
-        halts = (self._closed,) if cancelled is None else (self._closed, cancelled)
+        halts: tuple[Halt, ...] = (self._closed,) if cancelled is None else (self._closed, cancelled)
         outcomes: dict[int, Outcome] = {}
         fan_out = self._fan_out(self._candidate(program), rows, halts)
         with self._lock:
@@ -128,7 +128,7 @@ class Evaluator:
         return Candidate(own, self._scorer, self._lm, loop=self._loop, context=context)
 
     def _fan_out(
-        self, candidate: Candidate, rows: Sequence[Row], halts: tuple[threading.Event, ...]
+        self, candidate: Candidate, rows: Sequence[Row], halts: tuple[Halt, ...]
     ) -> FanOut[Row, Outcome]:
         if self._executor is not None:
             return ExecutorFanOut(candidate.run, rows, width=self._num_threads, halts=halts, executor=self._executor)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 __all__ = [
     "AgentSubmitted",
@@ -23,6 +23,7 @@ __all__ = [
     "Event",
     "ExamplesScored",
     "FellBack",
+    "LMUsageCounted",
     "Observer",
     "PromptUpdated",
     "SubmissionRefused",
@@ -90,6 +91,13 @@ class BudgetCharged:
 
 
 @dataclass(frozen=True, slots=True)
+class LMUsageCounted:
+    """What all LM calls so far amount to: after the baseline, and after every turn of the agent."""
+
+    usage: Mapping[str, Mapping[str, Any]]  # as in the result: by role, tokens and US dollars
+
+
+@dataclass(frozen=True, slots=True)
 class TurnFinished:
     """The root LM has written code and the kernel has run it."""
 
@@ -126,6 +134,7 @@ class CompileFinished:
     best_score: float | None
     spent: int
     turns: int
+    usage: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Any])  # of all LM calls, as in the result
 
 
 Event: TypeAlias = (
@@ -135,6 +144,7 @@ Event: TypeAlias = (
     | EvaluationFinished
     | PromptUpdated
     | BudgetCharged
+    | LMUsageCounted
     | TurnFinished
     | AgentSubmitted
     | SubmissionRefused

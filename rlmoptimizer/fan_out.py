@@ -11,15 +11,21 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
-__all__ = ["DELIVERY_SECONDS", "ExecutorFanOut", "FanOut", "ThreadFanOut"]
+__all__ = ["DELIVERY_SECONDS", "ExecutorFanOut", "FanOut", "Halt", "ThreadFanOut"]
 
 DELIVERY_SECONDS: Final = 0.05  # how long an outcome may wait for others to be delivered with
 _POLL_SECONDS: Final = 0.5  # how long a wait for outcomes lasts before it looks again whether it was halted
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+
+class Halt(Protocol):
+    """Something that can say stop; an event is one. Asked often, from any thread."""
+
+    def is_set(self) -> bool: ...
 
 
 class FanOut(Generic[_T, _R]):
@@ -30,7 +36,7 @@ class FanOut(Generic[_T, _R]):
     """
 
     def __init__(
-        self, function: Callable[[_T], _R], items: Sequence[_T], *, width: int, halts: tuple[threading.Event, ...]
+        self, function: Callable[[_T], _R], items: Sequence[_T], *, width: int, halts: tuple[Halt, ...]
     ) -> None:
         self._function = function
         self._width = min(width, len(items))
@@ -121,7 +127,7 @@ class ThreadFanOut(FanOut[_T, _R]):
         items: Sequence[_T],
         *,
         width: int,
-        halts: tuple[threading.Event, ...],
+        halts: tuple[Halt, ...],
         pool: Executor,
         is_crowded: Callable[[], bool],
     ) -> None:
@@ -165,7 +171,7 @@ class ExecutorFanOut(FanOut[_T, _R]):
         items: Sequence[_T],
         *,
         width: int,
-        halts: tuple[threading.Event, ...],
+        halts: tuple[Halt, ...],
         executor: Executor,
     ) -> None:
         super().__init__(function, items, width=width, halts=halts)
@@ -226,7 +232,7 @@ class _Task(Generic[_T, _R]):
 
     __slots__ = ("_function", "_halts", "_value")
 
-    def __init__(self, function: Callable[[_T], _R], value: _T, halts: tuple[threading.Event, ...]) -> None:
+    def __init__(self, function: Callable[[_T], _R], value: _T, halts: tuple[Halt, ...]) -> None:
         self._function = function
         self._value = value
         self._halts = halts

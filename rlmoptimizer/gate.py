@@ -57,7 +57,7 @@ class Gate:
         except AgentError:
             raise
         except Exception as error:  # noqa: BLE001 - kept in `failure`, which `compile()` raises
-            self._fail(error)
+            self.fail(error)
             raise OptimizationStopped from None
         finally:
             with self._changed:
@@ -79,7 +79,8 @@ class Gate:
             if not self._changed.wait_for(lambda: self._inside == 0, seconds):
                 logger.warning("An evaluation is still running after %.0f s; it is abandoned", seconds)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Close the gate because of something that is not the agent's to mend. The first such error is kept."""
         with self._changed:
             first, self._failure = self._failure is None, self._failure or error
         self.close()

@@ -10,7 +10,6 @@ import contextvars
 import dataclasses
 import logging
 import os
-import random
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -24,7 +23,8 @@ from dspy.teleprompt import Teleprompter
 from . import answers
 from .agent import Agent, AgentOutcome
 from .budget import Ledger
-from .checks import a_bool, a_directory, a_factory, an_lm, at_least
+from .checks import a_bool, a_cost_limit, a_directory, a_factory, a_seed, an_lm, at_least
+from .costs import CostLedger, total_usd, usage_dict
 from .dataset import Dataset, build_dataset
 from .display import Display
 from .doubts import warn_of_a_dead_baseline
@@ -43,11 +43,14 @@ from .events import (
 )
 from .gate import Gate
 from .kernel_lease import InterpreterFactory, KernelLease
+from .prices import check_priced
 from .program import apply_prompts, check_program, clone, fingerprint
 from .root_lm import root_session
 from .run_store import RunRecord, RunStore
+from .seeds import fresh_seed
 from .sub_lm import SubLMMeter
 from .task import describe_steps, describe_task
+from .usage_meter import UsageMeter
 from .workbench import Workbench
 
 __all__ = ["RLMDocstringOptimizer"]
@@ -78,6 +81,16 @@ class RLMDocstringOptimizer(Teleprompter):
         run_storage_dir: directory to keep the run store in. None: a temporary one, removed when `compile` ends.
         kernel: makes the agent's interpreter: a zero-argument callable, as `dspy.RLM` takes it. None:
             `KernelInterpreter.factory()`.
+        max_cost_usd: what all LM calls of one compile may cost, the baseline's and the agent's own included, by DSPy's
+            own figures (answers from its cache cost nothing). Whatever is expected to cost more than is left, going by
+            what such calls have cost so far, is refused before anything is spent. Once it is spent nothing more is
+            begun, and what is under way is finished: at most `num_threads` examples, the sub-LM prompts that were sent,
+            and one turn of the agent. The best candidate by then is the result. Calls whose price DSPy does not know
+            are not counted; LMs that can never have one are refused when `compile` begins, others are warned of.
+            None: no limit.
+        seed: of random samples of examples that the agent asks for without a seed of its own. With the same seed, data,
+            turns of the agent and answers of the LMs, runs and result are the same, whatever `num_threads` is (but not
+            where `max_cost_usd` cuts a run short). None: another one in each compile.
 
     Raises:
         InvalidSetup: naming the parameter, what came and what is accepted.
@@ -99,6 +112,8 @@ class RLMDocstringOptimizer(Teleprompter):
         verbose: bool = False,
         run_storage_dir: str | os.PathLike[str] | None = None,
         kernel: Callable[[], CodeInterpreter] | None = None,
+        max_cost_usd: float | None = None,
+        seed: int | None = 0,
     ) -> None:
         super().__init__()
         self.max_iterations = at_least("max_iterations", max_iterations, 1)
@@ -114,6 +129,8 @@ class RLMDocstringOptimizer(Teleprompter):
         self.verbose = a_bool("verbose", verbose)
         self.run_storage_dir = a_directory("run_storage_dir", run_storage_dir)
         self.kernel = a_factory("kernel", kernel)
+        self.max_cost_usd = a_cost_limit("max_cost_usd", max_cost_usd)
+        self.seed = a_seed("seed", seed)
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride] # `metric` is required here
         self,
@@ -130,17 +147,22 @@ class RLMDocstringOptimizer(Teleprompter):
         and `feedback`. `teacher` is accepted because DSPy's optimizers have it, and not used.
 
         The result carries `optimized_dspy_program` (step to prompt), `latest_run_id`, `best_run_id`, `best_score`
-        (0 to 100), `baseline_run_id`, `trial_logs` (every run, in order), `agent_trajectory` and
-        `agent_final_reasoning`.
+        (0 to 100), `baseline_run_id`, `trial_logs` (every run, in order), `agent_trajectory`, `agent_final_reasoning`,
+        `usage` (LM calls, tokens and dollars of the roles "root", "sub" and "eval"; `cost_usd` is None where a price is
+        not known) and `cost_usd` (of all three).
 
         Raises:
             InvalidSetup: the student, the data, the metric or the LMs cannot be worked with.
             MetricFailed: the metric raises on every example; with its traceback.
+            CostLimitReached: `max_cost_usd` does not pay for the baseline.
         Whatever the root LM raises after its own retries is raised too. A run store that was asked for stays.
         """
         check_program(student)
         data = build_dataset(trainset, valset)
         eval_lm = self._eval_lm_for(student)
+        if self.max_cost_usd is not None:
+            sub_lms = [self.sub_lm] if self.sub_lm is not None and self.rlm_max_llm_calls else []
+            check_priced({"root": [self.root_lm], "sub": sub_lms, "eval": _lms_of(student, eval_lm)})
         if teacher is not None:
             logger.warning("teacher is not used by RLMDocstringOptimizer")
         with ExitStack() as stack:
@@ -176,20 +198,24 @@ class _Session:
         self.student = student
         self.data = data
         self.metric = metric
-        # The LM and adapter that are set for the agent's turns must not reach the program.
-        context = contextvars.copy_context()
-        self.evaluator = stack.enter_context(Evaluator(metric, eval_lm, options.num_threads, context=context))
         directory = options.run_storage_dir
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlmoptimizer-")))
         self.store = stack.enter_context(RunStore.create_in(directory))
+        gate = Gate(on_failure=lambda: self.kernels.interrupt())
+        lms = {id(lm): lm for lm in (options.root_lm, options.sub_lm, *_lms_of(student, eval_lm)) if lm is not None}
+        self.usage = UsageMeter(CostLedger(options.max_cost_usd, journal=self.store), lms.values(), gate.fail)
+        stack.callback(self.usage.close)
+        # The LM and adapter that are set for the agent's turns must not reach the program.
+        with self.usage.role("eval"):
+            context = contextvars.copy_context()
+        self.evaluator = stack.enter_context(Evaluator(metric, eval_lm, options.num_threads, context=context))
         display = Display(verbose=options.verbose)
         stack.callback(display.close)
         self.emitter = Emitter([_recorder(self.store), display])
         val_count = len(data.val or ())
         self.ledger = Ledger(options.max_iterations * len(data.train) + val_count, journal=self.store)
-        gate = Gate(on_failure=lambda: self.kernels.interrupt())
-        self.meter = SubLMMeter(options.rlm_max_llm_calls, self.ledger, self.emitter, gate.closed)
+        self.meter = SubLMMeter(options.rlm_max_llm_calls, self.ledger, self.emitter, gate.closed, self.usage)
         self.bench = Workbench(
             clone(student),
             data,
@@ -199,9 +225,9 @@ class _Session:
             store=self.store,
             emitter=self.emitter,
             gate=gate,
-            # Fixed, so that a sample without a seed is the same in every compile of the same data.
-            rng=random.Random(0),
+            seed=fresh_seed() if options.seed is None else options.seed,
             num_threads=options.num_threads,
+            costs=self.usage.ledger,
         )
         self.kernels = KernelLease(_kernel_factory(options.kernel), self._check_submission)
         # Ended in this order: nothing new starts, the kernels go, what was under way is waited for.
@@ -213,6 +239,8 @@ class _Session:
     def run(self) -> dspy.Module:
         self.kernels.start(on_failure=self.bench.cancel)
         baselines = self.bench.evaluate_baseline()
+        if self.bench.failure is not None:
+            raise self.bench.failure
         self.kernels.wait_started()
         warn_of_a_dead_baseline(self.store, baselines["train"])
         outcome = self._run_agent(baselines)
@@ -233,6 +261,7 @@ class _Session:
             stateful=options.root_stateful_session,
             multiturn_history=options.rlm_multiturn_history,
             max_output_chars=options.rlm_max_output_chars,
+            asking=lambda: self.usage.calling("root"),
         ) as session:
             agent = Agent(
                 self.bench,
@@ -260,6 +289,7 @@ class _Session:
                     num_threads=options.num_threads,
                     max_turns=options.rlm_max_iterations,
                     max_llm_calls=options.rlm_max_llm_calls,
+                    max_cost_usd=options.max_cost_usd,
                 ),
             )
 
@@ -293,7 +323,10 @@ class _Session:
         state = self.ledger.state()
         target = baselines["val" if "val" in baselines else "train"]
         score = None if best is None else best.score
-        self.emitter.emit(CompileFinished(target.score, score, state.spent, self.bench.root_lm_calls))
+        usage = self.usage.ledger.usage()
+        self.emitter.emit(
+            CompileFinished(target.score, score, state.spent, self.bench.root_lm_calls, usage_dict(usage))
+        )
         attributes = {
             "optimized_dspy_program": dict(prompts),
             "latest_run_id": runs[-1].run_id,
@@ -303,11 +336,20 @@ class _Session:
             "trial_logs": [answers.run_log(record) for record in runs],
             "agent_trajectory": outcome.trajectory,
             "agent_final_reasoning": outcome.final_reasoning,
+            "usage": usage_dict(usage),
+            "cost_usd": total_usd(usage),
         }
         for name, value in attributes.items():
             setattr(result, name, value)
         result._compiled = True  # pyright: ignore[reportPrivateUsage] # how DSPy's optimizers mark what they return
         return result
+
+
+def _lms_of(student: dspy.Module, eval_lm: dspy.BaseLM | None) -> list[dspy.BaseLM]:
+    """The LMs that answer the program's own predictors."""
+    own: list[Any] = [getattr(predictor, "lm", None) for predictor in student.predictors()]
+    lms = [lm if lm is not None else eval_lm for lm in own]
+    return [lm for lm in lms if isinstance(lm, dspy.BaseLM)]
 
 
 def _recorder(store: RunStore) -> Callable[[Event], None]:

@@ -9,8 +9,8 @@ nothing of tools, budget, or the program being optimized.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -36,6 +36,7 @@ def root_session(
     stateful: bool = True,
     multiturn_history: bool = False,
     max_output_chars: int | None = None,
+    asking: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Generator[RootSession]:
     """Open a session between one ``dspy.RLM`` and its root LM; it ends, and lets go of the RLM, with the block.
 
@@ -51,11 +52,12 @@ def root_session(
     the response it continues. Any other LM runs without, which is logged once.
     `multiturn_history`: a turn that tells the whole history tells it as user and assistant messages.
     `max_output_chars`: what the LM sees of one turn's output, head and tail kept; None: as the RLM was told.
+    `asking`: entered around every request to `root_lm`.
 
     In every mode an answer that does not parse is asked for again, from the same parent: in the format of
     `dspy.settings.adapter` (default ``dspy.ChatAdapter``), then as JSON, then once more in the first format.
     """
-    session = RootSession(root_lm, stateful, multiturn_history, max_output_chars)
+    session = RootSession(root_lm, stateful, multiturn_history, max_output_chars, asking)
     try:
         yield session
     finally:
@@ -90,9 +92,15 @@ class RootSession:
     """How one ``dspy.RLM`` talks to its root LM. Made by `root_session`; used by one RLM call at a time."""
 
     def __init__(
-        self, root_lm: dspy.BaseLM, stateful: bool, multiturn_history: bool, max_output_chars: int | None
+        self,
+        root_lm: dspy.BaseLM,
+        stateful: bool,
+        multiturn_history: bool,
+        max_output_chars: int | None,
+        asking: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.root_lm = root_lm
+        self.asking = asking
         self.multiturn_history = multiturn_history
         self.max_output_chars = max_output_chars
         self.chained = stateful  # whether turns are sent as a chain of stored responses; goes off if it cannot work
@@ -180,14 +188,14 @@ class _Predictor:
     def __call__(self, **inputs: Any) -> dspy.Prediction:
         turn = _Turn(self._session, inputs.get("signature", self.signature), inputs)
         while turn.prediction is None:
-            with turn.attempt() as options:
+            with turn.attempt() as options, self._session.asking():
                 turn.prediction = self._predict(**options, **inputs)
         return turn.prediction
 
     async def acall(self, **inputs: Any) -> dspy.Prediction:
         turn = _Turn(self._session, inputs.get("signature", self.signature), inputs)
         while turn.prediction is None:
-            with turn.attempt() as options:
+            with turn.attempt() as options, self._session.asking():
                 turn.prediction = await self._predict.acall(**options, **inputs)
         return turn.prediction
 

@@ -9,6 +9,7 @@ from .candidate import ExampleResult, StepTrace
 from .stored_json import decode, encode
 
 __all__ = [
+    "LM_USAGE",
     "RESULT_COLUMNS",
     "RUNS",
     "EventRecord",
@@ -31,6 +32,13 @@ RESULT_COLUMNS: Final = (
     "run, position, example_id, source_example_id, score, passed, error, error_kind, feedback, seconds, "
     "inputs, expected, predicted, steps"
 )
+# A row holds the role, then the fields of `RoleUsage` in their order.
+LM_USAGE: Final = """
+SELECT role, COUNT(*), SUM(outcome = 'cached'),
+       SUM(outcome = 'answered' AND prompt_tokens IS NULL AND completion_tokens IS NULL), SUM(cost IS NULL),
+       SUM(COALESCE(prompt_tokens, 0)), SUM(COALESCE(completion_tokens, 0)), SUM(COALESCE(cost, 0))
+FROM lm_calls GROUP BY role
+"""
 
 
 @dataclass(frozen=True, slots=True)

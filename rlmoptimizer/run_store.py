@@ -21,8 +21,10 @@ from typing import Any, Final, TypeVar, cast
 
 from .budget import Charge
 from .candidate import ExampleResult
+from .costs import LMCall, Role, RoleUsage
 from .errors import InvalidSetup, SelectionError, StoreCorrupt, UnknownRunError
 from .run_records import (
+    LM_USAGE,
     RESULT_COLUMNS,
     RUNS,
     EventRecord,
@@ -50,7 +52,7 @@ class RunStore:
     """One store, open. Use as a context manager or call `close()`.
 
     It is a `budget.Journal`: `Ledger(limit, journal=store)`. Any method raises `StoreCorrupt` when the file cannot be
-    read or written.
+    read or written. And it is a `costs.CostJournal`.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -188,6 +190,10 @@ class RunStore:
         """All runs, oldest first."""
         return self._read(run_record, self._query(f"{RUNS} GROUP BY number ORDER BY number"))
 
+    def run_count(self) -> int:
+        """Runs that have begun."""
+        return self._query("SELECT COUNT(*) FROM runs")[0][0]
+
     def examples(
         self, run_id: str, ids: Collection[str] | None = None, offset: int = 0, limit: int | None = None
     ) -> list[ExampleResult]:
@@ -229,6 +235,28 @@ class RunStore:
         """All charges, oldest first."""
         rows = self._query("SELECT amount, purpose FROM charges ORDER BY number")
         return [Charge(amount, from_column(purpose)) for amount, purpose in rows]
+
+    # LM calls.
+
+    def record_lm_call(self, call: LMCall) -> None:
+        """Record one LM call that was answered."""
+        values = (call.prompt_tokens, call.completion_tokens, call.cost, self._clock())
+        # Many a second, and lost is only what a power cut takes with it.
+        with self._transaction(survives_power_cut=False) as database:
+            database.execute(
+                "INSERT INTO lm_calls (role, model, outcome, prompt_tokens, completion_tokens, cost, at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (call.role, as_column(call.model), call.outcome, *values),
+            )
+
+    def lm_usage(self) -> dict[Role, RoleUsage]:
+        """What all LM calls so far amount to, by role."""
+        rows = self._query(LM_USAGE)
+        return dict(self._read(lambda row: (row[0], RoleUsage(*row[1:])), rows))
+
+    def evaluated_examples(self) -> int:
+        """Examples that have a result, in all runs together."""
+        return self._query("SELECT COUNT(*) FROM results")[0][0]
 
     # Prompts.
 

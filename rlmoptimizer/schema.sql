@@ -45,6 +45,17 @@ CREATE TABLE charges (
     at       REAL NOT NULL
 );
 
+CREATE TABLE lm_calls (                               -- every LM call that was answered, also in baseline runs
+    number             INTEGER PRIMARY KEY,
+    role               TEXT NOT NULL CHECK (role IN ('root', 'sub', 'eval')),
+    model              TEXT NOT NULL,
+    outcome            TEXT NOT NULL CHECK (outcome IN ('answered', 'cached')),
+    prompt_tokens      INTEGER,                       -- NULL: not reported
+    completion_tokens  INTEGER,                       -- NULL: not reported
+    cost               INTEGER,                       -- picodollars (1e-12 USD); NULL: the price is not known
+    at                 REAL NOT NULL
+);
+
 CREATE TABLE prompts (                                -- the prompt map after every change; the last one counts
     number   INTEGER PRIMARY KEY,
     prompts  TEXT NOT NULL,                           -- JSON: step -> instructions, all steps

@@ -13,8 +13,10 @@ from typing import Any, cast
 import dspy
 
 from .budget import Ledger
+from .costs import CostLedger
 from .errors import BudgetExceededError
 from .events import BudgetCharged, Emitter
+from .usage_meter import UsageMeter
 
 try:
     from dspy.clients._deprecation import adapter_message_call as _marked_as_an_adapters
@@ -32,9 +34,17 @@ class SubLMMeter:
     It has the one method that `dspy.RLM` and its sub-agents call on their own counter, so it can stand in for it.
     """
 
-    def __init__(self, ceiling: int, ledger: Ledger, emitter: Emitter, closed: threading.Event) -> None:
+    def __init__(
+        self,
+        ceiling: int,
+        ledger: Ledger,
+        emitter: Emitter,
+        closed: threading.Event,
+        usage: UsageMeter | None = None,
+    ) -> None:
         self._ceiling = ceiling  # prompts in one compile
         self._ledger = ledger
+        self._usage = usage if usage is not None else UsageMeter(CostLedger())
         self._emitter = emitter
         self._lock = threading.Lock()
         self._calls = 0
@@ -47,7 +57,8 @@ class SubLMMeter:
     def reserve(self, n: int = 1) -> None:
         """Spend `n` units for `n` prompts that are about to be sent.
 
-        Raises `BudgetExceededError` when all `n` do not fit under the ceiling or into the budget; nothing is spent.
+        Raises `BudgetExceededError` when all `n` do not fit under the ceiling or into the budget, `CostExceededError`
+        when they are expected to cost more than may be spent; nothing is spent then.
         """
         # One lock over both: else one thread could take the place under the ceiling that another one, refused by
         # the ledger, was about to give back.
@@ -56,31 +67,39 @@ class SubLMMeter:
                 raise BudgetExceededError(n, 0, PURPOSE)
             if self._calls + n > self._ceiling:
                 raise BudgetExceededError(n, self._ceiling - self._calls, "rlm_max_llm_calls")
+            self._usage.ledger.check("sub", n)
             self._ledger.charge(n, PURPOSE)
             self._calls += n
         self._emitter.emit(BudgetCharged(units=n, left=self._ledger.left))
+
+    def asking(self) -> AbstractContextManager[None]:
+        """Around every prompt while it is answered."""
+        return self._usage.calling("sub")
 
 
 class SubLM:
     """An LM that takes the message lists of DSPy's sub-agents without a deprecation warning; else the LM itself.
 
+    `asking` is entered around every prompt.
+
     DSPy 3.4 wraps the LM of sub-agents and so no longer knows its own adapter's calls: it warns, in the name of
     whoever called a tool, about messages that nobody but DSPy wrote. With warnings as errors no sub-agent would run.
     """
 
-    def __init__(self, lm: dspy.BaseLM) -> None:
+    def __init__(self, lm: dspy.BaseLM, asking: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         self._lm = lm
+        self._asking = asking
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self._marked(kwargs):
+        with self._asking(), self._marked(kwargs):
             return self._lm(*args, **kwargs)
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
-        with self._marked(kwargs):
+        with self._asking(), self._marked(kwargs):
             return await self._lm.acall(*args, **kwargs)
 
     def copy(self, **kwargs: Any) -> SubLM:
-        return SubLM(self._lm.copy(**kwargs))
+        return SubLM(self._lm.copy(**kwargs), self._asking)
 
     def __getattr__(self, name: str) -> Any:
         if name == "_lm":  # not there yet: while being copied or unpickled

@@ -45,6 +45,7 @@ def describe_task(
     num_threads: int,
     max_turns: int,
     max_llm_calls: int,
+    max_cost_usd: float | None = None,
 ) -> dict[str, Any]:
     """Plain facts about the program, the metric, the data sets and the limits."""
     inner = metric.func if isinstance(metric, functools.partial) else metric
@@ -60,6 +61,7 @@ def describe_task(
         "max_turns": max_turns,
         "max_sub_lm_prompts": max_llm_calls,
         "num_threads": num_threads,
+        "max_cost_usd": max_cost_usd,
     }
 
 

@@ -10,7 +10,7 @@ the agent reads; anything else that goes wrong is kept in `failure`, the agent i
 from __future__ import annotations
 
 import functools
-import random
+import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,14 +20,24 @@ import dspy
 
 from . import answers
 from .budget import Ledger
+from .costs import CostLedger, usage_dict
 from .dataset import Dataset, Row, Selection, parse_selection, select
-from .errors import PromptUpdateError, SelectionError, SubmissionError, UnknownRunError
+from .errors import (
+    CostExceededError,
+    CostLimitReached,
+    PromptUpdateError,
+    SelectionError,
+    SubmissionError,
+    UnknownRunError,
+)
 from .evaluation import Evaluator
-from .events import Emitter, PromptUpdated, Split, SubmissionRefused
+from .events import Emitter, LMUsageCounted, PromptUpdated, Split, SubmissionRefused
 from .gate import Gate
+from .money import dollars
 from .program import apply_prompts, clone, fingerprint, read_prompts, set_prompt
 from .run_store import RunRecord, RunStore
 from .runs import Runs
+from .seeds import drawn_seed
 from .sub_lm import SubLMMeter
 from .submission import SUBMISSION_FIELD, read_submission
 
@@ -53,8 +63,9 @@ class Workbench:
 
     Args:
         program: a clone that the workbench may change.
-        rng: decides random samples that were asked for without a seed.
+        seed: decides random samples that were asked for without a seed of their own.
         gate: every call of the agent passes it.
+        costs: what the LM calls cost, and may cost.
     """
 
     def __init__(
@@ -68,8 +79,9 @@ class Workbench:
         store: RunStore,
         emitter: Emitter,
         gate: Gate,
-        rng: random.Random,
+        seed: int,
         num_threads: int,
+        costs: CostLedger | None = None,
     ) -> None:
         self._program = program
         self._fingerprint = fingerprint(program)
@@ -79,10 +91,12 @@ class Workbench:
         self._store = store
         self._emitter = emitter
         self._gate = gate
-        self._runs = Runs(evaluator, store, ledger, emitter, gate.closed)
-        self._rng = rng
+        self._costs = costs if costs is not None else CostLedger()
+        self._runs = Runs(evaluator, store, ledger, self._costs, emitter, gate.closed)
+        self._seed = seed
+        self._draws = itertools.count()
         self._num_threads = num_threads
-        self._lock = threading.Lock()  # of the program's prompts and of `_rng`
+        self._lock = threading.Lock()  # of the program's prompts
         self.steps = tuple(read_prompts(program))
         self.root_lm_calls = 0  # written by the agent's loop only
         store.set_prompts(read_prompts(program))
@@ -93,6 +107,15 @@ class Workbench:
     def failure(self) -> BaseException | None:
         """What went wrong that is not the agent's to mend; `compile()` raises it."""
         return self._gate.failure
+
+    @property
+    def unaffordable(self) -> str | None:
+        """Why the root LM may not be asked once more; None: it may."""
+        try:
+            self._costs.check("root")
+        except CostExceededError as refused:
+            return str(refused)
+        return None
 
     @property
     def left(self) -> int:
@@ -107,17 +130,18 @@ class Workbench:
     def record_turn(self, reasoning: str, code: str, output: str) -> None:
         """Keep one turn of the agent."""
         self._store.record_iteration(reasoning, code, output)
+        self._tell_usage()
 
     def evaluate_baseline(self) -> dict[Split, RunRecord]:
-        """Evaluate the program as it is on every split, free of charge."""
+        """Evaluate the program as it is on every split; costs no units. Raises `CostLimitReached`."""
         splits: dict[Split, tuple[Row, ...]] = {"train": self._data.train}
         if self._data.val is not None:
             splits["val"] = self._data.val
-        return {
-            split: self._runs.free(self._program, rows, split, _config(split, Selection(), None, ()))
-            for split, rows in splits.items()
-            if not self._gate.closed.is_set()
+        baselines: dict[Split, RunRecord] = {
+            split: self._baseline_run(rows, split) for split, rows in splits.items() if not self._gate.closed.is_set()
         }
+        self._tell_usage()
+        return baselines
 
     def best_run(self) -> RunRecord | None:
         """The finished run with the best score on val, or on the whole of train without a validation set.
@@ -237,10 +261,11 @@ class Workbench:
         """Where the optimization stands. Costs nothing.
 
         Returns {remaining_budget, budget, spent_budget, reserved_budget, evaluated_examples, root_lm_calls,
-        sub_lm_calls, num_threads, best_score: 0-100, best_run_id, latest_run_id, baseline_run_id, baseline_val_run_id,
-        current_prompts: {step: text}, best_prompts: {step: text}, steps: [name],
+        sub_lm_calls, num_threads, cost_usd, remaining_cost_usd, best_score: 0-100, best_run_id, latest_run_id,
+        baseline_run_id, baseline_val_run_id, current_prompts: {step: text}, best_prompts: {step: text}, steps: [name],
         runs: [{run_id, split, score: 0-100, evaluated_count, passed_count}]}.
-        "best" is by score on val, or on the whole of train when there is no validation set.
+        "best" is by score on val, or on the whole of train when there is no validation set. cost_usd is None when a
+        price is not known, remaining_cost_usd when there is no limit on it.
         """
         with self._lock:
             current = read_prompts(self._program)
@@ -252,16 +277,36 @@ class Workbench:
             root_lm_calls=self.root_lm_calls,
             sub_lm_calls=self._meter.calls,
             num_threads=self._num_threads,
+            usage=self._costs.usage(),
+            costs=self._costs.state(),
         )
 
     # how it is done
+
+    def _tell_usage(self) -> None:
+        self._emitter.emit(LMUsageCounted(usage_dict(self._costs.usage())))
+
+    def _baseline_run(self, rows: Sequence[Row], split: Split) -> RunRecord:
+        done = 0
+        try:
+            record = self._runs.free(self._program, rows, split, _config(split, Selection(), None, ()))
+            done = record.evaluated_count
+        except CostExceededError:
+            record = None
+        costs = self._costs.state()
+        if done < len(rows) and costs.limit is not None and (record is None or self._costs.reached):
+            raise CostLimitReached(
+                dollars(costs.limit), dollars(costs.spent), done=done, total=len(rows), split=split
+            ) from None
+        assert record is not None  # refused only where there is a limit
+        return record
 
     def _evaluated(
         self, candidate: dspy.Module, rows: Sequence[Row], split: Split, config: dict[str, Any]
     ) -> dict[str, Any]:
         record, results = self._runs.paid(candidate, rows, split, config)
         self._gate.check()  # a run that was cut short is no answer
-        return answers.run_answer(record, results, remaining=record.budget_left)
+        return answers.run_answer(record, results, remaining=record.budget_left, costs=self._costs.state())
 
     def _candidate(self, prompts: Mapping[str, str]) -> dspy.Module:
         """A clone with the prompts that are set now, and `prompts` on top."""
@@ -275,8 +320,7 @@ class Workbench:
         # The seed that was drawn goes into the run's config, so that the agent can ask for the same sample again.
         if selection.sample != "random" or selection.sample_seed is not None:
             return selection
-        with self._lock:
-            return replace(selection, sample_seed=self._rng.randrange(2**31))
+        return replace(selection, sample_seed=drawn_seed(self._seed, "sample", next(self._draws)))
 
     def _ended_run(self, run_id: Any) -> RunRecord:
         if not isinstance(run_id, str):

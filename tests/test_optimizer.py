@@ -51,6 +51,8 @@ def test_the_parameters_are_keyword_only_and_have_the_documented_defaults() -> N
         "verbose": False,
         "run_storage_dir": None,
         "kernel": None,  # KernelInterpreter.factory()
+        "max_cost_usd": None,
+        "seed": 0,
     }
 
 
@@ -80,6 +82,15 @@ def test_the_parameters_are_keyword_only_and_have_the_documented_defaults() -> N
         ("run_storage_dir", __file__),
         ("kernel", "local"),
         ("kernel", 3),
+        ("max_cost_usd", 0),
+        ("max_cost_usd", -1.0),
+        ("max_cost_usd", float("nan")),
+        ("max_cost_usd", float("inf")),
+        ("max_cost_usd", True),
+        ("max_cost_usd", "5"),
+        ("seed", "0"),
+        ("seed", 1.0),
+        ("seed", False),
     ],
 )
 def test_a_wrong_parameter_is_refused_with_its_name_what_came_and_what_is_accepted(name: str, wrong: Any) -> None:

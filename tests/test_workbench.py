@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +105,7 @@ def desk(
             store=store,
             emitter=emitter,
             gate=gate,
-            rng=random.Random(0),
+            seed=0,
             num_threads=threads,
         )
         if baseline:
