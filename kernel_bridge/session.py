@@ -51,6 +51,7 @@ _ZERO_COPY_BYTES = 65536
 
 
 # name, index of its frame or None when the kernel has it, form, whether what a checkpoint restored is newer
+_Frame = bytes | memoryview
 _Variable = tuple[str, "int | None", str, bool]
 
 
@@ -293,9 +294,9 @@ class KernelSession:
             self.close("its caller was interrupted twice")
             raise
 
-    def _encode(self, cell: Cell) -> tuple[list[bytes], list[_Variable]]:
+    def _encode(self, cell: Cell) -> tuple[list[_Frame], list[_Variable]]:
         binding = self._codec.dump({"tools": self._described(), "output_fields": _plain_fields(cell.output_fields)})
-        frames = [binding]
+        frames: list[_Frame] = [binding]
         self._variables.begin()
         names: list[_Variable] = []
         for name, value in cell.variables.items():
@@ -480,7 +481,7 @@ class _Kernel:
         )
 
     def run(
-        self, request: dict[str, Any], frames: list[bytes], interrupted: Callable[[], bool]
+        self, request: dict[str, Any], frames: list[_Frame], interrupted: Callable[[], bool]
     ) -> tuple[CellOutcome, bool]:
         """Run a cell. Returns its outcome, and whether the kernel took the variables that came with it.
 
