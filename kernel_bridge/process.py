@@ -7,8 +7,11 @@ directory holds the connection file, the sockets of each kernel that the session
 
 from __future__ import annotations
 
+import compileall
 import contextlib
+import functools
 import json
+import marshal
 import os
 import re
 import secrets
@@ -390,19 +393,20 @@ class KernelProcess:
         argv = [*plan.argv, str(plan.inside.config)]
         if not plan.guarded_from_outside:
             return argv
-        file = self._directory.path / "guard.json"
+        file = self._directory.path / "guard"
         guard = {
             "guardian": self._guardian(),
             "argv": argv,
             "arguments": plan.wrapper_arguments,
             "descriptor": ARGUMENTS_FD,
         }
-        file.write_text(json.dumps(guard), encoding="utf-8")
+        file.write_bytes(marshal.dumps(guard))
         return [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "guard.py"), str(file)]
 
     def _launch(self, layout: Layout) -> subprocess.Popen[bytes]:
         from jupyter_client import launcher
 
+        _compile_inside()
         launch = cast("Callable[..., subprocess.Popen[bytes]]", launcher.launch_kernel)  # pyright: ignore[reportUnknownMemberType] - untyped
         argv = self._command()
         try:
@@ -553,6 +557,14 @@ def _environment(pid: int) -> bytes:
             return file.read()
     except OSError:
         return b""
+
+
+@functools.cache
+def _compile_inside() -> None:
+    """Compile what runs in a kernel, once: a kernel writes no byte code, so every start would compile it anew."""
+    for path in (*(PACKAGE / "inside").glob("*.py"), PACKAGE / "wire.py"):
+        # Where the package cannot be written, starts are slower and nothing else.
+        compileall.compile_file(path, quiet=2)
 
 
 def _extra_path(python: str, directory: SessionDirectory, inside: Layout) -> list[str]:

@@ -297,7 +297,6 @@ class ToolServer:
                 self._lose(f"it took no answer to its calls for {_SEND_MS // 1000} s")
 
 
-
 def _arguments(body: Any) -> tuple[list[Any], dict[str, Any]]:
     parts = cast("list[Any]", body) if isinstance(body, list) else []
     if len(parts) != 2 or not isinstance(parts[0], list) or not isinstance(parts[1], dict):

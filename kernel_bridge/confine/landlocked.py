@@ -113,6 +113,7 @@ def plan_landlocked(limits: Confinement, layout: Layout, python: str) -> LaunchP
             "more_processes": None if root or limits.processes is None else limits.processes + _ROOM_FOR_OTHERS,
             "user": user,
             "drop_capabilities": root,
+            "dies_with_parent": True,
             "landlock": {"read": read, "write": write, "needed": True},
             "seccomp": encoded_filter(unix_connect=False, same_user=user is None),
             "modes_refused": user is None,

@@ -16,7 +16,7 @@ import select
 import signal
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from kernel_bridge.inside.removal import remove_tree
 
@@ -26,18 +26,12 @@ _KILL_SECONDS = 10.0
 
 def fork_under_guard(config: dict[str, Any]) -> None:
     """Fork. The parent becomes the guardian and never returns; the child returns and goes on as the kernel."""
-    linux = sys.platform.startswith("linux")
-    if linux:
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     guardian_pid = os.getpid()
     child = os.fork()
     if child:
-        try:
-            _guard(child, config)
-        finally:
-            os._exit(0)
+        watch(child, config)
     os.setpgid(0, 0)
-    if linux:
+    if sys.platform.startswith("linux"):
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guardian_pid:  # it died between fork and prctl
             os._exit(1)
@@ -45,6 +39,20 @@ def fork_under_guard(config: dict[str, Any]) -> None:
     for fd in (0, 1):  # the lifeline and the report belong to the guardian alone
         os.dup2(null, fd)
     os.close(null)
+
+
+def watch(kernel: int, config: dict[str, Any]) -> NoReturn:
+    """Be the guardian of a child until it and all that came from it have ended.
+
+    Args:
+        config: `host_pid`, `session_dir`, and `layers`, how many wrapping processes stand before the kernel.
+    """
+    if sys.platform.startswith("linux"):
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        _guard(kernel, config)
+    finally:
+        os._exit(0)
 
 
 def _prctl(option: int, value: int) -> None:

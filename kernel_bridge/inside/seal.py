@@ -11,12 +11,13 @@ import contextlib
 import ctypes
 import functools
 import os
+import signal
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 22, 24, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
 _SECCOMP_MODE_FILTER = 2
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same numbers on every architecture
 _RULE_PATH_BENEATH = 1
@@ -35,11 +36,11 @@ def seal(spec: Mapping[str, Any]) -> None:
     """Apply a plan's seal.
 
     Args:
-        spec: `rlimits` {name: [soft, hard]}; `user`, uid and gid to become, or None; `drop_capabilities`, for a root
-            that stays root (optional); `landlock`, {"read": paths, "write": paths, "needed": refuse to start without}
-            or None; `more_processes`, how many beside those that the user has now (optional); `seccomp`, the filter in
-            base64, or None; `modes_refused`: that filter refuses chmod (optional);
-            `no_new_privileges`.
+        spec: `rlimits` {name: [soft, hard]}; `user`, uid and gid to become, or None; `landlock`, {"read": paths,
+            "write": paths, "needed": refuse to start without} or None; `seccomp`, the filter in base64, or None;
+            `no_new_privileges`. Optional: `drop_capabilities`, for a root that stays root; `dies_with_parent`;
+            `modes_refused`, that the filter refuses chmod; `more_processes`, how many beside those that the user has
+            now.
 
     Raises:
         OSError: naming the step that the system refused.
@@ -53,6 +54,8 @@ def seal(spec: Mapping[str, Any]) -> None:
         _become(spec["user"])
     if spec["user"] is not None or spec.get("drop_capabilities"):
         _clear_capabilities()
+    if spec.get("dies_with_parent"):
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, what="death with the guardian")  # a change of user would undo it
     if spec["no_new_privileges"]:
         _prctl(_PR_SET_NO_NEW_PRIVS, 1, what="no new privileges")
     rules = spec["landlock"]
