@@ -293,7 +293,7 @@ def test_a_flood_costs_a_fixed_buffer(code: str) -> None:
         outcome = session.run(code)
         assert outcome.timed_out
         assert len(outcome.text) < 10_200
-        assert outcome.omitted > 10_000
+        assert outcome.omitted > 0  # how much depends on the machine; that no more is kept does not
         assert f"[{outcome.omitted:,} characters left out]" in outcome.text
         assert session.run("print('quiet')").text == "quiet\n"
 
