@@ -33,6 +33,7 @@ from kernel_bridge.cells import Limits
 from kernel_bridge.confine import Confinement, Layout, plan_launch, prepare_files
 from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, EXTRA_PATH
 from kernel_bridge.confine.plan import PACKAGE
+from kernel_bridge.doors import Doors
 from kernel_bridge.errors import StartupFailed
 from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS, KEEPING
 from kernel_bridge.inside.interrupts import NOTE
@@ -129,8 +130,10 @@ class SessionDirectory:
         self._generation += 1
         path = self.path / f"k{self._generation}"
         path.mkdir(mode=0o700)
+        self.doors.mkdir(mode=0o700)
         if self._generation > 1:
             remove_tree(self.path / f"k{self._generation - 1}")
+            remove_tree(self.path / f"h{self._generation - 1}")
             remove_tree(self.scratch)
             self.scratch.mkdir(mode=0o700, exist_ok=True)
             os.chmod(self.keep, 0o700)  # as its owner, the predecessor may have shut it
@@ -140,6 +143,11 @@ class SessionDirectory:
                         remove_tree(self.keep / name)
                         (self.keep / name).unlink(missing_ok=True)
         return Layout(self.path, self.path / "launch.json", path, self.keep, self.scratch)
+
+    @property
+    def doors(self) -> Path:
+        """Where the host has its own names for the sockets of the present kernel."""
+        return self.path / f"h{self._generation}"
 
     def let_pass(self) -> None:
         """Let another user search the directories above the kernel's own, but not list them."""
@@ -168,6 +176,7 @@ class Connection:
     inside_file: str  # the connection file that the kernel reads
     urls: tuple[str, str]  # of the tool channel: calls, replies
     inside_urls: tuple[str, str]  # the same, as the kernel sees them
+    doors: Doors | None  # what has to be opened before the host can connect; None: nothing
 
     @staticmethod
     def open(directory: SessionDirectory, layout: Layout, inside: Layout) -> Connection:
@@ -175,19 +184,20 @@ class Connection:
         key = secrets.token_hex(32).encode()
         if os.name == "posix":
             shared: dict[str, Any] = {"key": key, "transport": "ipc", **dict(zip(_CHANNELS, range(1, 6), strict=True))}
-            names = ("c", "r")
-            urls = tuple(f"ipc://{layout.sockets}/{name}" for name in names)
-            inside_urls = tuple(f"ipc://{inside.sockets}/{name}" for name in names)
-            ips = str(layout.sockets / "s"), str(inside.sockets / "s")
+            urls = tuple(f"ipc://{directory.doors}/{name}" for name in _TOOL_SOCKETS)
+            inside_urls = tuple(f"ipc://{inside.sockets}/{name}" for name in _TOOL_SOCKETS)
+            ips = str(directory.doors / "s"), str(inside.sockets / "s")
+            doors = Doors(layout.sockets, directory.doors, (*reversed(_TOOL_SOCKETS), "s-1"), _CONSOLE_SOCKETS)
         else:
             free = _free_ports(7)
             shared = {"key": key, "transport": "tcp", **dict(zip(_CHANNELS, free[:5], strict=True))}
             urls = inside_urls = tuple(f"tcp://127.0.0.1:{port}" for port in free[5:])
             ips = "127.0.0.1", "127.0.0.1"
+            doors = None
         info = _write_connection(directory.connection_file, ip=ips[0], **shared)
         _write_connection(layout.sockets / "kernel.json", ip=ips[1], **shared)
         file = str(inside.sockets / "kernel.json")
-        return Connection({**info, "key": key}, file, (urls[0], urls[1]), (inside_urls[0], inside_urls[1]))
+        return Connection({**info, "key": key}, file, (urls[0], urls[1]), (inside_urls[0], inside_urls[1]), doors)
 
     def url(self, channel: str) -> str:
         """The address of a Jupyter channel: shell, iopub, stdin, control or hb."""
@@ -195,6 +205,8 @@ class Connection:
         return f"{self.info['transport']}://{self.info['ip']}{joint}{self.info[channel + '_port']}"
 
 
+_TOOL_SOCKETS = ("c", "r")  # calls, replies; bound in this order, after all others
+_CONSOLE_SOCKETS = ("s-2", "s-3", "s-4", "s-5")
 _CHANNELS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
 
@@ -435,6 +447,16 @@ class KernelProcess:
     def exits_within(self, seconds: float) -> bool:
         """Whether the process is gone, or goes soon."""
         return self._exit is not None or self._wait(seconds)
+
+    def exited_within(self, seconds: float) -> bool:
+        """Whether the process is gone, after waiting for that so long at most."""
+        if self.exit_fd is None:
+            time.sleep(seconds)
+        else:
+            poller = select.poll()  # select knows no descriptor above 1023
+            poller.register(self.exit_fd, select.POLLIN)
+            poller.poll(seconds * 1000)
+        return self.exited()
 
     def interrupt(self, cell: int) -> None:
         """Send SIGINT to the kernel's process group, for the cell of this number: before it or after it, for none."""

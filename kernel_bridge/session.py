@@ -43,6 +43,7 @@ __all__ = ["KernelSession"]
 
 logger = logging.getLogger(__name__)
 
+_LOOK_SECONDS = 0.001  # between two looks whether a starting kernel listens
 _GRACE_SECONDS = 2.0  # from the interrupt to the kill
 _PARTING_SECONDS = 2.0  # between a kernel's sockets closing and its exit
 _RUNNER_SECONDS = 60.0  # for the thread that runs a cell to notice that the session is being closed
@@ -406,6 +407,13 @@ class _Kernel:
             checkpoint=checkpoint,
             restore=restore,
         )
+        self._ready_by = time.monotonic() + limits.start_seconds
+        try:
+            self._open_doors()
+        except BaseException:
+            self.process.end()
+            self.process.forget()
+            raise
         connection = self.process.connection
         self._messages = Session(key=connection.info["key"], username="host")
         self._context: zmq.Context[Any] = zmq.Context()
@@ -428,25 +436,37 @@ class _Kernel:
             self.close()
             raise
 
+    def _open_doors(self) -> None:
+        """Wait until the kernel listens."""
+        doors = self.process.connection.doors
+        try:
+            while doors is not None and not doors.open():
+                if self.process.exited_within(_LOOK_SECONDS) or time.monotonic() > self._ready_by:
+                    raise self._unready()
+        except OSError as error:
+            raise StartupFailed(str(error)) from error
+
+    def _unready(self) -> StartupFailed:
+        in_time = self.process.exited()
+        ended = self.process.end()
+        late = f"the kernel was not ready within {self._limits.start_seconds:g} s"
+        return StartupFailed(_stillborn(ended) if in_time else late, ended.code, ended.stderr_tail)
+
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):
             os.write(self._wake_out, b"w")
 
     def _wait_ready(self) -> None:
-        deadline = time.monotonic() + self._limits.start_seconds
         while self.tools.ready is None:
-            left = deadline - time.monotonic()
+            left = self._ready_by - time.monotonic()
             if left <= 0:
-                ended = self.process.end()
-                raise StartupFailed(
-                    f"the kernel was not ready within {self._limits.start_seconds:g} s", ended.code, ended.stderr_tail
-                )
+                raise self._unready()
             self._poll(left)
             if self.tools.violation is not None:
                 raise ProtocolViolation(self.tools.violation)
             if self.tools.ready is None and self.process.exited():
-                ended = self.process.end()
-                raise StartupFailed(_stillborn(ended), ended.code, ended.stderr_tail)
+                raise self._unready()
+        self._open_doors()  # those that only a console needs
 
     def _poll(self, seconds: float) -> bool:
         """Wait for the shell socket, the process's end or a wake-up. True: the shell socket has a message."""

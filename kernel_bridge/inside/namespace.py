@@ -22,6 +22,7 @@ import linecache
 import os
 import pickle
 import signal
+import stat
 import sys
 import threading
 import time
@@ -155,13 +156,11 @@ class Checkpoint:
         """Load the last checkpoint into the namespace. Returns the names restored and those lost, with reasons."""
         older = not os.path.exists(self._path)
         try:
-            with open(self._older if older else self._path, "rb") as file:
-                head = json.loads(file.readline())
-                data = file.read()
+            head, data = _read(self._older if older else self._path)
         except FileNotFoundError:
             return [], {}
-        except (OSError, ValueError) as error:
-            return [], {"(all names)": f"the checkpoint cannot be read: {error}"}
+        except (OSError, ValueError, RecursionError) as error:
+            return [], {"(all names)": f"the checkpoint cannot be read: {error}"[:_LONGEST_REASON]}
         lost: dict[str, str] = dict(head["lost"])
         if older:
             lost["(what changed since an earlier cell)"] = "the checkpoint after the last cell was never finished"
@@ -247,6 +246,27 @@ class Checkpoint:
         with open(temporary, "wb") as file:
             file.write(head + b"\n" + data)
         os.replace(temporary, path)
+
+
+def _read(path: str) -> tuple[dict[str, Any], bytes]:
+    """A checkpoint's head and its pickle. In its place may be whatever the agent's code put there.
+
+    Raises: OSError, ValueError, RecursionError.
+    """
+    plain = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, os.O_RDONLY | plain), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no file")
+        head = json.loads(file.readline())
+        if not isinstance(head, dict) or _HEAD.keys() - cast("dict[str, Any]", head).keys():
+            raise ValueError("its head is none")
+        for key, kind in _HEAD.items():
+            if not isinstance(head[key], kind):
+                raise ValueError(f"{key} in its head is none")
+        return cast("dict[str, Any]", head), file.read()
+
+
+_HEAD = {"python": str, "names": list, "lost": dict, "sources": dict, "modules": dict}
 
 
 @contextlib.contextmanager
