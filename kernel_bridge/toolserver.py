@@ -38,7 +38,7 @@ __all__ = ["ToolServer"]
 _QUEUED = 16  # messages in each direction
 _SEND_MS = 30_000  # a kernel that does not take its answers for so long is given up
 _JOIN_SECONDS = 2.0  # for tools that still run; what they do later goes nowhere
-_CONSOLE_SECONDS = 3600.0
+_CONSOLE_SECONDS = 600.0
 _ZERO_COPY_BYTES = 65536
 _HEAD_BYTES = 2**20  # a small limit for values is none for the messages around them
 _LONGEST_TEXT = 100_000  # characters of a tool's error
@@ -124,7 +124,7 @@ class ToolServer:
     def excused_seconds(self) -> float:
         """Seconds so far during which a host tool was running, or a person's cell on a console.
 
-        A kernel's word that a console is at work is believed for an hour in each cell.
+        A kernel's word that a console is at work is believed for ten minutes in each cell.
         """
         since = self._foreign_since
         if since is not None and time.monotonic() - since > self._foreign_credit:
