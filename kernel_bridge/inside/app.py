@@ -216,6 +216,7 @@ def run(config: dict[str, Any]) -> None:
     settings.HistoryManager.enabled = False
     settings.InteractiveShell.colors = "nocolor"
     settings.InteractiveShell.cache_size = 0
+    settings.IPCompleter.use_jedi = False  # it takes seconds to think, in which the agent would wait for a person's TAB
     settings.IPKernelApp.matplotlib = None
     app = BridgeApp.instance(config=settings, log_level=logging.CRITICAL)
     app.bridge = config

@@ -146,6 +146,10 @@ class BridgeShell(ZMQInteractiveShell):
     system = ZMQInteractiveShell.system_raw
 
     def ask_exit(self) -> None:
+        if not self.kernel.in_host_cell:
+            self.keepkernel_on_exit = True  # a person leaves the console, and the agent's kernel stays
+            super().ask_exit()
+            return
         raise RuntimeError("exit() does not end this session; call SUBMIT(...) when the work is done")
 
 
@@ -252,6 +256,13 @@ class BridgeKernel(IPythonKernel):
     def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
         if self.iopub_socket.listened_to():
             super()._publish_status(status, channel, parent)
+
+    async def shutdown_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """Decline: a session is ended by its host, not by whoever looks on."""
+        self.session.send(stream, "shutdown_reply", {"status": "aborted", "restart": False}, parent, ident=ident)
+
+    def do_shutdown(self, restart: bool) -> Any:
+        raise RuntimeError("this kernel is ended by its host")
 
     async def execute_request(self, stream: Any, ident: Any, parent: Any) -> None:
         """Run a cell.

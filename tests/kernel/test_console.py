@@ -1,0 +1,226 @@
+"""A person's client on a live kernel: it sees what the agent has, may call the tools, and leaves no trace."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dspy.primitives.code_interpreter import CodeExecutionError
+from jupyter_client.blocking.client import BlockingKernelClient
+
+from kernel_bridge import KernelInterpreter, Limits, live_sessions
+from kernel_bridge.__main__ import main
+from kernel_bridge.console import table
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client", "ignore:unclosed:ResourceWarning")
+
+
+class Console:
+    """What `jupyter console --existing` does, without the terminal."""
+
+    def __init__(self, connection_file: Path) -> None:
+        self.client = BlockingKernelClient(connection_file=str(connection_file))
+        self.client.load_connection_file()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+
+    def run(self, code: str) -> tuple[str, dict[str, Any]]:
+        """What it shows, and the reply."""
+        shown: list[str] = []
+
+        def show(message: dict[str, Any]) -> None:
+            content = message["content"]
+            if message["msg_type"] == "stream":
+                shown.append(content["text"])
+            elif message["msg_type"] in ("execute_result", "display_data"):
+                shown.append(content["data"]["text/plain"] + "\n")
+            elif message["msg_type"] == "error":
+                shown.append("\n".join(content["traceback"]))
+
+        reply = self.client.execute_interactive(code, output_hook=show, timeout=60, allow_stdin=False)
+        return "".join(shown), reply["content"]
+
+    def close(self) -> None:
+        self.client.stop_channels()
+        self.client.context.term()
+
+
+@pytest.fixture(scope="module", params=["auto", "off"])
+def live(request: pytest.FixtureRequest) -> Iterator[tuple[KernelInterpreter, Console]]:
+    with KernelInterpreter(confinement=request.param, limits=Limits(cell_seconds=30)) as interpreter:
+        interpreter.execute("1")
+        assert interpreter.connection_file is not None
+        console = Console(interpreter.connection_file)
+        yield interpreter, console
+        console.close()
+
+
+@pytest.fixture
+def interpreter(live: tuple[KernelInterpreter, Console]) -> KernelInterpreter:
+    live[0].bind(tools={"add": lambda a, b: a + b})
+    return live[0]
+
+
+@pytest.fixture
+def console(live: tuple[KernelInterpreter, Console]) -> Console:
+    return live[1]
+
+
+@pytest.mark.smoke
+def test_a_person_sees_the_agents_variables_and_calls_its_tools(
+    interpreter: KernelInterpreter, console: Console
+) -> None:
+    interpreter.execute("rows = [1, 2]\ndef total(): return sum(rows)", {"given": "input"})
+    assert console.run("rows, given, total()")[0] == "([1, 2], 'input', 3)\n"
+    assert console.run("print(add(1, b=2))")[0] == "3\n"
+    assert "add(a, b)" in console.run("help(add)")[0]
+
+
+def test_a_persons_cells_stay_out_of_the_agents_output(interpreter: KernelInterpreter, console: Console) -> None:
+    console.run("print('the person was here')\n1 / 0")
+    assert interpreter.execute("print('agent')") == "agent"
+    assert console.run("'only shown there'")[0] == "'only shown there'\n"
+    assert interpreter.execute("'agent again'") == "agent again"
+
+
+def test_a_persons_failure_is_shown_to_the_person_alone(interpreter: KernelInterpreter, console: Console) -> None:
+    shown, reply = console.run("1 / 0")
+    assert (reply["status"], reply["ename"]) == ("error", "ZeroDivisionError")
+    assert "ZeroDivisionError" in shown
+    assert interpreter.execute("1") == "1"
+    with pytest.raises(CodeExecutionError, match="NameError"):
+        interpreter.execute("undefined")
+    assert console.run("2")[0] == "2\n"
+
+
+def test_a_person_cannot_submit_for_the_agent(interpreter: KernelInterpreter, console: Console) -> None:
+    judged: list[Any] = []
+    interpreter.submit_validator = judged.append
+    shown, reply = console.run("SUBMIT(1)")
+    assert reply["ename"] == "RuntimeError"
+    assert "none running" in shown
+    assert judged == []
+    interpreter.submit_validator = None
+    assert interpreter.execute("1") == "1"
+
+
+def test_a_persons_cell_may_not_exit_the_kernel(interpreter: KernelInterpreter, console: Console) -> None:
+    interpreter.execute("kept = 1")
+    for code in ("exit()", "quit()", "exit"):
+        _, reply = console.run(code)
+        assert [payload["keepkernel"] for payload in reply["payload"] if payload["source"] == "ask_exit"] == [True]
+    console.run("raise SystemExit")
+    for restart in (False, True):
+        reply = console.client.shutdown(restart=restart, reply=True, timeout=60)
+        assert reply["content"]["status"] == "aborted"
+    assert interpreter.execute("kept") == "1"
+    with pytest.raises(CodeExecutionError, match="ended by its host"):
+        interpreter.execute("get_ipython().kernel.do_shutdown(False)")
+    assert interpreter.execute("kept") == "1"
+
+
+def test_a_person_watches_the_agent_at_work(interpreter: KernelInterpreter, console: Console) -> None:
+    console.run("1")
+    assert interpreter.execute("print('seen live')\n6 * 7") == "seen live\n42"
+    seen: list[str] = []
+    while "42" not in "".join(seen):
+        message = console.client.get_iopub_msg(timeout=30)
+        content = message["content"]
+        if message["msg_type"] == "stream":
+            seen.append(content["text"])
+        elif message["msg_type"] == "execute_result":
+            seen.append(content["data"]["text/plain"])
+        elif message["msg_type"] == "execute_input":
+            seen.append(content["code"])
+    assert "".join(seen).startswith("print('seen live')\n6 * 7seen live\n")
+
+
+def test_a_persons_variables_are_there_for_the_agent(interpreter: KernelInterpreter, console: Console) -> None:
+    console.run("hint = 'look at row 3'")
+    assert interpreter.execute("hint") == "look at row 3"
+
+
+def test_completion_and_inspection_work(interpreter: KernelInterpreter, console: Console) -> None:
+    interpreter.execute("a_rather_long_name = 1")
+    matches = console.client.complete("a_rather_lo", reply=True, timeout=60)["content"]["matches"]
+    assert "a_rather_long_name" in matches
+    found = console.client.inspect("add", reply=True, timeout=60)["content"]
+    assert found["found"]
+    assert "add(a, b)" in found["data"]["text/plain"]
+
+
+def test_a_persons_long_cell_costs_the_agent_no_time(interpreter: KernelInterpreter, console: Console) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> str:
+        entered.set()
+        assert leave.wait(60)
+        return "held"
+
+    interpreter.tools["hold"] = hold
+    interpreter.execute("1")
+    with ThreadPoolExecutor(2) as pool:
+        person = pool.submit(console.run, "hold()")
+        assert entered.wait(60)
+        agent = pool.submit(interpreter.execute, "print('after the person')")
+        leave.set()
+        assert person.result(60)[0] == "'held'\n"
+        assert agent.result(60) == "after the person"
+
+
+# -- finding and attaching -------------------------------------------------------------------------------------------
+
+
+def test_live_sessions_are_listed_with_their_connection_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with KernelInterpreter(confinement="off") as interpreter:
+        file = interpreter.connection_file
+        assert file is not None
+        assert file in [session.connection_file for session in live_sessions()]
+        assert main(["list"]) == 0
+        listed = capsys.readouterr().out
+        assert str(file) in listed
+        assert listed.splitlines()[0].split()[:2] == ["ID", "HOST"]
+        code = "from kernel_bridge.__main__ import main; main(['list'])"
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        assert str(file) in other.stdout
+    assert file not in [session.connection_file for session in live_sessions()]
+    assert live_sessions(tmp_path) == []
+    assert table([]) == "no live sessions"
+
+
+def test_attaching_needs_to_know_where(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["attach", "no-such-id"]) == 1
+    assert "no live session whose id starts with 'no-such-id'" in capsys.readouterr().err
+    with KernelInterpreter(confinement="off"), KernelInterpreter(confinement="off"):
+        assert main(["attach"]) == 1
+        assert "which one?" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal")
+def test_the_real_jupyter_console_attaches() -> None:
+    import pexpect
+
+    calls: list[int] = []
+    with KernelInterpreter({"ping": lambda n: calls.append(n) or "pong"}) as interpreter:
+        interpreter.execute("secret_word = 'xyzzy'")
+        arguments = ["-m", "kernel_bridge", "attach", interpreter.connection_file.parent.name]  # type: ignore[union-attr]
+        terminal = pexpect.spawn(sys.executable, arguments, timeout=60, encoding="utf-8", dimensions=(40, 120))
+        try:
+            terminal.expect(r"In \[")
+            terminal.send("secret_word.upper(), ping(7)\r")
+            terminal.expect("XYZZY")
+            assert calls == [7]
+            terminal.expect(r"In \[")
+            terminal.send("exit\r")
+            terminal.expect(pexpect.EOF)
+        finally:
+            terminal.close(force=True)
+        assert interpreter.execute("secret_word") == "xyzzy"
