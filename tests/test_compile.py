@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,14 @@ def outputs(result: Any) -> list[str]:
     return [turn["output"].strip() for turn in result.agent_trajectory]
 
 
-def kernels_running() -> int:
-    return len(psutil.Process().children(recursive=True))
+Left = Callable[[], "list[psutil.Process]"]
+
+
+@pytest.fixture
+def kernels_left() -> Left:
+    """The processes that have been started since the test began and still run: others may be kept by other tests."""
+    before = set(psutil.Process().children(recursive=True))
+    return lambda: [process for process in psutil.Process().children(recursive=True) if process not in before]
 
 
 # the main job
@@ -403,32 +410,34 @@ def test_nothing_of_val_reaches_the_agent(tmp_path: Path, caplog: pytest.LogCapt
 # how it can be stopped
 
 
-def test_the_root_lms_own_error_is_raised_and_nothing_is_left(tmp_path: Path) -> None:
+def test_the_root_lms_own_error_is_raised_and_nothing_is_left(tmp_path: Path, kernels_left: Left) -> None:
     error = AuthError("the key has expired")
     with pytest.raises(dspy.LMError, match="the key has expired"):
         toy.compiled(["evaluate_program(limit=2)", error], run_storage_dir=tmp_path)
-    assert kernels_running() == 0
+    assert not kernels_left()
     with RunStore.open_in(tmp_path) as store:
         assert [run.evaluated_count for run in store.runs()] == [6, 4, 2]
 
 
-def test_an_interrupt_while_the_root_lm_thinks_goes_through_and_nothing_is_left() -> None:
+def test_an_interrupt_while_the_root_lm_thinks_goes_through_and_nothing_is_left(kernels_left: Left) -> None:
     with pytest.raises(KeyboardInterrupt):
         toy.compiled(["evaluate_program(limit=2)", KeyboardInterrupt()])
-    assert kernels_running() == 0
+    assert not kernels_left()
 
 
-def test_an_interrupt_while_the_agents_code_runs_goes_through_and_nothing_is_left() -> None:
+def test_an_interrupt_while_the_agents_code_runs_goes_through_and_nothing_is_left(kernels_left: Left) -> None:
     def press(prompt: str) -> str:
         os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does
         return "pressed"
 
     with pytest.raises(KeyboardInterrupt):
         toy.compiled(["llm_query('press')\nimport time\ntime.sleep(60)"], sub_lm=text_lm(press))
-    assert kernels_running() == 0
+    assert not kernels_left()
 
 
-def test_a_failure_on_the_host_stops_the_agent_at_once_and_is_raised_to_the_caller(tmp_path: Path) -> None:
+def test_a_failure_on_the_host_stops_the_agent_at_once_and_is_raised_to_the_caller(
+    tmp_path: Path, kernels_left: Left
+) -> None:
     def spoil(prompt: str) -> str:
         (path,) = tmp_path.glob("*.sqlite")
         import sqlite3
@@ -452,17 +461,17 @@ time.sleep(60)
         toy.compiled([code, SUBMIT], sub_lm=text_lm(spoil), run_storage_dir=tmp_path)
     assert not isinstance(stopped.value, AssertionError)
     assert time.monotonic() - started < 55
-    assert kernels_running() == 0
+    assert not kernels_left()
 
 
-def test_nothing_is_left_of_a_compile_with_sub_agents() -> None:
+def test_nothing_is_left_of_a_compile_with_sub_agents(kernels_left: Left) -> None:
     sub = field_lm(
         lambda question: {"reasoning": "r", "code": "```python\nSUBMIT(answer='x')\n```", "answer": "x"}, "sub"
     )
     code = "import dspy\nagents = [dspy.RLM('q -> answer') for _ in range(2)]\nprint([a(q='x').answer for a in agents])"
     result, _ = toy.compiled([code, SUBMIT], sub_lm=sub)
     assert outputs(result)[0] == "['x', 'x']"
-    assert kernels_running() == 0
+    assert not kernels_left()
 
 
 # root LMs over HTTP
