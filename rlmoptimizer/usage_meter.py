@@ -69,7 +69,9 @@ class UsageMeter:
         settings: Any = dspy.settings
         owners: list[Any] = list(settings.caller_modules or ())
         taps = [owner for owner in owners if isinstance(owner, _Tap)]
-        outer = settings.usage_tracker.outer if isinstance(settings.usage_tracker, _Tap) else settings.usage_tracker
+        outer = settings.usage_tracker
+        if isinstance(outer, _Tap) and outer.meter is self:
+            outer = outer.outer
         keeps: _Keeps = "all"
         if taps:
             keeps = taps[-1].keeps
@@ -79,7 +81,7 @@ class UsageMeter:
             keeps = "global"
         tap = _Tap(self, role, outer, keeps)
         overrides: dict[str, Any] = {
-            "caller_modules": [*(owner for owner in owners if owner not in taps), tap],
+            "caller_modules": [*(owner for owner in owners if owner not in taps or owner.meter is not self), tap],
             # With `track_usage` every module keeps a tracker of its own and says in its prediction what it used, but
             # only where no tracker is set.
             "usage_tracker": None if outer is None and settings.track_usage else tap,
@@ -148,7 +150,7 @@ class _Tap(UsageTracker):
         self.outer = outer  # the tracker that was set before; it is told everything too
         self.keeps: _Keeps = keeps
         self.history = _Entries(self._called)
-        self._meter = meter
+        self.meter = meter
         self._role: Role = role
         # DSPy tells of what was billed and of the call one right after the other, on one thread.
         self._billed = threading.local()
@@ -168,13 +170,24 @@ class _Tap(UsageTracker):
         return self
 
     def _called(self, entry: dict[str, Any]) -> None:
-        billed = getattr(self._billed, "usage", None) if dspy.settings.usage_tracker is self else _UNHEARD
+        billed = getattr(self._billed, "usage", None) if self._hears() else _UNHEARD
         self._billed.usage = None
         call = _read_call(self._role, entry, billed)
         details: Any = entry.get("cost_details") or {}
-        if self.keeps != "all":
-            self._meter.forget(entry, self.keeps)
-        self._meter.count(call, why_unpriced=details.get("reason"))
+        if self.keeps != "all" and self._is_innermost():
+            self.meter.forget(entry, self.keeps)
+        self.meter.count(call, why_unpriced=details.get("reason"))
+
+    def _hears(self) -> bool:
+        """Whether it is told of bills here; a program may have set a tracker of its own, which tells it later."""
+        tracker = dspy.settings.usage_tracker
+        while isinstance(tracker, _Tap) and tracker is not self:
+            tracker = tracker.outer
+        return tracker is self
+
+    def _is_innermost(self) -> bool:
+        """Whether no tap of another meter is still to read the entry."""
+        return [owner for owner in dspy.settings.caller_modules if isinstance(owner, _Tap)][-1] is self
 
 
 class _Entries:
