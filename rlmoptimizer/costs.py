@@ -8,7 +8,8 @@ when it is over, so `left` is negative for as long as calls turned out dearer th
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, Protocol, TypeAlias
@@ -17,6 +18,7 @@ from .errors import CostExceededError
 from .money import dollars, picodollars
 
 __all__ = [
+    "BUFFER_SECONDS",
     "ROLES",
     "CostJournal",
     "CostLedger",
@@ -31,6 +33,7 @@ __all__ = [
 
 Role: TypeAlias = Literal["root", "sub", "eval"]
 ROLES: Final[tuple[Role, ...]] = ("root", "sub", "eval")
+BUFFER_SECONDS: Final = 0.1  # how long a call of the program may wait to be written down with others
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +114,8 @@ def total_usd(usage: Mapping[Role, RoleUsage]) -> float | None:
 class CostJournal(Protocol):
     """Where calls are kept; the run store is one."""
 
-    def record_lm_call(self, call: LMCall) -> None:
-        """Keep one call; it outlives this process when this returns."""
+    def record_lm_calls(self, *calls: LMCall) -> None:
+        """Keep calls; they outlive this process when this returns."""
         ...
 
     def lm_usage(self) -> Mapping[Role, RoleUsage]:
@@ -154,10 +157,19 @@ class CostLedger:
     come back with a price. Nothing is begun that does not fit, and what is refused has spent nothing; what has begun is
     finished. So once the limit is reached, more is spent only on the examples, prompts and turns that are under way at
     that moment. Calls without a known price count as calls, not as spending.
+
+    Calls are in the journal when `record` returns. Without a limit those of the role "eval" are written together, up to
+    `BUFFER_SECONDS` later or at the next `flush`: there may be a thousand a second.
     """
 
-    def __init__(self, limit_usd: float | None = None, journal: CostJournal | None = None) -> None:
-        """`limit_usd` None: no limit. What the journal already holds counts as spent."""
+    def __init__(
+        self,
+        limit_usd: float | None = None,
+        journal: CostJournal | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`limit_usd` None: no limit. What the journal already holds counts as spent. `clock`: seconds."""
         limit = None if limit_usd is None else picodollars(limit_usd)
         if limit is None and limit_usd is not None:
             raise ValueError(f"{limit_usd!r} is no amount of dollars")
@@ -170,6 +182,10 @@ class CostLedger:
         self._latest_root = 0  # picodollars of its last priced call
         self._calling = 0  # picodollars that prompts and turns under way are expected to cost
         self._slots: set[CostSlot] = set()
+        self._clock = clock
+        self._writing = threading.Lock()  # of the journal; taken before `_lock`, never the other way round
+        self._unwritten: list[LMCall] = []
+        self._written_at = clock()
 
     # what is known
 
@@ -236,16 +252,33 @@ class CostLedger:
                 self._slots.discard(slot)
 
     def record(self, call: LMCall) -> None:
-        """Count a call that was answered; it is in the journal when this returns."""
-        try:
-            if self._journal is not None:
-                self._journal.record_lm_call(call)
-        finally:
-            # Counted also if it could not be written down: the money is gone.
+        """Count a call that was answered."""
+        with self._lock:
+            # Counted also if it cannot be written down: the money is gone.
+            self._usage[call.role] += RoleUsage.of(call)
+            if call.role == "root" and call.cost:
+                self._latest_root = call.cost
+            if self._journal is None:
+                return
+            self._unwritten.append(call)
+            may_wait = self._limit is None and call.role == "eval"
+            if may_wait and self._clock() - self._written_at < BUFFER_SECONDS:
+                return
+        self.flush()
+
+    def flush(self) -> None:
+        """Write down what is not in the journal yet."""
+        with self._writing:
             with self._lock:
-                self._usage[call.role] += RoleUsage.of(call)
-                if call.role == "root" and call.cost:
-                    self._latest_root = call.cost
+                calls, self._unwritten = self._unwritten, []
+                self._written_at = self._clock()
+            try:
+                if calls and self._journal is not None:
+                    self._journal.record_lm_calls(*calls)
+            except BaseException:
+                with self._lock:
+                    self._unwritten[:0] = calls
+                raise
 
     # under the lock
 

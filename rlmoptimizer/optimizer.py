@@ -323,6 +323,7 @@ class _Session:
         state = self.ledger.state()
         target = baselines["val" if "val" in baselines else "train"]
         score = None if best is None else best.score
+        self.usage.ledger.flush()
         usage = self.usage.ledger.usage()
         self.emitter.emit(
             CompileFinished(target.score, score, state.spent, self.bench.root_lm_calls, usage_dict(usage))

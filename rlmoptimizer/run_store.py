@@ -238,15 +238,19 @@ class RunStore:
 
     # LM calls.
 
-    def record_lm_call(self, call: LMCall) -> None:
-        """Record one LM call that was answered."""
-        values = (call.prompt_tokens, call.completion_tokens, call.cost, self._clock())
+    def record_lm_calls(self, *calls: LMCall) -> None:
+        """Record LM calls that were answered."""
+        now = self._clock()
+        rows = [
+            (made.role, as_column(made.model), made.outcome, made.prompt_tokens, made.completion_tokens, made.cost, now)
+            for made in calls
+        ]
         # Many a second, and lost is only what a power cut takes with it.
         with self._transaction(survives_power_cut=False) as database:
-            database.execute(
+            database.executemany(
                 "INSERT INTO lm_calls (role, model, outcome, prompt_tokens, completion_tokens, cost, at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (call.role, as_column(call.model), call.outcome, *values),
+                rows,
             )
 
     def lm_usage(self) -> dict[Role, RoleUsage]:

@@ -104,7 +104,9 @@ class Runs:
         tally = _Tally()
 
         def on_results(results: Sequence[ExampleResult]) -> None:
-            # Durable first, paid second, seen by the agent last: what is paid for is never lost.
+            # What it cost is durable first, then the results, paid after that, and seen by the agent last: nothing
+            # that is paid for is ever lost.
+            self._costs.flush()
             self._store.append(run_id, *results)
             if slot is not None:
                 slot.settle(len(results))

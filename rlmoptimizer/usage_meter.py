@@ -99,8 +99,12 @@ class UsageMeter:
             yield
 
     def close(self) -> None:
-        """Count nothing more: what is still under way belongs to nobody."""
+        """Count nothing more: what is still under way belongs to nobody. Idempotent."""
         self._closed = True
+        try:
+            self.ledger.flush()
+        except Exception:  # at the end of everything, where it would hide how that came
+            logger.warning("The last LM calls could not be written down", exc_info=True)
 
     def count(self, call: LMCall, *, why_unpriced: object = None) -> None:
         """Hand a call over to the ledger."""

@@ -19,7 +19,7 @@ from priced import by_call, priced, priced_fields, priced_text
 from responses_server import ResponsesServer, turn
 
 from rlmoptimizer import CostExceededError, CostLimitReached, InvalidSetup
-from rlmoptimizer.costs import CostLedger, CostSlot, CostState, LMCall, Role, RoleUsage, total_usd
+from rlmoptimizer.costs import BUFFER_SECONDS, CostLedger, CostSlot, CostState, LMCall, Role, RoleUsage, total_usd
 from rlmoptimizer.money import dollars, picodollars, usd_text
 from rlmoptimizer.prices import why_unpriced
 from rlmoptimizer.run_store import RunStore
@@ -41,8 +41,8 @@ class Journal:
         self.calls: list[LMCall] = []
         self.examples = 0
 
-    def record_lm_call(self, call: LMCall) -> None:
-        self.calls.append(call)
+    def record_lm_calls(self, *calls: LMCall) -> None:
+        self.calls += calls
 
     def lm_usage(self) -> dict[Role, RoleUsage]:
         roles = {call.role for call in self.calls}
@@ -253,15 +253,43 @@ def test_a_ledger_goes_on_from_what_its_journal_holds(tmp_path: Path) -> None:
         assert CostLedger(2.0, journal=store).state().left == picodollars(1.7)
 
 
+@pytest.mark.parametrize("limit", [None, 5.0])
+def test_calls_of_the_program_are_written_together_unless_there_is_a_limit(limit: float | None) -> None:
+    now = 0.0
+    journal = Journal()
+    ledger = CostLedger(limit, journal, clock=lambda: now)
+    ledger.record(call("eval", 0.1))
+    assert len(journal.calls) == (0 if limit is None else 1)
+    now += BUFFER_SECONDS
+    ledger.record(call("eval", 0.2))
+    assert len(journal.calls) == 2
+    ledger.record(call("eval", 0.3))
+    ledger.record(call("root", 0.4))  # takes what waits along
+    assert [made.cost for made in journal.calls] == [picodollars(usd) for usd in (0.1, 0.2, 0.3, 0.4)]
+    ledger.record(call("eval", 0.5))
+    ledger.flush()
+    assert len(journal.calls) == 5
+    assert ledger.state().spent == picodollars(1.5)
+
+
 def test_a_call_that_cannot_be_written_down_is_counted_all_the_same() -> None:
     class Full(Journal):
-        def record_lm_call(self, call: LMCall) -> None:
-            raise OSError("no space left")
+        room = 0
 
-    ledger = CostLedger(1.0, journal=Full())
-    with pytest.raises(OSError, match="no space"):
-        ledger.record(call("root", 0.4))
-    assert ledger.state().spent == picodollars(0.4)
+        def record_lm_calls(self, *calls: LMCall) -> None:
+            if not self.room:
+                raise OSError("no space left")
+            super().record_lm_calls(*calls)
+
+    journal = Full()
+    ledger = CostLedger(1.0, journal)
+    for usd in (0.4, 0.3):
+        with pytest.raises(OSError, match="no space"):
+            ledger.record(call("root", usd))
+    assert ledger.state().spent == picodollars(0.7)
+    journal.room = 1
+    ledger.flush()
+    assert [made.cost for made in journal.calls] == [picodollars(0.4), picodollars(0.3)]
 
 
 def test_threads_that_spend_together_spend_no_more_than_was_admitted(tmp_path: Path) -> None:
@@ -667,19 +695,18 @@ with ThreadPoolExecutor(32) as pool:
     assert result.cost_usd <= BASELINE + 0.20 + 8 * 0.01  # the prompts that were sent at the same moment
 
 
-def test_a_store_that_cannot_keep_a_call_stops_the_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = RunStore.record_lm_call
-    calls: list[LMCall] = []
+@pytest.mark.parametrize("role", ["root", "sub", "eval"])
+def test_a_store_that_cannot_keep_a_call_stops_the_compile(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = RunStore.record_lm_calls
 
-    def full(self: RunStore, call: LMCall) -> None:
-        calls.append(call)
-        if len(calls) == 25:
+    def full(self: RunStore, *calls: LMCall) -> None:
+        if any(made.role == role for made in calls):
             raise OSError("no space left on device")
-        record(self, call)
+        record(self, *calls)
 
-    monkeypatch.setattr(RunStore, "record_lm_call", full)
+    monkeypatch.setattr(RunStore, "record_lm_calls", full)
     with pytest.raises(OSError, match="no space left"):
-        compiled(["evaluate_program()", SUBMIT])
+        compiled(["llm_query('a')", SUBMIT])
 
 
 def test_a_limit_in_dollars_leaves_the_budget_in_units_as_it_is() -> None:

@@ -32,8 +32,8 @@ class Calls:
     def __init__(self) -> None:
         self.made: list[LMCall] = []
 
-    def record_lm_call(self, call: LMCall) -> None:
-        self.made.append(call)
+    def record_lm_calls(self, *calls: LMCall) -> None:
+        self.made += calls
 
     def lm_usage(self) -> dict[Any, RoleUsage]:
         return {}
@@ -44,9 +44,14 @@ class Calls:
 
 class Metered:
     def __init__(self, *lms: dspy.BaseLM) -> None:
-        self.calls = Calls()
+        self._calls = Calls()
         self.failures: list[BaseException] = []
-        self.meter = UsageMeter(CostLedger(journal=self.calls), lms, self.failures.append)
+        self.meter = UsageMeter(CostLedger(journal=self._calls), lms, self.failures.append)
+
+    @property
+    def calls(self) -> Calls:
+        self.meter.ledger.flush()
+        return self._calls
 
     @property
     def seen(self) -> list[tuple[str, str, float | None]]:
@@ -368,15 +373,15 @@ def test_many_threads_are_counted_to_the_last_call() -> None:
 def test_a_journal_that_fails_is_told_to_the_owner_not_to_the_program() -> None:
     metered = Metered()
 
-    def full(call: LMCall) -> None:
+    def full(*calls: LMCall) -> None:
         raise OSError("no space left")
 
-    metered.calls.record_lm_call = full  # type: ignore[method-assign]
-    with dspy.context(lm=answering()), metered.meter.role("eval"):
+    metered.calls.record_lm_calls = full  # type: ignore[method-assign]
+    with dspy.context(lm=answering()), metered.meter.role("sub"):
         assert ask() == "fine"
     (failure,) = metered.failures
     assert str(failure) == "no space left"
-    assert metered.meter.ledger.usage()["eval"].calls == 1
+    assert metered.meter.ledger.usage()["sub"].calls == 1
 
 
 # the evaluator
