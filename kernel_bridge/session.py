@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import msgspec
-import zmq
 
 from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, RemoteFailure
 from kernel_bridge.checks import check_session_options
@@ -34,8 +33,9 @@ from kernel_bridge.errors import (
     StartupFailed,
 )
 from kernel_bridge.inside.output import sendable
+from kernel_bridge.peer import Frame, Peer, PeerError, PeerGone, wait_for, wake_pair
 from kernel_bridge.process import ExitReason, KernelProcess, SessionDirectory, result_chars
-from kernel_bridge.toolserver import ToolServer
+from kernel_bridge.toolserver import CLOSED, ToolServer
 from kernel_bridge.variables import VariableLedger
 from kernel_bridge.wire import Codec, Unsendable
 
@@ -48,7 +48,6 @@ _GRACE_SECONDS = 2.0  # from the interrupt to the kill
 _PARTING_SECONDS = 2.0  # between a kernel's sockets closing and its exit
 _RUNNER_SECONDS = 60.0  # for the thread that runs a cell to notice that the session is being closed
 _SWEEP_SECONDS = 0.5  # how often a platform without pidfd looks whether the kernel lives
-_ZERO_COPY_BYTES = 65536
 
 
 # name, index of its frame or None when the kernel has it, form, whether what a checkpoint restored is newer
@@ -80,6 +79,18 @@ class _Reply(msgspec.Struct):
     """What a kernel claims about a cell; it is the agent's word, so its types are checked and nothing else believed."""
 
     kernel_bridge: _Bridge
+
+
+class _Header(msgspec.Struct):
+    msg_id: str = ""
+    msg_type: str = ""
+
+
+# Only what is asked for is ever built: a reply of many empty lists would take twenty times its size as objects.
+_headers = msgspec.json.Decoder(_Header)
+_replies = msgspec.json.Decoder(_Reply)
+_DELIMITER = b"<IDS|MSG>"
+_MOST_FRAMES = 16  # of a reply; Jupyter's have six
 
 
 class KernelSession:
@@ -408,29 +419,19 @@ class _Kernel:
             restore=restore,
         )
         self._ready_by = time.monotonic() + limits.start_seconds
-        try:
-            self._open_doors()
-        except BaseException:
-            self.process.end()
-            self.process.forget()
-            raise
         connection = self.process.connection
         self._messages = Session(key=connection.info["key"], username="host")
-        self._context: zmq.Context[Any] = zmq.Context()
-        self._wake_in, self._wake_out = os.pipe()
-        os.set_blocking(self._wake_out, False)
-        self.tools = ToolServer(self._context, *connection.urls, dispatcher=dispatcher, limits=limits, wake=self._wake)
-        self._shell: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        self._shell.linger = 0
-        self._shell.reconnect_ivl = 2
-        self._shell.maxmsgsize = _reply_bytes(limits)
-        self._shell.connect(connection.url("shell"))
-        sockets = (self._shell, *self.tools.sockets)
-        self._monitors = [socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) for socket in sockets]
-        self._cut = False  # one of the kernel's sockets was closed, on either side
+        self._wake_in, self._wake_out = wake_pair()
+        self.tools = ToolServer(*connection.urls, dispatcher=dispatcher, limits=limits, wake=self._wake)
+        self._shell = Peer(
+            connection.url("shell"), "DEALER", message_bytes=_reply_bytes(limits), most_frames=_MOST_FRAMES
+        )
+        self._cut = False  # the kernel's end of the shell socket is gone
         self._cell = 0  # the number of the cell that the kernel has not answered yet
         self._open = True
         try:
+            self._open_doors()
+            self._connect()
             self._wait_ready()
         except BaseException:
             self.close()
@@ -446,6 +447,19 @@ class _Kernel:
         except OSError as error:
             raise StartupFailed(str(error)) from error
 
+    def _connect(self) -> None:
+        """Connect, once and for all: what lies at the addresses later is nothing to the host."""
+        try:
+            while not (self._shell.connect() and self.tools.connect()):
+                if self.process.exited_within(_LOOK_SECONDS) or time.monotonic() > self._ready_by:
+                    raise self._unready()
+        except PeerError as error:
+            raise ProtocolViolation(str(error)) from error
+        except PeerGone as error:
+            self.process.exits_within(_PARTING_SECONDS)
+            raise self._unready() from error
+        self.tools.start()
+
     def _unready(self) -> StartupFailed:
         in_time = self.process.exited()
         ended = self.process.end()
@@ -453,8 +467,8 @@ class _Kernel:
         return StartupFailed(_stillborn(ended) if in_time else late, ended.code, ended.stderr_tail)
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._wake_out, b"w")
+        with contextlib.suppress(OSError):
+            self._wake_out.send(b"w")
 
     def _wait_ready(self) -> None:
         while self.tools.ready is None:
@@ -464,26 +478,45 @@ class _Kernel:
             self._poll(left)
             if self.tools.violation is not None:
                 raise ProtocolViolation(self.tools.violation)
+            if self.tools.lost is not None:
+                self.process.exits_within(_PARTING_SECONDS)
+                raise self._unready()
             if self.tools.ready is None and self.process.exited():
                 raise self._unready()
         self._open_doors()  # those that only a console needs
 
-    def _poll(self, seconds: float) -> bool:
-        """Wait for the shell socket, the process's end or a wake-up. True: the shell socket has a message."""
-        watched: list[tuple[Any, int]] = [(self._shell, zmq.POLLIN), (self._wake_in, zmq.POLLIN)]
-        watched += [(monitor, zmq.POLLIN) for monitor in self._monitors]
+    def _poll(self, seconds: float) -> None:
+        """Wait for the shell socket, the process's end or a wake-up, and send what waits to be sent."""
+        watched = [self._wake_in.fileno()]
+        if not self._cut:
+            watched.append(self._shell.fd)
         if self.process.exit_fd is not None:
-            watched.append((self.process.exit_fd, zmq.POLLIN))
+            watched.append(self.process.exit_fd)
         else:
             seconds = min(seconds, _SWEEP_SECONDS)
-        events: dict[Any, int] = dict(zmq.zmq_poll(watched, max(0, int(seconds * 1000) + 1)))
-        if self._wake_in in events:
-            os.read(self._wake_in, 4096)
-        for monitor in self._monitors:
-            if monitor in events:
-                monitor.recv_multipart()
-                self._cut = True
-        return self._shell in events
+        unsent = self._shell.unsent and not self._cut
+        ready = wait_for(watched, [self._shell.fd] if unsent else (), seconds)
+        if watched[0] in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._wake_in.recv(4096)
+        if unsent:
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            self._shell.flush()
+        except PeerGone:
+            self._cut = True
+
+    def _receive(self) -> list[Frame] | None:
+        """The next message on the shell socket, if one is there."""
+        try:
+            return None if self._cut else self._shell.receive()
+        except PeerGone:
+            self._cut = True
+            return None
+        except PeerError as error:
+            raise ProtocolViolation(f"the kernel broke the protocol: {error}") from error
 
     def request(self, code: str, number: int, names: list[_Variable], *, again: bool) -> dict[str, Any]:
         """The message that runs a cell."""
@@ -508,12 +541,16 @@ class _Kernel:
         Args:
             interrupted: whether it has been interrupted already, before it was sent.
         """
-        self._drain_shell()
+        while self._receive() is not None:
+            pass  # the late answer to a cell that was given up
         parts = [*self._messages.serialize(request), *frames]
         self.tools.open_cell()
         self._cell = request["metadata"]["kernel_bridge"]["number"]
         try:
-            self._shell.send_multipart(parts, copy=max(map(len, frames)) < _ZERO_COPY_BYTES)
+            try:
+                self._shell.send(parts)
+            except PeerGone:
+                self._cut = True
             if interrupted():
                 self.interrupt()
             reply, timed_out = self._await_reply(request["header"]["msg_id"])
@@ -545,16 +582,17 @@ class _Kernel:
                 interrupted_at = time.monotonic()
                 self.interrupt()
                 continue
-            if self._poll(left) and (reply := self._receive(id)) is not None:
-                return reply, interrupted_at is not None
-            if self.tools.fatal is not None:
+            self._poll(left)
+            if self.tools.fatal is not None:  # before the answer of the cell, which it may have ended
                 raise self.tools.fatal
+            if (reply := self._find_reply(id)) is not None:
+                return reply, interrupted_at is not None
             if self.tools.violation is not None:
                 raise ProtocolViolation(f"the kernel broke the protocol: {self.tools.violation}")
             if self._cut or self.tools.lost is not None:
                 self._part()
             if self.process.exited():
-                if self._poll(0) and (reply := self._receive(id)) is not None:
+                if (reply := self._find_reply(id)) is not None:
                     return reply, interrupted_at is not None
                 raise _Gone(None)
 
@@ -563,36 +601,32 @@ class _Kernel:
         if self.process.exits_within(_PARTING_SECONDS):
             return
         self.process.end()
-        most = self._limits.frame_bytes
-        raise _Gone(self.tools.lost or f"it closed its connection to its host, or sent more than {most} bytes at once")
+        raise _Gone(self.tools.lost or CLOSED)
 
-    def _receive(self, id: str) -> _Reply | None:
-        """The reply to our request, if that is what came; older replies are dropped."""
-        try:
-            frames = self._shell.recv_multipart(zmq.DONTWAIT)
-        except zmq.Again:
-            return None
-        try:
-            _, parts = self._messages.feed_identities(frames)
-            found = self._messages.deserialize(parts)
-            if found["parent_header"].get("msg_id") != id or found["msg_type"] != "execute_reply":
-                return None
-            self._cell = 0
-            return msgspec.convert(found["content"], _Reply)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-            raise ProtocolViolation(f"the kernel sent a reply that is none: {type(error).__name__}: {error}") from error
+    def _find_reply(self, id: str) -> _Reply | None:
+        """The reply to our request, if it has come; older ones are dropped.
 
-    def _drain_shell(self) -> None:
-        with contextlib.suppress(zmq.Again):
-            while True:
-                self._shell.recv_multipart(zmq.DONTWAIT)
+        Its signature is not looked at: the agent's code has the key.
+        """
+        while (frames := self._receive()) is not None:
+            try:
+                at = frames.index(_DELIMITER)
+                header, parent = _headers.decode(frames[at + 2]), _headers.decode(frames[at + 3])
+                if parent.msg_id == id and header.msg_type == "execute_reply":
+                    self._cell = 0
+                    return _replies.decode(frames[at + 5])
+            except (msgspec.MsgspecError, ValueError, IndexError, RecursionError) as error:
+                kind = type(error).__name__
+                raise ProtocolViolation(f"the kernel sent a reply that is none: {kind}: {error}") from error
+        return None
 
     def stop(self, seconds: float) -> bool:
         """Interrupt the running cell and wait until it has answered. False: it has not, or the kernel is gone."""
         self.interrupt()
         deadline = time.monotonic() + seconds
         while self._cell and (left := deadline - time.monotonic()) > 0:
-            if self._poll(left):
+            self._poll(left)
+            if self._receive() is not None:
                 return True
             if self._cut or self.process.exited():
                 return False
@@ -617,15 +651,10 @@ class _Kernel:
         if not self._open:
             return
         self._open = False
-        for socket in (self._shell, *self.tools.sockets):
-            socket.disable_monitor()
-        for monitor in self._monitors:
-            monitor.close(0)
         self.tools.close()
-        self._shell.close(0)
-        self._context.term()
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        self._shell.close()
+        self._wake_in.close()
+        self._wake_out.close()
 
 
 def _reply_bytes(limits: Limits) -> int:

@@ -7,17 +7,14 @@ takes over the reading, so that a call costs one wake-up and slow tools never ho
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, cast
 
-import zmq
-
 from kernel_bridge.cells import Limits
 from kernel_bridge.dispatch import ToolDispatcher
+from kernel_bridge.peer import Frame, Peer, PeerError, PeerGone, wait_for, wake_pair
 from kernel_bridge.wire import (
     Call,
     Codec,
@@ -33,27 +30,24 @@ from kernel_bridge.wire import (
     write_head,
 )
 
-__all__ = ["ToolServer"]
+__all__ = ["CLOSED", "ToolServer"]
 
-_QUEUED = 16  # messages in each direction
-_SEND_MS = 30_000  # a kernel that does not take its answers for so long is given up
+_SEND_SECONDS = 30.0  # a kernel that does not take its answers for so long is given up
 _JOIN_SECONDS = 2.0  # for tools that still run; what they do later goes nowhere
 _CONSOLE_SECONDS = 600.0
-_ZERO_COPY_BYTES = 65536
 _HEAD_BYTES = 2**20  # a small limit for values is none for the messages around them
 _LONGEST_TEXT = 100_000  # characters of a tool's error
 
 
 class ToolServer:
-    """Serves the tool channel of one kernel, from construction to `close`.
+    """Serves the tool channel of one kernel, from `start` to `close`.
 
     Args:
-        wake: called, from any of its threads, when `ready`, `violation` or `fatal` changes.
+        wake: called, from any of its threads, when `ready`, `violation`, `lost` or `fatal` changes.
     """
 
     def __init__(
         self,
-        context: zmq.Context[Any],
         calls_url: str,
         replies_url: str,
         *,
@@ -66,16 +60,9 @@ class ToolServer:
         self._codec = Codec(limit_bytes=limits.frame_bytes, limit_depth=limits.frame_depth)
         self._most = limits.calls_in_flight
         self._most_bytes = limits.frame_bytes
-        self._calls: zmq.Socket[bytes] = context.socket(zmq.PAIR)
-        self._replies: zmq.Socket[bytes] = context.socket(zmq.PAIR)
-        for socket, url in ((self._calls, calls_url), (self._replies, replies_url)):
-            socket.linger = 0
-            socket.reconnect_ivl = 2  # milliseconds; the kernel binds when it is ready
-            socket.reconnect_ivl_max = 20
-            socket.maxmsgsize = max(limits.frame_bytes, _HEAD_BYTES)
-            socket.rcvhwm = socket.sndhwm = _QUEUED  # messages, of any size; what does not fit waits in the kernel
-            socket.sndtimeo = _SEND_MS
-            socket.connect(url)
+        longest = max(limits.frame_bytes, _HEAD_BYTES)
+        self._calls = Peer(calls_url, "PAIR", message_bytes=longest + _HEAD_BYTES, most_frames=2)
+        self._replies = Peer(replies_url, "PAIR", message_bytes=0, most_frames=0)
         self._turn = threading.Lock()
         self._replying = threading.Lock()
         self._state = threading.Lock()
@@ -91,20 +78,22 @@ class ToolServer:
         self._accepting = False
         self._cells = 0
         self._closed = False
-        self._wake_in, self._wake_out = os.pipe()
+        self._wake_in, self._wake_out = wake_pair()
         self.ready: Ready | None = None
         self.submitted: dict[str, Any] | None = None
         self.violation: str | None = None
         self.lost: str | None = None  # why this kernel cannot be talked to any more, as a clause
         self.fatal: BaseException | None = None
-        self._add_thread()
-
-    @property
-    def sockets(self) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-        """For a watch on their connections; nothing else may be done with them."""
-        return self._calls, self._replies
 
     # -- called by the session ---------------------------------------------------------------------------------------
+
+    def connect(self) -> bool:
+        """Go on with connecting to a kernel that may not listen yet. True: it is done. Raises: PeerGone, PeerError."""
+        return self._calls.connect() and self._replies.connect()
+
+    def start(self) -> None:
+        """Begin to serve, once connected."""
+        self._add_thread()
 
     def open_cell(self) -> None:
         """A cell starts: its submission, if it makes one, is awaited."""
@@ -140,18 +129,18 @@ class ToolServer:
                 return
             self._closed = True
             self._room.notify_all()
-        os.write(self._wake_out, b"x")
+        self._wake_out.send(b"x")  # never taken out again: every wait from now on ends at once
         deadline = time.monotonic() + _JOIN_SECONDS
         mine = threading.current_thread()
         with self._turn:  # nobody reads any more
-            self._calls.close(0)
+            self._calls.close()
         with self._replying:
-            self._replies.close(0)
+            self._replies.close()
         for thread in list(self._threads):
             if thread is not mine:
                 thread.join(max(0.0, deadline - time.monotonic()))
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        self._wake_in.close()
+        self._wake_out.close()
 
     # -- threads -----------------------------------------------------------------------------------------------------
 
@@ -164,23 +153,26 @@ class ToolServer:
     def _serve(self) -> None:
         while True:
             with self._turn:
-                frames = self._receive()
-                if frames is None:
+                call = self._receive()
+                if call is None:
                     return
-                size = sum(map(len, frames))
+                size = len(call[1])
                 if not self._admit(size):
                     return
             try:
-                self._handle(frames)
+                self._handle(*call)
             except WireError as error:
-                self.violation = str(error)
+                self._break(str(error))
+                return
+            except MemoryError:
+                self._lose("what it called a tool with took more memory than there is")
+                return
+            except Exception as error:  # noqa: BLE001 - ours: without this thread the kernel would wait for ever
+                self.fatal = error
                 self._wake()
                 return
-            except (zmq.ZMQError, MemoryError) as error:
-                self._lose(f"the tool channel broke: {type(error).__name__}: {error}")
-                return
             finally:
-                del frames
+                del call
                 self._release(size)
 
     def _admit(self, size: int) -> bool:
@@ -205,21 +197,29 @@ class ToolServer:
             self.lost = why
             self._wake()
 
-    def _receive(self) -> list[zmq.Frame] | None:
-        """The next message, or None when the server closes or the kernel broke the protocol."""
-        while not self._closed and self.violation is None and self.lost is None:
-            events = dict(zmq.zmq_poll([(self._calls, zmq.POLLIN), (self._wake_in, zmq.POLLIN)], -1))
-            if self._closed:
-                return None
-            if self._calls in events:
-                with contextlib.suppress(zmq.Again):
-                    return self._calls.recv_multipart(zmq.DONTWAIT, copy=False)
+    def _break(self, why: str) -> None:
+        self.violation = why
+        self._wake()
+
+    def _receive(self) -> tuple[Call | Submit, Frame] | None:
+        """The next call, or None when there will be none. Other messages are dealt with here, in their order."""
+        try:
+            while not self._closed and self.violation is None and self.lost is None:
+                frames = self._calls.receive()
+                if frames is None:
+                    wait_for((self._calls.fd, self._wake_in.fileno()), (), None)
+                elif (call := self._sort(frames)) is not None:
+                    return call
+        except (PeerError, WireError) as error:
+            self._break(str(error))
+        except PeerGone:
+            self._lose(CLOSED)
         return None
 
-    def _handle(self, frames: list[zmq.Frame]) -> None:
+    def _sort(self, frames: list[Frame]) -> tuple[Call | Submit, Frame] | None:
         if len(frames) != 2:
             raise WireError(f"{len(frames)} frames; a message has two")
-        head = read_kernel_head(frames[0].buffer)
+        head = read_kernel_head(frames[0])
         if isinstance(head, Ready):
             if self.ready is not None:
                 raise WireError("Ready comes once")
@@ -228,14 +228,18 @@ class ToolServer:
         elif isinstance(head, Foreign):
             self._note_foreign(head.running)
         else:
-            body = self._codec.load(frames[1].buffer, verify=True)
-            if isinstance(head, Call):
-                args, kwargs = _arguments(body)
-                self._answer(head, lambda: self._dispatcher.call(head.name, args, kwargs), f"{head.name}()")
-            elif isinstance(body, dict):
-                self._answer(head, lambda: self._accept(cast("dict[str, Any]", body)), "SUBMIT")
-            else:
-                raise WireError("a submission is a dict")
+            return head, frames[1]
+        return None
+
+    def _handle(self, head: Call | Submit, frame: Frame) -> None:
+        body = self._codec.load(frame, verify=True)
+        if isinstance(head, Call):
+            args, kwargs = _arguments(body)
+            self._answer(head, lambda: self._dispatcher.call(head.name, args, kwargs), f"{head.name}()")
+        elif isinstance(body, dict):
+            self._answer(head, lambda: self._accept(cast("dict[str, Any]", body)), "SUBMIT")
+        else:
+            raise WireError("a submission is a dict")
 
     def _answer(self, head: Call | Submit, ask: Callable[[], Any], path: str) -> None:
         self._count(1)
@@ -287,14 +291,26 @@ class ToolServer:
                 self._busy_seconds += now - self._busy_since
 
     def _send(self, head: HostMessage, body: bytes) -> None:
-        frames = [write_head(head), body]
         with self._replying:
             if self._closed or self.lost is not None:
                 return
             try:
-                self._replies.send_multipart(frames, copy=len(body) < _ZERO_COPY_BYTES)
-            except zmq.Again:
-                self._lose(f"it took no answer to its calls for {_SEND_MS // 1000} s")
+                self._replies.send([write_head(head), body])
+                deadline = time.monotonic() + _SEND_SECONDS
+                while not self._replies.flush():
+                    left = deadline - time.monotonic()
+                    if self._closed:
+                        return
+                    if left <= 0:
+                        self._lose(f"it took no answer to its calls for {_SEND_SECONDS:g} s")
+                        return
+                    wait_for((self._wake_in.fileno(),), (self._replies.fd,), left)
+            except PeerGone:
+                self._lose(CLOSED)
+
+
+CLOSED = "it closed its connection to its host"
+"""Why a kernel is lost whose end of a socket is gone."""
 
 
 def _arguments(body: Any) -> tuple[list[Any], dict[str, Any]]:

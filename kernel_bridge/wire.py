@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 
+Frame = Union[bytes, bytearray, memoryview]  # noqa: UP007 - as below
+
+
 class WireError(ValueError):
     """What arrived is not one of the six messages, or not a value."""
 
@@ -123,17 +126,17 @@ def _clean(part: Any) -> Any:
     return part
 
 
-def read_kernel_head(frame: bytes | memoryview) -> KernelMessage:
+def read_kernel_head(frame: Frame) -> KernelMessage:
     """The head of a message from a kernel. Raises: WireError when it is not one a kernel may send."""
     return _read_head(_kernel_heads, frame)
 
 
-def read_host_head(frame: bytes | memoryview) -> HostMessage:
+def read_host_head(frame: Frame) -> HostMessage:
     """The head of a message from the host. Raises: WireError when it is not one a host may send."""
     return _read_head(_host_heads, frame)
 
 
-def _read_head(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview) -> Any:
+def _read_head(decoder: msgspec.msgpack.Decoder[Any], frame: Frame) -> Any:
     if len(frame) > _HEAD_BYTES:
         raise WireError(f"a head of {len(frame)} bytes; at most {_HEAD_BYTES}")
     try:
@@ -194,7 +197,7 @@ class Codec:
             raise Unsendable(path, type(value).__name__, f"{len(data)} bytes encoded; at most {self.limit_bytes}")
         return data
 
-    def load(self, frame: bytes | memoryview, *, verify: bool) -> Any:
+    def load(self, frame: Frame, *, verify: bool) -> Any:
         """Decode a value.
 
         Args:
@@ -400,7 +403,7 @@ _LENGTHS = {
 }
 
 
-def _few_containers(frame: bytes | memoryview, limit: int) -> bool:
+def _few_containers(frame: Frame, limit: int) -> bool:
     """Whether a frame holds at most `limit` lists and dicts, found without building any of them."""
     if len(frame) <= limit:
         return True
