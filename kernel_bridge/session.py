@@ -559,6 +559,8 @@ class _Kernel:
             raise
         finally:
             submitted = self.tools.close_cell()
+        if self.tools.fatal is not None:
+            raise self.tools.fatal  # the cell had answered before we looked
         bridge = reply.kernel_bridge
         return _outcome(bridge, submitted, timed_out, self._limits.output_bytes), bridge.taken
 

@@ -220,6 +220,17 @@ def test_a_host_that_is_interrupted_stops_its_cell_and_goes_on(session: KernelSe
         assert session.run("kept").text == "1\n"
 
 
+def test_a_tool_that_stops_its_caller_is_never_answered_for(session: KernelSession) -> None:
+    def stop() -> None:
+        raise SystemExit("no more")
+
+    session.tools = {"stop": stop}
+    for _ in range(30):  # the cell's own end races with the news of why
+        with pytest.raises(SystemExit, match="no more"):
+            session.run("stop()")
+    assert session.run("1").text == "1\n"
+
+
 # -- one cell at a time ----------------------------------------------------------------------------------------------
 
 
