@@ -52,7 +52,11 @@ class Bench(Protocol):
     @property
     def agent_tools(self) -> Sequence[Callable[..., Any]]: ...
     def check_submission(self, fields: Mapping[str, Any]) -> dict[str, str]: ...
-    def record_turn(self, reasoning: str, code: str, output: str) -> None: ...
+    def begin_turn(self, code: str) -> None: ...
+    def record_turn(
+        self, reasoning: str, code: str, output: str, seconds: float, submission: Mapping[str, Any] | None = None
+    ) -> None: ...
+    def cut_runs(self) -> Sequence[str]: ...
     def cancel(self) -> None: ...
 
 
@@ -194,7 +198,8 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._raise_failure()
         ended = isinstance(result, dspy.Prediction)
         entry = result.trajectory[-1] if ended else result.entries[-1].model_dump()
-        self._saw_turn(iteration, entry, time.monotonic() - started)
+        submission = {SUBMISSION_FIELD: result[SUBMISSION_FIELD]} if ended else None
+        self._saw_turn(iteration, entry, time.monotonic() - started, submission)
         if ended:
             # What the agent's threads have left running in the tools ends here.
             self._bench.cancel()
@@ -211,16 +216,21 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         output = "[Error] Your answer could not be read, nothing was run. Give the fields `reasoning` and `code`."
         return history.append(code="", output=output)
 
-    def _saw_turn(self, iteration: int, entry: Mapping[str, str], seconds: float) -> None:
+    def _saw_turn(
+        self, iteration: int, entry: Mapping[str, str], seconds: float, submission: Mapping[str, Any] | None
+    ) -> None:
         reasoning, code, output = entry["reasoning"], entry["code"], entry["output"]
-        self._bench.record_turn(reasoning, code, output)
+        self._bench.record_turn(reasoning, code, output, seconds, submission)
         self._emitter.emit(
             TurnFinished(iteration + 1, self.max_iters, reasoning, code, output, self._bench.left, seconds)
         )
 
     def _execute_code(self, repl: Any, code: str, input_args: dict[str, Any]) -> Any:
+        self._bench.begin_turn(code)
         try:
-            return super()._execute_code(repl, code, input_args)
+            result = super()._execute_code(repl, code, input_args)
+            cut = self._bench.cut_runs()
+            return "\n".join([str(result), *cut]) if cut else result
         except CodeInterpreterError as lost:
             # The session is over, not the compile: the runs are stored, and the history is enough to conclude from.
             self._raise_failure()

@@ -11,12 +11,12 @@ from typing import Any
 
 from .budget import LedgerState
 from .costs import CostState, Role, RoleUsage, total_usd
-from .evaluation import ExampleResult
+from .evaluation import LM_FAILURES, ExampleResult
 from .fitting import fit
 from .money import dollars, usd_text
 from .run_store import RunRecord
 
-__all__ = ["empty_answer", "percent", "run_answer", "run_log", "run_totals", "status_answer"]
+__all__ = ["cut_line", "empty_answer", "percent", "run_answer", "run_log", "run_totals", "status_answer"]
 
 
 def percent(score: float | None) -> float | None:
@@ -25,21 +25,29 @@ def percent(score: float | None) -> float | None:
 
 
 def run_answer(
-    record: RunRecord, results: Sequence[ExampleResult], *, remaining: int | None, costs: CostState | None = None
+    record: RunRecord,
+    results: Sequence[ExampleResult],
+    *,
+    remaining: int | None,
+    costs: CostState | None = None,
+    error_kinds: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """What an evaluation returns. `remaining` None: the answer of `run_data`, which tells nothing of the budget.
 
-    Texts are cut when they are too long together to be sent; the summary says so.
+    Texts are cut when they are too long together to be sent; the summary says so. `error_kinds`, how many errors of
+    each kind there were, is needed when the record has unanswered examples.
     """
     shown = results if record.split == "train" else ()
     rows, longest = fit([result.as_row() for result in shown])
+    unanswered = {"unanswered_count": record.unanswered_count} if record.unanswered_count else {}
     return {
         "score": percent(record.score),
         "evaluated_count": record.evaluated_count,
         "passed_count": record.passed_count,
+        **unanswered,
         "run_id": record.run_id,
         **({} if remaining is None else {"remaining_budget": remaining}),
-        "summary_line": _run_line(record, remaining, costs, longest),
+        "summary_line": _run_line(record, remaining, costs, longest, error_kinds or {}),
         "split": record.split,
         "config": dict(record.config),
         "examples": rows,
@@ -82,6 +90,7 @@ def run_log(record: RunRecord) -> dict[str, Any]:
         "baseline": record.baseline,
         "state": record.state,
         "error_count": record.error_count,
+        "unanswered_count": record.unanswered_count,
         "remaining_budget": record.budget_left,
         "config": dict(record.config),
         "prompts": dict(record.prompts),
@@ -107,7 +116,7 @@ def status_answer(
         "budget": budget.limit,
         "spent_budget": budget.spent,
         "reserved_budget": budget.reserved,
-        "evaluated_examples": sum(record.evaluated_count for record in runs if not record.baseline),
+        "evaluated_examples": sum(run.evaluated_count - run.reused_count for run in runs if not run.baseline),
         "root_lm_calls": root_lm_calls,
         "sub_lm_calls": sub_lm_calls,
         "num_threads": num_threads,
@@ -125,14 +134,39 @@ def status_answer(
     }
 
 
-def _run_line(record: RunRecord, remaining: int | None, costs: CostState | None, longest: int | None) -> str:
+def cut_line(record: RunRecord) -> str:
+    """What is said of a run that was cut, in the place of its answer."""
+    rest = record.planned_count - record.evaluated_count
+    if not rest:
+        return f"run {record.run_id} on {record.split} came to its end: run_data({record.run_id!r}) has it, for nothing"
+    ending = "is ending" if record.state == "running" else "ended"
+    return (
+        f"run {record.run_id} on {record.split} was cut and {ending} after {record.evaluated_count} of "
+        f"{record.planned_count} examples; what did not run is not paid. run_data({record.run_id!r}) has what did, and "
+        "the same call of evaluate_program goes on with the rest"
+    )
+
+
+def _run_line(
+    record: RunRecord,
+    remaining: int | None,
+    costs: CostState | None,
+    longest: int | None,
+    error_kinds: Mapping[str, int],
+) -> str:
     score = "no score" if record.score is None else f"score {percent(record.score):.2f}"
     parts = [f"run {record.run_id} on {record.split}: {score}, {record.passed_count}/{record.evaluated_count} passed"]
     if record.error_count:
         parts.append(f"{record.error_count} with an error")
     line = ", ".join(parts)
+    if record.unanswered_count:
+        kinds = ", ".join(f"{kind}: {error_kinds[kind]}" for kind in sorted(error_kinds) if kind in LM_FAILURES)
+        line += (
+            f"; {record.unanswered_count} more have no verdict because the LM failed on them ({kinds}), and were not "
+            "paid: the same call again runs only those"
+        )
     if record.state == "cancelled":
-        line += f"; stopped after {record.evaluated_count} of {len(record.planned_ids)} examples"
+        line += f"; stopped after {record.evaluated_count} of {record.planned_count} examples"
     ignored = record.config.get("ignored") or ()
     if ignored:
         line += f"; ignored, because val always runs whole: {', '.join(ignored)}"

@@ -7,7 +7,7 @@ Law, at every moment and under any number of threads: spent + reserved + left ==
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -60,12 +60,14 @@ class Slot:
         """Units still reserved."""
         return self._open
 
-    def settle(self, amount: int) -> None:
+    def settle(self, amount: int, keep: Callable[[Charge], None] | None = None) -> None:
         """Spend `amount` of the reserved units; durable when this returns. May be called several times.
 
+        `keep` writes the charge down in the journal's stead, together with what was paid for: both or neither. It must
+        not come back to the ledger. What it raises is raised, and nothing is spent then.
         Raises ValueError when more is settled than is still reserved, or a negative amount; nothing is spent then.
         """
-        self._ledger._settle(self, amount)  # pyright: ignore[reportPrivateUsage] - the ledger's own half
+        self._ledger._settle(self, amount, keep)  # pyright: ignore[reportPrivateUsage] - the ledger's own half
 
 
 class Ledger:
@@ -131,13 +133,15 @@ class Ledger:
         with self.reserve(amount, purpose) as slot:
             slot.settle(amount)
 
-    def _settle(self, slot: Slot, amount: int) -> None:
+    def _settle(self, slot: Slot, amount: int, keep: Callable[[Charge], None] | None) -> None:
         with self._lock:
             if not 0 <= amount <= slot._open:  # pyright: ignore[reportPrivateUsage]
                 raise ValueError(f"cannot settle {amount} of {slot.open} reserved units")
             # Written down under the lock: units that are in the journal but still look reserved could flow back when
             # another thread leaves the block at this moment, and then be spent twice.
-            if amount and self._journal is not None:
+            if amount and keep is not None:
+                keep(Charge(amount, slot.purpose))
+            elif amount and self._journal is not None:
                 self._journal.charge(amount, slot.purpose)
             slot._open -= amount  # pyright: ignore[reportPrivateUsage]
             self._reserved -= amount

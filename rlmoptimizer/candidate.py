@@ -14,9 +14,10 @@ import contextvars
 import copy
 import functools
 import inspect
+import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +29,31 @@ from dspy.utils.exceptions import LMError
 
 from .dataset import Row
 from .errors import InvalidScore
+from .fan_out import GivenUp
 from .loop_thread import LoopThread
 from .metric import Scorer, Verdict, bind_metric, read_verdict
 from .plain import to_plain
 from .program import step_of
 
-__all__ = ["PASSED_AT", "Candidate", "ExampleResult", "Outcome", "StepTrace"]
+__all__ = ["LM_FAILURES", "PASSED_AT", "Candidate", "ExampleResult", "Outcome", "StepTrace"]
 
 PASSED_AT: Final = 1.0 - 1e-9  # an example passed when its score is at least this
+
+LM_FAILURES: Final = frozenset(
+    {
+        "rate_limit",
+        "timeout",
+        "transport",  # no connection, or a broken one
+        "server",  # 5xx
+        "lock_timeout",
+        "auth",
+        "billing",
+        "not_configured",
+        "configuration",
+        "unsupported_model",
+    }
+)
+"""Kinds of errors that say nothing about the program: an LM could not be reached, or would not serve us."""
 
 _ATOMS: Final = frozenset({type(None), bool, int, float, str, bytes})
 _OWN_FILES: Final = str(Path(__file__).parent)
@@ -70,8 +88,14 @@ class ExampleResult:
     steps: tuple[StepTrace, ...]  # in an error row: the steps that returned before the program raised
     seconds: float  # program and metric together
 
+    @property
+    def has_verdict(self) -> bool:
+        """False: an LM could not be had, so the example is neither right nor wrong, and costs nothing."""
+        return self.error_kind not in LM_FAILURES
+
     def as_row(self) -> dict[str, Any]:
-        """The agent-facing dict, `steps` as a list of dicts; without `error_kind` and `seconds`."""
+        """The agent-facing dict, `steps` as dicts; without `seconds`, and `error_kind` only for an LM's failure."""
+        failure = {} if self.has_verdict else {"error_kind": self.error_kind}
         return {
             "example_id": self.example_id,
             "source_example_id": self.source_example_id,
@@ -81,6 +105,7 @@ class ExampleResult:
             "score": self.score,
             "passed": self.passed,
             "error": self.error,
+            **failure,
             "feedback": self.feedback,
             "steps": [
                 {
@@ -102,13 +127,27 @@ class Outcome:
     result: ExampleResult
     metric_called: bool
     metric_traceback: str | None  # None: the metric did not raise
+    lm_failure: BaseException | None = None  # why there is no verdict; None: there is one
+
+
+class _Trace(list[Any]):
+    """What DSPy appends every step to, and thereby the one place where a program can be stopped between two steps."""
+
+    def __init__(self, halt: threading.Event) -> None:
+        super().__init__()
+        self._halt = halt
+
+    def append(self, step: Any) -> None:
+        if self._halt.is_set():
+            raise GivenUp
+        super().append(step)
 
 
 class Candidate:
     """Runs one program on rows. Safe to use from many threads at once, as far as the program is.
 
-    `program` is the candidate's own from now on. Pickles by value, with DSPy's settings but not its other context
-    variables, so that any executor can take it.
+    `program` is the candidate's own from now on. Once `halt` is set, rows are given up at their next step.
+    Pickles by value, with DSPy's settings but not its other context variables, so that any executor can take it.
     """
 
     def __init__(
@@ -120,6 +159,7 @@ class Candidate:
         loop: LoopThread,
         context: contextvars.Context | None,
         settings: Mapping[str, Any] | None = None,
+        halt: threading.Event | None = None,
     ) -> None:
         self._program = program
         self._scorer = scorer
@@ -127,11 +167,12 @@ class Candidate:
         self._loop = loop
         self._context = context  # None: whatever the running thread has
         self._settings = dict(settings or {})  # of the process this was pickled in
+        self._halt = halt if halt is not None else threading.Event()
         self._name_of = step_of(program)
         self._only_async = _is_only_async(program)
 
     def run(self, row: Row) -> Outcome:
-        """Run the program on one row and score what it predicts."""
+        """Run the program on one row and score what it predicts. Raises `GivenUp` when it was."""
         context = self._context.copy() if self._context is not None else contextvars.copy_context()
         return context.run(self._run, row)
 
@@ -139,7 +180,7 @@ class Candidate:
         started = time.perf_counter()
         inputs, expected = _split(row.example)
         shown = to_plain(inputs)  # before the program can change them
-        trace: list[Any] = []
+        trace: list[Any] = _Trace(self._halt)
         prediction: Any = None
         verdict = Verdict(0.0, None)
         failure: BaseException | None = None
@@ -148,7 +189,9 @@ class Candidate:
             prediction = self._predict({name: _own(value) for name, value in inputs.items()}, trace)
             at = "metric"
             verdict = read_verdict(self._ask_metric(row.example, prediction, trace))
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - the program's and the metric's
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            if self._halt.is_set():
+                raise GivenUp from error  # perhaps it failed only because it was stopped
             failure = _innermost(error)
         result = ExampleResult(
             example_id=row.example_id,
@@ -164,6 +207,8 @@ class Candidate:
             steps=tuple(self._steps(trace)),
             seconds=time.perf_counter() - started,
         )
+        if not result.has_verdict:
+            return Outcome(result, False, None, failure)
         raised = at == "metric" and failure is not None and not isinstance(failure, InvalidScore)
         return Outcome(result, at == "metric", _foreign_traceback(failure) if raised and failure else None)
 
@@ -275,14 +320,34 @@ def _kind(error: BaseException, at: str) -> str:
     """Whose fault it was: DSPy's code when an LM failed, also when the program wrapped that error in its own."""
     if isinstance(error, InvalidScore):
         return "score"
+    kinds = (_lm_kind(cause) for cause in _causes(error) if isinstance(cause, LMError))
+    return next(kinds, at)
+
+
+def _lm_kind(error: LMError) -> str:
+    """DSPy's code, made more exact where DSPy does not know what its LM's own error means."""
+    for cause in _causes(error):
+        status: Any = getattr(cause, "status", None) or getattr(cause, "status_code", None)
+        code = getattr(type(cause), "default_code", None) if isinstance(cause, LMError) else None
+        if code in LM_FAILURES:
+            return code
+        if isinstance(cause, TimeoutError):
+            return "timeout"
+        if isinstance(cause, ConnectionError):
+            return "transport"
+        if isinstance(status, int) and (status == 429 or 500 <= status <= 599):
+            return "rate_limit" if status == 429 else "server"
+    return type(error).default_code or "lm_error"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from, the nearest first."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
-        if isinstance(cause, LMError):
-            return type(cause).default_code or "lm_error"
+        yield cause
         seen.add(id(cause))
-        cause = cause.__cause__
-    return at
+        cause = cause.__cause__ if cause.__suppress_context__ else cause.__cause__ or cause.__context__
 
 
 def _foreign_traceback(error: BaseException) -> str:

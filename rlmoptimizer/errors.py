@@ -20,11 +20,13 @@ __all__ = [
     "InvalidScore",
     "InvalidSetup",
     "InvalidSetupType",
+    "LMUnavailable",
     "MetricFailed",
     "OptimizerError",
     "PromptUpdateError",
     "SelectionError",
     "StoreCorrupt",
+    "StoreInUse",
     "SubmissionError",
     "UnknownRunError",
 ]
@@ -84,12 +86,25 @@ class CostLimitReached(OptimizerError):
 
 
 class StoreCorrupt(OptimizerError):
-    """The run store at `path` cannot be read or written."""
+    """The run store at `path` cannot be read or written. What is in it stays as it is."""
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, advice: str = "Free the disk or pass another directory") -> None:
         self.path = path
         self.reason = reason
-        super().__init__(f"the run store {path} cannot be used: {reason}. Free the disk or pass another directory")
+        super().__init__(f"the run store {path} cannot be used: {reason}. {advice}")
+
+
+class StoreInUse(InvalidSetup):
+    """The run store at `path` is being written by somebody else: the process `pid`, or None when that is not known."""
+
+    def __init__(self, path: str, pid: int | None) -> None:
+        self.path = path
+        self.pid = pid
+        who = "another compile" if pid is None else f"process {pid}"
+        super().__init__(
+            f"{who} is at work on the run store {path}; wait for its end, or read it with "
+            "RLMDocstringOptimizer.best_program(student, run_storage_dir)"
+        )
 
 
 class InvalidScore(OptimizerError, ValueError):
@@ -151,6 +166,20 @@ class CostExceededError(AgentError):
         if self.purpose == "validate":
             return f"val always runs whole; what is left can still be spent on train (limit={self.fits})"
         return f"send at most {self.fits} prompt{'' if self.fits == 1 else 's'}"
+
+
+class LMUnavailable(AgentError):
+    """No example of an evaluation has a verdict, because an LM failed on each of them. Nothing was spent."""
+
+    def __init__(self, run_id: str, examples: int, cause: str) -> None:
+        self.run_id = run_id
+        self.examples = examples
+        self.cause = cause
+        noun = "the only example" if examples == 1 else f"all {examples} examples"
+        super().__init__(
+            f"the LM that runs the program failed on {noun} of run {run_id}, so there is no score: {cause}. "
+            "Nothing was spent; ask for the same evaluation again when it works, or go on with what you know and submit"
+        )
 
 
 class PromptUpdateError(AgentError):

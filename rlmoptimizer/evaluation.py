@@ -8,21 +8,34 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from types import TracebackType
 from typing import Any
 
 import dspy
 
-from .candidate import PASSED_AT, Candidate, ExampleResult, Outcome, StepTrace
+from .candidate import LM_FAILURES, PASSED_AT, Candidate, ExampleResult, Outcome, StepTrace
+from .daemon_pool import DaemonPool
 from .dataset import Row
 from .errors import InvalidSetupType, MetricFailed
-from .fan_out import DELIVERY_SECONDS, ExecutorFanOut, FanOut, Halt, ThreadFanOut
+from .fan_out import ExecutorFanOut, FanOut, Halt, ThreadFanOut
 from .loop_thread import LoopThread
 from .metric import bind_metric
 from .program import clone, separate_stages
 
-__all__ = ["DELIVERY_SECONDS", "PASSED_AT", "Evaluator", "ExampleResult", "StepTrace"]
+__all__ = ["LM_FAILURES", "PASSED_AT", "Evaluator", "ExampleResult", "LMsFailed", "StepTrace"]
+
+_LEAVE_SECONDS = 0.2  # how long threads that were abandoned may take to notice it
+_GRACE_SECONDS = 2.0  # how long a Ctrl-C in the middle of an evaluation waits for the examples under way
+
+
+class LMsFailed(Exception):
+    """No example of a run has a verdict, because an LM failed on each; the cause is what the first one raised.
+
+    `run_id` is set by whoever keeps the run.
+    """
+
+    run_id: str | None = None
 
 
 class Evaluator:
@@ -53,12 +66,13 @@ class Evaluator:
         self._num_threads = num_threads
         self._context = context
         self._executor = executor
-        self._pool = None if executor is not None else ThreadPoolExecutor(num_threads, "rlmoptimizer-eval")
+        self._pool = None if executor is not None else DaemonPool(num_threads, "rlmoptimizer-eval")
         self._loop = LoopThread()
         self._closed = threading.Event()
+        self._aborted = threading.Event()
         self._lock = threading.Lock()  # of the next one
-        self._calls = 0  # of `score` under way
-        self._metric_works = False  # it has given a score at least once
+        self._under_way: set[FanOut[Row, Outcome]] = set()
+        self.metric_works = False  # it has judged an example at least once; a resumed optimization may know already
 
     def score(
         self,
@@ -71,45 +85,62 @@ class Evaluator:
     ) -> list[ExampleResult]:
         """Run a clone of `program` on every row and score it; results in the order of `rows`.
 
-        `on_results` is called on this thread with all examples that have finished since it was called last, in the
-        order in which they finished, at most `DELIVERY_SECONDS` after the first of them; `on_result` after it with
-        each single one. When one of them raises, no further example is started and the exception goes to the caller.
+        `on_results` is called as soon as an example has finished, with all that have finished since it was called
+        last, in the order in which they did; `on_result` after it with each single one. Never two calls at once, but
+        on any thread. When one of them raises, no further example is started and the exception goes to the caller.
         Once `cancelled` is set no further example is started; those under way are finished and kept, so the list may
-        be shorter than `rows`.
+        be shorter than `rows`. After `abort` those under way are given up.
         At most `num_threads` examples of one call run at once, and of all calls together on the own pool.
         Raises `MetricFailed` when the metric raised on every example that reached it and has not given a score in
-        any earlier call; every result has been delivered by then.
+        any earlier call, and `LMsFailed` when no example has a verdict; every result has been delivered by then.
         """
         if self._closed.is_set():
             raise RuntimeError("the evaluator is closed")
-        halts: tuple[Halt, ...] = (self._closed,) if cancelled is None else (self._closed, cancelled)
+        halts: tuple[Halt, ...] = (self._closed, self._aborted, *(() if cancelled is None else (cancelled,)))
         outcomes: dict[int, Outcome] = {}
-        fan_out = self._fan_out(self._candidate(program), rows, halts)
+
+        def deliver(batch: list[tuple[int, Outcome]]) -> None:
+            results = [outcome.result for _, outcome in batch]
+            if on_results is not None:
+                on_results(results)
+            if on_result is not None:
+                for result in results:
+                    on_result(result)
+            outcomes.update(batch)
+
+        fan_out = self._fan_out(self._candidate(program), rows, deliver, halts)
         with self._lock:
-            self._calls += 1
+            self._under_way.add(fan_out)
         try:
             fan_out.start()
-            while batch := fan_out.next_batch():
-                outcomes.update(batch)
-                results = [outcome.result for _, outcome in batch]
-                if on_results is not None:
-                    on_results(results)
-                if on_result is not None:
-                    for result in results:
-                        on_result(result)
+            fan_out.wait()
+        except KeyboardInterrupt:
+            self.abort()
+            fan_out.wait(_GRACE_SECONDS)  # what finishes now is kept
+            raise
         finally:
-            fan_out.stop()
+            fan_out.abandon()
             with self._lock:
-                self._calls -= 1
+                self._under_way.discard(fan_out)
         finished = [outcomes[index] for index in sorted(outcomes)]
-        self._check_metric(finished)
+        self._check(finished, whole=len(finished) == len(rows))
         return [outcome.result for outcome in finished]
 
+    def abort(self) -> None:
+        """Start nothing more, and give up every example under way as soon as its present step is done."""
+        self._aborted.set()
+
     def close(self, *, wait: bool = True) -> None:
-        """Stop the own threads; waits for examples under way unless told not to. Idempotent."""
+        """Stop the own threads; examples under way are waited for, or with `wait=False` abandoned. Idempotent."""
         self._closed.set()
+        if not wait:
+            with self._lock:
+                under_way = tuple(self._under_way)
+            for fan_out in under_way:
+                fan_out.abandon()
         if self._pool is not None:
-            self._pool.shutdown(wait=wait)
+            self._pool.close()
+            self._pool.join(None if wait else _LEAVE_SECONDS)
         self._loop.close()
 
     def __enter__(self) -> Evaluator:
@@ -125,27 +156,36 @@ class Evaluator:
         own = clone(program)
         separate_stages(own)
         context = self._context if self._context is not None else contextvars.copy_context()
-        return Candidate(own, self._scorer, self._lm, loop=self._loop, context=context)
+        return Candidate(own, self._scorer, self._lm, loop=self._loop, context=context, halt=self._aborted)
 
     def _fan_out(
-        self, candidate: Candidate, rows: Sequence[Row], halts: tuple[Halt, ...]
+        self,
+        candidate: Candidate,
+        rows: Sequence[Row],
+        deliver: Callable[[list[tuple[int, Outcome]]], None],
+        halts: tuple[Halt, ...],
     ) -> FanOut[Row, Outcome]:
+        width = self._num_threads
         if self._executor is not None:
-            return ExecutorFanOut(candidate.run, rows, width=self._num_threads, halts=halts, executor=self._executor)
+            return ExecutorFanOut(candidate.run, rows, deliver, width=width, halts=halts, executor=self._executor)
         assert self._pool is not None
         return ThreadFanOut(
             candidate.run,
             rows,
-            width=self._num_threads,
+            deliver,
+            width=width,
             halts=halts,
             pool=self._pool,
-            is_crowded=lambda: self._calls > 1,
+            is_crowded=lambda: len(self._under_way) > 1,
         )
 
-    def _check_metric(self, outcomes: Sequence[Outcome]) -> None:
+    def _check(self, outcomes: Sequence[Outcome], *, whole: bool) -> None:
+        lm_failures = [outcome.lm_failure for outcome in outcomes if outcome.lm_failure is not None]
+        if whole and lm_failures and len(lm_failures) == len(outcomes):
+            raise LMsFailed from lm_failures[0]
         reached = [outcome for outcome in outcomes if outcome.metric_called]
         failures = [outcome.metric_traceback for outcome in reached if outcome.metric_traceback is not None]
         if len(failures) < len(reached):
-            self._metric_works = True
-        elif failures and not self._metric_works:
+            self.metric_works = True
+        elif failures and not self.metric_works:
             raise MetricFailed(failures[0], failed=len(failures))

@@ -1,21 +1,25 @@
-"""Fan-out: a function over many items on many workers, and the outcomes back on one thread. Knows no programs.
+"""Fan-out: a function over many items on many workers, and the outcomes handed on as they come. Knows no programs.
 
-Outcomes wait for the caller's thread to fetch many at once. Waking it for each single one would cost more than a whole
-item does when the function keeps the interpreter busy: the thread has to win the interpreter's lock each time.
+Threads of this process hand on what they bring themselves: a thread that waits for outcomes would have to win the
+interpreter's lock for each, which costs more than a whole item does when the function keeps the interpreter busy. A
+worker that finds another one at it leaves its outcome there and goes on; so while one batch is being written down, the
+next gathers. For an executor, whose threads are not ours to be kept busy, the thread that waits does it.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-__all__ = ["DELIVERY_SECONDS", "ExecutorFanOut", "FanOut", "Halt", "ThreadFanOut"]
+from .daemon_pool import DaemonPool
 
-DELIVERY_SECONDS: Final = 0.05  # how long an outcome may wait for others to be delivered with
+__all__ = ["ExecutorFanOut", "FanOut", "GivenUp", "Halt", "ThreadFanOut"]
+
 _POLL_SECONDS: Final = 0.5  # how long a wait for outcomes lasts before it looks again whether it was halted
 
 _T = TypeVar("_T")
@@ -23,63 +27,85 @@ _R = TypeVar("_R")
 
 
 class Halt(Protocol):
-    """Something that can say stop; an event is one. Asked often, from any thread."""
+    """Whether something has been called off; an event is one."""
 
     def is_set(self) -> bool: ...
+
+
+class GivenUp(BaseException):
+    """What the function raises for an item that was begun and called off: there is no outcome, and no failure."""
 
 
 class FanOut(Generic[_T, _R]):
     """One function over one sequence of items; at most `width` of them under way at once.
 
+    `deliver` gets every outcome with the index of its item, several at once, in the order in which they came; never two
+    calls at a time, but on any thread. When it raises, everything ends.
     Once one of `halts` is set, or `stop()` was called, no further item is begun; those under way are finished.
-    One thread calls `start()`, then `next_batch()` until it gives [], then, in any case, `stop()`.
+    One thread calls `start()`, then `wait()`, then, in any case, `stop()`.
     """
 
     def __init__(
-        self, function: Callable[[_T], _R], items: Sequence[_T], *, width: int, halts: tuple[Halt, ...]
+        self,
+        function: Callable[[_T], _R],
+        items: Sequence[_T],
+        deliver: Callable[[list[tuple[int, _R]]], None],
+        *,
+        width: int,
+        halts: tuple[Halt, ...],
     ) -> None:
         self._function = function
+        self._deliver = deliver
         self._width = min(width, len(items))
         self._stopped = threading.Event()
-        self._halts = (self._stopped, *halts)
+        self._abandoned = False
+        self._halts: tuple[Halt, ...] = (self._stopped, *halts)
         self._lock = threading.Lock()  # of the next two
         self._waiting: Iterator[tuple[int, _T]] = enumerate(items)
         self._under_way = 0
         self._came: deque[tuple[int, _R]] = deque()
+        self._delivering = threading.Lock()
         self._failure: BaseException | None = None
-        self._some_came = threading.Event()
         self._all_came = threading.Event()
+        self._news = threading.Event()  # for the thread that waits
 
     def start(self) -> None:
         """Begin the first items."""
         raise NotImplementedError
 
-    def next_batch(self) -> list[tuple[int, _R]]:
-        """Wait for outcomes, each with the index of its item, in the order in which they came; [] when all have come.
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until nothing is under way and nothing more will begin, and every outcome was delivered.
 
-        Raises what the function or the executor raised.
+        False: that took longer than `seconds` (None: as long as it takes), or everything was abandoned.
+        Raises what the function, the executor or `deliver` raised.
         """
+        deadline = None if seconds is None else time.monotonic() + seconds
         while True:
-            some_came = self._some_came.wait(_POLL_SECONDS)
+            self._news.wait(_POLL_SECONDS if deadline is None else min(_POLL_SECONDS, max(0.0, seconds or 0.0)))
+            self._news.clear()
             if self._is_halted():
                 self._drop_queued()
-            if not some_came:
-                continue
-            self._all_came.wait(DELIVERY_SECONDS)
-            self._some_came.clear()
-            last = self._all_came.is_set()
-            batch = [self._came.popleft() for _ in range(len(self._came))]
-            if last:
-                self._some_came.set()
+            over = self._all_came.is_set()  # before the last look, not after it
+            with self._delivering:
+                self._hand_on()
             if self._failure is not None:
                 raise self._failure
-            if batch or last:
-                return batch
+            if over:
+                return not self._abandoned
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
 
     def stop(self) -> None:
         """Begin no further item."""
         self._stopped.set()
         self._drop_queued()
+
+    def abandon(self) -> None:
+        """Wait for nothing any more: outcomes that still come are dropped, and nothing is delivered after this."""
+        self.stop()
+        with self._delivering:
+            self._abandoned = True
+        self._end()
 
     def _is_halted(self) -> bool:
         return any(halt.is_set() for halt in self._halts)
@@ -95,24 +121,44 @@ class FanOut(Generic[_T, _R]):
             if item is not None:
                 self._under_way += 1
             elif not self._under_way:
-                self._all_came.set()
-                self._some_came.set()
+                self._end()
             return item
+
+    def _end(self) -> None:
+        self._all_came.set()
+        self._news.set()
 
     def _bring(self, index: int, outcome: _R) -> None:
         """Hand in the outcome of an item that was taken."""
         self._came.append((index, outcome))
+        self._tell()
         self._drop(None)
+
+    def _tell(self) -> None:
+        """Have what came delivered: here by the thread that waits."""
+        self._news.set()
+
+    def _hand_on(self) -> None:
+        """Deliver what has come. Called by the one who holds `_delivering`."""
+        batch = [self._came.popleft() for _ in range(len(self._came))]
+        if not batch or self._abandoned or self._failure is not None:
+            return
+        try:
+            self._deliver(batch)
+        except BaseException as error:  # noqa: BLE001 - raised by `wait` on the caller's thread
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self._stopped.set()
+        self._end()  # the caller need not wait for what is still under way
 
     def _drop(self, error: BaseException | None) -> None:
         """Give back an item that was taken; an `error` ends everything."""
-        if error is not None:
-            self._failure = error
-            self._stopped.set()
+        if error is not None and not isinstance(error, GivenUp):
+            self._fail(error)
         with self._lock:
             self._under_way -= 1
-        if not self._some_came.is_set():
-            self._some_came.set()
 
 
 class ThreadFanOut(FanOut[_T, _R]):
@@ -125,13 +171,14 @@ class ThreadFanOut(FanOut[_T, _R]):
         self,
         function: Callable[[_T], _R],
         items: Sequence[_T],
+        deliver: Callable[[list[tuple[int, _R]]], None],
         *,
         width: int,
         halts: tuple[Halt, ...],
-        pool: Executor,
+        pool: DaemonPool,
         is_crowded: Callable[[], bool],
     ) -> None:
-        super().__init__(function, items, width=width, halts=halts)
+        super().__init__(function, items, deliver, width=width, halts=halts)
         self._pool = pool
         self._is_crowded = is_crowded
 
@@ -144,12 +191,20 @@ class ThreadFanOut(FanOut[_T, _R]):
             index, value = item
             try:
                 outcome = self._function(value)
-            except BaseException as error:  # noqa: BLE001 - raised by `next_batch` on the caller's thread
+            except BaseException as error:  # noqa: BLE001 - raised by `wait` on the caller's thread
                 self._drop(error)
                 continue
             self._bring(index, outcome)
             if self._is_crowded() and self._resubmit():
                 return
+
+    def _tell(self) -> None:
+        # Looked at again after the lock is given back: what another worker left there meanwhile is not forgotten.
+        while self._came and self._delivering.acquire(blocking=False):
+            try:
+                self._hand_on()
+            finally:
+                self._delivering.release()
 
     def _resubmit(self) -> bool:
         try:
@@ -169,12 +224,13 @@ class ExecutorFanOut(FanOut[_T, _R]):
         self,
         function: Callable[[_T], _R],
         items: Sequence[_T],
+        deliver: Callable[[list[tuple[int, _R]]], None],
         *,
         width: int,
         halts: tuple[Halt, ...],
         executor: Executor,
     ) -> None:
-        super().__init__(function, items, width=width, halts=halts)
+        super().__init__(function, items, deliver, width=width, halts=halts)
         self._executor = executor
         self._queued: set[Future[_R | None]] = set()  # under `_lock`, as is the next
         self._calls = 0  # of `_hand_out` that have not been answered
@@ -200,7 +256,7 @@ class ExecutorFanOut(FanOut[_T, _R]):
     def _submit(self, index: int, value: _T) -> None:
         try:
             future = self._executor.submit(_Task(self._function, value, self._halts))
-        except Exception as error:  # noqa: BLE001 - any executor's own; `next_batch` raises it
+        except Exception as error:  # noqa: BLE001 - any executor's own; `wait` raises it
             self._drop(error)
             return
         with self._lock:

@@ -238,7 +238,7 @@ class _Session:
 
     def run(self) -> dspy.Module:
         self.kernels.start(on_failure=self.bench.cancel)
-        baselines = self.bench.evaluate_baseline()
+        baselines = self.bench.evaluate_baseline(clone(self.student))
         if self.bench.failure is not None:
             raise self.bench.failure
         self.kernels.wait_started()

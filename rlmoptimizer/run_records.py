@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,28 +11,32 @@ from .stored_json import decode, encode
 
 __all__ = [
     "LM_USAGE",
-    "RESULT_COLUMNS",
+    "RESULTS",
     "RUNS",
+    "CandidateRecord",
     "EventRecord",
     "IterationRecord",
     "RunRecord",
     "as_column",
+    "best_run",
+    "detail_row",
     "event_record",
     "example_result",
     "from_column",
-    "result_row",
+    "iteration_record",
     "run_record",
 ]
 
-_RUN_COLUMNS: Final = (
-    "run_id, split, baseline, config, prompts, planned_ids, state, budget_left, started_at, finished_at, "
-    "COUNT(example_id), TOTAL(score), TOTAL(passed), COUNT(error)"
-)
-RUNS: Final = f"SELECT {_RUN_COLUMNS} FROM runs LEFT JOIN results ON run = number"
-RESULT_COLUMNS: Final = (
-    "run, position, example_id, source_example_id, score, passed, error, error_kind, feedback, seconds, "
-    "inputs, expected, predicted, steps"
-)
+RUNS: Final = """
+SELECT number, run_id, split, baseline, config, candidates.prompts, candidate, turn, answered, planned, state,
+    evaluated, passed, errors, unanswered, reused, score, budget_left, started_at, finished_at
+FROM runs JOIN candidates ON candidates.id = candidate
+"""
+RESULTS: Final = """
+SELECT example_id, score, passed, error_kind, seconds, source_example_id, error, feedback, inputs, expected, predicted,
+    steps
+FROM results JOIN details ON details.id = detail
+"""
 # A row holds the role, then the fields of `RoleUsage` in their order.
 LM_USAGE: Final = """
 SELECT role, COUNT(*), SUM(outcome = 'cached'),
@@ -50,15 +55,30 @@ class RunRecord:
     baseline: bool
     config: dict[str, Any]  # the selection, as the agent gets it back
     prompts: dict[str, str]  # the prompts that were evaluated
-    planned_ids: tuple[str, ...]  # example ids chosen, in order
-    state: str  # "running", "finished" or "cancelled"
+    candidate: str  # their id; equal prompts have the same
+    turn: int  # of the agent, in which it was asked for; 0: before the first
+    answered: bool  # the agent has its result; else the same request would take it over
+    planned_count: int  # examples chosen
+    state: str  # "running", "finished", "cancelled" (cut; can be continued) or "failed" (cannot)
     score: float | None  # mean over the evaluated examples, 0..1; None: none yet
-    evaluated_count: int
+    evaluated_count: int  # examples that have a verdict
     passed_count: int
-    error_count: int
-    budget_left: int | None  # units left after it; None: not finished, or not told
+    error_count: int  # of the evaluated ones
+    unanswered_count: int  # examples of which an LM call failed: they have a row, but no verdict, and cost nothing
+    reused_count: int  # of the evaluated ones: taken over from a run that was cut, so not paid here
+    budget_left: int | None  # units left after it; None: it has not ended, or nobody told
     started_at: float  # Unix time
     finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRecord:
+    """One map of prompts that was evaluated or set."""
+
+    candidate: str  # its id
+    parent: str | None  # the candidate that was set when it came up; None: there was none
+    prompts: dict[str, str]
+    at: float  # Unix time
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +88,9 @@ class IterationRecord:
     number: int  # 1-based
     reasoning: str
     code: str
-    output: str
-    at: float  # Unix time
+    output: str | None  # None: it was begun and has not ended
+    seconds: float | None  # the root LM's thinking included; None: nobody told
+    at: float  # Unix time of its end, or its beginning while it has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +101,19 @@ class EventRecord:
     kind: str
     data: dict[str, Any]
     at: float  # Unix time
+
+
+def best_run(records: Iterable[RunRecord], split: str, examples: int) -> RunRecord | None:
+    """The finished run over all `examples` of `split` with the best score; None: there is none.
+
+    The earliest one of equals, so a change that gains nothing never replaces what was there.
+    """
+    whole = [
+        record
+        for record in records
+        if record.state == "finished" and record.split == split and record.evaluated_count == examples
+    ]
+    return max(whole, key=lambda record: record.score or 0.0, default=None)
 
 
 def as_column(text: str) -> str | bytes:
@@ -95,29 +129,28 @@ def from_column(column: str | bytes) -> str:
     return column if isinstance(column, str) else column.decode("utf-8", "surrogatepass")
 
 
+def _optional_column(text: str | None) -> str | bytes | None:
+    return None if text is None else as_column(text)
+
+
 def _optional_text(column: str | bytes | None) -> str | None:
     return None if column is None else from_column(column)
 
 
-def result_row(number: int, place: int, result: ExampleResult) -> tuple[Any, ...]:
+def detail_row(result: ExampleResult) -> tuple[Any, ...]:
+    """The columns of `details` after its id."""
     steps = [[step.step_name, step.signature_name, step.inputs, step.outputs] for step in result.steps]
     return (
-        number,
-        place,
-        result.example_id,
-        None if result.source_example_id is None else as_column(result.source_example_id),
-        result.score,
-        int(result.passed),
-        None if result.error is None else as_column(result.error),
-        result.error_kind,
-        None if result.feedback is None else as_column(result.feedback),
-        result.seconds,
+        _optional_column(result.source_example_id),
+        _optional_column(result.error),
+        _optional_column(result.feedback),
         *(as_column(encode(value)) for value in (result.inputs, result.expected, result.predicted, steps)),
     )
 
 
 def example_result(row: tuple[Any, ...]) -> ExampleResult:
-    _, _, example_id, source, score, passed, error, kind, feedback, seconds, *documents = row
+    """A row of `RESULTS` as it was given to the store."""
+    example_id, score, passed, kind, seconds, source, error, feedback, *documents = row
     inputs, expected, predicted, steps = (decode(from_column(document)) for document in documents)
     return ExampleResult(
         example_id=example_id,
@@ -135,26 +168,37 @@ def example_result(row: tuple[Any, ...]) -> ExampleResult:
     )
 
 
+def iteration_record(row: tuple[Any, ...]) -> IterationRecord:
+    number, reasoning, code, output, seconds, at = row
+    return IterationRecord(number, from_column(reasoning), from_column(code), _optional_text(output), seconds, at)
+
+
 def event_record(row: tuple[Any, ...]) -> EventRecord:
     number, kind, data, at = row
     return EventRecord(number, from_column(kind), decode(from_column(data)), at)
 
 
 def run_record(row: tuple[Any, ...]) -> RunRecord:
-    run_id, split, baseline, config, prompts, planned_ids, state, budget_left, *rest = row
-    started_at, finished_at, count, total, passed, errors = rest
+    """A row of `RUNS`, its totals filled in."""
+    _, run_id, split, baseline, config, prompts, candidate, turn, answered, planned, state, *rest = row
+    evaluated, passed, errors, unanswered, reused, score, budget_left, started_at, finished_at = rest
     return RunRecord(
         run_id=run_id,
         split=split,
         baseline=bool(baseline),
         config=decode(from_column(config)),
         prompts=decode(from_column(prompts)),
-        planned_ids=tuple(decode(planned_ids)),
+        candidate=candidate,
+        turn=turn,
+        answered=bool(answered),
+        planned_count=planned,
         state=state,
-        score=total / count if count else None,
-        evaluated_count=count,
-        passed_count=int(passed),
+        score=score,
+        evaluated_count=evaluated,
+        passed_count=passed,
         error_count=errors,
+        unanswered_count=unanswered,
+        reused_count=reused,
         budget_left=budget_left,
         started_at=started_at,
         finished_at=finished_at,

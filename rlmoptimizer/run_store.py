@@ -1,20 +1,17 @@
-"""The run store: runs, results, charges, prompts, iterations and events in one SQLite file. Knows no DSPy.
+"""The run store: runs, results, charges, prompts, turns and events in one SQLite file. Knows no DSPy.
 
-Everything written is safe against a kill of the process once the call has returned; all but single results also
-against a power cut. Thread-safe.
+Everything written is safe against a kill of the process and against a power cut once the call has returned; single
+events only against the kill. Thread-safe.
 Values and errors of the validation set are stored here, on the host, and are for the host only.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
+import math
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib import resources
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar, cast
@@ -22,30 +19,34 @@ from typing import Any, Final, TypeVar, cast
 from .budget import Charge
 from .candidate import ExampleResult
 from .costs import LMCall, Role, RoleUsage
-from .errors import InvalidSetup, SelectionError, StoreCorrupt, UnknownRunError
+from .errors import InvalidSetup, SelectionError, StoreCorrupt, StoreInUse, UnknownRunError
 from .run_records import (
     LM_USAGE,
-    RESULT_COLUMNS,
+    RESULTS,
     RUNS,
+    CandidateRecord,
     EventRecord,
     IterationRecord,
     RunRecord,
     as_column,
+    detail_row,
     event_record,
     example_result,
     from_column,
-    result_row,
+    iteration_record,
     run_record,
 )
+from .store_file import StoreFile, candidate_id, store_path, stores_in
 from .stored_json import decode, encode
 
-__all__ = ["EventRecord", "IterationRecord", "RunRecord", "RunStore"]
+__all__ = ["CandidateRecord", "EventRecord", "IterationRecord", "RunRecord", "RunStore", "Spare"]
 
 _T = TypeVar("_T")
 
-_APPLICATION_ID: Final = 0x524C4D4F  # "RLMO", so that `file` and we know a store when we see one
-_VERSION: Final = 1
-_FILE: Final = "runs-{:04d}.sqlite"
+_MOST_VARIABLES: Final = 500  # in one statement; SQLite may take no more than 999
+_ENDED: Final = "finished_at = ?, budget_left = ?, evaluated = ?, passed = ?, errors = ?, unanswered = ?, reused = ?"
+
+Spare = dict[str, tuple[int, int]]  # example id -> the row (number of the run, position) that a new run may take over
 
 
 class RunStore:
@@ -55,70 +56,53 @@ class RunStore:
     read or written. And it is a `costs.CostJournal`.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        """Open the store in `path`, a file that exists; an empty one becomes a new store."""
-        self.path = path
+    def __init__(self, file: StoreFile, *, clock: Callable[[], float] = time.time) -> None:
+        self.path = file.path
+        self._file = file
         self._clock = clock
-        self._lock = threading.RLock()
         self._running: dict[str, tuple[int, dict[str, int]]] = {}  # run id -> its number, and example id -> place
-        self._connection: sqlite3.Connection | None = None
-        with self._translated():
-            self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30.0)
-            try:
-                self._prepare(self._connection)
-            except BaseException:
-                self.close()
-                raise
 
     @classmethod
-    def create(cls, path: str | Path) -> RunStore:
+    def create(cls, path: str | Path, *, clock: Callable[[], float] = time.time) -> RunStore:
         """Make a new store in the file `path` (its directory is made). Raises `InvalidSetup` when the file exists."""
-        path = Path(path)
-        if path.exists():
-            raise InvalidSetup(f"{path} exists already; pass another place for the run store")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.open("xb").close()  # fails when another process was faster
-        except OSError as error:
-            raise InvalidSetup(f"no run store can be made at {path}: {error}") from error
-        return cls(path)
+        return cls(StoreFile.create(Path(path)), clock=clock)
 
     @classmethod
-    def open(cls, path: str | Path) -> RunStore:
-        """Open an existing store. Raises `InvalidSetup` when there is none, `StoreCorrupt` when it cannot be read."""
-        path = Path(path)
-        if not path.is_file() or path.stat().st_size == 0:
-            raise InvalidSetup(f"there is no run store at {path}")
-        return cls(path)
+    def open(cls, path: str | Path, *, read_only: bool = False, clock: Callable[[], float] = time.time) -> RunStore:
+        """Open an existing store, to go on with it, or only to look at it, which goes beside a process that writes.
+
+        Raises `InvalidSetup` when there is none, `StoreInUse` when another process writes to it, and `StoreCorrupt`
+        for a file that is torn, foreign or of a later version, which is left byte for byte as it was.
+        """
+        return cls(StoreFile.read(Path(path)) if read_only else StoreFile.write(Path(path)), clock=clock)
 
     @classmethod
     def create_in(cls, directory: str | Path) -> RunStore:
         """Make the next store of a directory: `runs-0001.sqlite`, then `runs-0002.sqlite`, ..."""
         directory = Path(directory)
-        for number in itertools.count(max(_numbers(directory), default=0) + 1):
-            path = directory / _FILE.format(number)
+        for number in itertools.count(max(stores_in(directory), default=0) + 1):
+            path = store_path(directory, number)
             try:
                 return cls.create(path)
+            except StoreInUse:
+                continue
             except InvalidSetup:
                 if not path.exists():  # no other process was faster
                     raise
         raise AssertionError("itertools.count() ended")
 
     @classmethod
-    def open_in(cls, directory: str | Path) -> RunStore:
-        """Open the newest store of a directory. Raises `InvalidSetup` when it has none."""
+    def open_in(cls, directory: str | Path, *, read_only: bool = False) -> RunStore:
+        """Open the newest store of a directory, as `open` does. Raises `InvalidSetup` when it has none."""
         directory = Path(directory)
-        numbers = _numbers(directory)
+        numbers = stores_in(directory)
         if not numbers:
             raise InvalidSetup(f"there is no run store in {directory}")
-        return cls.open(directory / _FILE.format(max(numbers)))
+        return cls.open(store_path(directory, max(numbers)), read_only=read_only)
 
     def close(self) -> None:
         """Idempotent."""
-        with self._lock:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
+        self._file.close()
 
     def __enter__(self) -> RunStore:
         return self
@@ -127,6 +111,35 @@ class RunStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    # The whole.
+
+    def record_setup(self, setup: Mapping[str, Any]) -> None:
+        """Record what this store is about; once."""
+        with self._file.transaction() as database:
+            database.execute(
+                "INSERT INTO compile (number, setup, started_at) VALUES (1, ?, ?)",
+                (as_column(encode(dict(setup))), self._clock()),
+            )
+
+    def setup(self) -> dict[str, Any] | None:
+        """What this store is about; None: nobody said."""
+        return self._one_document("setup")
+
+    def record_outcome(self, outcome: Mapping[str, Any]) -> None:
+        """Record how it all ended."""
+        with self._file.transaction() as database:
+            database.execute(
+                "UPDATE compile SET outcome = ?, finished_at = ?", (as_column(encode(dict(outcome))), self._clock())
+            )
+
+    def outcome(self) -> dict[str, Any] | None:
+        """How it all ended; None: it has not."""
+        return self._one_document("outcome")
+
+    def submission(self) -> dict[str, Any] | None:
+        """What the agent submitted with its last turn; None: it has not."""
+        return self._one_document("submission")
 
     # Runs.
 
@@ -138,57 +151,143 @@ class RunStore:
         *,
         baseline: bool = False,
         planned_ids: Sequence[str] = (),
+        request: Mapping[str, Any] | None = None,
+        turn: int = 0,
+        spare: Spare | None = None,
     ) -> str:
-        """Record the beginning of a run and give its id."""
-        with self._transaction() as database:
+        """Record the beginning of a run and give its id.
+
+        `request` is what was asked for; `find_run` finds the run by it. Rows in `spare` become rows of this run.
+        """
+        with self._file.transaction() as database:
+            candidate = self._candidate(database, prompts)
             (number,) = database.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM runs").fetchone()
             run_id = f"r{number}"
             database.execute(
-                "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, 'running', NULL, ?, NULL)",
+                "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, 'running', "
+                "NULL, NULL, NULL, NULL, NULL, NULL, NULL, ?, NULL)",
                 (
                     number,
                     run_id,
                     split,
                     int(baseline),
+                    candidate,
                     as_column(encode(dict(config))),
-                    as_column(encode(dict(prompts))),
-                    encode(list(planned_ids)),
+                    None if request is None else as_column(encode(dict(request))),
+                    turn,
+                    len(planned_ids),
                     self._clock(),
                 ),
             )
-            self._running[run_id] = number, _places(planned_ids)
+            database.execute("INSERT INTO plans VALUES (?, ?)", (number, encode(list(planned_ids))))
+            places = _places(planned_ids)
+            for example_id, (source, position) in (spare or {}).items():
+                database.execute(
+                    "INSERT INTO results SELECT ?, ?, example_id, score, passed, error_kind, counted, run, 0, seconds, "
+                    "detail FROM results WHERE run = ? AND position = ?",
+                    (number, places[example_id], source, position),
+                )
+                database.execute("UPDATE results SET taken = 1 WHERE run = ? AND position = ?", (source, position))
+            self._running[run_id] = number, places
         return run_id
 
-    def append(self, run_id: str, *results: ExampleResult) -> None:
-        """Add results to a run; all of them or none. A result for an example that has one replaces it."""
-        with self._lock:
-            number, places = self._running_run(run_id)
-            rows = [
-                result_row(number, places.setdefault(result.example_id, len(places)), result) for result in results
-            ]
-            marks = ", ".join("?" * 14)
-            with self._transaction(survives_power_cut=False) as database:
-                database.executemany(f"INSERT OR REPLACE INTO results ({RESULT_COLUMNS}) VALUES ({marks})", rows)
+    def append(self, run_id: str, *results: ExampleResult, charge: Charge | None = None) -> None:
+        """Add results to a run together with what they cost; all of it or nothing.
 
-    def finish_run(self, run_id: str, *, budget_left: int | None = None, cancelled: bool = False) -> RunRecord:
-        """Close a run and give its final record."""
+        A result for an example that has one replaces it. Raises ValueError for a run that has ended.
+        """
+        with self._file.lock:
+            number, places = self._running_run(run_id)
+            with self._file.transaction() as database:
+                for result in results:
+                    place = places.setdefault(result.example_id, len(places))
+                    _put(database, number, place, result)
+                if charge is not None:
+                    self._charge(database, charge, number)
+
+    def finish_run(
+        self, run_id: str, *, budget_left: int | None = None, cancelled: bool = False, failed: bool = False
+    ) -> RunRecord:
+        """Close a run and give its final record; a cancelled one can be reopened, a failed one cannot."""
         number = self._number(run_id)
-        with self._transaction() as database:
-            database.execute(
-                "UPDATE runs SET state = ?, budget_left = ?, finished_at = ? WHERE number = ?",
-                ("cancelled" if cancelled else "finished", budget_left, self._clock(), number),
-            )
+        state = "failed" if failed else "cancelled" if cancelled else "finished"
+        with self._file.transaction() as database:
+            self._end(database, number, state, budget_left)
         self._running.pop(run_id, None)
         return self.run(run_id)
 
+    def reopen_run(self, run_id: str) -> tuple[str, ...]:
+        """Go on with a run that was cut. Gives the planned ids that have no verdict yet, in order."""
+        number = self._number(run_id)
+        with self._file.transaction() as database:
+            database.execute(
+                f"UPDATE runs SET state = 'running', score = NULL, {_ENDED} WHERE number = ?", (*[None] * 7, number)
+            )
+        done = {row[0] for row in self._query("SELECT example_id FROM results WHERE run = ? AND counted", number)}
+        return tuple(example_id for example_id in self.planned_ids(run_id) if example_id not in done)
+
+    def cut_runs(self) -> list[RunRecord]:
+        """Close the runs that a process left open when it ended, as cancelled, and give them."""
+        open_runs = self._query("SELECT number, run_id FROM runs WHERE state = 'running' ORDER BY number")
+        with self._file.transaction() as database:
+            for number, _ in open_runs:
+                self._end(database, number, "cancelled", None)
+        return [self.run(run_id) for _, run_id in open_runs]
+
+    def find_run(
+        self, split: str, prompts: Mapping[str, str], request: Mapping[str, Any], *, baseline: bool = False
+    ) -> list[str]:
+        """The runs that a request goes on with instead of beginning one, oldest first.
+
+        Those that were cut, those with examples that have no verdict, and finished ones whose answer nobody has.
+        """
+        return [
+            row[0]
+            for row in self._query(
+                "SELECT run_id FROM runs WHERE split = ? AND candidate = ? AND request = ? AND baseline = ? "
+                "AND (NOT answered OR unanswered > 0) AND state IN ('cancelled', 'finished') ORDER BY number",
+                split,
+                candidate_id(encode(dict(prompts))),
+                as_column(encode(dict(request))),
+                int(baseline),
+            )
+        ]
+
+    def count_runs(self, split: str, prompts: Mapping[str, str], request: Mapping[str, Any]) -> int:
+        """How many runs were ever begun for a request."""
+        return self._query(
+            "SELECT COUNT(*) FROM runs WHERE split = ? AND candidate = ? AND request = ?",
+            split,
+            candidate_id(encode(dict(prompts))),
+            as_column(encode(dict(request))),
+        )[0][0]
+
+    def spare_rows(self, split: str, prompts: Mapping[str, str], *, but: Collection[str] = ()) -> Spare:
+        """Rows of these prompts in runs whose answers nobody has, and which no run has taken over yet.
+
+        Runs named in `but` and baselines are left out.
+        """
+        rows = self._query(
+            "SELECT run_id, example_id, number, position FROM runs JOIN results ON run = number "
+            "WHERE split = ? AND candidate = ? AND NOT baseline AND NOT answered "
+            "AND state IN ('cancelled', 'finished') AND counted AND NOT taken ORDER BY number DESC",
+            split,
+            candidate_id(encode(dict(prompts))),
+        )
+        return {example_id: (number, place) for run_id, example_id, number, place in rows if run_id not in but}
+
     def run(self, run_id: str) -> RunRecord:
         """One run. Raises `UnknownRunError`."""
-        number = self._number(run_id)
-        return self._read(run_record, self._query(f"{RUNS} WHERE number = ? GROUP BY number", number))[0]
+        return self._runs("WHERE number = ?", self._number(run_id))[0]
 
     def runs(self) -> list[RunRecord]:
         """All runs, oldest first."""
-        return self._read(run_record, self._query(f"{RUNS} GROUP BY number ORDER BY number"))
+        return self._runs("ORDER BY number")
+
+    def planned_ids(self, run_id: str) -> tuple[str, ...]:
+        """The ids of the examples that were chosen, in order. Raises `UnknownRunError`."""
+        rows = self._query("SELECT example_ids FROM plans WHERE run = ?", self._number(run_id))
+        return self._read(lambda row: tuple(cast("list[str]", decode(row[0]))), rows)[0]
 
     def run_count(self) -> int:
         """Runs that have begun."""
@@ -199,12 +298,23 @@ class RunStore:
     ) -> list[ExampleResult]:
         """The results of a run in planned order; `ids` filters (None: all), then `offset` and `limit` cut.
 
-        Raises `UnknownRunError`.
+        Reads no other rows than those it gives. Raises `UnknownRunError`.
         """
         number = self._number(run_id)
-        rows = self._query(f"SELECT {RESULT_COLUMNS} FROM results WHERE run = ? ORDER BY position", number)
-        wanted = rows if ids is None else [row for row in rows if row[2] in ids]
-        return self._read(example_result, wanted[offset : None if limit is None else offset + limit])
+        if ids is None:
+            most = -1 if limit is None else limit
+            order = f"{RESULTS} WHERE run = ? ORDER BY position LIMIT ? OFFSET ?"
+            return self._read(example_result, self._query(order, number, most, offset))
+        found: list[tuple[Any, ...]] = []
+        for some in _chunks(sorted(set(ids))):
+            wanted = f"SELECT position FROM results WHERE run = ? AND example_id IN ({_marks(some)})"
+            found += self._query(wanted, number, *some)
+        places = sorted(row[0] for row in found)[offset : None if limit is None else offset + limit]
+        rows: list[tuple[Any, ...]] = []
+        for some in _chunks(places):
+            order = f"{RESULTS} WHERE run = ? AND position IN ({_marks(some)}) ORDER BY position"
+            rows += self._query(order, number, *some)
+        return self._read(example_result, rows)
 
     def failed_ids(self, run_id: str) -> tuple[str, ...]:
         """The example ids that did not pass in a run on train, in planned order.
@@ -213,28 +323,36 @@ class RunStore:
         """
         if self.run(run_id).split != "train":
             raise SelectionError(f"run {run_id} is on val, whose examples are not shown; name a run on train")
-        number = self._number(run_id)
-        return tuple(
-            row[0]
-            for row in self._query(
-                "SELECT example_id FROM results WHERE run = ? AND NOT passed ORDER BY position", number
-            )
-        )
+        failed = "SELECT example_id FROM results WHERE run = ? AND NOT passed ORDER BY position"
+        return tuple(row[0] for row in self._query(failed, self._number(run_id)))
+
+    def error_kinds(self, run_id: str) -> dict[str, int]:
+        """How many examples of a run have an error of each kind. Raises `UnknownRunError`."""
+        count = "SELECT error_kind, COUNT(*) FROM results WHERE run = ? AND error_kind IS NOT NULL GROUP BY error_kind"
+        return dict(self._query(count, self._number(run_id)))
+
+    def metric_works(self) -> bool:
+        """Whether the metric has ever judged an example without raising."""
+        judged = "SELECT 1 FROM results WHERE counted AND (error_kind IS NULL OR error_kind = 'score') LIMIT 1"
+        return bool(self._query(judged))
 
     # Charges.
 
     def charge(self, amount: int, purpose: str) -> None:
         """Record one charge."""
-        with self._transaction() as database:
-            database.execute(
-                "INSERT INTO charges (amount, purpose, at) VALUES (?, ?, ?)",
-                (amount, as_column(purpose), self._clock()),
-            )
+        with self._file.transaction() as database:
+            self._charge(database, Charge(amount, purpose), None)
 
     def charges(self) -> list[Charge]:
         """All charges, oldest first."""
         rows = self._query("SELECT amount, purpose FROM charges ORDER BY number")
         return [Charge(amount, from_column(purpose)) for amount, purpose in rows]
+
+    def spent(self, purpose: str | None = None) -> int:
+        """Units charged, for one purpose or for all."""
+        every = "SELECT COALESCE(SUM(amount), 0) FROM charges"
+        rows = self._query(every) if purpose is None else self._query(f"{every} WHERE purpose = ?", as_column(purpose))
+        return rows[0][0]
 
     # LM calls.
 
@@ -246,7 +364,7 @@ class RunStore:
             for made in calls
         ]
         # Many a second, and lost is only what a power cut takes with it.
-        with self._transaction(survives_power_cut=False) as database:
+        with self._file.transaction(survives_power_cut=False) as database:
             database.executemany(
                 "INSERT INTO lm_calls (role, model, outcome, prompt_tokens, completion_tokens, cost, at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -259,43 +377,80 @@ class RunStore:
         return dict(self._read(lambda row: (row[0], RoleUsage(*row[1:])), rows))
 
     def evaluated_examples(self) -> int:
-        """Examples that have a result, in all runs together."""
-        return self._query("SELECT COUNT(*) FROM results")[0][0]
+        """Examples that were run, in all runs together."""
+        return self._query("SELECT COUNT(*) FROM results WHERE origin IS NULL")[0][0]
 
     # Prompts.
 
     def set_prompts(self, prompts: Mapping[str, str]) -> None:
         """Record the whole prompt map that is now set."""
-        with self._transaction() as database:
-            database.execute(
-                "INSERT INTO prompts (prompts, at) VALUES (?, ?)", (as_column(encode(dict(prompts))), self._clock())
-            )
+        with self._file.transaction() as database:
+            candidate = self._candidate(database, prompts)
+            database.execute("INSERT INTO prompts (candidate, at) VALUES (?, ?)", (candidate, self._clock()))
 
     def prompts(self) -> dict[str, str] | None:
         """The prompt map set last; None: none was ever set."""
-        rows = self._query("SELECT prompts FROM prompts ORDER BY number DESC LIMIT 1")
-        maps: list[dict[str, str]] = self._read(lambda row: decode(from_column(row[0])), rows)
+        every = "SELECT candidates.prompts FROM prompts JOIN candidates ON id = candidate"
+        last = f"{every} ORDER BY prompts.number DESC LIMIT 1"
+        maps: list[dict[str, str]] = self._read(lambda row: decode(from_column(row[0])), self._query(last))
         return maps[0] if maps else None
+
+    def candidates(self) -> list[CandidateRecord]:
+        """Every prompt map that was evaluated or set, once, oldest first."""
+
+        def record(row: tuple[Any, ...]) -> CandidateRecord:
+            return CandidateRecord(row[0], row[1], decode(from_column(row[2])), row[3])
+
+        return self._read(record, self._query("SELECT id, parent, prompts, at FROM candidates ORDER BY rowid"))
 
     # The agent.
 
-    def record_iteration(self, reasoning: str, code: str, output: str) -> int:
-        """Record one turn of the agent and give its number."""
-        with self._transaction() as database:
-            cursor = database.execute(
-                "INSERT INTO iterations (reasoning, code, output, at) VALUES (?, ?, ?, ?)",
-                (as_column(reasoning), as_column(code), as_column(output), self._clock()),
+    def begin_iteration(self, code: str) -> None:
+        """Record that a turn of the agent runs this code; it replaces one that was begun and never ended."""
+        with self._file.transaction() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO iterations VALUES (?, '', ?, NULL, NULL, ?)",
+                (_next_turn(database), as_column(code), self._clock()),
             )
-            return cast("int", cursor.lastrowid)
+
+    def record_iteration(
+        self,
+        reasoning: str,
+        code: str,
+        output: str,
+        *,
+        seconds: float | None = None,
+        answered: bool = True,
+        submission: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Record one turn of the agent, now that it has ended, and give its number.
+
+        `answered`: the agent has the results of all runs that have finished. `submission`: what it submitted.
+        """
+        with self._file.transaction() as database:
+            number = _next_turn(database)
+            texts = (as_column(text) for text in (reasoning, code, output))
+            database.execute(
+                "INSERT OR REPLACE INTO iterations VALUES (?, ?, ?, ?, ?, ?)", (number, *texts, seconds, self._clock())
+            )
+            if answered:
+                database.execute("UPDATE runs SET answered = 1 WHERE state = 'finished' AND NOT baseline")
+            if submission is not None:
+                database.execute("UPDATE compile SET submission = ?", (as_column(encode(dict(submission))),))
+            return number
 
     def iterations(self) -> list[IterationRecord]:
-        """All turns, oldest first."""
-        rows = self._query("SELECT number, reasoning, code, output, at FROM iterations ORDER BY number")
-        return [IterationRecord(number, *map(from_column, texts), at=at) for number, *texts, at in rows]
+        """All turns that have ended, oldest first."""
+        return self._iterations("WHERE output IS NOT NULL ORDER BY number")
+
+    def unfinished_iteration(self) -> IterationRecord | None:
+        """The turn that was begun and has not ended, if there is one."""
+        found = self._iterations("WHERE output IS NULL")
+        return found[0] if found else None
 
     def record_event(self, kind: str, data: Mapping[str, Any]) -> None:
         """Record one event; `data` are plain values."""
-        with self._transaction() as database:
+        with self._file.transaction(survives_power_cut=False) as database:
             database.execute(
                 "INSERT INTO events (kind, data, at) VALUES (?, ?, ?)",
                 (as_column(kind), as_column(encode(dict(data))), self._clock()),
@@ -309,57 +464,49 @@ class RunStore:
 
     # SQLite.
 
-    def _prepare(self, database: sqlite3.Connection) -> None:
-        (tables,) = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        if not tables:
-            schema = (resources.files(__package__ or "rlmoptimizer") / "schema.sql").read_text("utf-8")
-            marks = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {_VERSION};"
-            database.executescript(f"BEGIN; {schema} {marks} COMMIT;")
-            return
-        (application,) = database.execute("PRAGMA application_id").fetchone()
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if application != _APPLICATION_ID:
-            raise StoreCorrupt(str(self.path), "it is a database of another program")
-        if version != _VERSION:
-            raise StoreCorrupt(str(self.path), f"its format has version {version}, this is version {_VERSION}")
-
-    @contextmanager
-    def _translated(self) -> Generator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreCorrupt(str(self.path), str(error)) from error
-
-    def _open_connection(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise RuntimeError(f"the run store {self.path} is closed")
-        return self._connection
-
-    @contextmanager
-    def _transaction(self, *, survives_power_cut: bool = True) -> Generator[sqlite3.Connection]:
-        with self._lock, self._translated():
-            database = self._open_connection()
-            if not survives_power_cut:
-                # What is in the write-ahead log outlives this process, and the next transaction syncs the log.
-                database.execute("PRAGMA synchronous = NORMAL")
-            try:
-                database.execute("BEGIN IMMEDIATE")
-                try:
-                    yield database
-                    database.execute("COMMIT")
-                except BaseException:
-                    if database.in_transaction:
-                        database.execute("ROLLBACK")
-                    raise
-            finally:
-                if not survives_power_cut:
-                    database.execute("PRAGMA synchronous = FULL")
-
     def _query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        with self._lock, self._translated():
-            return self._open_connection().execute(sql, values).fetchall()
+        return self._file.query(sql, *values)
+
+    def _one_document(self, column: str) -> dict[str, Any] | None:
+        rows = self._query(f"SELECT {column} FROM compile WHERE {column} IS NOT NULL")
+        found: list[dict[str, Any]] = self._read(lambda row: decode(from_column(row[0])), rows)
+        return found[0] if found else None
+
+    def _candidate(self, database: sqlite3.Connection, prompts: Mapping[str, str]) -> str:
+        text = as_column(encode(dict(prompts)))
+        candidate = candidate_id(text)
+        database.execute(
+            "INSERT OR IGNORE INTO candidates "
+            "VALUES (?, (SELECT candidate FROM prompts ORDER BY number DESC LIMIT 1), ?, ?)",
+            (candidate, text, self._clock()),
+        )
+        return candidate
+
+    def _charge(self, database: sqlite3.Connection, charge: Charge, run: int | None) -> None:
+        database.execute(
+            "INSERT INTO charges (amount, purpose, run, at) VALUES (?, ?, ?, ?)",
+            (charge.amount, as_column(charge.purpose), run, self._clock()),
+        )
+
+    def _end(self, database: sqlite3.Connection, number: int, state: str, budget_left: int | None) -> None:
+        *counts, score = _totals(database.execute(_COUNTED, (number,)).fetchall())
+        database.execute(
+            f"UPDATE runs SET state = ?, score = ?, {_ENDED} WHERE number = ?",
+            (state, score, self._clock(), budget_left, *counts, number),
+        )
+
+    def _runs(self, clause: str, *values: Any) -> list[RunRecord]:
+        with self._file.lock:
+            rows = self._query(f"{RUNS} {clause}", *values)
+            filled = [
+                (*row[:11], *_totals(self._query(_COUNTED, row[0])), *row[17:]) if row[10] == "running" else row
+                for row in rows
+            ]
+        return self._read(run_record, filled)
+
+    def _iterations(self, clause: str) -> list[IterationRecord]:
+        rows = self._query(f"SELECT number, reasoning, code, output, seconds, at FROM iterations {clause}")
+        return [iteration_record(row) for row in rows]
 
     def _number(self, run_id: str) -> int:
         rows = self._query("SELECT number FROM runs WHERE run_id = ?", as_column(str(run_id)))
@@ -371,7 +518,9 @@ class RunStore:
     def _running_run(self, run_id: str) -> tuple[int, dict[str, int]]:
         if run_id not in self._running:  # begun by an earlier process
             number = self._number(run_id)
-            places = _places(self.run(run_id).planned_ids)
+            if self.run(run_id).state != "running":
+                raise ValueError(f"run {run_id} has ended")
+            places = _places(self.planned_ids(run_id))
             rows = self._query("SELECT example_id FROM results WHERE run = ? ORDER BY position", number)
             for (example_id,) in rows:
                 places.setdefault(example_id, len(places))
@@ -385,14 +534,55 @@ class RunStore:
             raise StoreCorrupt(str(self.path), f"a row does not hold what it should: {error}") from error
 
 
+_COUNTED: Final = "SELECT score, passed, error_kind, counted, origin FROM results WHERE run = ?"
+
+
+def _totals(rows: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """evaluated, passed, errors, unanswered, reused, score: from rows of `_COUNTED`."""
+    rows = list(rows)
+    counted = [row for row in rows if row[3]]
+    # fsum is exact, so the mean does not depend on the order in which the examples finished.
+    score = math.fsum(row[0] for row in counted) / len(counted) if counted else None
+    passed = sum(row[1] for row in counted)
+    errors = sum(row[2] is not None for row in counted)
+    reused = sum(row[4] is not None for row in counted)
+    return len(counted), passed, errors, len(rows) - len(counted), reused, score
+
+
+def _put(database: sqlite3.Connection, number: int, place: int, result: ExampleResult) -> None:
+    database.execute(
+        "DELETE FROM details WHERE id = "
+        "(SELECT detail FROM results WHERE run = ? AND position = ? AND origin IS NULL AND NOT taken)",
+        (number, place),
+    )
+    detail = database.execute("INSERT INTO details VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", detail_row(result)).lastrowid
+    database.execute(
+        "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?)",
+        (
+            number,
+            place,
+            result.example_id,
+            result.score,
+            int(result.passed),
+            result.error_kind,
+            int(result.has_verdict),
+            result.seconds,
+            detail,
+        ),
+    )
+
+
+def _next_turn(database: sqlite3.Connection) -> int:
+    return database.execute("SELECT COUNT(*) + 1 FROM iterations WHERE output IS NOT NULL").fetchone()[0]
+
+
 def _places(planned_ids: Iterable[str]) -> dict[str, int]:
     return {example_id: place for place, example_id in enumerate(planned_ids)}
 
 
-def _numbers(directory: Path) -> list[int]:
-    names = (re.fullmatch(r"runs-(\d{4,9})\.sqlite", path.name) for path in _entries(directory))
-    return [int(match[1]) for match in names if match]
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))
 
 
-def _entries(directory: Path) -> Iterator[Path]:
-    return directory.iterdir() if directory.is_dir() else iter(())
+def _chunks(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    return (values[start : start + _MOST_VARIABLES] for start in range(0, len(values), _MOST_VARIABLES))

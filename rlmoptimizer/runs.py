@@ -1,4 +1,10 @@
-"""Runs: evaluate a program on rows and keep all of it, paid and told as it comes. Knows no agent."""
+"""Runs: evaluate a program on rows and keep all of it, paid and told as it comes. Knows no agent.
+
+A run that was cut short is never lost and never paid twice. Whoever asks for the same once more (same split, same
+prompts, same request) goes on with it: under its id, and only for the examples that have no verdict yet. Whoever asks
+for some of the same examples with the same prompts takes those over, for nothing. A run counts as cut also when it came
+to its end but nobody has its answer, because the process or the kernel that asked for it was gone by then.
+"""
 
 # DSPy ships no type information.
 # pyright: reportMissingTypeStubs=false
@@ -6,8 +12,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dspy
@@ -15,39 +22,69 @@ import dspy
 from .budget import Ledger, Slot
 from .costs import CostLedger, CostSlot
 from .dataset import Row
-from .evaluation import Evaluator, ExampleResult
+from .errors import MetricFailed
+from .evaluation import Evaluator, ExampleResult, LMsFailed
 from .events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, Split
+from .fan_out import Halt
 from .program import read_prompts
 from .run_store import RunRecord, RunStore
 
-__all__ = ["Runs"]
+__all__ = ["Asked", "Runs"]
+
+_LOOK_SECONDS = 0.2  # how often a wait for a run's end looks whether everything was stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One evaluation as it was asked for."""
+
+    split: Split
+    rows: tuple[Row, ...]  # the examples chosen, in order
+    config: dict[str, Any]  # what was chosen, as the agent gets it back
+    request: Mapping[str, Any]  # what was asked, before anything was drawn; a cut run is found again by it
+    turn: int = 0  # of the agent; 0: before the first
 
 
 @dataclass(slots=True)
-class _Tally:
-    """The running totals of one evaluation. Used by one thread."""
+class _Kernel:
+    """What ends with a kernel of the agent."""
 
+    gone: threading.Event = field(default_factory=threading.Event)  # nobody waits for answers any more
+    given: set[str] = field(default_factory=set[str])  # finished runs whose answers it got in this turn
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run under way: which it is, what of it is still to be done, and its totals, added by one thread at a time."""
+
+    run_id: str
+    asked: Asked
+    rows: tuple[Row, ...]  # those that have no verdict yet
+    slot: Slot | None  # None: free of charge
+    cost_slot: CostSlot
+    kernel: _Kernel  # that asked for it
     done: int = 0
     passed: int = 0
     score_sum: float = 0.0
 
     def add(self, results: Sequence[ExampleResult]) -> None:
-        self.done += len(results)
-        self.passed += sum(result.passed for result in results)
-        self.score_sum += sum(result.score for result in results)
+        judged = [result for result in results if result.has_verdict]
+        self.done += len(judged)
+        self.passed += sum(result.passed for result in judged)
+        self.score_sum += sum(result.score for result in judged)
 
 
 class _Halt:
     """Keeps a run from going on to another example. Once it said so it says so for ever: a run has no gaps."""
 
-    def __init__(self, stopped: threading.Event, costs: CostLedger) -> None:
-        self._stopped = stopped
+    def __init__(self, events: tuple[Halt, ...], costs: CostLedger) -> None:
+        self._events = events
         self._costs = costs
         self._too_dear = False
 
     def is_set(self) -> bool:
         self._too_dear = self._too_dear or self._costs.reached
-        return self._too_dear or self._stopped.is_set()
+        return self._too_dear or any(event.is_set() for event in self._events)
 
 
 class Runs:
@@ -71,61 +108,172 @@ class Runs:
         self._costs = costs
         self._emitter = emitter
         self._stopped = stopped
+        self._lock = threading.Condition()  # of the next two, and of choosing what a request goes on with
+        self._under_way: dict[str, _Run] = {}
+        self._kernel = _Kernel()
 
-    def paid(
-        self, program: dspy.Module, rows: Sequence[Row], split: Split, config: dict[str, Any]
-    ) -> tuple[RunRecord, list[ExampleResult]]:
-        """A run that costs one unit for each example.
+    def paid(self, program: dspy.Module, asked: Asked, source: Sequence[Row]) -> RunRecord:
+        """A run that costs one unit for each example that gets a verdict now.
 
-        Raises `BudgetExceededError` or `CostExceededError` before anything is spent.
+        `source` are all rows of the split. Raises `BudgetExceededError` or `CostExceededError` before anything is
+        spent, and `LMsFailed`.
         """
-        purpose = _purpose(split)
-        with self._ledger.reserve(len(rows), purpose) as slot, self._costs.examples(len(rows), purpose) as cost_slot:
-            return self._make(program, rows, split, config, slot, cost_slot)
+        with ExitStack() as stack:
+            with self._lock:
+                kernel = self._kernel
+                # What the agent's last kernel had asked for may still be coming to its end; then it is gone on with.
+                while self._ending() and not self._stopped.is_set():
+                    self._lock.wait(_LOOK_SECONDS)
+                run = self._choose(read_prompts(program), asked, source, kernel, stack)
+                if isinstance(run, RunRecord):
+                    return run
+                self._under_way[run.run_id] = run
+            return self._make(program, run)
 
-    def free(self, program: dspy.Module, rows: Sequence[Row], split: Split, config: dict[str, Any]) -> RunRecord:
-        """A baseline run: costs no units. Raises `CostExceededError` before anything is spent."""
-        with self._costs.examples(len(rows), _purpose(split)) as cost_slot:
-            return self._make(program, rows, split, config, None, cost_slot)[0]
+    def free(self, program: dspy.Module, asked: Asked) -> RunRecord:
+        """A baseline run, which costs no units; one that has been made before is given as it is.
 
-    def _make(
+        Raises `CostExceededError` before anything is spent, and `LMsFailed`.
+        """
+        prompts, purpose = read_prompts(program), _purpose(asked.split)
+        for run_id in self._store.find_run(asked.split, prompts, asked.request, baseline=True):
+            record = self._store.run(run_id)
+            missing = record.planned_count - record.evaluated_count
+            if record.state == "finished" and not missing:
+                return record
+            with self._costs.examples(missing, purpose) as cost_slot:
+                return self._make(program, self._reopened(run_id, asked, asked.rows, None, cost_slot, _Kernel()))
+        planned = [row.example_id for row in asked.rows]
+        with self._costs.examples(len(planned), purpose) as cost_slot:
+            run_id = self._store.begin_run(
+                asked.split, asked.config, prompts, baseline=True, planned_ids=planned, request=asked.request
+            )
+            return self._make(program, _Run(run_id, asked, asked.rows, None, cost_slot, _Kernel()))
+
+    def kernel_died(self) -> None:
+        """Nobody waits for the runs under way any more: they begin no further example."""
+        with self._lock:
+            self._kernel.gone.set()
+            self._kernel = _Kernel()
+
+    def turn_ended(self) -> None:
+        """The agent has the results of all runs that were given to it."""
+        with self._lock:
+            self._kernel.given.clear()
+
+    def under_way(self) -> list[tuple[str, Asked]]:
+        """The runs that have not ended, with what was asked for."""
+        with self._lock:
+            return [(run.run_id, run.asked) for run in self._under_way.values()]
+
+    def wait_cut(self, seconds: float) -> None:
+        """Wait until the runs that were cut have come to their end, but not longer than this."""
+        with self._lock:
+            self._lock.wait_for(lambda: not self._ending(), seconds)
+
+    def _ending(self) -> bool:
+        return any(run.kernel.gone.is_set() for run in self._under_way.values())
+
+    def _choose(
+        self, prompts: Mapping[str, str], asked: Asked, source: Sequence[Row], kernel: _Kernel, stack: ExitStack
+    ) -> _Run | RunRecord:
+        """The finished run, the cut one or the new one that answers a request. Called under the lock."""
+        purpose = _purpose(asked.split)
+        busy = {*self._under_way, *kernel.given}
+        for run_id in self._store.find_run(asked.split, prompts, asked.request):
+            if run_id in busy:
+                continue
+            record = self._store.run(run_id)
+            if record.state == "finished" and not record.unanswered_count:
+                kernel.given.add(run_id)
+                return replace(record, budget_left=self._ledger.left)
+            missing = record.planned_count - record.evaluated_count
+            slot = stack.enter_context(self._ledger.reserve(missing, purpose))
+            cost_slot = stack.enter_context(self._costs.examples(missing, purpose))
+            return self._reopened(run_id, asked, source, slot, cost_slot, kernel)
+        planned = [row.example_id for row in asked.rows]
+        spare = self._store.spare_rows(asked.split, prompts, but=busy)
+        spare = {example_id: spare[example_id] for example_id in planned if example_id in spare}
+        slot = stack.enter_context(self._ledger.reserve(len(planned) - len(spare), purpose))
+        cost_slot = stack.enter_context(self._costs.examples(len(planned) - len(spare), purpose))
+        run_id = self._store.begin_run(
+            asked.split,
+            asked.config,
+            prompts,
+            planned_ids=planned,
+            request=asked.request,
+            turn=asked.turn,
+            spare=spare,
+        )
+        rows = tuple(row for row in asked.rows if row.example_id not in spare)
+        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, kernel))
+
+    def _reopened(
         self,
-        program: dspy.Module,
-        rows: Sequence[Row],
-        split: Split,
-        config: dict[str, Any],
+        run_id: str,
+        asked: Asked,
+        source: Sequence[Row],
         slot: Slot | None,
         cost_slot: CostSlot,
-    ) -> tuple[RunRecord, list[ExampleResult]]:
-        baseline = slot is None
-        planned = [row.example_id for row in rows]
-        run_id = self._store.begin_run(split, config, read_prompts(program), baseline=baseline, planned_ids=planned)
-        self._emitter.emit(EvaluationStarted(run_id, split, len(rows), baseline))
-        tally = _Tally()
+        kernel: _Kernel,
+    ) -> _Run:
+        by_id = {row.example_id: row for row in source}
+        rows = tuple(by_id[example_id] for example_id in self._store.reopen_run(run_id))
+        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, kernel))
 
-        def on_results(results: Sequence[ExampleResult]) -> None:
-            # What it cost is durable first, then the results, paid after that, and seen by the agent last: nothing
-            # that is paid for is ever lost.
-            self._costs.flush()
-            self._store.append(run_id, *results)
-            if slot is not None:
-                slot.settle(len(results))
-            cost_slot.finish(len(results))
-            tally.add(results)
-            self._emitter.emit(ExamplesScored(run_id, split, tally.done, len(rows), tally.score_sum / tally.done))
+    def _counted(self, run: _Run) -> _Run:
+        """The run with what it has already."""
+        before = self._store.run(run.run_id)
+        run.done, run.passed = before.evaluated_count, before.passed_count
+        run.score_sum = (before.score or 0.0) * before.evaluated_count
+        return run
 
-        completed = False
+    def _make(self, program: dspy.Module, run: _Run) -> RunRecord:
+        asked, slot, total = run.asked, run.slot, run.done + len(run.rows)
+        self._emitter.emit(EvaluationStarted(run.run_id, asked.split, total, slot is None))
+        completed = failed = False
         try:
-            halt = _Halt(self._stopped, self._costs)
-            results = self._evaluator.score(program, rows, on_results=on_results, cancelled=halt)
-            completed = len(results) == len(rows)
+            halt = _Halt((self._stopped, run.kernel.gone), self._costs)
+            results = self._evaluator.score(
+                program, run.rows, on_results=lambda some: self._keep(run, total, some), cancelled=halt
+            )
+            completed = len(results) == len(run.rows)
+        except MetricFailed:
+            failed = True  # its rows say nothing of the program: a metric that was mended starts afresh
+            raise
+        except LMsFailed as failure:
+            failure.run_id = run.run_id
+            raise
         finally:
             # What this run reserved and did not use flows back when it ends.
             left = self._ledger.left + (0 if slot is None else slot.open)
-            record = self._store.finish_run(run_id, budget_left=left, cancelled=not completed)
+            record = self._store.finish_run(
+                run.run_id, budget_left=left, cancelled=not completed and not failed, failed=failed
+            )
             score = record.score if completed else None
-            self._emitter.emit(EvaluationFinished(run_id, split, tally.done, len(rows), tally.passed, score, left))
-        return record, results
+            self._emitter.emit(
+                EvaluationFinished(run.run_id, asked.split, run.done, total, run.passed, score, left)
+            )
+            with self._lock:
+                if completed and not record.unanswered_count:
+                    run.kernel.given.add(run.run_id)
+                self._under_way.pop(run.run_id, None)
+                self._lock.notify_all()
+        return record
+
+    def _keep(self, run: _Run, total: int, results: Sequence[ExampleResult]) -> None:
+        """Results and their price: durable together, before anybody sees them. One call at a time for each run."""
+        self._costs.flush()  # no later than its result: dollars that a result has cost are never lost
+        price = sum(result.has_verdict for result in results)
+        if run.slot is None or not price:
+            self._store.append(run.run_id, *results)
+        else:
+            run.slot.settle(price, lambda charge: self._store.append(run.run_id, *results, charge=charge))
+        run.cost_slot.finish(len(results))
+        run.add(results)
+        if run.done:
+            mean = run.score_sum / run.done
+            self._emitter.emit(ExamplesScored(run.run_id, run.asked.split, run.done, total, mean))
 
 
 def _purpose(split: Split) -> str:

@@ -1,47 +1,94 @@
--- The run store: everything one optimization did. Version 1 (PRAGMA user_version).
+-- The run store: everything one optimization did. Version 2 (PRAGMA user_version); migrations/N.sql makes N of N - 1.
 --
 -- Columns named in "JSON" comments hold JSON, with three additions for what JSON cannot say:
 --   {"$bytes": "<base64>"}   {"$int": "<hexadecimal>"} for integers too long to print   {"$dict": [[key, value], ...]}
 --   for a dict that looks like one of these. NaN, Infinity and -Infinity stand as such.
 -- Text that is no valid Unicode (lone surrogates) is kept as a BLOB of UTF-8 that lets surrogates pass.
--- Times are seconds since 1970, scores are fractions 0..1.
+-- Times are seconds since 1970, scores are fractions 0..1, budget is in units.
+
+CREATE TABLE compile (                                -- at most one row
+    number       INTEGER PRIMARY KEY CHECK (number = 1),
+    setup        TEXT NOT NULL,                       -- JSON: what is optimized, on what and how; a resume compares it
+    started_at   REAL NOT NULL,
+    submission   TEXT,                                -- JSON: what the agent submitted; NULL: it has not
+    outcome      TEXT,                                -- JSON: how it ended; NULL: it has not
+    finished_at  REAL
+);
+
+CREATE TABLE candidates (                             -- every map of prompts that was ever evaluated or set
+    id           TEXT PRIMARY KEY,                    -- a digest of the prompts
+    parent       TEXT REFERENCES candidates (id),     -- the candidate that was set when this one came up
+    prompts      TEXT NOT NULL,                       -- JSON: step -> instructions, all steps
+    at           REAL NOT NULL
+);
+
+CREATE TABLE prompts (                                -- the candidate that was set, after every change; the last counts
+    number       INTEGER PRIMARY KEY,
+    candidate    TEXT NOT NULL REFERENCES candidates (id),
+    at           REAL NOT NULL
+);
 
 CREATE TABLE runs (
     number       INTEGER PRIMARY KEY,                 -- 1, 2, ... in the order of their beginning
     run_id       TEXT NOT NULL UNIQUE,                -- what the agent calls it
     split        TEXT NOT NULL CHECK (split IN ('train', 'val')),
     baseline     INTEGER NOT NULL,                    -- 1: the unchanged student, free of charge
-    config       TEXT NOT NULL,                       -- JSON: the selection
-    prompts      TEXT NOT NULL,                       -- JSON: step -> instructions that were evaluated
-    planned_ids  TEXT NOT NULL,                       -- JSON: example ids, in order
-    state        TEXT NOT NULL CHECK (state IN ('running', 'finished', 'cancelled')),
-    budget_left  INTEGER,                             -- units, when it was finished
+    candidate    TEXT NOT NULL REFERENCES candidates (id),
+    config       TEXT NOT NULL,                       -- JSON: the selection, as the agent gets it back
+    request      TEXT,                                -- JSON: what was asked, before anything was drawn; NULL: unknown
+    turn         INTEGER NOT NULL,                    -- of the agent, in which it began; 0: before the first
+    answered     INTEGER NOT NULL,                    -- 1: the agent has its result; 0: it may still take it over
+    planned      INTEGER NOT NULL,                    -- examples chosen
+    state        TEXT NOT NULL CHECK (state IN ('running', 'finished', 'cancelled', 'failed')),
+    evaluated    INTEGER,                             -- this and the next five: NULL while it runs
+    passed       INTEGER,
+    errors       INTEGER,                             -- of the evaluated ones
+    unanswered   INTEGER,                             -- examples of which an LM call failed: no verdict, no charge
+    reused       INTEGER,                             -- of the evaluated ones: taken over from a run that was cut
+    score        REAL,                                -- mean over the evaluated ones; NULL: none
+    budget_left  INTEGER,                             -- when it ended; NULL: it has not, or nobody told
     started_at   REAL NOT NULL,
     finished_at  REAL
 );
 
-CREATE TABLE results (
-    run                INTEGER NOT NULL REFERENCES runs (number),
-    position           INTEGER NOT NULL,              -- place in planned_ids
-    example_id         TEXT NOT NULL,
+CREATE TABLE plans (                                  -- apart from the runs, because they can be long
+    run          INTEGER PRIMARY KEY REFERENCES runs (number),
+    example_ids  TEXT NOT NULL                        -- JSON: the examples chosen, in order
+);
+
+CREATE TABLE results (                                -- what is counted, in narrow rows; all that is read is in details
+    run          INTEGER NOT NULL REFERENCES runs (number),
+    position     INTEGER NOT NULL,                    -- place in the plan
+    example_id   TEXT NOT NULL,
+    score        REAL NOT NULL,
+    passed       INTEGER NOT NULL,
+    error_kind   TEXT,                                -- NULL: no error
+    counted      INTEGER NOT NULL,                    -- 0: unanswered, see runs
+    origin       INTEGER REFERENCES runs (number),    -- the run it was taken over from; NULL: it was run for this one
+    taken        INTEGER NOT NULL DEFAULT 0,          -- 1: another run has taken it over
+    seconds      REAL NOT NULL,
+    detail       INTEGER NOT NULL REFERENCES details (id),
+    PRIMARY KEY (run, position)
+) WITHOUT ROWID;
+
+CREATE UNIQUE INDEX results_by_example ON results (run, example_id);
+
+CREATE TABLE details (
+    id                 INTEGER PRIMARY KEY,
     source_example_id  TEXT,
-    score              REAL NOT NULL,
-    passed             INTEGER NOT NULL,
     error              TEXT,                          -- NULL: no error
-    error_kind         TEXT,
     feedback           TEXT,
-    seconds            REAL NOT NULL,
     inputs             TEXT NOT NULL,                 -- JSON
     expected           TEXT NOT NULL,                 -- JSON
     predicted          TEXT NOT NULL,                 -- JSON
-    steps              TEXT NOT NULL,                 -- JSON: [[step_name, signature_name, inputs, outputs], ...]
-    PRIMARY KEY (run, example_id)
+    steps              TEXT NOT NULL                  -- JSON: [[step_name, signature_name, inputs, outputs], ...]
 );
 
 CREATE TABLE charges (
     number   INTEGER PRIMARY KEY,
-    amount   INTEGER NOT NULL CHECK (amount > 0),     -- units
-    purpose  TEXT NOT NULL,                           -- 'evaluate', 'llm_query', ...
+    amount   INTEGER NOT NULL CHECK (amount > 0),
+    purpose  TEXT NOT NULL,                           -- 'evaluate', 'validate', 'llm_query'
+    run      INTEGER REFERENCES runs (number),        -- NULL: it paid for something else than examples
     at       REAL NOT NULL
 );
 
@@ -56,18 +103,13 @@ CREATE TABLE lm_calls (                               -- every LM call that was 
     at                 REAL NOT NULL
 );
 
-CREATE TABLE prompts (                                -- the prompt map after every change; the last one counts
-    number   INTEGER PRIMARY KEY,
-    prompts  TEXT NOT NULL,                           -- JSON: step -> instructions, all steps
-    at       REAL NOT NULL
-);
-
 CREATE TABLE iterations (                             -- the agent's turns
-    number     INTEGER PRIMARY KEY,
+    number     INTEGER PRIMARY KEY,                   -- 1, 2, ...
     reasoning  TEXT NOT NULL,
     code       TEXT NOT NULL,
-    output     TEXT NOT NULL,
-    at         REAL NOT NULL
+    output     TEXT,                                  -- NULL: the turn was begun and has not ended
+    seconds    REAL,                                  -- the root LM's thinking included; NULL: nobody told
+    at         REAL NOT NULL                          -- its end, or its beginning while it has none
 );
 
 CREATE TABLE events (

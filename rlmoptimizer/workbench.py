@@ -10,7 +10,6 @@ the agent reads; anything else that goes wrong is kept in `failure`, the agent i
 from __future__ import annotations
 
 import functools
-import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,23 +24,28 @@ from .dataset import Dataset, Row, Selection, parse_selection, select
 from .errors import (
     CostExceededError,
     CostLimitReached,
+    LMUnavailable,
     PromptUpdateError,
     SelectionError,
     SubmissionError,
     UnknownRunError,
 )
-from .evaluation import Evaluator
+from .evaluation import Evaluator, LMsFailed
 from .events import Emitter, LMUsageCounted, PromptUpdated, Split, SubmissionRefused
 from .gate import Gate
 from .money import dollars
 from .program import apply_prompts, clone, fingerprint, read_prompts, set_prompt
+from .run_records import best_run
 from .run_store import RunRecord, RunStore
-from .runs import Runs
+from .runs import Asked, Runs
 from .seeds import drawn_seed
+from .stored_json import encode
 from .sub_lm import SubLMMeter
 from .submission import SUBMISSION_FIELD, read_submission
 
 __all__ = ["Workbench"]
+
+_CUT_SECONDS = 20.0  # how long the agent's next turn waits for the examples under way in evaluations that were cut
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -63,6 +67,7 @@ class Workbench:
 
     Args:
         program: a clone that the workbench may change.
+        store: a new one, or one whose run goes on: the prompts are then those that were set last.
         seed: decides random samples that were asked for without a seed of their own.
         gate: every call of the agent passes it.
         costs: what the LM calls cost, and may cost.
@@ -94,12 +99,18 @@ class Workbench:
         self._costs = costs if costs is not None else CostLedger()
         self._runs = Runs(evaluator, store, ledger, self._costs, emitter, gate.closed)
         self._seed = seed
-        self._draws = itertools.count()
         self._num_threads = num_threads
-        self._lock = threading.Lock()  # of the program's prompts
+        self._lock = threading.Lock()  # of the program's prompts and of the next one
+        self._draws: dict[str, int] = {}  # requests for a random sample -> how often each was drawn for
+        self._cut: tuple[str, ...] = ()  # runs that a dying kernel left behind; written by the agent's loop
+        self._kernel_died = False  # in this turn
         self.steps = tuple(read_prompts(program))
-        self.root_lm_calls = 0  # written by the agent's loop only
-        store.set_prompts(read_prompts(program))
+        self.root_lm_calls = len(store.iterations())  # turns, earlier processes' too; written by the agent's loop
+        set_before = store.prompts()
+        if set_before is None:
+            store.set_prompts(read_prompts(program))
+        else:
+            apply_prompts(program, set_before)
 
     # what the host asks
 
@@ -123,22 +134,56 @@ class Workbench:
         return self._ledger.left
 
     @property
+    def _turn(self) -> int:
+        return self.root_lm_calls
+
+    @property
     def agent_tools(self) -> tuple[Callable[..., Any], ...]:
         """The tools, under the names that the agent knows."""
         return self.evaluate_program, self.run_data, self.update_prompt, self.optimization_status
 
-    def record_turn(self, reasoning: str, code: str, output: str) -> None:
-        """Keep one turn of the agent."""
-        self._store.record_iteration(reasoning, code, output)
+    def begin_turn(self, code: str) -> None:
+        """The agent's code is about to run."""
+        self._store.begin_iteration(code)
+
+    def record_turn(
+        self, reasoning: str, code: str, output: str, seconds: float, submission: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keep one turn of the agent, and with it what it submitted, if it did."""
+        answered = not self._kernel_died
+        self._store.record_iteration(
+            reasoning, code, output, seconds=seconds, answered=answered, submission=submission
+        )
+        if answered:
+            self._runs.turn_ended()
+        self._kernel_died = False
         self._tell_usage()
 
-    def evaluate_baseline(self) -> dict[Split, RunRecord]:
-        """Evaluate the program as it is on every split; costs no units. Raises `CostLimitReached`."""
+    def kernel_died(self) -> None:
+        """The agent's kernel is gone, and with it whoever waits for the evaluations under way: they are cut."""
+        self._kernel_died = True
+        self._cut = tuple(run_id for run_id, _ in self._runs.under_way())
+        self._runs.kernel_died()
+
+    def cut_runs(self) -> list[str]:
+        """One line for each evaluation that the last death of the kernel has cut; once."""
+        cut, self._cut = self._cut, ()
+        if cut:
+            self._runs.wait_cut(_CUT_SECONDS)
+        return [answers.cut_line(self._store.run(run_id)) for run_id in cut]
+
+    def evaluate_baseline(self, program: dspy.Module) -> dict[Split, RunRecord]:
+        """Evaluate `program`, as it was given, on every split; costs no units, and what is done is not done again.
+
+        Raises `CostLimitReached`, and the LM's own error when it failed on every example.
+        """
         splits: dict[Split, tuple[Row, ...]] = {"train": self._data.train}
         if self._data.val is not None:
             splits["val"] = self._data.val
         baselines: dict[Split, RunRecord] = {
-            split: self._baseline_run(rows, split) for split, rows in splits.items() if not self._gate.closed.is_set()
+            split: self._baseline_run(program, rows, split)
+            for split, rows in splits.items()
+            if not self._gate.closed.is_set()
         }
         self._tell_usage()
         return baselines
@@ -149,12 +194,7 @@ class Workbench:
         The earliest one of equals, so a change that gains nothing never replaces what was there.
         """
         split, rows = ("val", self._data.val) if self._data.val is not None else ("train", self._data.train)
-        whole = [
-            record
-            for record in self._store.runs()
-            if record.state == "finished" and record.split == split and record.evaluated_count == len(rows)
-        ]
-        return max(whole, key=lambda record: record.score or 0.0, default=None)
+        return best_run(self._store.runs(), split, len(rows))
 
     def check_submission(self, fields: Mapping[str, Any]) -> dict[str, str]:
         """The prompts in the fields of a SUBMIT call, in the order of the steps.
@@ -215,22 +255,24 @@ class Workbench:
             ignored = [name for name, value in given.items() if value is not None and value != "first"]
             ignored += ["failed_from_run"] if failed_from_run is not None else []
             config = _config(which, Selection(), candidate_prompts, ignored)
-            return self._evaluated(candidate, self._data.val or (), which, config)
-        selection = self._with_seed(parse_selection(failed_from_run=failed_from_run, **given))
+            asked = Asked(which, self._data.val or (), config, Selection().as_config(), self._turn)
+            return self._evaluated(candidate, asked, self._data.val or ())
+        wanted = parse_selection(failed_from_run=failed_from_run, **given)
+        selection = self._with_seed(candidate, wanted)
         config = _config(which, selection, candidate_prompts, ())
         failed = None if selection.failed_from_run is None else self._failed_ids(selection.failed_from_run)
         rows = select(self._data.train, selection, failed)
         if not rows:
             source = str(selection.failed_from_run)
             return answers.empty_answer(config, failed_from_run=source, remaining=self._ledger.left)
-        return self._evaluated(candidate, rows, which, config)
+        asked = Asked(which, rows, config, wanted.as_config(), self._turn)
+        return self._evaluated(candidate, asked, self._data.train)
 
     @_tool
     def run_data(self, run_id: Any) -> dict[str, Any]:
         """What the evaluation `run_id` returned, in the same shape (without remaining_budget). Costs nothing."""
         record = self._ended_run(run_id)
-        results = self._store.examples(record.run_id) if record.split == "train" else ()
-        return answers.run_answer(record, results, remaining=None)
+        return self._answer(record, remaining=None)
 
     @_tool
     def update_prompt(self, step: Any, text: Any) -> dict[str, Any]:
@@ -286,27 +328,47 @@ class Workbench:
     def _tell_usage(self) -> None:
         self._emitter.emit(LMUsageCounted(usage_dict(self._costs.usage())))
 
-    def _baseline_run(self, rows: Sequence[Row], split: Split) -> RunRecord:
+    def _baseline_run(self, program: dspy.Module, rows: tuple[Row, ...], split: Split) -> RunRecord:
         done = 0
+        record = failure = None
         try:
-            record = self._runs.free(self._program, rows, split, _config(split, Selection(), None, ()))
+            asked = Asked(split, rows, _config(split, Selection(), None, ()), Selection().as_config())
+            record = self._runs.free(program, asked)
             done = record.evaluated_count
         except CostExceededError:
-            record = None
+            pass
+        except LMsFailed as failed:
+            failure = failed.__cause__
+        if failure is not None:  # here, so that ours is no context of it
+            raise failure
         costs = self._costs.state()
         if done < len(rows) and costs.limit is not None and (record is None or self._costs.reached):
             raise CostLimitReached(
                 dollars(costs.limit), dollars(costs.spent), done=done, total=len(rows), split=split
-            ) from None
+            )
         assert record is not None  # refused only where there is a limit
         return record
 
-    def _evaluated(
-        self, candidate: dspy.Module, rows: Sequence[Row], split: Split, config: dict[str, Any]
-    ) -> dict[str, Any]:
-        record, results = self._runs.paid(candidate, rows, split, config)
+    def _evaluated(self, candidate: dspy.Module, asked: Asked, source: Sequence[Row]) -> dict[str, Any]:
+        try:
+            record = self._runs.paid(candidate, asked, source)
+        except LMsFailed as failed:
+            raise self._lm_unavailable(asked, failed) from None
         self._gate.check()  # a run that was cut short is no answer
-        return answers.run_answer(record, results, remaining=record.budget_left, costs=self._costs.state())
+        return self._answer(record, remaining=record.budget_left)
+
+    def _answer(self, record: RunRecord, *, remaining: int | None) -> dict[str, Any]:
+        results = self._store.examples(record.run_id) if record.split == "train" else ()
+        kinds = self._store.error_kinds(record.run_id) if record.unanswered_count else None
+        costs = None if remaining is None else self._costs.state()
+        return answers.run_answer(record, results, remaining=remaining, costs=costs, error_kinds=kinds)
+
+    def _lm_unavailable(self, asked: Asked, failed: LMsFailed) -> LMUnavailable:
+        run_id = failed.run_id or "?"
+        cause = failed.__cause__
+        name = type(cause).__name__
+        # An LM's message may quote what it was asked, and that must not be told of val.
+        return LMUnavailable(run_id, len(asked.rows), name if asked.split == "val" else f"{name}: {cause}")
 
     def _candidate(self, prompts: Mapping[str, str]) -> dspy.Module:
         """A clone with the prompts that are set now, and `prompts` on top."""
@@ -316,11 +378,22 @@ class Workbench:
             apply_prompts(candidate, prompts)
         return candidate
 
-    def _with_seed(self, selection: Selection) -> Selection:
-        # The seed that was drawn goes into the run's config, so that the agent can ask for the same sample again.
+    def _with_seed(self, candidate: dspy.Module, selection: Selection) -> Selection:
+        """The selection with a seed of its own if it needs one and has none.
+
+        It goes into the run's config, so that the agent can ask for the same sample again. It depends on the request
+        and on how often it was made, not on what else happened: threads and interruptions change nothing.
+        """
         if selection.sample != "random" or selection.sample_seed is not None:
             return selection
-        return replace(selection, sample_seed=drawn_seed(self._seed, "sample", next(self._draws)))
+        prompts, request = read_prompts(candidate), selection.as_config()
+        key = encode([request, prompts])
+        with self._lock:
+            if key not in self._draws:
+                self._draws[key] = self._store.count_runs("train", prompts, request)
+            drawn = self._draws[key]
+            self._draws[key] += 1
+        return replace(selection, sample_seed=drawn_seed(self._seed, "sample", key, drawn))
 
     def _ended_run(self, run_id: Any) -> RunRecord:
         if not isinstance(run_id, str):

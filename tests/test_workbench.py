@@ -109,7 +109,7 @@ def desk(
             num_threads=threads,
         )
         if baseline:
-            bench.evaluate_baseline()
+            bench.evaluate_baseline(program or toy.Triage())
             events.clear()
         yield Desk(bench, ledger, store, meter, events)
         bench.cancel()

@@ -1,0 +1,105 @@
+"""A lock that one process at a time holds on a file, and that ends with it, however it ends. Knows no stores."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import weakref
+from pathlib import Path
+from types import TracebackType
+
+__all__ = ["FileLock", "Held"]
+
+
+class Held(Exception):
+    """Another holder has the lock; `pid` is its process, or None when it did not say."""
+
+    def __init__(self, pid: int | None) -> None:
+        self.pid = pid
+        super().__init__("held by " + ("another process" if pid is None else f"process {pid}"))
+
+
+class FileLock:
+    """Holds the lock from its making to `release`. The file is there only as long as the lock is, or was when killed.
+
+    Raises `Held` at once when somebody else has it, also another thread of this process, and OSError when the file
+    cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = _acquire(path)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without the name of its holder
+            os.truncate(path, 0)
+            os.write(self._fd, str(os.getpid()).encode())
+        if hasattr(os, "register_at_fork"):
+            # A child of a fork has the lock too, and would keep it when this process is killed.
+            os.register_at_fork(after_in_child=functools.partial(_forget, weakref.ref(self)))
+
+    def release(self) -> None:
+        """Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        with contextlib.suppress(OSError):  # Windows removes no file that is open
+            self._path.unlink()
+        os.close(fd)
+
+    def __enter__(self) -> FileLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _forget(lock: weakref.ref[FileLock]) -> None:
+    held = lock()
+    if held is not None and held._fd >= 0:  # pyright: ignore[reportPrivateUsage] - its own other half
+        os.close(held._fd)  # pyright: ignore[reportPrivateUsage]
+        held._fd = -1  # pyright: ignore[reportPrivateUsage]
+
+
+def _acquire(path: Path) -> int:
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        try:
+            if not _try_lock(fd):
+                raise Held(_holder(fd))
+            # Its last holder may have removed the file between our opening and our locking it.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(path)):
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _holder(fd: int) -> int | None:
+    text = os.pread(fd, 32, 0) if hasattr(os, "pread") else b""
+    return int(text) if text.isdigit() else None
+
+
+if os.name == "nt":  # pragma: no cover
+    import msvcrt
+
+    def _try_lock(fd: int) -> bool:
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _try_lock(fd: int) -> bool:
+        # Of the file, not of the process: SQLite's own kind of lock is lost when any descriptor of the file is closed.
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
