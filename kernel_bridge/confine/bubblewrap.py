@@ -13,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 
 from kernel_bridge.confine.cgroup import scope_prefix, scopes_work
-from kernel_bridge.confine.landlocked import SYSTEM_FILES
 from kernel_bridge.confine.layout import Layout
+from kernel_bridge.confine.places import SYSTEM_FILES, python_paths, system_directories
 from kernel_bridge.confine.plain import plain_guarantees
 from kernel_bridge.confine.plan import (
     PACKAGE,
@@ -22,7 +22,6 @@ from kernel_bridge.confine.plan import (
     clean_environment,
     encoded_filter,
     kernel_command,
-    python_paths,
     rlimits,
 )
 from kernel_bridge.confine.vocabulary import Confinement
@@ -172,18 +171,15 @@ def _isolation(root: bool, user: int) -> list[str]:
 
 
 def _system(python: str) -> list[str]:
-    found = ["--ro-bind", "/usr", "/usr"]
-    for path in ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"):
-        if os.path.islink(path):
-            found += ["--symlink", os.readlink(path), path]
-        elif os.path.isdir(path):
-            found += ["--ro-bind", path, path]
-    for path in (*SYSTEM_FILES, "/nix/store", "/sys/devices/system/cpu"):
+    found: list[str] = []
+    bound = system_directories()
+    for path in bound:
+        found += ["--symlink", os.readlink(path), path] if os.path.islink(path) else _bind("--ro-bind", path)
+    for path in (*SYSTEM_FILES, "/sys/devices/system/cpu"):
         if os.path.exists(path):
             found += _bind("--ro-bind", path)
-    bound: list[str] = []
     for path in sorted(python_paths(python)):
-        if not path.startswith("/usr/") and not any(path.startswith(f"{above}/") for above in bound):
+        if not any(path == above or path.startswith(f"{above}/") for above in bound):
             found += _bind("--ro-bind", path)
             bound.append(path)
     return found
@@ -206,7 +202,7 @@ def _private(limits: Confinement, layout: Layout) -> list[str]:
 
 def _bind(kind: str, path: str) -> list[str]:
     """Bind a path of the host under the same path, with parents that every user can pass through."""
-    made = [str(parent) for parent in reversed(Path(path).parents) if str(parent) not in ("/", "/usr", "/tmp", "/etc")]
+    made = [str(parent) for parent in reversed(Path(path).parents) if str(parent) not in ("/", "/tmp", "/etc")]
     found: list[str] = []
     for parent in made:
         found += ["--perms", "0755", "--dir", parent]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kernel_bridge.confine.layout import Layout
+from kernel_bridge.confine.places import SYSTEM_FILES, python_paths, system_directories
 from kernel_bridge.confine.plain import plain_guarantees
 from kernel_bridge.confine.plan import (
     PACKAGE,
@@ -16,7 +17,6 @@ from kernel_bridge.confine.plan import (
     clean_environment,
     encoded_filter,
     kernel_command,
-    python_paths,
     rlimits,
 )
 from kernel_bridge.confine.seccomp import ARCHITECTURES
@@ -25,7 +25,6 @@ from kernel_bridge.inside.seal import landlock_abi
 
 __all__ = [
     "DEVICES",
-    "SYSTEM_FILES",
     "landlocked_guarantees",
     "plan_landlocked",
     "unprivileged_user",
@@ -34,28 +33,18 @@ __all__ = [
 
 OLDEST_ABI = 6  # the first that keeps signals and abstract unix sockets within the domain
 
-SYSTEM_FILES = (
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
-    "/etc/ssl",
-    "/etc/ca-certificates",
-    "/etc/pki",
-    "/etc/fonts",
-    "/etc/localtime",
-    "/etc/alternatives",
-)
-"""What of /etc a Python and its libraries read, and which holds nothing private."""
-
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store")
 _HARMLESS = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/uptime", "/proc/loadavg", "/proc/version",
              "/proc/filesystems", "/proc/sys/kernel/osrelease", "/sys/devices/system/cpu", "/sys/devices/system/node",
              "/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/hosts")  # fmt: skip
 
 
 _ROOM_FOR_OTHERS = 512  # processes and threads that the user may start elsewhere while the kernel lives
+
+# Not all of /proc/self: its net lists the sockets of the host with their paths.
+_OF_ITSELF = ("cgroup", "cmdline", "comm", "environ", "fd", "fdinfo", "io", "limits", "maps", "mountinfo", "mounts",
+              "oom_score", "pagemap", "smaps", "smaps_rollup", "stat", "statm", "status")  # fmt: skip
 
 
 def why_no_landlock() -> str | None:
@@ -92,14 +81,16 @@ def unprivileged_user(python: str) -> int | None:
 
 
 def _open_to_all(path: Path) -> bool:
-    return all(parent.stat().st_mode & 0o001 for parent in (path, *path.parents))
+    needed = 0o001 if path.is_dir() else 0o004
+    return bool(path.stat().st_mode & needed) and all(parent.stat().st_mode & 0o001 for parent in path.parents)
 
 
 def plan_landlocked(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
     """Plan a kernel that shares the host's namespaces but is fenced in by its own process."""
     root = os.geteuid() == 0
     user = unprivileged_user(python) if root else None
-    read = [*_SYSTEM, *_HARMLESS, *SYSTEM_FILES, *python_paths(python), str(PACKAGE), "/proc/self"]
+    read = [*system_directories(), *_HARMLESS, *SYSTEM_FILES, *python_paths(python), str(PACKAGE)]
+    read += [f"/proc/self/{name}" for name in _OF_ITSELF]
     read += [str(path) for path in limits.read_only]
     extra = layout.session / "path"
     read.append(str(extra))

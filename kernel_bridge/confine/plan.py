@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-import functools
-import json
 import os
 import platform
 import site
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +16,7 @@ from kernel_bridge.confine.layout import Layout
 from kernel_bridge.confine.seccomp import filter_for
 from kernel_bridge.confine.vocabulary import Confinement
 
-__all__ = ["PACKAGE", "LaunchPlan", "clean_environment", "encoded_filter", "kernel_command", "python_paths", "rlimits"]
+__all__ = ["PACKAGE", "LaunchPlan", "clean_environment", "encoded_filter", "kernel_command", "rlimits"]
 
 PACKAGE = Path(__file__).parents[1]  # kernel_bridge itself
 
@@ -127,41 +124,6 @@ def encoded_filter(*, unix_connect: bool, same_user: bool = False) -> str | None
     """The system call filter for this machine as text, or None when there is none for it; see `filter_for`."""
     made = filter_for(platform.machine(), unix_connect=unix_connect, same_user=same_user)
     return None if made is None else base64.b64encode(made).decode("ascii")
-
-
-@functools.lru_cache(maxsize=16)
-def python_paths(python: str) -> tuple[str, ...]:
-    """The directories that an interpreter needs to be read: its prefixes and its package directories.
-
-    What else is on its path, such as the sources of packages installed for editing, is left out; it can be named in
-    `Confinement.read_only`.
-
-    Raises:
-        OSError: the interpreter cannot be run.
-    """
-    asked = [python, "-c", _ASK]
-    answer = subprocess.run(asked, capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False, cwd="/")
-    try:
-        facts = json.loads(answer.stdout)
-    except ValueError:
-        raise OSError(f"{python} does not answer: {answer.stderr.decode('utf-8', 'replace')[-500:]}") from None
-    found: list[str] = []
-    for path in [*facts["prefixes"], *facts["packages"], os.path.dirname(facts["executable"])]:
-        real = os.path.abspath(path)
-        if os.path.isdir(real) and real not in ("/", os.path.expanduser("~")) and real not in found:
-            found.append(real)
-    return tuple(found)
-
-
-_ASK = """
-import json, os, sys
-print(json.dumps({
-    "executable": os.path.realpath(sys.executable),
-    "prefixes": [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix,
-                 os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix)],
-    "packages": [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))],
-}))
-"""
 
 
 def kernel_command(python: str, package: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import secrets
 import shutil
 import subprocess
@@ -18,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernel_bridge.confine.plan import PACKAGE, python_paths
+from kernel_bridge.confine.places import python_paths
+from kernel_bridge.confine.plan import PACKAGE
 
 HERE = Path(__file__).resolve().parent
 ANSWER_SECONDS = 60.0  # a host that needs longer for one request hangs
@@ -101,6 +103,13 @@ def write(path, data=b"changed by the kernel"):
         return file.write(data)
 '''
 """What every session knows beforehand: `syscall`, `attempt`, `read`, `write` and the usual imports."""
+
+
+# Of the calls that attacks make by number: on x86_64 and, where it has them, on aarch64.
+NUMBERS: dict[str, dict[str, int]] = {
+    "x86_64": {"socket": 41},
+    "aarch64": {"socket": 198},
+}
 
 
 class Tier:
@@ -217,6 +226,19 @@ class Tier:
     def host(self, code: str, *, seconds: float = ANSWER_SECONDS, **values: Any) -> Any:
         """Run Python in the host itself; what it assigns to `result` comes back."""
         return self.ask("host", seconds=seconds, code=code, values=values)["result"]
+
+    def run_or_die(self, code: str, *, session: str, **variables: Any) -> str:
+        """Run a cell that may kill its kernel; its text, or what the session says of the death."""
+        try:
+            return self.run(code, session=session, **variables)
+        except CellError as error:
+            if error.kind != "CodeExecutionError":
+                raise
+            return error.message
+
+    def number(self, call: str) -> int:
+        """The number of a system call on this machine."""
+        return NUMBERS[platform.machine()][call]
 
     def look(self, code: str, *, session: str = "shared", seconds: float = ANSWER_SECONDS, **variables: Any) -> Any:
         """Run a cell that fills the dict `found`, and return that."""
