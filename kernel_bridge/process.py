@@ -480,7 +480,10 @@ class KernelProcess:
             process.kill()
             return
         with self._lifeline:
-            process.stdin.close()  # the lifeline
+            if not process.stdin.closed:
+                with contextlib.suppress(OSError):  # it is gone already, or stopped; the lifeline's end will do
+                    os.write(process.stdin.fileno(), b"k")
+            process.stdin.close()
         with contextlib.suppress(OSError, AttributeError):
             process.send_signal(signal.SIGCONT)  # the agent's code may have stopped its guardian
 

@@ -1,8 +1,8 @@
 """The guardian: the kernel's parent, which outlives nobody. Knows processes and signals, not Python cells.
 
 It is forked before anything heavy is imported. The host talks to it through its standard input, the lifeline:
-`i` interrupts the kernel's process group, and end-of-file, which also comes when the host dies however it dies,
-kills the kernel and every process it started. On Linux the guardian is their subreaper, so daemonised
+`i` interrupts the kernel's process group, `k` ends it, and so does end-of-file, which comes when the host dies, however
+it dies: the kernel and every process it started are killed. On Linux the guardian is their subreaper, so daemonised
 grandchildren come back to it and are killed too. It reports on its standard output: `pid N`, then `exit N` or
 `signal N`.
 """
@@ -22,6 +22,7 @@ from kernel_bridge.inside.removal import remove_tree
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _KILL_SECONDS = 10.0
+_DYING_SECONDS = 5.0
 
 
 def fork_under_guard(config: dict[str, Any]) -> None:
@@ -73,6 +74,7 @@ def _guard(kernel: int, config: dict[str, Any]) -> None:
     signal.signal(signal.SIGCHLD, _noticed)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
+    asked = False
     status = _reap(kernel)
     while status is None:
         with contextlib.suppress(InterruptedError):
@@ -82,14 +84,15 @@ def _guard(kernel: int, config: dict[str, Any]) -> None:
                     os.read(wake_in, 4096)
             if 0 in readable:
                 command = os.read(0, 64)
-                if not command:
+                asked = b"k" in command
+                if asked or not command:
                     break
                 with contextlib.suppress(OSError):
                     os.killpg(_innermost(kernel, config.get("layers", 0)), signal.SIGINT)
             elif os.getppid() != config["host_pid"]:
                 break  # a fork of the host may hold the lifeline open; the host itself is gone
         status = _reap(kernel)
-    host_gone = os.getppid() != config["host_pid"]
+    by_itself = status is not None
     found = _kill_all(kernel)
     if status is None:
         status = found
@@ -97,8 +100,19 @@ def _guard(kernel: int, config: dict[str, Any]) -> None:
         code = os.waitstatus_to_exitcode(status)
         with contextlib.suppress(OSError):
             _report(f"signal {-code}" if code < 0 else f"exit {code}")
-    if host_gone:
+    # A dying host closes its lifeline before it is gone: only one that asked for the end removes the directory itself.
+    if not asked and _is_gone(config["host_pid"], 0.0 if by_itself else _DYING_SECONDS):
         remove_tree(config["session_dir"])
+
+
+def _is_gone(host: int, seconds: float) -> bool:
+    """Whether the host has ended, or does within some seconds."""
+    deadline = time.monotonic() + seconds
+    while os.getppid() == host:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def _noticed(signum: int, frame: object) -> None:

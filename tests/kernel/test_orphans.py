@@ -1,0 +1,68 @@
+"""No kernel outlives its host, however the host ends, and neither does anything that the kernel started."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+HOST = """
+import os, sys
+from kernel_bridge import KernelInterpreter
+
+interpreter = KernelInterpreter(confinement=sys.argv[1], runtime_dir=sys.argv[2])
+interpreter.start()
+interpreter.execute(f'''
+import os, subprocess, sys, time
+sleeper = [sys.executable, "-c", "import time; time.sleep(600)", "{sys.argv[3]}"]
+subprocess.Popen(sleeper)
+if os.fork() == 0:  # a daemon: a session of its own, and a parent that is gone
+    os.setsid()
+    if os.fork() == 0:
+        os.execv(sleeper[0], sleeper)
+    os._exit(0)
+os.wait()
+''')
+print("ready", flush=True)
+if sys.argv[4] == "killed":
+    sys.stdin.read()
+elif sys.argv[4] == "os._exit":
+    os._exit(0)
+"""
+
+
+def marked(mark: str) -> list[int]:
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if mark in (p.info["cmdline"] or ())]
+
+
+@pytest.mark.parametrize("confinement", ["off", "auto"])
+@pytest.mark.parametrize("end", ["killed", "os._exit", "without a shutdown"])
+def test_nothing_outlives_the_host(
+    confinement: str, end: str, wait_until: Callable[[Callable[[], object], str], object], short_dir: Path
+) -> None:
+    mark = f"orphan-{uuid.uuid4().hex}"
+    command = [sys.executable, "-c", HOST, confinement, str(short_dir), mark, end]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as host:
+        assert host.stdout is not None
+        assert host.stdout.readline() == "ready\n"
+        if end == "killed":
+            assert len(marked(mark)) >= 3, "the host itself, a child and a daemon"
+            host.send_signal(signal.SIGKILL)
+        host.wait(60)
+    wait_until(lambda: not marked(mark), "the end of all that the kernel started")
+    wait_until(lambda: not list(short_dir.iterdir()), "the removal of the session's directory")
+
+
+@pytest.fixture
+def short_dir() -> object:
+    """A directory whose path is short enough for sockets below it."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="kb-", dir="/tmp") as folder:
+        yield Path(folder)
