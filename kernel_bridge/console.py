@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernel_bridge.inside.removal import remove_tree
-from kernel_bridge.process import process_started, runtime_root
+from kernel_bridge.session_directory import process_started, runtime_root
 
 __all__ = ["LiveSession", "attach", "live_sessions"]
 

@@ -1,9 +1,4 @@
-"""The kernel's process: its directory, its connection file, its guardian. Knows processes, not cells.
-
-A session lives in one 0700 directory with a short path, because a unix socket's path holds about 107 bytes. The
-directory holds the connection file, the sockets of each kernel that the session has had, the scratch directory, and
-`session.json`, by which other processes of the same user find it.
-"""
+"""The kernel's process and its guardian, from the launch to the last descendant's end. Knows no cells."""
 
 from __future__ import annotations
 
@@ -14,17 +9,14 @@ import json
 import marshal
 import os
 import re
-import secrets
 import select
 import shutil
 import signal
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,252 +25,38 @@ from kernel_bridge.cells import Limits
 from kernel_bridge.confine import Confinement, Layout, plan_launch, prepare_files
 from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, EXTRA_PATH
 from kernel_bridge.confine.plan import PACKAGE
-from kernel_bridge.doors import Doors
+from kernel_bridge.connection import Connection
 from kernel_bridge.errors import StartupFailed
-from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS, KEEPING
+from kernel_bridge.exit_reason import ExitReason
+from kernel_bridge.inside import KEEPING
 from kernel_bridge.inside.interrupts import NOTE
-from kernel_bridge.inside.removal import remove_tree
+from kernel_bridge.replies import result_chars
+from kernel_bridge.session_directory import CHECKPOINT, SessionDirectory
 from kernel_bridge.watchdog import Bounds, Watchdog
 
-__all__ = ["Connection", "ExitReason", "KernelProcess", "SessionDirectory", "runtime_root"]
+__all__ = ["KernelProcess", "LaunchOptions"]
 
-_LONGEST_ROOT = 70  # characters; the rest of 107 bytes is for the session's name and the socket's
 _STDERR_BYTES = 4096  # of the kernel's last words, kept for a report
-CHECKPOINT = "checkpoint"  # the file in the directory that outlives a kernel
-_KEPT = (CHECKPOINT, f"{CHECKPOINT}.old")  # the second one while the first is made anew; whatever else is removed
 _KILL_SECONDS = 12.0  # the guardian gives itself ten
 _STRAY_ROUNDS = 10
 
 
-def result_chars(limits: Limits) -> int:
-    """The longest text of a last expression that is sent by itself, beside the transcript of the cell."""
-    return max(limits.output_bytes, limits.frame_bytes // 8)
-
-
-def runtime_root() -> Path:
-    """The directory, private to this user, under which sessions live; made when it is not there."""
-    uid = os.getuid() if hasattr(os, "getuid") else "user"
-    candidates = [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"]
-    for base in candidates:
-        if not base or not os.path.isdir(base) or not os.access(base, os.W_OK | os.X_OK):
-            continue
-        root = Path(base) / f"kernel_bridge-{uid}"
-        if len(str(root)) > _LONGEST_ROOT and os.name == "posix":
-            continue
-        with contextlib.suppress(FileExistsError):
-            root.mkdir(mode=0o700)
-        if _is_private(root):
-            return root
-    raise StartupFailed(
-        f"no private directory with a short path for the kernel's sockets: tried {[c for c in candidates if c]}; "
-        "pass runtime_dir=, a directory of yours with mode 0700 and a path under 70 characters"
-    )
-
-
-def _is_private(path: Path) -> bool:
-    if os.name != "posix":
-        return True
-    found = path.lstat()
-    # Search by others is allowed: under Landlock a kernel of another user has to pass through.
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o066
-
-
-@contextlib.contextmanager
-def _usable(root: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StartupFailed(f"the runtime directory {str(root)!r} cannot be used: {error}") from error
-
-
-class SessionDirectory:
-    """The directory of one session; `remove` ends it."""
-
-    def __init__(self, root: Path | None) -> None:
-        if root is not None:
-            root = root.expanduser().absolute()
-            with _usable(root):
-                root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if os.name == "posix" and len(os.fsencode(root)) > _LONGEST_ROOT:
-                raise StartupFailed(
-                    f"runtime_dir {str(root)!r} is {len(os.fsencode(root))} bytes long; sockets below it need a path "
-                    f"of at most {_LONGEST_ROOT}"
-                )
-        self.path = (runtime_root() if root is None else root) / secrets.token_hex(4)
-        with _usable(self.path.parent):
-            self.path.mkdir(mode=0o700)
-        self.scratch = self.path / "scratch"
-        self.keep = self.path / "keep"
-        for path in (self.scratch, self.keep):
-            path.mkdir(mode=0o700)
-        self.connection_file = self.path / "kernel.json"
-        self._generation = 0
-        facts = {
-            "host_pid": os.getpid(),
-            "host_started": process_started(os.getpid()),
-            "command": " ".join(sys.argv)[:200] or sys.executable,
-            "started": time.time(),
-            "connection_file": str(self.connection_file),
-        }
-        (self.path / "session.json").write_text(json.dumps(facts), encoding="utf-8")
-
-    def next_layout(self) -> Layout:
-        """The directories of the next kernel of this session: fresh ones for its sockets and its files.
-
-        A predecessor may have been killed for the files it left, and they may belong to a user that it was alone.
-        """
-        self._generation += 1
-        path = self.path / f"k{self._generation}"
-        path.mkdir(mode=0o700)
-        self.doors.mkdir(mode=0o700)
-        if self._generation > 1:
-            remove_tree(self.path / f"k{self._generation - 1}")
-            remove_tree(self.path / f"h{self._generation - 1}")
-            remove_tree(self.scratch)
-            self.scratch.mkdir(mode=0o700, exist_ok=True)
-            os.chmod(self.keep, 0o700)  # as its owner, the predecessor may have shut it
-            for name in os.listdir(self.keep):
-                if name not in _KEPT:
-                    with contextlib.suppress(OSError):
-                        remove_tree(self.keep / name)
-                        (self.keep / name).unlink(missing_ok=True)
-        return Layout(self.path, self.path / "launch.json", path, self.keep, self.scratch)
-
-    @property
-    def doors(self) -> Path:
-        """Where the host has its own names for the sockets of the present kernel."""
-        return self.path / f"h{self._generation}"
-
-    def let_pass(self) -> None:
-        """Let another user search the directories above the kernel's own, but not list them."""
-        for path in (self.path, self.path.parent):
-            os.chmod(path, 0o711)
-
-    def remove(self) -> None:
-        """Delete the directory and all in it, whatever modes the agent's code gave its files."""
-        remove_tree(self.path)
-
-
-def process_started(pid: int) -> str | None:
-    """A token that tells a process from a later one with the same pid; None when it is gone or cannot be told."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[19].decode()
-    except (OSError, IndexError):
-        return None
-
-
 @dataclass(frozen=True, slots=True)
-class Connection:
-    """Where one kernel listens."""
+class LaunchOptions:
+    """What every kernel of a session is launched with."""
 
-    info: dict[str, Any]  # Jupyter's connection info as the host needs it, `key` as bytes
-    inside_file: str  # the connection file that the kernel reads
-    urls: tuple[str, str]  # of the tool channel: calls, replies
-    inside_urls: tuple[str, str]  # the same, as the kernel sees them
-    doors: Doors | None  # what has to be opened before the host can connect; None: nothing
-
-    @staticmethod
-    def open(directory: SessionDirectory, layout: Layout, inside: Layout) -> Connection:
-        """Choose addresses for a new kernel and write its connection file, and the kernel's own copy of it."""
-        key = secrets.token_hex(32).encode()
-        if os.name == "posix":
-            shared: dict[str, Any] = {"key": key, "transport": "ipc", **dict(zip(_CHANNELS, range(1, 6), strict=True))}
-            urls = tuple(f"ipc://{directory.doors}/{name}" for name in _TOOL_SOCKETS)
-            inside_urls = tuple(f"ipc://{inside.sockets}/{name}" for name in _TOOL_SOCKETS)
-            ips = str(directory.doors / "s"), str(inside.sockets / "s")
-            doors = Doors(layout.sockets, directory.doors, (*reversed(_TOOL_SOCKETS), "s-1"), _CONSOLE_SOCKETS)
-        else:
-            free = _free_ports(7)
-            shared = {"key": key, "transport": "tcp", **dict(zip(_CHANNELS, free[:5], strict=True))}
-            urls = inside_urls = tuple(f"tcp://127.0.0.1:{port}" for port in free[5:])
-            ips = "127.0.0.1", "127.0.0.1"
-            doors = None
-        info = _write_connection(directory.connection_file, ip=ips[0], **shared)
-        _write_connection(layout.sockets / "kernel.json", ip=ips[1], **shared)
-        file = str(inside.sockets / "kernel.json")
-        return Connection({**info, "key": key}, file, (urls[0], urls[1]), (inside_urls[0], inside_urls[1]), doors)
-
-    def url(self, channel: str) -> str:
-        """The address of a Jupyter channel: shell, iopub, stdin, control or hb."""
-        joint = "-" if self.info["transport"] == "ipc" else ":"
-        return f"{self.info['transport']}://{self.info['ip']}{joint}{self.info[channel + '_port']}"
-
-
-_TOOL_SOCKETS = ("c", "r")  # calls, replies; bound in this order, after all others
-_CONSOLE_SOCKETS = ("s-2", "s-3", "s-4", "s-5")
-_CHANNELS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
-
-
-def _new_file(path: Path) -> int:
-    """A file that only the host and the kernel's user may open; stays open here."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    return os.open(path, flags, 0o600)
-
-
-def _write_connection(path: Path, **facts: Any) -> dict[str, Any]:
-    from jupyter_client.connect import write_connection_file
-
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    _, info = write_connection_file(str(path), kernel_name="kernel_bridge", **facts)
-    return dict(info)
-
-
-def _free_ports(count: int) -> list[int]:
-    import socket
-
-    holders = [socket.socket() for _ in range(count)]
-    try:
-        for holder in holders:
-            holder.bind(("127.0.0.1", 0))
-        return [holder.getsockname()[1] for holder in holders]
-    finally:
-        for holder in holders:
-            holder.close()
-
-
-@dataclass(frozen=True, slots=True)
-class ExitReason:
-    """How a kernel ended."""
-
-    code: int | None  # exit status; negative: a signal; None: nobody could tell
-    stderr_tail: str
-    verdict: str | None = None  # why the watchdog killed it
-
-    def clause(self) -> str:
-        """The reason as one clause, such as "it was killed by signal 11 (SIGSEGV, segmentation fault)"."""
-        if self.verdict is not None:
-            return self.verdict
-        if self.code is None:
-            return "it ended in a way that nobody saw"
-        if self.code == DAMAGED_STATUS and DAMAGED in self.stderr_tail:
-            why = self.stderr_tail.rpartition(DAMAGED)[2].strip()
-            return f"the code that it had run had damaged it, and it ended itself ({why[:300]})"
-        if self.code >= 0:
-            return f"it exited with status {self.code}"
-        number = -self.code
-        name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
-        return f"it was killed by signal {number} ({name}{_SIGNAL_NOTES.get(name, '')})"
-
-
-_SIGNAL_NOTES = {
-    "SIGKILL": "; out of memory, or killed from outside",
-    "SIGSEGV": ", segmentation fault",
-    "SIGABRT": ", aborted by a library",
-    "SIGXCPU": ", out of its CPU seconds",
-    "SIGXFSZ": ", a file larger than allowed",
-    "SIGBUS": ", bus error",
-    "SIGFPE": ", arithmetic error in C code",
-    "SIGILL": ", illegal instruction",
-}
+    python: str  # the interpreter: an absolute path, or a name on the search path
+    limits: Limits
+    confinement: Confinement
+    tier: str  # how it is confined; see `kernel_bridge.confine.resolve`
+    checkpoint: bool  # keep the namespace for a successor
 
 
 class KernelProcess:
     """One kernel and its guardian, from launch to the last descendant's end.
 
     Args:
-        tier: how it is confined; see `kernel_bridge.confine.resolve`.
+        restore: begin with the namespace that a predecessor left in the directory.
 
     Raises:
         StartupFailed: the interpreter cannot be run.
@@ -287,14 +65,11 @@ class KernelProcess:
     def __init__(
         self,
         directory: SessionDirectory,
+        options: LaunchOptions,
         *,
-        python: str,
-        limits: Limits,
-        confinement: Confinement,
-        tier: str,
-        checkpoint: bool,
         restore: bool,
     ) -> None:
+        limits, confinement = options.limits, options.confinement
         self._directory = directory
         self._limits = limits
         self._checkpoint_bytes = limits.checkpoint_bytes
@@ -302,7 +77,7 @@ class KernelProcess:
             self._checkpoint_bytes = min(limits.checkpoint_bytes, confinement.scratch_bytes // 4)
         layout = directory.next_layout()
         try:
-            self._plan = plan_launch(confinement, tier, layout, python)
+            self._plan = plan_launch(confinement, options.tier, layout, options.python)
         except OSError as error:
             raise StartupFailed(f"the kernel's interpreter cannot be used: {error}") from error
         self.connection = Connection.open(directory, layout, self._plan.inside)
@@ -314,8 +89,8 @@ class KernelProcess:
         self._lifeline = threading.Lock()  # guards the pipe to the guardian and the note
         self._ending = threading.Lock()
         try:
-            extra_path = _extra_path(python, directory, self._plan.inside)
-            config = self._configuration(extra_path, checkpoint=checkpoint, restore=restore)
+            extra_path = _extra_path(options.python, directory, self._plan.inside)
+            config = self._configuration(extra_path, checkpoint=options.checkpoint, restore=restore)
             layout.config.write_text(json.dumps(config), encoding="utf-8")
             self._hand_over(layout)
             self._process = self._launch(layout)
@@ -605,3 +380,9 @@ def _extra_path(python: str, directory: SessionDirectory, inside: Layout) -> lis
             Path(cloudpickle.__file__).parent, folder / "cloudpickle", ignore=shutil.ignore_patterns("__pycache__")
         )
     return [str(folder if inside.session == inside.sockets.parent else EXTRA_PATH)]
+
+
+def _new_file(path: Path) -> int:
+    """A file that only the host and the kernel's user may open; stays open here."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    return os.open(path, flags, 0o600)

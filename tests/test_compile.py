@@ -319,7 +319,9 @@ DEADLY = {
     "kill": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     "kill mid-tool": "import os, signal, threading\n"
     "threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()\n"
-    "while True:\n    evaluate_program(limit=1)",
+    # Many examples may be done by then, even all that the budget pays for.
+    "while True:\n    try:\n        evaluate_program(limit=1)\n"
+    "    except Exception:\n        optimization_status()",
     "endless loop": "while True:\n    pass",
     "loop that keeps interrupts out": "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\nwhile True:\n    pass",

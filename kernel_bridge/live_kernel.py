@@ -1,0 +1,308 @@
+"""A live kernel: its process, its sockets, its tool server, and the wait for a cell's answer. Knows no successor.
+
+One thread at a time may call it, but for `interrupt`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias, cast
+
+from kernel_bridge.cells import CellOutcome
+from kernel_bridge.dispatch import ToolDispatcher
+from kernel_bridge.errors import ProtocolViolation, StartupFailed
+from kernel_bridge.peer import Frame, Peer, PeerError, PeerGone, wait_for, wake_pair
+from kernel_bridge.process import ExitReason, KernelProcess, LaunchOptions
+from kernel_bridge.replies import Reply, find_reply, largest_reply, outcome_of
+from kernel_bridge.session_directory import SessionDirectory
+from kernel_bridge.toolserver import CLOSED, ToolServer
+
+__all__ = ["GRACE_SECONDS", "CellFrame", "CellVariable", "Gone", "LiveKernel"]
+
+_LOOK_SECONDS = 0.001  # between two looks whether a starting kernel listens
+GRACE_SECONDS = 2.0  # from the interrupt to the kill
+_PARTING_SECONDS = 2.0  # between a kernel's sockets closing and its exit
+_SWEEP_SECONDS = 0.5  # how often a platform without pidfd looks whether the kernel lives
+_MOST_FRAMES = 16  # of a reply; Jupyter's have six
+
+CellFrame: TypeAlias = "bytes | memoryview"
+# name, index of its frame or None when the kernel has it, form, whether what a checkpoint restored is newer
+CellVariable: TypeAlias = "tuple[str, int | None, str, bool]"
+
+
+class Gone(Exception):
+    """A kernel died, or had to be killed, under a cell. `reason` None: look at how it exited."""
+
+    def __init__(self, reason: str | None) -> None:
+        self.reason = reason
+        self.submitted: dict[str, Any] | None = None  # what the cell had submitted and the host accepted
+
+
+class LiveKernel:
+    """One running kernel: its process, its sockets, its tool server."""
+
+    def __init__(
+        self,
+        directory: SessionDirectory,
+        options: LaunchOptions,
+        *,
+        dispatcher: ToolDispatcher,
+        restore: bool,
+    ) -> None:
+        from jupyter_client.session import Session
+
+        self._directory = directory
+        self._limits = limits = options.limits
+        self.process = KernelProcess(directory, options, restore=restore)
+        self._ready_by = time.monotonic() + limits.start_seconds
+        connection = self.process.connection
+        self._messages = Session(key=connection.info["key"], username="host")
+        self._wake_in, self._wake_out = wake_pair()
+        self.tools = ToolServer(*connection.urls, dispatcher=dispatcher, limits=limits, wake=self._wake)
+        self._shell = Peer(
+            connection.url("shell"), "DEALER", message_bytes=largest_reply(limits), most_frames=_MOST_FRAMES
+        )
+        self._cut = False  # the kernel's end of the shell socket is gone
+        self._cell = 0  # the number of the cell that the kernel has not answered yet
+        self._open = True
+        try:
+            self._open_doors()
+            self._connect()
+            self._wait_ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_doors(self) -> None:
+        """Wait until the kernel listens."""
+        doors = self.process.connection.doors
+        try:
+            while doors is not None and not doors.open():
+                if self.process.exited_within(_LOOK_SECONDS) or time.monotonic() > self._ready_by:
+                    raise self._unready()
+        except OSError as error:
+            raise StartupFailed(str(error)) from error
+
+    def _connect(self) -> None:
+        """Connect, once and for all: what lies at the addresses later is nothing to the host."""
+        try:
+            while not (self._shell.connect() and self.tools.connect()):
+                if self.process.exited_within(_LOOK_SECONDS) or time.monotonic() > self._ready_by:
+                    raise self._unready()
+        except PeerError as error:
+            raise ProtocolViolation(str(error)) from error
+        except PeerGone as error:
+            self.process.exits_within(_PARTING_SECONDS)
+            raise self._unready() from error
+        self.tools.start()
+
+    def _unready(self) -> StartupFailed:
+        in_time = self.process.exited()
+        ended = self.process.end()
+        late = f"the kernel was not ready within {self._limits.start_seconds:g} s"
+        return StartupFailed(_stillborn(ended) if in_time else late, ended.code, ended.stderr_tail)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wake_out.send(b"w")
+
+    def _wait_ready(self) -> None:
+        while self.tools.ready is None:
+            left = self._ready_by - time.monotonic()
+            if left <= 0:
+                raise self._unready()
+            self._poll(left)
+            if self.tools.violation is not None:
+                raise ProtocolViolation(self.tools.violation)
+            if self.tools.lost is not None:
+                self.process.exits_within(_PARTING_SECONDS)
+                raise self._unready()
+            if self.tools.ready is None and self.process.exited():
+                raise self._unready()
+        self._open_doors()  # those that only a console needs
+
+    def _poll(self, seconds: float) -> None:
+        """Wait for the shell socket, the process's end or a wake-up, and send what waits to be sent."""
+        watched = [self._wake_in.fileno()]
+        if not self._cut:
+            watched.append(self._shell.fd)
+        if self.process.exit_fd is not None:
+            watched.append(self.process.exit_fd)
+        else:
+            seconds = min(seconds, _SWEEP_SECONDS)
+        unsent = self._shell.unsent and not self._cut
+        ready = wait_for(watched, [self._shell.fd] if unsent else (), seconds)
+        if watched[0] in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._wake_in.recv(4096)
+        if unsent:
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            self._shell.flush()
+        except PeerGone:
+            self._cut = True
+
+    def _receive(self) -> list[Frame] | None:
+        """The next message on the shell socket, if one is there."""
+        try:
+            return None if self._cut else self._shell.receive()
+        except PeerGone:
+            self._cut = True
+            return None
+        except PeerError as error:
+            raise ProtocolViolation(f"the kernel broke the protocol: {error}") from error
+
+    def request(self, code: str, number: int, names: list[CellVariable], *, again: bool) -> dict[str, Any]:
+        """The message that runs a cell."""
+        return cast("Any", self._messages).msg(
+            "execute_request",
+            {
+                "code": code,
+                "silent": False,
+                "store_history": False,
+                "user_expressions": {},
+                "allow_stdin": False,
+                "stop_on_error": False,
+            },
+            metadata={"kernel_bridge": {"number": number, "variables": names, "again": again}},
+        )
+
+    def run(
+        self, request: dict[str, Any], frames: list[CellFrame], interrupted: Callable[[], bool]
+    ) -> tuple[CellOutcome, bool]:
+        """Run a cell. Returns its outcome, and whether the kernel took the variables that came with it.
+
+        Args:
+            interrupted: whether it has been interrupted already, before it was sent.
+        """
+        while self._receive() is not None:
+            pass  # the late answer to a cell that was given up
+        parts = [*self._messages.serialize(request), *frames]
+        self.tools.open_cell()
+        self._cell = request["metadata"]["kernel_bridge"]["number"]
+        try:
+            try:
+                self._shell.send(parts)
+            except PeerGone:
+                self._cut = True
+            if interrupted():
+                self.interrupt()
+            reply, timed_out = self._await_reply(request["header"]["msg_id"])
+        except Gone as gone:
+            gone.submitted = self.tools.close_cell()
+            raise
+        finally:
+            submitted = self.tools.close_cell()
+        if self.tools.fatal is not None:
+            raise self.tools.fatal  # the cell had answered before we looked
+        return outcome_of(reply, submitted, timed_out, self._limits.output_bytes), reply.kernel_bridge.taken
+
+    def interrupt(self) -> None:
+        """Interrupt the running cell, if there is one."""
+        if number := self._cell:
+            self.process.interrupt(number)
+
+    def _await_reply(self, id: str) -> tuple[Reply, bool]:
+        clock = _CellClock(self.tools, self._limits.cell_seconds)
+        interrupted_at: float | None = None
+        while True:
+            left = clock.left() if interrupted_at is None else interrupted_at + GRACE_SECONDS - time.monotonic()
+            if left <= 0:
+                if interrupted_at is not None:
+                    self.process.end()
+                    raise Gone(
+                        f"it was killed, because the cell ran longer than {self._limits.cell_seconds:g} s of its own "
+                        "time and did not react to an interrupt"
+                    )
+                interrupted_at = time.monotonic()
+                self.interrupt()
+                continue
+            self._poll(left)
+            if self.tools.fatal is not None:  # before the answer of the cell, which it may have ended
+                raise self.tools.fatal
+            if (reply := self._find_reply(id)) is not None:
+                return reply, interrupted_at is not None
+            if self.tools.violation is not None:
+                raise ProtocolViolation(f"the kernel broke the protocol: {self.tools.violation}")
+            if self._cut or self.tools.lost is not None:
+                self._part()
+            if self.process.exited():
+                if (reply := self._find_reply(id)) is not None:
+                    return reply, interrupted_at is not None
+                raise Gone(None)
+
+    def _part(self) -> None:
+        """The kernel cannot be talked to any more. If it does not end by itself, end it."""
+        if self.process.exits_within(_PARTING_SECONDS):
+            return
+        self.process.end()
+        raise Gone(self.tools.lost or CLOSED)
+
+    def _find_reply(self, id: str) -> Reply | None:
+        """The reply to our request, if it has come; older ones are dropped."""
+        while (frames := self._receive()) is not None:
+            if (reply := find_reply(frames, id)) is not None:
+                self._cell = 0
+                return reply
+        return None
+
+    def stop(self, seconds: float) -> bool:
+        """Interrupt the running cell and wait until it has answered. False: it has not, or the kernel is gone."""
+        self.interrupt()
+        deadline = time.monotonic() + seconds
+        while self._cell and (left := deadline - time.monotonic()) > 0:
+            self._poll(left)
+            if self._receive() is not None:
+                return True
+            if self._cut or self.process.exited():
+                return False
+        return not self._cell
+
+    def printed(self) -> str:
+        """What the cell under which the kernel died had printed, from the file the kernel kept it in."""
+        limit = self._limits.output_bytes
+        data = self.process.take_transcript(limit)
+        text = data.decode("utf-8", "replace")
+        if len(data) < limit // 2:
+            return text
+        return f"{text}\n... [what it printed after this was lost with it] ..."
+
+    def close(self) -> None:
+        """Kill the process and close all sockets; idempotent."""
+        self.process.end()
+        self.process.forget()
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self.tools.close()
+        self._shell.close()
+        self._wake_in.close()
+        self._wake_out.close()
+
+
+def _stillborn(ended: ExitReason) -> str:
+    reason = f"the kernel did not start: {ended.clause()}"
+    if "No module named" in ended.stderr_tail:
+        reason += "; its Python needs the packages ipykernel (7 or newer) and msgspec"
+    return reason
+
+
+class _CellClock:
+    """A cell's own time: what passes while no host tool and no console's cell is running."""
+
+    def __init__(self, tools: ToolServer, seconds: float) -> None:
+        self._tools = tools
+        self._seconds = seconds
+        self._started = time.monotonic()
+        self._before = tools.excused_seconds()
+
+    def left(self) -> float:
+        own = (time.monotonic() - self._started) - (self._tools.excused_seconds() - self._before)
+        return self._seconds - own

@@ -1,0 +1,127 @@
+"""A kernel's replies: what it claims about a cell, checked, bounded, and made an outcome. Knows no sockets.
+
+The agent's code can write anything into them: types are checked, texts cut to their limits, nothing else believed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from kernel_bridge.cells import CellOutcome, Limits, RemoteFailure
+from kernel_bridge.errors import ProtocolViolation
+from kernel_bridge.inside.output import sendable
+
+__all__ = ["Reply", "find_reply", "largest_reply", "outcome_of", "result_chars"]
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
+class _Failure(msgspec.Struct):
+    name: str
+    message: str
+    traceback: str
+    compiling: bool
+
+
+class _Bridge(msgspec.Struct):
+    head: str
+    tail: str
+    omitted: _Count
+    result: str | None
+    failure: _Failure | None
+    submitted: bool
+    taken: bool
+
+
+class Reply(msgspec.Struct):
+    """What a kernel claims about a cell."""
+
+    kernel_bridge: _Bridge
+
+
+class _Header(msgspec.Struct):
+    msg_id: str = ""
+    msg_type: str = ""
+
+
+# Only what is asked for is ever built: a reply of many empty lists would take twenty times its size as objects.
+_headers = msgspec.json.Decoder(_Header)
+_replies = msgspec.json.Decoder(Reply)
+_DELIMITER = b"<IDS|MSG>"
+
+
+def find_reply(frames: Sequence[bytes | bytearray | memoryview], id: str) -> Reply | None:
+    """The reply to the request with this id, if the message is it.
+
+    Its signature is not looked at: the agent's code has the key.
+
+    Raises:
+        ProtocolViolation: the frames are no Jupyter message.
+    """
+    try:
+        at = frames.index(_DELIMITER)
+        header, parent = _headers.decode(frames[at + 2]), _headers.decode(frames[at + 3])
+        if parent.msg_id == id and header.msg_type == "execute_reply":
+            return _replies.decode(frames[at + 5])
+    except (msgspec.MsgspecError, ValueError, IndexError, RecursionError) as error:
+        kind = type(error).__name__
+        raise ProtocolViolation(f"the kernel sent a reply that is none: {kind}: {error}") from error
+    return None
+
+
+def result_chars(limits: Limits) -> int:
+    """The longest text of a last expression that is sent by itself, beside the transcript of the cell."""
+    return max(limits.output_bytes, limits.frame_bytes // 8)
+
+
+def largest_reply(limits: Limits) -> int:
+    """Bytes of the largest reply of an honest kernel: its texts, where JSON makes at most six bytes of a character."""
+    return 6 * (3 * limits.output_bytes + result_chars(limits)) + 2**20
+
+
+def outcome_of(reply: Reply, submitted: dict[str, Any] | None, timed_out: bool, limit: int) -> CellOutcome:
+    """What a cell came to; `limit` is `Limits.output_bytes`, `submitted` what the host has accepted."""
+    bridge = reply.kernel_bridge
+    failure = None
+    if bridge.failure is not None and submitted is None:
+        said = bridge.failure
+        failure = RemoteFailure(
+            sendable(said.name)[:200],
+            sendable(said.message)[:limit],
+            _middle_out(sendable(said.traceback), max(limit // 4, 1000)),
+            said.compiling,
+        )
+    text, omitted = _join(bridge, limit)
+    result = None if bridge.result is None else sendable(bridge.result)
+    return CellOutcome(sendable(text), omitted, result, submitted, failure, timed_out)
+
+
+def _join(bridge: _Bridge, limit: int) -> tuple[str, int]:
+    """Head and tail as one text that says what is missing between them, within the limit whatever the kernel sent."""
+    head, tail = bridge.head[:limit], bridge.tail[-limit:]
+    omitted = max(0, bridge.omitted) + len(bridge.head) - len(head) + len(bridge.tail) - len(tail)
+    if not omitted:
+        return _plain_text(head + tail), 0
+    return _plain_text(f"{head}\n... [{omitted:,} characters left out] ...\n{tail}"), omitted
+
+
+def _middle_out(text: str, most: int) -> str:
+    """The text, or its head and tail when it is longer than it may be."""
+    text = _plain_text(text)
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n... [{len(text) - 2 * half:,} characters left out] ...\n{text[-half:]}"
+
+
+def _plain_text(text: str) -> str:
+    """Without ANSI escape sequences: no model reads them, and no person's terminal should obey the agent."""
+    return _ANSI.sub("", text) if "\x1b" in text else text
+
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])?")

@@ -1,0 +1,141 @@
+"""A session's directory: 0700, with a short path, because a unix socket's path holds about 107 bytes. Knows no process.
+
+It holds the connection file, the sockets of each kernel that the session has had, the scratch directory, what outlives
+a kernel, and `session.json`, by which other processes of the same user find it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+from kernel_bridge.confine import Layout
+from kernel_bridge.errors import StartupFailed
+from kernel_bridge.inside.removal import remove_tree
+
+__all__ = ["CHECKPOINT", "SessionDirectory", "process_started", "runtime_root"]
+
+_LONGEST_ROOT = 70  # characters; the rest of 107 bytes is for the session's name and the socket's
+CHECKPOINT = "checkpoint"  # the file in the directory that outlives a kernel
+_KEPT = (CHECKPOINT, f"{CHECKPOINT}.old")  # the second one while the first is made anew; whatever else is removed
+
+
+def runtime_root() -> Path:
+    """The directory, private to this user, under which sessions live; made when it is not there."""
+    uid = os.getuid() if hasattr(os, "getuid") else "user"
+    candidates = [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"]
+    for base in candidates:
+        if not base or not os.path.isdir(base) or not os.access(base, os.W_OK | os.X_OK):
+            continue
+        root = Path(base) / f"kernel_bridge-{uid}"
+        if len(str(root)) > _LONGEST_ROOT and os.name == "posix":
+            continue
+        with contextlib.suppress(FileExistsError):
+            root.mkdir(mode=0o700)
+        if _is_private(root):
+            return root
+    raise StartupFailed(
+        f"no private directory with a short path for the kernel's sockets: tried {[c for c in candidates if c]}; "
+        "pass runtime_dir=, a directory of yours with mode 0700 and a path under 70 characters"
+    )
+
+
+def _is_private(path: Path) -> bool:
+    if os.name != "posix":
+        return True
+    found = path.lstat()
+    # Search by others is allowed: under Landlock a kernel of another user has to pass through.
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o066
+
+
+@contextlib.contextmanager
+def _usable(root: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StartupFailed(f"the runtime directory {str(root)!r} cannot be used: {error}") from error
+
+
+class SessionDirectory:
+    """The directory of one session; `remove` ends it."""
+
+    def __init__(self, root: Path | None) -> None:
+        if root is not None:
+            root = root.expanduser().absolute()
+            with _usable(root):
+                root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.name == "posix" and len(os.fsencode(root)) > _LONGEST_ROOT:
+                raise StartupFailed(
+                    f"runtime_dir {str(root)!r} is {len(os.fsencode(root))} bytes long; sockets below it need a path "
+                    f"of at most {_LONGEST_ROOT}"
+                )
+        self.path = (runtime_root() if root is None else root) / secrets.token_hex(4)
+        with _usable(self.path.parent):
+            self.path.mkdir(mode=0o700)
+        self.scratch = self.path / "scratch"
+        self.keep = self.path / "keep"
+        for path in (self.scratch, self.keep):
+            path.mkdir(mode=0o700)
+        self.connection_file = self.path / "kernel.json"
+        self._generation = 0
+        facts = {
+            "host_pid": os.getpid(),
+            "host_started": process_started(os.getpid()),
+            "command": " ".join(sys.argv)[:200] or sys.executable,
+            "started": time.time(),
+            "connection_file": str(self.connection_file),
+        }
+        (self.path / "session.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    def next_layout(self) -> Layout:
+        """The directories of the next kernel of this session: fresh ones for its sockets and its files.
+
+        A predecessor may have been killed for the files it left, and they may belong to a user that it was alone.
+        """
+        self._generation += 1
+        path = self.path / f"k{self._generation}"
+        path.mkdir(mode=0o700)
+        self.doors.mkdir(mode=0o700)
+        if self._generation > 1:
+            remove_tree(self.path / f"k{self._generation - 1}")
+            remove_tree(self.path / f"h{self._generation - 1}")
+            remove_tree(self.scratch)
+            self.scratch.mkdir(mode=0o700, exist_ok=True)
+            os.chmod(self.keep, 0o700)  # as its owner, the predecessor may have shut it
+            for name in os.listdir(self.keep):
+                if name not in _KEPT:
+                    with contextlib.suppress(OSError):
+                        remove_tree(self.keep / name)
+                        (self.keep / name).unlink(missing_ok=True)
+        return Layout(self.path, self.path / "launch.json", path, self.keep, self.scratch)
+
+    @property
+    def doors(self) -> Path:
+        """Where the host has its own names for the sockets of the present kernel."""
+        return self.path / f"h{self._generation}"
+
+    def let_pass(self) -> None:
+        """Let another user search the directories above the kernel's own, but not list them."""
+        for path in (self.path, self.path.parent):
+            os.chmod(path, 0o711)
+
+    def remove(self) -> None:
+        """Delete the directory and all in it, whatever modes the agent's code gave its files."""
+        remove_tree(self.path)
+
+
+def process_started(pid: int) -> str | None:
+    """A token that tells a process from a later one with the same pid; None when it is gone or cannot be told."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
+        return None
