@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -181,6 +182,7 @@ class CostLedger:
         self._examples = 0 if journal is None else journal.evaluated_examples()
         self._latest_root = 0  # picodollars of its last priced call
         self._calling = 0  # picodollars that prompts and turns under way are expected to cost
+        self._admitted: deque[int] = deque()  # of these: of each prompt that was admitted and has not begun
         self._slots: set[CostSlot] = set()
         self._clock = clock
         self._writing = threading.Lock()  # of the journal; taken before `_lock`, never the other way round
@@ -217,16 +219,26 @@ class CostLedger:
         with self._lock:
             # The agent may go on with what evaluations in its background have set aside: a refused turn would be its
             # last, and they stop by themselves when the limit is reached.
-            set_aside = 0 if role == "root" else self._set_aside()
-            left = self._limit - self._spent() - self._calling - set_aside
-            self._refuse_if(self._expected_call(role), count, left, "llm_query" if role == "sub" else role)
+            self._refuse_calls(role, count, 0 if role == "root" else self._set_aside())
+
+    def admit(self, count: int) -> None:
+        """As `check("sub", count)`, and set aside what they are expected to cost until they are `calling`."""
+        if self._limit is None:
+            return
+        with self._lock:
+            each = self._refuse_calls("sub", count, self._set_aside())
+            self._admitted.extend([each] * count)
+            self._calling += each * count
 
     @contextmanager
-    def calling(self, role: Role) -> Generator[None]:
-        """What a call of `role` is expected to cost is set aside for the block. Never refuses: see `check`."""
+    def calling(self, role: Role, count: int = 1) -> Generator[None]:
+        """What `count` calls of `role` are expected to cost is set aside for the block. Never refuses."""
         with self._lock:
-            expected = self._expected_call(role)
-            self._calling += expected
+            admitted = min(count, len(self._admitted)) if role == "sub" else 0
+            expected = sum(self._admitted.popleft() for _ in range(admitted))
+            more = self._expected_call(role) * (count - admitted)
+            self._calling += more
+            expected += more
         try:
             yield
         finally:
@@ -300,6 +312,14 @@ class CostLedger:
         if not usage.priced_calls or not self._examples:
             return 0
         return -(-usage.cost * usage.calls // (usage.priced_calls * self._examples))
+
+    def _refuse_calls(self, role: Role, count: int, set_aside: int) -> int:
+        """Refuse calls that do not fit; else give what each is expected to cost."""
+        assert self._limit is not None
+        each = self._expected_call(role)
+        left = self._limit - self._spent() - self._calling - set_aside
+        self._refuse_if(each, count, left, "llm_query" if role == "sub" else role)
+        return each
 
     def _refuse_if(self, each: int, count: int, left: int, purpose: str) -> None:
         if left <= 0 or each * count > left:

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import dspy
@@ -67,35 +67,41 @@ class SubLMMeter:
                 raise BudgetExceededError(n, 0, PURPOSE)
             if self._calls + n > self._ceiling:
                 raise BudgetExceededError(n, self._ceiling - self._calls, "rlm_max_llm_calls")
-            self._usage.ledger.check("sub", n)
-            self._ledger.charge(n, PURPOSE)
+            with self._ledger.reserve(n, PURPOSE) as slot:
+                self._usage.ledger.admit(n)
+                slot.settle(n)
             self._calls += n
         self._emitter.emit(BudgetCharged(units=n, left=self._ledger.left))
 
-    def asking(self) -> AbstractContextManager[None]:
-        """Around every prompt while it is answered."""
-        return self._usage.calling("sub")
+    @contextmanager
+    def asking(self, n: int = 1) -> Generator[None]:
+        """Around `n` prompts while they are answered. Raises an `LMError` when there is no money for them any more."""
+        with self._usage.calling("sub", n):
+            if self._usage.ledger.reached:
+                # What was admitted with these has turned out dearer. An error of an LM costs a batch one answer only.
+                raise dspy.LMError("max_cost_usd is used up; this prompt was not sent")
+            yield
 
 
 class SubLM:
     """An LM that takes the message lists of DSPy's sub-agents without a deprecation warning; else the LM itself.
 
-    `asking` is entered around every prompt.
+    `asking(n)` is entered around every call, for `n` completions.
 
     DSPy 3.4 wraps the LM of sub-agents and so no longer knows its own adapter's calls: it warns, in the name of
     whoever called a tool, about messages that nobody but DSPy wrote. With warnings as errors no sub-agent would run.
     """
 
-    def __init__(self, lm: dspy.BaseLM, asking: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+    def __init__(self, lm: dspy.BaseLM, asking: Callable[[int], AbstractContextManager[None]]) -> None:
         self._lm = lm
         self._asking = asking
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self._asking(), self._marked(kwargs):
+        with self._asking(self._completions(kwargs)), self._marked(kwargs):
             return self._lm(*args, **kwargs)
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
-        with self._asking(), self._marked(kwargs):
+        with self._asking(self._completions(kwargs)), self._marked(kwargs):
             return await self._lm.acall(*args, **kwargs)
 
     def copy(self, **kwargs: Any) -> SubLM:
@@ -105,6 +111,10 @@ class SubLM:
         if name == "_lm":  # not there yet: while being copied or unpickled
             raise AttributeError(name)
         return getattr(self._lm, name)
+
+    def _completions(self, kwargs: dict[str, Any]) -> int:
+        # Counted as DSPy reserves them. A prompt of `llm_query` has no options, and is one whatever the LM is set to.
+        return max(1, int(kwargs.get("n", self._lm.kwargs.get("n") if kwargs else 1) or 1))
 
     def _marked(self, kwargs: dict[str, Any]) -> AbstractContextManager[Any]:
         if _marked_as_an_adapters is None:

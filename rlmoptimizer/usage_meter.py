@@ -93,9 +93,9 @@ class UsageMeter:
             yield
 
     @contextmanager
-    def calling(self, role: Role) -> Generator[None]:
-        """`role` for one call, whose expected cost is set aside meanwhile."""
-        with self.ledger.calling(role), self.role(role):
+    def calling(self, role: Role, count: int = 1) -> Generator[None]:
+        """`role` for `count` calls at once, whose expected cost is set aside meanwhile."""
+        with self.ledger.calling(role, count), self.role(role):
             yield
 
     def close(self) -> None:

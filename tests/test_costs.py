@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from ast import literal_eval
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,14 @@ from priced import by_call, priced, priced_fields, priced_text
 from responses_server import ResponsesServer, turn
 
 from rlmoptimizer import CostExceededError, CostLimitReached, InvalidSetup
+from rlmoptimizer.budget import Ledger
 from rlmoptimizer.costs import BUFFER_SECONDS, CostLedger, CostSlot, CostState, LMCall, Role, RoleUsage, total_usd
+from rlmoptimizer.events import Emitter
 from rlmoptimizer.money import dollars, picodollars, usd_text
 from rlmoptimizer.prices import why_unpriced
 from rlmoptimizer.run_store import RunStore
+from rlmoptimizer.sub_lm import SubLMMeter
+from rlmoptimizer.usage_meter import UsageMeter
 
 DOLLAR = 10**12
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
@@ -335,6 +341,7 @@ class DollarLedger(RuleBasedStateMachine):
         self.ledger = CostLedger(10.0, journal=self.journal)
         self.open: list[tuple[Any, CostSlot]] = []
         self.calling: list[Any] = []
+        self.admitted = 0
 
     @rule(role=st.sampled_from(["root", "sub", "eval"]), usd=st.none() | st.floats(0, 2), cached=st.booleans())
     def answered(self, role: Role, usd: float | None, cached: bool) -> None:
@@ -376,18 +383,39 @@ class DollarLedger(RuleBasedStateMachine):
         block, _ = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
         block.__exit__(None, None, None)
 
-    @rule(role=st.sampled_from(["root", "sub"]))
-    def ask(self, role: Role) -> None:
+    @rule()
+    def ask_the_root(self) -> None:
         before = self.ledger.state()
         try:
-            self.ledger.check(role)
+            self.ledger.check("root")
         except CostExceededError:
             return
         finally:
             assert self.ledger.state() == before
-        block = self.ledger.calling(role)
-        block.__enter__()
-        self.calling.append(block)
+        self.calling.append(self.ledger.calling("root"))
+        self.calling[-1].__enter__()
+
+    @rule(count=st.integers(1, 5))
+    def admit(self, count: int) -> None:
+        before = self.ledger.state()
+        try:
+            self.ledger.admit(count)
+        except CostExceededError:
+            assert self.ledger.state() == before
+            return
+        left = self.ledger.state().left
+        assert left is not None
+        assert left >= 0
+        self.admitted += count
+
+    @precondition(lambda self: self.admitted)
+    @rule(data=st.data())
+    def send(self, data: st.DataObject) -> None:
+        before, count = self.ledger.state(), data.draw(st.integers(1, self.admitted))
+        self.admitted -= count
+        self.calling.append(self.ledger.calling("sub", count))
+        self.calling[-1].__enter__()
+        assert self.ledger.state() == before
 
     @precondition(lambda self: self.calling)
     @rule()
@@ -407,7 +435,7 @@ class DollarLedger(RuleBasedStateMachine):
         assert state.spent + state.reserved + state.left == self.limit
         assert state.spent == sum(made.cost or 0 for made in self.journal.calls)
         assert state.reserved >= 0
-        if not self.open and not self.calling:
+        if not self.open and not self.calling and not self.admitted:
             assert state.reserved == 0
         assert self.ledger.reached == (state.spent >= self.limit)
 
@@ -692,7 +720,57 @@ with ThreadPoolExecutor(32) as pool:
 """
     result, _ = compiled(["llm_query('x')", code, SUBMIT], max_cost_usd=BASELINE + 0.20)
     assert outputs(result)[1] == "{'CostExceededError'}"
-    assert result.cost_usd <= BASELINE + 0.20 + 8 * 0.01  # the prompts that were sent at the same moment
+    assert result.cost_usd <= BASELINE + 0.20 + 0.01  # the turn that submits
+
+
+def test_of_threads_that_ask_at_one_moment_only_those_whose_prompts_can_be_paid_go_on() -> None:
+    costs = CostLedger(1.0)
+    costs.record(call("sub", 0.3))
+    meter = SubLMMeter(1000, Ledger(1000), Emitter([]), threading.Event(), UsageMeter(costs))
+    start = threading.Barrier(64)
+
+    def reserve(_: int) -> bool:
+        start.wait(30)
+        try:
+            meter.reserve()
+        except CostExceededError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(64) as pool:
+        assert sum(pool.map(reserve, range(64))) == 2  # 70 cents are left, a prompt is expected to cost 30
+    assert costs.state().reserved == picodollars(0.6)
+    assert meter.calls == 2
+
+
+def test_a_batch_of_prompts_that_turn_out_dearer_stops_when_the_limit_is_spent() -> None:
+    prices = iter([0.01] + [0.10] * 20)
+    sub_lm = priced_text(lambda prompt: f"heard {prompt}", "sub", price=lambda usage: next(prices))
+    code = "llm_query('x'); told = llm_query_batched([str(n) for n in range(20)]); print(told)"
+    result, _ = compiled([code, SUBMIT], sub_lm=sub_lm, max_cost_usd=BASELINE + 0.32)
+    told = literal_eval(outputs(result)[0])
+    answered = [answer for answer in told if answer.startswith("heard")]
+    assert set(told) - set(answered) == {"[ERROR] max_cost_usd is used up; this prompt was not sent"}
+    # 30 cents were there: three of them, and what was under way beside them on DSPy's eight threads.
+    assert 3 <= len(answered) <= 3 + 8
+    assert result.usage["sub"]["calls"] == 1 + len(answered)
+
+
+def test_prompts_that_were_admitted_together_leave_nothing_set_aside() -> None:
+    ledger = CostLedger(1.0)
+    ledger.record(call("sub", 0.1))
+    ledger.admit(5)
+    with pytest.raises(CostExceededError):
+        ledger.admit(5)
+    assert ledger.state().reserved == picodollars(0.5)
+    with ledger.calling("sub", 3):
+        ledger.record(call("sub", 0.3))  # three completions in one call, twice as dear from now on
+        with ledger.calling("sub"):
+            pass
+        assert ledger.state().reserved == picodollars(0.4)
+    with ledger.calling("sub"), ledger.calling("sub"):  # one more than was admitted
+        assert ledger.state().reserved == picodollars(0.1 + 0.2)
+    assert ledger.state().reserved == 0
 
 
 @pytest.mark.parametrize("role", ["root", "sub", "eval"])
