@@ -60,7 +60,8 @@ def become(spec: dict[str, Any]) -> None:
 def open_a_way(paths: Sequence[str]) -> None:
     """Let every user reach these paths, in a mount namespace of this process alone.
 
-    Where a directory above keeps others out, it is covered by an empty one with only these paths in it.
+    Where a directory above keeps others out, it is covered by an empty one with only these paths in it, be they
+    directories or, like a virtual environment's pyvenv.cfg, files.
     """
     blocked: dict[str, list[str]] = {}
     for path in paths:
@@ -74,14 +75,27 @@ def open_a_way(paths: Sequence[str]) -> None:
     _mount("none", "/", _MS_REC | _MS_PRIVATE)
     for above, below in blocked.items():
         below = [path for path in below if not any(path.startswith(f"{other}/") for other in below)]
-        places = [tempfile.mkdtemp(prefix="rt-way-", dir="/dev/shm") for _ in below]
+        aside = tempfile.mkdtemp(prefix="rt-way-", dir="/dev/shm")
+        places = [f"{aside}/{number}" for number in range(len(below))]
         for place, path in zip(places, below, strict=True):
+            _make_alike(place, path)
             _mount(path, place, _MS_BIND | _MS_REC)
         _mount("tmpfs", above, 0, "tmpfs", "mode=0755")
         for place, path in zip(places, below, strict=True):
-            os.makedirs(path, mode=0o755, exist_ok=True)
+            _make_alike(path, place)
             _mount(place, path, _MS_MOVE)
-            os.rmdir(place)
+            # Never a whole tree at once: what is mounted there, should a move have failed, is the original.
+            (os.rmdir if os.path.isdir(place) else os.unlink)(place)
+        os.rmdir(aside)
+
+
+def _make_alike(path: str, other: str) -> None:
+    """Make what the other can be mounted on: an empty directory for a directory, an empty file for a file."""
+    if os.path.isdir(other):
+        os.makedirs(path, mode=0o755, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
 
 
 def _mount(source: str, target: str, flags: int, kind: str | None = None, options: str | None = None) -> None:
