@@ -101,7 +101,7 @@ class KernelDied(SessionLost):
 
 
 class KernelUnresponsive(SessionLost):
-    """The kernel's process lives but does not answer."""
+    """The kernel's process lived but did not answer: it was killed, and the session may not start another."""
 
 
 class ProtocolViolation(SessionLost):

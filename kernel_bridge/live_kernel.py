@@ -35,8 +35,9 @@ CellVariable: TypeAlias = "tuple[str, int | None, str, bool]"
 class Gone(Exception):
     """A kernel died, or had to be killed, under a cell. `reason` None: look at how it exited."""
 
-    def __init__(self, reason: str | None) -> None:
+    def __init__(self, reason: str | None, *, unresponsive: bool = False) -> None:
         self.reason = reason
+        self.unresponsive = unresponsive  # it lived, and was killed because it did not answer
         self.submitted: dict[str, Any] | None = None  # what the cell had submitted and the host accepted
 
 
@@ -216,7 +217,8 @@ class LiveKernel:
                     self.process.end()
                     raise Gone(
                         f"it was killed, because the cell ran longer than {self._limits.cell_seconds:g} s of its own "
-                        "time and did not react to an interrupt"
+                        "time and did not react to an interrupt",
+                        unresponsive=True,
                     )
                 interrupted_at = time.monotonic()
                 self.interrupt()
@@ -240,7 +242,7 @@ class LiveKernel:
         if self.process.exits_within(_PARTING_SECONDS):
             return
         self.process.end()
-        raise Gone(self.tools.lost or CLOSED)
+        raise Gone(self.tools.lost or CLOSED, unresponsive=True)
 
     def _find_reply(self, id: str) -> Reply | None:
         """The reply to our request, if it has come; older ones are dropped."""

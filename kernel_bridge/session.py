@@ -20,6 +20,7 @@ from kernel_bridge.confine import Confinement, ConfinementReport, resolve
 from kernel_bridge.dispatch import ToolDispatcher, describe_tool
 from kernel_bridge.errors import (
     KernelDied,
+    KernelUnresponsive,
     NotSendable,
     ProtocolViolation,
     SessionBusy,
@@ -289,7 +290,8 @@ class KernelSession:
             self._deaths += 1
             if self._deaths >= self._restarts:
                 in_a_row = f", the {_ordinal(self._deaths)} time in a row" if self._deaths > 1 else ""
-                over = KernelDied(f"the kernel died{in_a_row}: {reason}", ended.code, ended.stderr_tail)
+                kind = KernelUnresponsive if gone.unresponsive else KernelDied
+                over = kind(f"the kernel died{in_a_row}: {reason}", ended.code, ended.stderr_tail)
                 self.close(str(over))
                 if gone.submitted is None:
                     raise over

@@ -292,19 +292,18 @@ def test_an_evaluation_left_running_at_submission_is_stopped_and_paid_for_what_i
         assert entered.wait(60)
         return "yes"
 
-    opener = threading.Timer(1.0, gate.set)
-
-    def submit(_: Asked) -> str:
-        opener.start()  # not before the last turn, however slowly the first one went
-        return f"SUBMIT(optimized_dspy_program={ {'topic': 'a', 'reply': 'b'}!r})"
+    class Interpreter(KernelInterpreter):
+        def shutdown(self) -> None:
+            gate.set()  # by now nothing new is begun
+            super().shutdown()
 
     result, _ = toy.compiled(
-        [START_WAITING, submit],
+        [START_WAITING, f"SUBMIT(optimized_dspy_program={ {'topic': 'a', 'reply': 'b'}!r})"],
         eval_lm=lm,
         sub_lm=text_lm(sub),
         num_threads=1,
+        kernel=lambda: Interpreter(confinement="off"),
     )
-    opener.join()
     run = result.trial_logs[-1]
     assert (run["run_id"], run["state"]) == ("r3", "cancelled")
     assert run["evaluated_count"] < 4

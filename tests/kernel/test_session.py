@@ -16,6 +16,7 @@ from kernel_bridge import (
     Cell,
     KernelDied,
     KernelSession,
+    KernelUnresponsive,
     Limits,
     NotSendable,
     ProtocolViolation,
@@ -374,6 +375,15 @@ def test_three_deaths_in_a_row_end_the_session() -> None:
         assert isinstance(lost.value, SessionLost)
         assert lost.value.exit_code == 5
         with pytest.raises(SessionClosed, match="third time in a row"):
+            session.run("1")
+
+
+def test_without_restarts_a_kernel_that_answers_nothing_is_told_apart_from_one_that_died() -> None:
+    deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
+    with plain(restarts=0, limits=SHORT) as session:
+        with pytest.raises(KernelUnresponsive, match="did not react to an interrupt"):
+            session.run(deaf)
+        with pytest.raises(SessionClosed):
             session.run("1")
 
 
