@@ -22,14 +22,14 @@ from .errors import InvalidSetup, StoreCorrupt, StoreInUse
 from .file_lock import FileLock, Held
 from .stored_json import decode
 
-__all__ = ["VERSION", "StoreFile", "candidate_id", "store_path", "stores_in"]
+__all__ = ["BUSY_SECONDS", "VERSION", "StoreFile", "candidate_id", "store_path", "stores_in"]
 
 VERSION: Final = 2
 
 _APPLICATION_ID: Final = 0x524C4D4F  # "RLMO", so that `file` and we know a store when we see one
 _NAME: Final = "runs-{:04d}.sqlite"
 _SMALLEST: Final = 512  # bytes; SQLite takes what is shorter than a page for an empty database
-_BUSY_SECONDS: Final = 60.0  # how long a lock of another program on the database is waited for
+BUSY_SECONDS = 60.0  # how long a lock of another program on the database is waited for; read when a store is opened
 
 
 class StoreFile:
@@ -70,7 +70,7 @@ class StoreFile:
         Raises `InvalidSetup` when there is none, `StoreInUse` while another process (or another part of this one)
         writes to it, and `StoreCorrupt`.
         """
-        _check_there(path)
+        path = _found(path)
         lock = _locked(path)
         try:
             with _translated(path):
@@ -93,7 +93,7 @@ class StoreFile:
 
         Raises `InvalidSetup` when there is none, and `StoreCorrupt`.
         """
-        _check_there(path)
+        path = _found(path)
         with _translated(path):
             _check_identity(path)
             connection = _connect(path, "ro")
@@ -178,7 +178,7 @@ def _translated(path: Path) -> Generator[None]:
         if _is_damage(error):
             raise _torn(path, reason) from error
         if "locked" in reason or "busy" in reason:
-            reason = f"another program has kept it locked for {_BUSY_SECONDS:.0f} s"
+            reason = f"another program has kept it locked for {BUSY_SECONDS:.0f} s"
             raise StoreCorrupt(str(path), reason, "End that program, or pass another directory") from error
         raise StoreCorrupt(str(path), reason) from error
 
@@ -194,7 +194,7 @@ def _locked(path: Path) -> FileLock:
 
 def _connect(path: Path, mode: str, options: str = "") -> sqlite3.Connection:
     address = f"{path.absolute().as_uri()}?mode={mode}{options}"
-    database = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None, timeout=_BUSY_SECONDS)
+    database = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None, timeout=BUSY_SECONDS)
     if mode != "ro":
         database.execute("PRAGMA synchronous = FULL")
     return database
@@ -228,11 +228,14 @@ def _script(name: str) -> str:
     return (resources.files(__package__ or "rlmoptimizer") / name).read_text("utf-8")
 
 
-def _check_there(path: Path) -> None:
+def _found(path: Path) -> Path:
+    """The path of the file itself: SQLite keeps its log beside that, whatever links lead to it; so is the lock."""
     if not path.is_file():
-        raise InvalidSetup(f"there is no run store at {path}")
+        raise InvalidSetup(f"there is no run store at {path}" + (": that is no regular file" if path.exists() else ""))
+    path = path.resolve()
     if path.stat().st_size < _SMALLEST:
         raise _torn(path, "the file is too short to be one")
+    return path
 
 
 def _check_identity(path: Path) -> None:
@@ -240,6 +243,9 @@ def _check_identity(path: Path) -> None:
     database = _connect(path, "ro", "&immutable=1")
     try:
         (application,) = database.execute("PRAGMA application_id").fetchone()
+        if application == _APPLICATION_ID and not _log_of(path).exists():
+            _version_of(database, path)
+            database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
     except sqlite3.DatabaseError as error:
         if "malformed" in str(error) and _log_of(path).exists():
             return  # perhaps only because somebody is moving the log into the file at this moment
@@ -262,7 +268,7 @@ def _check_whole(path: Path) -> None:
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    return any(told in str(error) for told in ("malformed", "not a database", "disk image"))
+    return any(told in str(error) for told in ("malformed", "not a database", "disk image", "unsupported file format"))
 
 
 def _torn(path: Path, reason: str) -> StoreCorrupt:
@@ -277,6 +283,8 @@ def _log_of(path: Path) -> Path:
 
 def _version_of(database: sqlite3.Connection, path: Path) -> int:
     (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version < 1:
+        raise _torn(path, f"its format has version {version}, and there never was one")
     if version > VERSION:
         raise StoreCorrupt(
             str(path),
@@ -297,9 +305,11 @@ def _migrate(database: sqlite3.Connection, path: Path) -> None:
         script = _script(f"migrations/{version}.sql")
         try:
             database.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {version}; COMMIT;")
-        except BaseException:
+        except BaseException as error:
             if database.in_transaction:
                 database.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError) and "already exists" in str(error):
+                raise _torn(path, f"it is no version {version - 1}: {error}") from error
             raise
 
 
