@@ -16,7 +16,7 @@ class Limits:
     start_seconds: float = 30.0  # from launch to the first sign of life
     cell_seconds: float = 600.0  # the kernel's own time in one cell; time inside host tools does not count
     output_bytes: int = 1_000_000  # text kept per cell; head and tail are kept, the middle is left out
-    frame_bytes: int = 256 * 2**20  # one value on the tool channel, encoded
+    frame_bytes: int = 256 * 2**20  # one value on the tool channel, encoded; it has at most one part for each 32 bytes
     frame_depth: int = 64  # nesting of lists and dicts in one value
     calls_in_flight: int = 64  # host tools running at once for one kernel; more wait in the kernel
     checkpoint_bytes: int = 256 * 2**20  # one namespace checkpoint; at most a quarter of Confinement.scratch_bytes

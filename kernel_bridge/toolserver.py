@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 from kernel_bridge.cells import Limits
@@ -37,6 +38,16 @@ _JOIN_SECONDS = 2.0  # for tools that still run; what they do later goes nowhere
 _CONSOLE_SECONDS = 600.0
 _HEAD_BYTES = 2**20  # a small limit for values is none for the messages around them
 _LONGEST_TEXT = 100_000  # characters of a tool's error
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A call that was read and is not yet run."""
+
+    head: Call | Submit
+    body: Frame  # not yet decoded
+    size: int  # bytes of both
+    parts: int  # that the body has, at most
 
 
 class ToolServer:
@@ -67,7 +78,7 @@ class ToolServer:
         self._replying = threading.Lock()
         self._state = threading.Lock()
         self._room = threading.Condition(self._state)  # notified when a message has been handled
-        self._bytes = 0  # of the messages being handled
+        self._bytes = self._parts = 0  # of the messages being handled
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._in_flight = 0
@@ -154,13 +165,10 @@ class ToolServer:
         while True:
             with self._turn:
                 call = self._receive()
-                if call is None:
-                    return
-                size = len(call[1])
-                if not self._admit(size):
+                if call is None or not self._admit(call):
                     return
             try:
-                self._handle(*call)
+                self._handle(call)
             except WireError as error:
                 self._break(str(error))
                 return
@@ -172,23 +180,28 @@ class ToolServer:
                 self._wake()
                 return
             finally:
+                self._release(call)
                 del call
-                self._release(size)
 
-    def _admit(self, size: int) -> bool:
-        """Wait, with the turn, until so many bytes more may be held; see to the next reader. False: closing."""
+    def _admit(self, call: _Waiting) -> bool:
+        """Wait, with the turn, until so much more may be held; see to the next reader. False: closing."""
         with self._state:
-            while self._bytes and self._bytes + size > self._most_bytes and not self._closed:
+            while self._bytes and not self._closed and not self._fits(call):
                 self._room.wait()
-            self._bytes += size
+            self._bytes += call.size
+            self._parts += call.parts
             self._idle -= 1
             if not self._idle and len(self._threads) < self._most and not self._closed:
                 self._add_thread()
             return not self._closed
 
-    def _release(self, size: int) -> None:
+    def _fits(self, call: _Waiting) -> bool:
+        return self._bytes + call.size <= self._most_bytes and self._parts + call.parts <= self._codec.limit_parts
+
+    def _release(self, call: _Waiting) -> None:
         with self._state:
-            self._bytes -= size
+            self._bytes -= call.size
+            self._parts -= call.parts
             self._idle += 1
             self._room.notify_all()
 
@@ -201,7 +214,7 @@ class ToolServer:
         self.violation = why
         self._wake()
 
-    def _receive(self) -> tuple[Call | Submit, Frame] | None:
+    def _receive(self) -> _Waiting | None:
         """The next call, or None when there will be none. Other messages are dealt with here, in their order."""
         try:
             while not self._closed and self.violation is None and self.lost is None:
@@ -216,7 +229,7 @@ class ToolServer:
             self._lose(CLOSED)
         return None
 
-    def _sort(self, frames: list[Frame]) -> tuple[Call | Submit, Frame] | None:
+    def _sort(self, frames: list[Frame]) -> _Waiting | None:
         if len(frames) != 2:
             raise WireError(f"{len(frames)} frames; a message has two")
         head = read_kernel_head(frames[0])
@@ -228,11 +241,13 @@ class ToolServer:
         elif isinstance(head, Foreign):
             self._note_foreign(head.running)
         else:
-            return head, frames[1]
+            parts = self._codec.weigh(frames[1], self._codec.limit_parts - self._parts)
+            return _Waiting(head, frames[1], len(frames[0]) + len(frames[1]), parts)
         return None
 
-    def _handle(self, head: Call | Submit, frame: Frame) -> None:
-        body = self._codec.load(frame, verify=True)
+    def _handle(self, call: _Waiting) -> None:
+        head = call.head
+        body = self._codec.load(call.body, verify=True, weighed=True)
         if isinstance(head, Call):
             args, kwargs = _arguments(body)
             self._answer(head, lambda: self._dispatcher.call(head.name, args, kwargs), f"{head.name}()")

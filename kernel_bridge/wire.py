@@ -149,7 +149,10 @@ _HEAD_BYTES = 16 * 2**20  # Ready lists names; everything else is tiny
 
 _BIG_INT, _SURROGATES, _PICKLE = 1, 2, 3  # msgpack extension codes; 3 travels host to kernel only
 _LEAVES = frozenset({type(None), bool, int, float, str, bytes})
-_BYTES_PER_CONTAINER = 64  # an empty list or dict takes one byte on the wire and this much in memory
+# What takes one byte on the wire takes more in memory: a part up to 75 bytes, a dict around others up to 230.
+_BYTES_PER_CONTAINER = 64
+_BYTES_PER_PART = 32
+_FEWEST_PARTS = 2**20  # that any session may send in one value
 
 
 class Codec:
@@ -157,7 +160,8 @@ class Codec:
 
     Args:
         limit_bytes: the largest encoded value. It also bounds how many lists and dicts one value may hold, at one
-            for each 64 bytes, so that a small frame cannot become a value that fills the memory.
+            for each 64 bytes, and how many parts it may have, at one for each 32 bytes (a million at least): lists,
+            dicts, keys, and all that they hold. So a small frame cannot become a value that fills the memory.
         limit_depth: the deepest nesting of lists and dicts.
         unpickle: accept values that the other side pickled. True only in a kernel, never on a host.
     """
@@ -166,6 +170,7 @@ class Codec:
         self.limit_bytes = limit_bytes
         self._limit_depth = limit_depth
         self._limit_containers = max(1024, limit_bytes // _BYTES_PER_CONTAINER)
+        self.limit_parts = max(_FEWEST_PARTS, limit_bytes // _BYTES_PER_PART)
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Any, ext_hook=_read_extension if not unpickle else _read_any_extension)
 
@@ -184,7 +189,7 @@ class Codec:
             Unsendable: with the path of the part that cannot cross. Nothing was encoded.
         """
         try:
-            translate = _Translation(self._limit_depth, self._limit_containers, pickler)
+            translate = _Translation(self._limit_depth, self._limit_containers, self.limit_parts, pickler)
             if not self._plain(value):
                 value = translate(value, path)
             try:
@@ -197,19 +202,40 @@ class Codec:
             raise Unsendable(path, type(value).__name__, f"{len(data)} bytes encoded; at most {self.limit_bytes}")
         return data
 
-    def load(self, frame: Frame, *, verify: bool) -> Any:
+    def weigh(self, frame: Frame, room: int | None = None) -> int:
+        """How many parts the value in an untrusted peer's frame has, at most. Builds nothing of it.
+
+        Args:
+            room: so many parts do no harm, so that a frame of no more bytes need not be looked through.
+
+        Raises:
+            WireError: the frame is too large, or has too many parts, or too many lists and dicts.
+        """
+        size = len(frame)
+        if size > self.limit_bytes:
+            raise WireError(f"a value of {size} bytes; at most {self.limit_bytes}")
+        harmless = max(_UNWEIGHED_BYTES, self.limit_parts if room is None else room)
+        if size <= min(harmless, self.limit_parts, self._limit_containers):
+            return size
+        parts, containers = _count(frame, self.limit_parts, self._limit_containers)
+        if containers > self._limit_containers:
+            raise WireError(f"a value of more than {self._limit_containers} lists and dicts")
+        if parts > self.limit_parts:
+            raise WireError(f"a value of more than {self.limit_parts} parts")
+        return parts
+
+    def load(self, frame: Frame, *, verify: bool, weighed: bool = False) -> Any:
         """Decode a value.
 
         Args:
             verify: check every part of the result: set for what an untrusted peer sent.
+            weighed: `weigh` has let this frame pass.
 
         Raises:
-            WireError: it is not a value, or deeper than the limit, or holds too many lists and dicts.
+            WireError: it is not a value, or deeper than the limit, or beyond what `weigh` lets pass.
         """
-        if verify and len(frame) > self.limit_bytes:
-            raise WireError(f"a value of {len(frame)} bytes; at most {self.limit_bytes}")
-        if verify and not _few_containers(frame, self._limit_containers):
-            raise WireError(f"a value of more than {self._limit_containers} lists and dicts")
+        if verify and not weighed:
+            self.weigh(frame)
         paused = gc.isenabled()
         gc.disable()  # hundreds of thousands of fresh containers would set off useless collections
         try:
@@ -230,15 +256,18 @@ class Codec:
             return kind in _LEAVES
         level: list[Any] = [value]
         depth = containers = 0
+        parts = 1
         while level:
             depth += 1
             containers += len(level)
-            if depth > self._limit_depth or containers > self._limit_containers:
+            parts += sum(map(len, level))
+            if depth > self._limit_depth or containers > self._limit_containers or parts > self.limit_parts:
                 return False
             below: list[Any] = []
             for container in level:
                 if type(container) is dict:
                     pairs = cast("dict[Any, Any]", container)
+                    parts += len(pairs)  # its keys
                     for key, item in pairs.items():
                         if type(key) is not str:
                             return False
@@ -255,24 +284,28 @@ class Codec:
                         elif kind not in _LEAVES:
                             return False
             level = below
-        return True
+        return parts <= self.limit_parts
 
 
 class _Translation:
     """Turns one value into the wire's own types, or refuses it with the path of the part at fault."""
 
-    def __init__(self, depth: int, containers: int, pickler: Callable[[Any], bytes | None] | None) -> None:
+    def __init__(self, depth: int, containers: int, parts: int, pickler: Callable[[Any], bytes | None] | None) -> None:
         self._limit_depth = depth
         self._limit_containers = containers
+        self._limit_parts = parts
         self._pickler = pickler
-        self._containers = 0
+        self._containers = self._parts = 0
         self._around: set[int] = set()  # ids of the containers that the current part is in
 
     def __call__(self, value: Any, path: str) -> Any:
-        self._containers = 0
+        self._containers = self._parts = 0
         return self._part(value, path)
 
     def _part(self, value: Any, path: str) -> Any:
+        self._parts += 1
+        if self._parts > self._limit_parts:
+            raise Unsendable(path, type(value).__name__, f"more than {self._limit_parts} parts in one value")
         leaf = _translate_leaf(value, path)
         if leaf is not _NOT_A_LEAF:
             return leaf
@@ -302,6 +335,7 @@ class _Translation:
             return [self._part(item, f"{path}[{i}]") for i, item in enumerate(items)]
         else:
             raise Unsendable(path, type(value).__name__, _advice(value))
+        self._parts += len(pairs)  # its keys
         return {_key(key, path): self._part(item, _join(path, key)) for key, item in pairs.items()}
 
 
@@ -391,40 +425,49 @@ def _read_any_extension(code: int, data: memoryview) -> Any:
     return _read_extension(code, data)
 
 
-_CONTAINER_CODES = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
-# What follows a code that is no container's: this many bytes, or (width of its length, bytes before the data).
-_PAYLOAD = {
-    **{0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8},
-    **{0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17},
-}
+_UNWEIGHED_BYTES = 65536  # a frame of no more has too few parts to matter, even when each byte is one
+
+
+def _steps() -> tuple[int, ...]:
+    """How far each first byte of a part is from the next part's; 0: it depends on a length that follows."""
+    found = [1] * 256
+    found[0xA0:0xC0] = range(1, 33)  # short text
+    found[0xC4:0xCA] = [0] * 6  # bytes, extensions
+    found[0xCA:0xD4] = [5, 9, 2, 3, 5, 9, 2, 3, 5, 9]  # floats and whole numbers
+    found[0xD4:0xD9] = [3, 4, 6, 10, 18]  # extensions of a fixed size
+    found[0xD9:0xDC] = [0] * 3  # text
+    found[0xDC:0xE0] = [3, 5, 3, 5]  # lists and dicts: what they hold follows as parts of its own
+    return tuple(found)
+
+
+_STEPS = _steps()
+# Where a length follows: its width, and the bytes between it and the data.
 _LENGTHS = {
     **{0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0), 0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0)},
     **{0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1)},
 }
+_CONTAINERS = frozenset([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 
 
-def _few_containers(frame: Frame, limit: int) -> bool:
-    """Whether a frame holds at most `limit` lists and dicts, found without building any of them."""
-    if len(frame) <= limit:
-        return True
-    data = bytes(frame)
-    if len(data) - len(data.translate(None, _CONTAINER_CODES)) <= limit:
-        return True  # the usual case, at the speed of C; text beyond ASCII and bytes can hold such bytes too
-    at, found, end = 0, 0, len(data)
-    while at < end:
+def _count(data: Frame, most: int, most_containers: int) -> tuple[int, int]:
+    """How many parts a frame has, and how many of them are lists and dicts; it stops at one more than the most.
+
+    Nothing of the value is built. A frame that is no value is left for the decoder to refuse.
+    """
+    steps = _STEPS
+    at = parts = containers = 0
+    end = len(data)
+    while at < end and parts <= most:
         code = data[at]
-        at += 1
-        if 0x80 <= code < 0xA0 or 0xDC <= code < 0xE0:
-            found += 1
-            if found > limit:
-                return False
-            if code >= 0xDC:
-                at += 4 if code & 1 else 2
-        elif 0xA0 <= code < 0xC0:
-            at += code & 0x1F
-        elif code in _PAYLOAD:
-            at += _PAYLOAD[code]
-        elif code in _LENGTHS:
+        parts += 1
+        step = steps[code]
+        if step:
+            at += step
+            if code in _CONTAINERS:
+                containers += 1
+                if containers > most_containers:
+                    break
+        else:
             width, extra = _LENGTHS[code]
-            at += width + extra + int.from_bytes(data[at : at + width], "big")
-    return True
+            at += 1 + width + extra + int.from_bytes(data[at + 1 : at + 1 + width], "big")
+    return parts, containers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import enum
 import math
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -282,6 +283,46 @@ def test_a_small_frame_cannot_become_a_value_that_fills_the_memory(piece: bytes)
     over = b"\xdd" + count.to_bytes(4, "big") + piece * count
     with pytest.raises(WireError, match=f"more than {count} lists and dicts"):
         codec.load(over, verify=True)
+
+
+@pytest.mark.parametrize("piece", [b"\xe0", b"\xa2ab", b"\xd4\x01\x05"])
+def test_the_limit_of_parts_is_exact_and_the_refused_are_not_built(piece: bytes) -> None:
+    count = 2**20
+    codec = Codec(limit_bytes=16 * count, limit_depth=64)
+    most = b"\xdd" + (count - 1).to_bytes(4, "big") + piece * (count - 1)
+    assert len(codec.load(most, verify=True)) == count - 1
+    over = b"\xdd" + count.to_bytes(4, "big") + piece * count
+    tracemalloc.start()
+    try:
+        with pytest.raises(WireError, match=f"more than {count} parts"):
+            codec.load(over, verify=True)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_value_of_more_parts_than_may_arrive_is_not_sent() -> None:
+    codec = Codec(limit_bytes=2**24, limit_depth=64)
+    pairs = {str(i): None for i in range(2**19)}  # with itself one part too many
+    for value, path in ((pairs, "it"), ([0] * 2**20, "it"), ({"rows": (0,) * 2**20}, "it.rows[1048573]")):
+        with pytest.raises(Unsendable, match="more than 1048576 parts in one value") as refused:
+            codec.dump(value, "it")
+        assert refused.value.path.startswith(path)
+    pairs.popitem()
+    assert codec.load(codec.dump(pairs), verify=True) == pairs
+
+
+@given(values)
+def test_a_frame_is_weighed_as_what_it_holds(value: Any) -> None:
+    codec = Codec(limit_bytes=2**24, limit_depth=64)
+    padded = [value, "x" * 2**17]  # beyond what need not be looked through
+    assert codec.weigh(codec.dump(padded), room=0) == 2 + _parts(value)
+
+
+def _parts(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + sum(1 + _parts(item) for item in value.values())
+    return 1 + sum(map(_parts, value)) if isinstance(value, list) else 1
 
 
 @given(values)
