@@ -6,10 +6,15 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import decimal
 import enum
+import fractions
 import hashlib
+import pathlib
 import re
 import typing
+import uuid
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, Final
 
@@ -18,7 +23,7 @@ from dspy.primitives.base_module import BaseModule
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-__all__ = ["digest"]
+__all__ = ["digest", "module_digests", "value_digest"]
 
 # "max_tokens" is a setting; "api_token" is a secret. Where an LM lives does not belong to the program either.
 _SECRET: Final = re.compile(r"(?i)(^|[_-])(api_?key|key|secret|password|token|auth(orization)?|credentials?|headers?)$")
@@ -27,12 +32,45 @@ _SECRET: Final = re.compile(r"(?i)(^|[_-])(api_?key|key|secret|password|token|au
 def digest(modules: Iterable[tuple[str, BaseModule, bool]]) -> str:
     """A digest of (path, module, are its instructions free to change) in their order."""
     state = hashlib.sha256()
+    for path, described in _described(modules):
+        state.update(f"{path}\x00{described}\x00".encode("utf-8", "surrogatepass"))
+    return state.hexdigest()
+
+
+def module_digests(modules: Iterable[tuple[str, BaseModule, bool]]) -> dict[str, str]:
+    """The same, module by module: path to digest."""
+    return {path: _short(described) for path, described in _described(modules)}
+
+
+def value_digest(value: Any) -> str:
+    """A short digest of a value, equal in every process.
+
+    Objects of classes that are not known here count by their class alone: whatever they hold, they look the same.
+    """
+    return _short(_Description().value(value))
+
+
+def _described(modules: Iterable[tuple[str, BaseModule, bool]]) -> Iterable[tuple[str, str]]:
     for number, (path, module, free) in enumerate(modules):
         # A frozen sub-module hides its predictors; on the program itself the mark only says that it was optimized.
         frozen = number > 0 and bool(getattr(module, "_compiled", False))
-        described = f"frozen={frozen}|{_Description().module(module, with_instructions=not free)}"
-        state.update(f"{path}\x00{described}\x00".encode("utf-8", "surrogatepass"))
-    return state.hexdigest()
+        yield path, f"frozen={frozen}|{_Description().module(module, with_instructions=not free)}"
+
+
+def _short(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+_SPELLED: Final = (  # classes whose values their texts tell apart
+    complex,
+    bytearray,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    decimal.Decimal,
+    fractions.Fraction,
+    pathlib.PurePath,
+    uuid.UUID,
+)
 
 
 class _Description:
@@ -98,6 +136,10 @@ class _Description:
             return f"{type(value).__name__}[{', '.join(map(self.value, value))}]"
         if isinstance(value, Set):
             return f"set[{', '.join(sorted(map(self.value, value)))}]"
+        if isinstance(value, _SPELLED):
+            return f"{_name(type(value))}({value!s})"
+        if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+            return f"{_name(type(value))}{self.value(value.tolist())}"
         if isinstance(value, dspy.Example):
             return f"{_name(type(value))}{self.value(dict(value.items(include_dspy=True)))}"
         if isinstance(value, type):

@@ -23,7 +23,7 @@ from typing import Any, Protocol, cast
 
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
-from dspy.primitives.repl_types import REPLHistory
+from dspy.primitives.repl_types import REPLHistory, REPLVariable
 from dspy.utils.exceptions import AdapterParseError
 
 from .errors import AgentError
@@ -35,6 +35,7 @@ __all__ = ["Agent", "AgentOutcome", "Bench", "agent_instructions", "agent_signat
 
 logger = logging.getLogger(__name__)
 
+_SUMMARY_CHARS = 8000  # of `work_so_far`, which the root LM reads without printing it
 _UNREADABLE = 3  # turns in a row whose answer could not be read, after which the run ends with the LM's own error
 
 
@@ -73,7 +74,6 @@ class AgentOutcome:
 
     prompts: dict[str, str] | None  # the submission, checked; None: there is no valid one
     problem: str | None  # why there is none
-    trajectory: list[dict[str, Any]]  # `reasoning`, `code`, `output` of every turn
     final_reasoning: str
 
 
@@ -88,6 +88,8 @@ def agent_signature() -> type[dspy.Signature]:
         "program_steps": (list[dict[str, Any]], dspy.InputField(desc="the steps, their fields and present prompts")),
         "baseline_runs": (dict[str, Any], dspy.InputField(desc="run ids and scores of the program as it was given")),
         "task_facts": (dict[str, Any], dspy.InputField(desc="the metric, the data sets, the budget and the limits")),
+        "previous_trajectory": (list[dict[str, Any]], dspy.InputField(desc="your turns before an interruption")),
+        "work_so_far": (str, dspy.InputField(desc="where an interrupted work stands; empty: it is a new one")),
         SUBMISSION_FIELD: (dict[str, str], dspy.OutputField(desc="the whole prompt of every step, by step name")),
     }
     return cast("type[dspy.Signature]", dspy.Signature(fields, agent_instructions()))  # pyright: ignore[reportCallIssue]
@@ -101,6 +103,8 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         meter: asked before every sub-LM prompt, whichever way it was reached.
         interpreter_factory: tells how the agent's interpreter is described to it; the interpreter itself is passed
             when the agent is run.
+        earlier: the turns of earlier processes, as `reasoning`, `code` and `output`.
+        max_iters: turns that are left.
     """
 
     def __init__(
@@ -114,11 +118,13 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         max_iters: int,
         max_llm_calls: int,
         max_output_chars: int,
+        earlier: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         # Set first: DSPy asks for the tools' descriptions while it is being constructed.
         self._bench = bench
         self._meter = meter
         self._emitter = emitter
+        self._earlier = earlier
         self._lost: CodeInterpreterError | None = None
         self._unreadable = 0
         self._problem: str | None = None
@@ -134,14 +140,21 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
     def work(self, *, interpreter_factory: Callable[[], Any], **inputs: Any) -> AgentOutcome:
         """Run the agent to its end. Raises what the root LM raised, or what stopped the workbench."""
-        result: Any = self(interpreter_factory=interpreter_factory, **inputs)
+        return self._outcome_of(self(interpreter_factory=interpreter_factory, **inputs))
+
+    def conclude(self, **inputs: Any) -> AgentOutcome:
+        """Ask for a conclusion from the earlier turns alone: there are none left. Raises as `work` does."""
+        nothing = REPLHistory(max_output_chars=self.max_output_chars)
+        return self._outcome_of(self._extract_fallback(self._build_variables(**inputs), nothing, [SUBMISSION_FIELD]))
+
+    def _outcome_of(self, result: Any) -> AgentOutcome:
         prompts: dict[str, str] | None = None
         if self._problem is None:
             try:
                 prompts = self._bench.check_submission({SUBMISSION_FIELD: result[SUBMISSION_FIELD]})
             except AgentError as refused:
                 self._problem = f"the prompts taken from the agent's trajectory are not valid: {refused}"
-        return AgentOutcome(prompts, self._problem, list(result.trajectory), str(result.final_reasoning))
+        return AgentOutcome(prompts, self._problem, str(result.final_reasoning))
 
     # one meter for every road to the sub-LM
 
@@ -152,7 +165,21 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     def _setup_facade(self, repl: Any, budget: Any, interpreter_factory: Any) -> str:
         return super()._setup_facade(repl, cast("Any", self._meter), interpreter_factory)
 
-    # how the tools look
+    # how inputs and tools look
+
+    def _build_variables(self, **inputs: Any) -> list[REPLVariable]:
+        shown = super()._build_variables(**inputs)
+        return [
+            REPLVariable.from_value(
+                variable.name,
+                inputs[variable.name],
+                field_info=self.signature.input_fields[variable.name],
+                preview_chars=_SUMMARY_CHARS,
+            )
+            if variable.name == "work_so_far"
+            else variable
+            for variable in shown
+        ]
 
     def _make_interpreter_tool(self, tool: Any) -> Callable[..., Any]:
         """A tool that takes positional arguments too, and says its own name when they do not fit."""
@@ -221,9 +248,9 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     ) -> None:
         reasoning, code, output = entry["reasoning"], entry["code"], entry["output"]
         self._bench.record_turn(reasoning, code, output, seconds, submission)
-        self._emitter.emit(
-            TurnFinished(iteration + 1, self.max_iters, reasoning, code, output, self._bench.left, seconds)
-        )
+        before = len(self._earlier)
+        number, limit = before + iteration + 1, before + self.max_iters
+        self._emitter.emit(TurnFinished(number, limit, reasoning, code, output, self._bench.left, seconds))
 
     def _execute_code(self, repl: Any, code: str, input_args: dict[str, Any]) -> Any:
         self._bench.begin_turn(code)
@@ -264,7 +291,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         if (reason := self._bench.unaffordable) is not None:
             return self._ended_without_outputs(history, f"the agent did not submit, nor can it be asked: {reason}")
         try:
-            return super()._extract_fallback(variables, history, output_field_names)
+            return super()._extract_fallback(variables, _after(self._earlier, history), output_field_names)
         except Exception as error:
             logger.warning("No prompts could be taken from the agent's trajectory", exc_info=True)
             reason = f"the agent did not submit, and asking for its conclusion failed: {type(error).__name__}"
@@ -275,6 +302,16 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._problem = problem
         trajectory = [entry.model_dump() for entry in history]
         return dspy.Prediction(trajectory=trajectory, final_reasoning="", **{SUBMISSION_FIELD: None})
+
+
+def _after(earlier: Sequence[Mapping[str, Any]], history: REPLHistory) -> REPLHistory:
+    """The history with the turns of earlier processes in front."""
+    if not earlier:
+        return history
+    whole = REPLHistory(max_output_chars=history.max_output_chars)
+    for turn in (*earlier, *(entry.model_dump() for entry in history)):
+        whole = whole.append(reasoning=turn["reasoning"], code=turn["code"], output=turn["output"])
+    return whole
 
 
 def _tool(function: Callable[..., Any]) -> dspy.Tool:

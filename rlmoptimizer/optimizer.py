@@ -1,4 +1,4 @@
-"""`RLMDocstringOptimizer`: checks what it is given, puts the parts together, and takes them apart again at the end."""
+"""`RLMDocstringOptimizer`: checks what it is given, and finds the run store that a compile works in."""
 
 # DSPy ships no type information.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -6,59 +6,36 @@
 
 from __future__ import annotations
 
-import contextvars
-import dataclasses
+import contextlib
 import logging
 import os
+import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
 from dspy.teleprompt import Teleprompter
 
-from . import answers
-from .agent import Agent, AgentOutcome
-from .budget import Ledger
+from . import result
 from .checks import a_bool, a_cost_limit, a_directory, a_factory, a_seed, an_lm, at_least
-from .costs import CostLedger, total_usd, usage_dict
+from .compilation import Compilation, Options, lms_of
 from .dataset import Dataset, build_dataset
-from .display import Display
-from .doubts import warn_of_a_dead_baseline
-from .errors import InvalidSetup
-from .evaluation import Evaluator
-from .events import (
-    AgentSubmitted,
-    CompileFinished,
-    CompileStarted,
-    Emitter,
-    Event,
-    ExamplesScored,
-    FellBack,
-    Split,
-    TurnFinished,
-)
-from .gate import Gate
-from .kernel_lease import InterpreterFactory, KernelLease
+from .errors import CostLimitReached, InvalidSetup
+from .metric import bind_metric
 from .prices import check_priced
-from .program import apply_prompts, check_program, clone, fingerprint
-from .root_lm import root_session
-from .run_store import RunRecord, RunStore
+from .program import check_program
+from .resume import open_store, resume_line
+from .run_store import RunStore
 from .seeds import fresh_seed
-from .sub_lm import SubLMMeter
-from .task import describe_steps, describe_task
-from .usage_meter import UsageMeter
-from .workbench import Workbench
+from .setup_record import describe_setup, model_name, scored_split
 
 __all__ = ["RLMDocstringOptimizer"]
 
 logger = logging.getLogger(__name__)
-
-_IDLE_SECONDS = 600.0  # how long the end of a compile waits for evaluations under way
-_HURRIED_SECONDS = 2.0
 
 
 class RLMDocstringOptimizer(Teleprompter):
@@ -78,7 +55,8 @@ class RLMDocstringOptimizer(Teleprompter):
         root_stateful_session: chain the root LM's turns by `previous_response_id` when it is a Responses LM.
         rlm_multiturn_history: tell the root LM its earlier turns as user and assistant messages.
         verbose: show the agent's turns as panels on stderr. A progress bar is shown for every evaluation in any case.
-        run_storage_dir: directory to keep the run store in. None: a temporary one, removed when `compile` ends.
+        run_storage_dir: directory to keep the run store in, which `compile(..., resume=True)` goes on with. None: a
+            temporary one, removed when `compile` ends.
         kernel: makes the agent's interpreter: a zero-argument callable, as `dspy.RLM` takes it. None:
             `KernelInterpreter.factory()`.
         max_cost_usd: what all LM calls of one compile may cost, the baseline's and the agent's own included, by DSPy's
@@ -140,11 +118,17 @@ class RLMDocstringOptimizer(Teleprompter):
         metric: Callable[..., Any],
         valset: list[dspy.Example] | None = None,
         teacher: dspy.Module | None = None,
+        resume: bool = False,
     ) -> dspy.Module:
         """Return a copy of `student` with better instructions; `student` itself is not touched.
 
         `metric(example, prediction[, trace, ...])` returns a bool, a number from 0 to 1, or an object with `score`
         and `feedback`. `teacher` is accepted because DSPy's optimizers have it, and not used.
+
+        `resume=True` goes on with the newest optimization in `run_storage_dir`, however it ended: with everything that
+        had finished, its budget, its prompts, and the agent's turns and variables. Student, data, metric and settings
+        must be the same. One that is finished gives its result at once; without any, this begins one. `resume=False`
+        begins a new one beside those that are there.
 
         The result carries `optimized_dspy_program` (step to prompt), `latest_run_id`, `best_run_id`, `best_score`
         (0 to 100), `baseline_run_id`, `trial_logs` (every run, in order), `agent_trajectory`, `agent_final_reasoning`,
@@ -152,22 +136,98 @@ class RLMDocstringOptimizer(Teleprompter):
         not known) and `cost_usd` (of all three).
 
         Raises:
-            InvalidSetup: the student, the data, the metric or the LMs cannot be worked with.
+            InvalidSetup: the student, the data, the metric or the LMs cannot be worked with, or are others than those
+                of the optimization to be resumed; then it names every difference.
             MetricFailed: the metric raises on every example; with its traceback.
             CostLimitReached: `max_cost_usd` does not pay for the baseline.
-        Whatever the root LM raises after its own retries is raised too. A run store that was asked for stays.
+            StoreCorrupt: the run store cannot be read or written.
+        Whatever the root LM raises after its own retries is raised too. A run store that was asked for stays, and a
+        line on stderr says how to go on with it.
         """
+        if a_bool("resume", resume) and self.run_storage_dir is None:
+            raise InvalidSetup("resume=True needs the directory of the optimization: run_storage_dir is None")
         check_program(student)
+        bind_metric(metric)
         data = build_dataset(trainset, valset)
         eval_lm = self._eval_lm_for(student)
         if self.max_cost_usd is not None:
             sub_lms = [self.sub_lm] if self.sub_lm is not None and self.rlm_max_llm_calls else []
-            check_priced({"root": [self.root_lm], "sub": sub_lms, "eval": _lms_of(student, eval_lm)})
+            check_priced({"root": [self.root_lm], "sub": sub_lms, "eval": lms_of(student, eval_lm)})
         if teacher is not None:
             logger.warning("teacher is not used by RLMDocstringOptimizer")
-        with ExitStack() as stack:
-            session = _Session(self, student, data, metric, eval_lm, stack)
-            return session.run()
+        setup = describe_setup(
+            student,
+            data,
+            metric,
+            settings=self._compared_settings(eval_lm),
+            drawn_seed=fresh_seed() if self.seed is None else self.seed,
+        )
+        opened: list[RunStore] = []
+        try:
+            with ExitStack() as stack:
+                directory = self.run_storage_dir
+                if directory is None:
+                    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlmoptimizer-")))
+                store = stack.enter_context(open_store(directory, setup, resume=resume))
+                opened.append(store)
+                return self._compiled(student, data, metric, eval_lm, store, stack)
+        except BaseException as error:
+            if opened and self.run_storage_dir is not None and not isinstance(error, (InvalidSetup, CostLimitReached)):
+                _say(resume_line(opened[0].path, error))
+            raise
+
+    @staticmethod
+    def best_program(student: dspy.Module, run_storage_dir: str | os.PathLike[str]) -> dspy.Module:
+        """A copy of `student` with the best prompts so far of the newest optimization in a directory.
+
+        Reads only: also while another process is at work there, or after it died. The best is what `compile` itself
+        would take: the finished run with the best score on val, or on the whole of train without a validation set.
+        The copy carries `best_run_id` and `best_score` (0 to 100).
+
+        Raises:
+            InvalidSetup: there is no optimization in the directory, it has no finished run yet, or it is about another
+                student.
+            StoreCorrupt: its run store cannot be read.
+        """
+        check_program(student)
+        directory = a_directory("run_storage_dir", run_storage_dir)
+        if directory is None:
+            raise InvalidSetup("run_storage_dir must be the directory that the optimization is kept in, got None")
+        return result.best_program(student, directory)
+
+    def _compiled(
+        self,
+        student: dspy.Module,
+        data: Dataset,
+        metric: Callable[..., Any],
+        eval_lm: dspy.BaseLM | None,
+        store: RunStore,
+        stack: ExitStack,
+    ) -> dspy.Module:
+        setup = store.setup()
+        assert setup is not None  # it was recorded when the store was opened
+        outcome = result.Outcome.of(store)
+        if outcome is not None:
+            return result.finished_program(student, store, outcome, scored_split(setup))
+        options = Options(**{name: getattr(self, name) for name in Options.__slots__})
+        seed = setup["drawn_seed"]
+        return Compilation(options, student, data, metric, eval_lm, store, seed, stack).run()
+
+    def _compared_settings(self, eval_lm: dspy.BaseLM | None) -> dict[str, Any]:
+        names = (
+            "max_iterations",
+            "rlm_max_iterations",
+            "rlm_max_llm_calls",
+            "rlm_max_output_chars",
+            "root_stateful_session",
+            "rlm_multiturn_history",
+            "max_cost_usd",
+            "seed",
+        )
+        sub_lm = self.sub_lm if self.sub_lm is not None else self.root_lm
+        lms = {"root_lm": self.root_lm, "sub_lm": sub_lm, "eval_lm": eval_lm}
+        settings = {name: getattr(self, name) for name in names}
+        return {**settings, **{name: model_name(lm) for name, lm in lms.items()}}
 
     def _eval_lm_for(self, student: dspy.Module) -> dspy.BaseLM | None:
         lm: Any = self.eval_lm if self.eval_lm is not None else dspy.settings.lm
@@ -182,190 +242,8 @@ class RLMDocstringOptimizer(Teleprompter):
         return an_lm("eval_lm", lm) if self.eval_lm is not None else an_lm("dspy.settings.lm", lm)
 
 
-class _Session:
-    """One compile: every part of it, made in the order in which they need each other and ended in reverse."""
-
-    def __init__(
-        self,
-        options: RLMDocstringOptimizer,
-        student: dspy.Module,
-        data: Dataset,
-        metric: Callable[..., Any],
-        eval_lm: dspy.BaseLM | None,
-        stack: ExitStack,
-    ) -> None:
-        self.options = options
-        self.student = student
-        self.data = data
-        self.metric = metric
-        directory = options.run_storage_dir
-        if directory is None:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlmoptimizer-")))
-        self.store = stack.enter_context(RunStore.create_in(directory))
-        gate = Gate(on_failure=lambda: self.kernels.interrupt())
-        lms = {id(lm): lm for lm in (options.root_lm, options.sub_lm, *_lms_of(student, eval_lm)) if lm is not None}
-        self.usage = UsageMeter(CostLedger(options.max_cost_usd, journal=self.store), lms.values(), gate.fail)
-        stack.callback(self.usage.close)
-        # The LM and adapter that are set for the agent's turns must not reach the program.
-        with self.usage.role("eval"):
-            context = contextvars.copy_context()
-        self.evaluator = stack.enter_context(Evaluator(metric, eval_lm, options.num_threads, context=context))
-        display = Display(verbose=options.verbose)
-        stack.callback(display.close)
-        self.emitter = Emitter([_recorder(self.store), display])
-        val_count = len(data.val or ())
-        self.ledger = Ledger(options.max_iterations * len(data.train) + val_count, journal=self.store)
-        self.meter = SubLMMeter(options.rlm_max_llm_calls, self.ledger, self.emitter, gate.closed, self.usage)
-        self.bench = Workbench(
-            clone(student),
-            data,
-            evaluator=self.evaluator,
-            ledger=self.ledger,
-            meter=self.meter,
-            store=self.store,
-            emitter=self.emitter,
-            gate=gate,
-            seed=fresh_seed() if options.seed is None else options.seed,
-            num_threads=options.num_threads,
-            costs=self.usage.ledger,
-        )
-        self.kernels = KernelLease(_kernel_factory(options.kernel), self._check_submission)
-        # Ended in this order: nothing new starts, the kernels go, what was under way is waited for.
-        stack.push(self._wait_idle)
-        stack.callback(self.kernels.close)
-        stack.callback(self.bench.cancel)
-        self.emitter.emit(CompileStarted(self.bench.steps, len(data.train), val_count, self.ledger.limit))
-
-    def run(self) -> dspy.Module:
-        self.kernels.start(on_failure=self.bench.cancel)
-        baselines = self.bench.evaluate_baseline(clone(self.student))
-        if self.bench.failure is not None:
-            raise self.bench.failure
-        self.kernels.wait_started()
-        warn_of_a_dead_baseline(self.store, baselines["train"])
-        outcome = self._run_agent(baselines)
-        return self._result(self._choose(outcome), outcome, baselines)
-
-    def _wait_idle(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        # Whoever presses Ctrl-C does not want to wait for an LM's answer.
-        hurried = kind is not None and issubclass(kind, KeyboardInterrupt)
-        self.bench.wait_idle(_HURRIED_SECONDS if hurried else _IDLE_SECONDS)
-
-    def _check_submission(self, fields: dict[str, Any]) -> None:
-        self.bench.check_submission(fields)
-
-    def _run_agent(self, baselines: Mapping[Split, RunRecord]) -> AgentOutcome:
-        options = self.options
-        with root_session(
-            options.root_lm,
-            stateful=options.root_stateful_session,
-            multiturn_history=options.rlm_multiturn_history,
-            max_output_chars=options.rlm_max_output_chars,
-            asking=lambda: self.usage.calling("root"),
-        ) as session:
-            agent = Agent(
-                self.bench,
-                meter=self.meter,
-                emitter=self.emitter,
-                sub_lm=options.sub_lm if options.sub_lm is not None else options.root_lm,
-                interpreter_factory=cast("Any", self.kernels),
-                max_iters=options.rlm_max_iterations,
-                max_llm_calls=options.rlm_max_llm_calls,
-                max_output_chars=options.rlm_max_output_chars,
-            )
-            session.attach(agent)
-            return agent.work(
-                interpreter_factory=cast("Any", self.kernels),
-                program_steps=describe_steps(self.student),
-                baseline_runs={
-                    split: answers.run_totals(baselines[split]) if split in baselines else None
-                    for split in ("train", "val")
-                },
-                task_facts=describe_task(
-                    self.student,
-                    self.metric,
-                    self.data,
-                    budget=self.ledger.limit,
-                    num_threads=options.num_threads,
-                    max_turns=options.rlm_max_iterations,
-                    max_llm_calls=options.rlm_max_llm_calls,
-                    max_cost_usd=options.max_cost_usd,
-                ),
-            )
-
-    def _choose(self, outcome: AgentOutcome) -> dict[str, str]:
-        """The submitted prompts, else those of the best run."""
-        if outcome.prompts is not None:
-            self.emitter.emit(AgentSubmitted(outcome.prompts))
-            return outcome.prompts
-        best = self.bench.best_run()
-        if best is None:  # the baseline is one, so a store was tampered with or this is a bug
-            raise RuntimeError("there is no finished run to fall back to")
-        logger.warning(
-            "There is no valid submission (%s); taking the prompts of run %s, the best on %s with a score of %s",
-            outcome.problem,
-            best.run_id,
-            best.split,
-            answers.percent(best.score),
-        )
-        self.emitter.emit(FellBack(str(outcome.problem), best.run_id))
-        return dict(best.prompts)
-
-    def _result(
-        self, prompts: dict[str, str], outcome: AgentOutcome, baselines: Mapping[Split, RunRecord]
-    ) -> dspy.Module:
-        result = clone(self.student)
-        apply_prompts(result, prompts)
-        if fingerprint(result) != fingerprint(self.student):
-            raise RuntimeError("the result differs from the student in more than its instructions")
-        runs = self.store.runs()
-        best = self.bench.best_run()
-        state = self.ledger.state()
-        target = baselines["val" if "val" in baselines else "train"]
-        score = None if best is None else best.score
-        self.usage.ledger.flush()
-        usage = self.usage.ledger.usage()
-        self.emitter.emit(
-            CompileFinished(target.score, score, state.spent, self.bench.root_lm_calls, usage_dict(usage))
-        )
-        attributes = {
-            "optimized_dspy_program": dict(prompts),
-            "latest_run_id": runs[-1].run_id,
-            "best_run_id": None if best is None else best.run_id,
-            "best_score": answers.percent(score),
-            "baseline_run_id": baselines["train"].run_id,
-            "trial_logs": [answers.run_log(record) for record in runs],
-            "agent_trajectory": outcome.trajectory,
-            "agent_final_reasoning": outcome.final_reasoning,
-            "usage": usage_dict(usage),
-            "cost_usd": total_usd(usage),
-        }
-        for name, value in attributes.items():
-            setattr(result, name, value)
-        result._compiled = True  # pyright: ignore[reportPrivateUsage] # how DSPy's optimizers mark what they return
-        return result
-
-
-def _lms_of(student: dspy.Module, eval_lm: dspy.BaseLM | None) -> list[dspy.BaseLM]:
-    """The LMs that answer the program's own predictors."""
-    own: list[Any] = [getattr(predictor, "lm", None) for predictor in student.predictors()]
-    lms = [lm if lm is not None else eval_lm for lm in own]
-    return [lm for lm in lms if isinstance(lm, dspy.BaseLM)]
-
-
-def _recorder(store: RunStore) -> Callable[[Event], None]:
-    """An observer that keeps what is not kept otherwise: results and turns have tables of their own."""
-
-    def record(event: Event) -> None:
-        if not isinstance(event, (ExamplesScored, TurnFinished)):
-            store.record_event(type(event).__name__, dataclasses.asdict(event))
-
-    return record
-
-
-def _kernel_factory(kernel: Callable[[], CodeInterpreter] | None) -> InterpreterFactory:
-    if kernel is not None:
-        return cast("InterpreterFactory", kernel)
-    from kernel_bridge import KernelInterpreter
-
-    return cast("InterpreterFactory", KernelInterpreter.factory())
+def _say(line: str) -> None:
+    """One line on stderr, whatever has become of that."""
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison] # there is none under pythonw
+        with contextlib.suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)

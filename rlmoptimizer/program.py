@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import dspy
 from dspy.primitives.base_module import BaseModule
 
-from ._fingerprint import digest
+from ._fingerprint import digest, module_digests
 from .errors import InvalidSetup, InvalidSetupType, PromptUpdateError
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "check_program",
     "clone",
     "fingerprint",
+    "fingerprints",
     "read_prompts",
     "set_prompt",
     "step_names",
@@ -120,8 +121,12 @@ def fingerprint(program: dspy.Module) -> str:
     Covers the classes of all sub-modules, the fields with annotations, prefixes, descriptions and defaults, demos,
     predictor configs and LM settings (without keys and other secrets).
     """
-    free = {id(predictor) for _, predictor in _steps(program)}
-    return digest((path, module, id(module) in free) for path, module in _modules(program))
+    return digest(_with_freedom(program))
+
+
+def fingerprints(program: dspy.Module) -> dict[str, str]:
+    """The same for each module alone, by its path: says which one differs."""
+    return module_digests(_with_freedom(program))
 
 
 def step_of(program: dspy.Module) -> Callable[[Any], str]:
@@ -158,6 +163,12 @@ def separate_stages(program: dspy.Module) -> None:
             if module.stage in seen:
                 module.stage = f"{module.stage}-{number}"
             seen.add(module.stage)
+
+
+def _with_freedom(program: dspy.Module) -> Iterator[tuple[str, BaseModule, bool]]:
+    """Every module with its path, and whether its instructions are free to change."""
+    free = {id(predictor) for _, predictor in _steps(program)}
+    return ((path, module, id(module) in free) for path, module in _modules(program))
 
 
 def _steps(program: dspy.Module) -> list[tuple[str, dspy.Predict]]:

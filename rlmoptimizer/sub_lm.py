@@ -41,13 +41,14 @@ class SubLMMeter:
         emitter: Emitter,
         closed: threading.Event,
         usage: UsageMeter | None = None,
+        calls: int = 0,
     ) -> None:
         self._ceiling = ceiling  # prompts in one compile
         self._ledger = ledger
         self._usage = usage if usage is not None else UsageMeter(CostLedger())
         self._emitter = emitter
         self._lock = threading.Lock()
-        self._calls = 0
+        self._calls = calls  # earlier processes' too
         self._closed = closed  # set when the agent is gone: its sub-agents must not go on spending
 
     @property

@@ -163,7 +163,7 @@ def test_dspys_rlm_still_has_every_place_where_it_is_extended() -> None:
         if inspect.isfunction(value) and name.startswith("_") and not name.startswith("__")
     ]
     inherited = {name: getattr(dspy.RLM, name, None) for name in extended}
-    own = {"_unreadable_turn", "_saw_turn", "_raise_failure", "_ended_without_outputs"}
+    own = {"_outcome_of", "_unreadable_turn", "_saw_turn", "_raise_failure", "_ended_without_outputs"}
     assert {name for name, value in inherited.items() if value is None} == own
     assert "budget" in inspect.signature(dspy.RLM._prepare_execution_tools).parameters
     assert "budget" in inspect.signature(dspy.RLM._setup_facade).parameters

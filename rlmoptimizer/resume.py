@@ -1,0 +1,124 @@
+"""Resuming: which store a compile goes on with, and what there is to go on from. Knows no kernel and no LM."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from .answers import cut_line, percent
+from .errors import InvalidSetup
+from .fitting import fit
+from .run_store import IterationRecord, RunRecord, RunStore
+from .setup_record import differences
+from .store_file import stores_in
+from .submission import SUBMISSION_FIELD
+
+__all__ = ["CUT_OUTPUT", "Past", "open_store", "resume_line", "take_up"]
+
+CUT_OUTPUT: Final = (
+    "[Cut] The process ended while this cell ran. It has no output and was not run again; "
+    "what its tool calls did stands."
+)
+_MOST_RUNS = 40  # that the agent is told of; `optimization_status()` has them all
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What earlier processes did of an optimization."""
+
+    turns: tuple[IterationRecord, ...]  # that were begun, oldest first; () in a new one
+    runs: tuple[RunRecord, ...]  # oldest first; those of the agent began in its turns
+    submission: Any  # what the agent has submitted; None: nothing
+
+    def trajectory(self) -> list[dict[str, Any]]:
+        """The turns as the agent gets them; texts too long to be sent lose their middle."""
+        rows = [
+            {"turn": turn.number, "reasoning": turn.reasoning, "code": turn.code, "output": turn.output}
+            for turn in self.turns
+        ]
+        return fit(rows)[0]
+
+    def summary(self, *, max_turns: int, budget_left: int, namespace: str) -> str:
+        """What the agent is told of it. `namespace`: a sentence on what its REPL holds."""
+        done = len(self.turns)
+        lines = [
+            f"This work was interrupted and goes on: {done} of {max_turns} turns are done, {max_turns - done} left; "
+            f"{budget_left} budget units are left. Prompts, runs and budget are as they were.",
+            namespace,
+        ]
+        if done and self.turns[-1].output == CUT_OUTPUT:
+            lines.append(
+                f"Turn {done} was cut while its cell ran: see previous_trajectory[-1]. It was not run again."
+            )
+        lines += [cut_line(run) for run in self.runs if run.state == "cancelled" and not run.baseline][-_MOST_RUNS:]
+        ended = [run for run in self.runs if run.state != "cancelled"]
+        left_out = f" (the last {_MOST_RUNS} of {len(ended)})" if len(ended) > _MOST_RUNS else ""
+        told = "; ".join(_run_text(run) for run in ended[-_MOST_RUNS:])
+        lines.append(f"Runs so far{left_out}: {told or 'none'}.")
+        return "\n".join(lines)
+
+
+def open_store(directory: Path, setup: Mapping[str, Any], *, resume: bool) -> RunStore:
+    """The store for a compile with this setup, which is recorded in it: a new one, or with `resume` the newest one.
+
+    A store whose optimization has finished is opened for reading only. Without any store a resume begins one, so that
+    a script which always resumes may be killed at any moment.
+    Raises `InvalidSetup`, naming every difference, when the newest store is about something else; it is not touched.
+    """
+    if not resume or not stores_in(directory):
+        return _recorded(RunStore.create_in(directory), setup)
+    # Looked at without writing first: a store that is refused stays as it was.
+    with RunStore.open_in(directory, read_only=True) as store:
+        _check_same(store, setup)
+        path, finished = store.path, store.outcome() is not None
+    return RunStore.open(path, read_only=True) if finished else _recorded(RunStore.open(path), setup)
+
+
+def take_up(store: RunStore) -> Past:
+    """Close what a process left open in the store when it ended, and say what there is."""
+    store.cut_runs()
+    cut = store.unfinished_iteration()
+    if cut is not None:
+        store.record_iteration(cut.reasoning, cut.code, CUT_OUTPUT, answered=False)
+    submission = store.submission()
+    submitted = None if submission is None else submission.get(SUBMISSION_FIELD)
+    return Past(tuple(store.iterations()), tuple(store.runs()), submitted)
+
+
+def resume_line(store_path: Path, error: BaseException) -> str:
+    """What is said when an optimization ends before its end."""
+    return (
+        f"RLMDocstringOptimizer stopped ({type(error).__name__}). All that had finished is in {store_path}: go on with "
+        f"compile(..., resume=True) and run_storage_dir={str(store_path.parent)!r}."
+    )
+
+
+def _recorded(store: RunStore, setup: Mapping[str, Any]) -> RunStore:
+    with contextlib.ExitStack() as stack:
+        stack.callback(store.close)
+        if store.setup() is None:  # a new one, or one whose process was killed before it came to this
+            store.record_setup(setup)
+        else:
+            _check_same(store, setup)  # somebody may have been faster
+        stack.pop_all()
+    return store
+
+
+def _check_same(store: RunStore, setup: Mapping[str, Any]) -> None:
+    recorded = store.setup()
+    if recorded is None:
+        return
+    if found := differences(recorded, setup):
+        raise InvalidSetup(
+            f"the optimization in {store.path} cannot be resumed, because this is another one: {'; '.join(found)}. "
+            "Make it the same again to go on, or pass resume=False to begin a new one beside it; it is left as it was"
+        )
+
+
+def _run_text(run: RunRecord) -> str:
+    score = "no score" if run.score is None else f"score {percent(run.score):.2f}"
+    what = " (baseline)" if run.baseline else ""
+    return f"{run.run_id} on {run.split}{what}: {score} on {run.evaluated_count} of {run.planned_count}"
