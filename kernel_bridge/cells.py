@@ -11,10 +11,17 @@ __all__ = ["Cell", "CellOutcome", "Death", "Limits", "Pickled", "RemoteFailure"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one session. Times are seconds, sizes are bytes."""
+    """Bounds of one session. Times are seconds, sizes are bytes.
+
+    A cell's own time stands still while a host tool runs that it has called, but for the CPU time that the kernel
+    itself uses meanwhile: a loop beside its calls is its own. (On Linux; elsewhere that CPU time is not known.) Code
+    that idles beside calls that it keeps making, one after the other, would never use its own time up;
+    `cell_total_seconds` ends it.
+    """
 
     start_seconds: float = 30.0  # from launch to the first sign of life
-    cell_seconds: float = 600.0  # the kernel's own time in one cell; time inside host tools does not count
+    cell_seconds: float = 600.0  # the kernel's own time in one cell; waiting for host tools does not count
+    cell_total_seconds: float = 86_400.0  # all of one cell, with its host tools
     output_bytes: int = 1_000_000  # text kept per cell; head and tail are kept, the middle is left out
     frame_bytes: int = 256 * 2**20  # one value on the tool channel, encoded; it has at most one part for each 32 bytes
     frame_depth: int = 64  # nesting of lists and dicts in one value
@@ -81,5 +88,5 @@ class CellOutcome:
     result: str | None = None  # the last expression's text alone; None when there was none
     submitted: Mapping[str, Any] | None = None  # what SUBMIT was given; None: not submitted
     failure: RemoteFailure | None = None
-    timed_out: bool = False  # interrupted at Limits.cell_seconds, state kept
+    timed_out: str | None = None  # it was interrupted, state kept: the limit that it ran into, as a clause
     death: Death | None = None

@@ -192,7 +192,7 @@ class KernelInterpreter:
         except BridgeError as error:
             self._ended = True
             raise CodeInterpreterError(str(error)) from error
-        return _answer(outcome, session.limits, value_only=_FLEX_INPUTS in variables)
+        return _answer(outcome, value_only=_FLEX_INPUTS in variables)
 
     def _check_call(self, code: Any, variables: Mapping[str, Any]) -> None:
         if self._ended:
@@ -268,7 +268,7 @@ def _checked_fields(fields: Sequence[Mapping[str, Any]] | None) -> list[dict[str
     return plain
 
 
-def _answer(outcome: CellOutcome, limits: Limits, *, value_only: bool) -> Any:
+def _answer(outcome: CellOutcome, *, value_only: bool) -> Any:
     if outcome.submitted is not None:
         return FinalOutput(dict(outcome.submitted))
     if outcome.death is not None:
@@ -280,8 +280,7 @@ def _answer(outcome: CellOutcome, limits: Limits, *, value_only: bool) -> Any:
         note = failure.traceback
         if outcome.timed_out:
             note += (
-                f"\nThe cell ran longer than {limits.cell_seconds:g} s of its own time and was interrupted. "
-                "All variables are as they were at that moment."
+                f"\nThe cell {outcome.timed_out} and was interrupted. All variables are as they were at that moment."
             )
         raise CodeExecutionError(_with_output(outcome.text, note))
     if value_only:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
 
-from kernel_bridge.cells import CellOutcome
+from kernel_bridge.cells import CellOutcome, Limits
 from kernel_bridge.dispatch import ToolDispatcher
 from kernel_bridge.errors import ProtocolViolation, StartupFailed
 from kernel_bridge.peer import Frame, Peer, PeerError, PeerGone, wait_for, wake_pair
@@ -24,6 +24,7 @@ __all__ = ["GRACE_SECONDS", "CellFrame", "CellVariable", "Gone", "LiveKernel"]
 _LOOK_SECONDS = 0.001  # between two looks whether a starting kernel listens
 GRACE_SECONDS = 2.0  # from the interrupt to the kill
 _PARTING_SECONDS = 2.0  # between a kernel's sockets closing and its exit
+_LONGEST_POLL_SECONDS = 3600.0  # the system takes no month
 _SWEEP_SECONDS = 0.5  # how often a platform without pidfd looks whether the kernel lives
 _MOST_FRAMES = 16  # of a reply; Jupyter's have six
 
@@ -72,6 +73,7 @@ class LiveKernel:
             self._open_doors()
             self._connect()
             self._wait_ready()
+            self.tools.measure(self.process.cpu_clock())
         except BaseException:
             self.close()
             raise
@@ -207,34 +209,35 @@ class LiveKernel:
         if number := self._cell:
             self.process.interrupt(number)
 
-    def _await_reply(self, id: str) -> tuple[Reply, bool]:
-        clock = _CellClock(self.tools, self._limits.cell_seconds)
-        interrupted_at: float | None = None
+    def _await_reply(self, id: str) -> tuple[Reply, str | None]:
+        clock = _CellClock(self.tools, self._limits)
+        overran: str | None = None
+        deadline = 0.0
         while True:
-            left = clock.left() if interrupted_at is None else interrupted_at + GRACE_SECONDS - time.monotonic()
+            left, limit = clock.left() if overran is None else (deadline - time.monotonic(), overran)
             if left <= 0:
-                if interrupted_at is not None:
+                if overran is not None:
                     self.process.end()
                     raise Gone(
-                        f"it was killed, because the cell ran longer than {self._limits.cell_seconds:g} s of its own "
-                        "time and did not react to an interrupt",
+                        f"it was killed, because the cell {overran} and did not react to an interrupt",
                         unresponsive=True,
                     )
-                interrupted_at = time.monotonic()
+                overran = limit
+                deadline = time.monotonic() + GRACE_SECONDS
                 self.interrupt()
                 continue
-            self._poll(left)
+            self._poll(min(left, _LONGEST_POLL_SECONDS))
             if self.tools.fatal is not None:  # before the answer of the cell, which it may have ended
                 raise self.tools.fatal
             if (reply := self._find_reply(id)) is not None:
-                return reply, interrupted_at is not None
+                return reply, overran
             if self.tools.violation is not None:
                 raise ProtocolViolation(f"the kernel broke the protocol: {self.tools.violation}")
             if self._cut or self.tools.lost is not None:
                 self._part()
             if self.process.exited():
                 if (reply := self._find_reply(id)) is not None:
-                    return reply, interrupted_at is not None
+                    return reply, overran
                 raise Gone(None)
 
     def _part(self) -> None:
@@ -297,14 +300,20 @@ def _stillborn(ended: ExitReason) -> str:
 
 
 class _CellClock:
-    """A cell's own time: what passes while no host tool and no console's cell is running."""
+    """A cell's own time, which stands still while its host tools or a console's cell run, and its whole time."""
 
-    def __init__(self, tools: ToolServer, seconds: float) -> None:
+    def __init__(self, tools: ToolServer, limits: Limits) -> None:
         self._tools = tools
-        self._seconds = seconds
+        self._limits = limits
         self._started = time.monotonic()
         self._before = tools.excused_seconds()
 
-    def left(self) -> float:
-        own = (time.monotonic() - self._started) - (self._tools.excused_seconds() - self._before)
-        return self._seconds - own
+    def left(self) -> tuple[float, str]:
+        """Seconds until the first limit may be reached, and which one, as a clause."""
+        whole = time.monotonic() - self._started
+        own = whole - (self._tools.excused_seconds() - self._before)
+        seconds, total = self._limits.cell_seconds, self._limits.cell_total_seconds
+        return min(
+            (seconds - own, f"ran longer than {seconds:g} s of its own time"),
+            (total - whole, f"took longer than {total:g} s, with the host tools that it called"),
+        )

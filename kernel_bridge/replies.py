@@ -84,7 +84,7 @@ def largest_reply(limits: Limits) -> int:
     return 6 * (3 * limits.output_bytes + result_chars(limits)) + 2**20
 
 
-def outcome_of(reply: Reply, submitted: dict[str, Any] | None, timed_out: bool, limit: int) -> CellOutcome:
+def outcome_of(reply: Reply, submitted: dict[str, Any] | None, timed_out: str | None, limit: int) -> CellOutcome:
     """What a cell came to; `limit` is `Limits.output_bytes`, `submitted` what the host has accepted."""
     bridge = reply.kernel_bridge
     failure = None

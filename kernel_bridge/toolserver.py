@@ -82,8 +82,10 @@ class ToolServer:
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._in_flight = 0
-        self._busy_since = 0.0
+        self._busy_since = self._busy_cpu = 0.0  # when the first call now in flight came, on both clocks
         self._busy_seconds = 0.0
+        self._cpu: Callable[[], float] = lambda: 0.0
+        self._foreign_cpu = 0.0
         self._foreign_since: float | None = None
         self._foreign_credit = _CONSOLE_SECONDS
         self._accepting = False
@@ -106,6 +108,10 @@ class ToolServer:
         """Begin to serve, once connected."""
         self._add_thread()
 
+    def measure(self, cpu_seconds: Callable[[], float]) -> None:
+        """From now on, do not excuse the CPU time that the kernel uses while its calls are running."""
+        self._cpu = cpu_seconds
+
     def open_cell(self) -> None:
         """A cell starts: its submission, if it makes one, is awaited."""
         with self._state:
@@ -124,14 +130,19 @@ class ToolServer:
     def excused_seconds(self) -> float:
         """Seconds so far during which a host tool was running, or a person's cell on a console.
 
-        A kernel's word that a console is at work is believed for ten minutes in each cell.
+        Without the CPU time that the kernel used while tools were running: code that computes beside its calls does
+        not wait for them. A kernel's word that a console is at work is believed for ten minutes in each cell.
         """
         since = self._foreign_since
         if since is not None and time.monotonic() - since > self._foreign_credit:
             self._note_foreign(False)
         with self._state:
-            running = time.monotonic() - self._busy_since if self._in_flight else 0.0
-            return self._busy_seconds + running
+            return self._busy_seconds + (self._excused_now() if self._in_flight else 0.0)
+
+    def _excused_now(self) -> float:
+        """What of the time since the first call now in flight is not the cell's own."""
+        cpu = self._cpu() if self._foreign_since is None else self._foreign_cpu
+        return max(0.0, time.monotonic() - self._busy_since - max(0.0, cpu - self._busy_cpu))
 
     def close(self) -> None:
         """Stop serving. Tools that still run are waited for, but not for long; their answers are dropped."""
@@ -291,19 +302,26 @@ class ToolServer:
         since = self._foreign_since
         if running == (since is not None) or (running and self._foreign_credit <= 0):
             return
+        cpu = self._cpu()
         if since is not None:
             self._foreign_credit -= time.monotonic() - since
-        self._foreign_since = time.monotonic() if running else None
-        self._count(1 if running else -1)
+            self._busy_cpu += cpu - self._foreign_cpu  # that was the person's
+        self._foreign_cpu = cpu
+        if running:
+            self._count(1)
+            self._foreign_since = time.monotonic()
+        else:
+            self._foreign_since = None
+            self._count(-1)
 
     def _count(self, by: int) -> None:
         with self._state:
-            now = time.monotonic()
             if by > 0 and not self._in_flight:
-                self._busy_since = now
+                self._busy_since = time.monotonic()
+                self._busy_cpu = self._cpu()
             self._in_flight += by
             if by < 0 and not self._in_flight:
-                self._busy_seconds += now - self._busy_since
+                self._busy_seconds += self._excused_now()
 
     def _send(self, head: HostMessage, body: bytes) -> None:
         with self._replying:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +122,35 @@ def test_time_inside_host_tools_is_not_the_cells_own(session: KernelSession) -> 
 def test_time_after_a_host_tool_is_the_cells_own_again(session: KernelSession) -> None:
     session.tools = {"quick": lambda: None}
     assert session.run("quick()\nwhile True: pass").timed_out
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the CPU time is not known")
+def test_a_cell_that_computes_beside_a_call_uses_its_own_time(session: KernelSession, gate: Gate) -> None:
+    session.tools = {"wait": gate}
+    code = "import threading\nthreading.Thread(target=wait, daemon=True).start()\nwhile True: pass"
+    outcome = session.run(code)
+    assert outcome.timed_out == "ran longer than 0.5 s of its own time"
+    gate.wait_for()
+
+
+def test_a_cell_that_idles_beside_a_call_comes_to_an_end(gate: Gate) -> None:
+    limits = replace(SHORT, cell_total_seconds=1)
+    code = "import threading, time\nthreading.Thread(target=wait, daemon=True).start()\ntime.sleep(1000)"
+    with plain(limits=limits, tools={"wait": gate}) as session:
+        outcome = session.run(code)
+        assert outcome.timed_out == "took longer than 1 s, with the host tools that it called"
+        assert session.run("print(1)").text == "1\n"
+        gate.open()
+
+
+def test_calls_at_once_from_a_cell_that_waits_for_them_are_excused(session: KernelSession) -> None:
+    session.tools = {"pause": lambda: time.sleep(SHORT.cell_seconds)}
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(2) as pool:
+    for _ in pool.map(lambda _: pause(), range(4)): pass
+"""
+    assert session.run(code).timed_out is None
 
 
 def test_a_cell_that_takes_no_interrupt_is_killed_and_its_successor_has_what_was_before() -> None:
