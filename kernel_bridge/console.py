@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -12,8 +13,11 @@ from pathlib import Path
 
 from kernel_bridge.inside.removal import remove_tree
 from kernel_bridge.session_directory import process_started, runtime_root
+from kernel_bridge.shown import printable_line
 
-__all__ = ["LiveSession", "attach", "live_sessions"]
+__all__ = ["LiveSession", "attach", "live_sessions", "table"]
+
+_MOST_BYTES = 64 * 1024  # of a session's description
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +40,30 @@ def live_sessions(root: Path | None = None) -> list[LiveSession]:
     found: list[LiveSession] = []
     for directory in root.iterdir() if root.is_dir() else ():
         try:
-            facts = json.loads((directory / "session.json").read_text(encoding="utf-8"))
-            session = LiveSession(
-                directory.name,
-                int(facts["host_pid"]),
-                str(facts["command"]),
-                float(facts["started"]),
-                Path(str(facts["connection_file"])),
-            )
-            token = facts["host_started"]
-        except (OSError, ValueError, KeyError, TypeError):
+            session, token = _read(directory)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue  # being made or removed right now, or not ours
         if not _lives(session.host_pid, token):
             remove_tree(directory)
         elif session.connection_file.exists():
             found.append(session)
     return sorted(found, key=lambda session: session.started)
+
+
+def _read(directory: Path) -> tuple[LiveSession, str | None]:
+    """A session as it describes itself, and when its host's process started.
+
+    A kernel that nothing confines can write there as its host can, so what is read is doubted.
+    """
+    # Not blocking, for a pipe may stand there.
+    with open(os.open(directory / "session.json", os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        facts = json.loads(file.read(_MOST_BYTES))
+    pid, started, token = int(facts["host_pid"]), float(facts["started"]), facts["host_started"]
+    if not (0 < pid < 2**31 and math.isfinite(started) and isinstance(token, (str, type(None)))):
+        raise ValueError("no process has such a number, or none began at such a time")
+    path = Path(str(facts["connection_file"]))
+    os.fsencode(path)  # raises for what no path can hold
+    return LiveSession(directory.name, pid, str(facts["command"]), started, path), token
 
 
 def _lives(pid: int, token: str | None) -> bool:
@@ -73,8 +85,8 @@ def table(sessions: Sequence[LiveSession]) -> str:
     now = time.time()
     lines = [f"{'ID':<10}{'HOST PID':<10}{'AGE':<9}{'CONNECTION FILE':<54}COMMAND"]
     for s in sessions:
-        command = "".join(c if c.isprintable() else "?" for c in s.command)[:60]
-        lines.append(f"{s.id:<10}{s.host_pid:<10}{_age(now - s.started):<9}{s.connection_file!s:<54}{command}")
+        id, file, command = printable_line(s.id), printable_line(str(s.connection_file)), printable_line(s.command, 60)
+        lines.append(f"{id:<10}{s.host_pid:<10}{_age(now - s.started):<9}{file:<54}{command}")
     return "\n".join(lines)
 
 

@@ -1,12 +1,15 @@
 """The error families of the bridge. Knows nothing of sockets, processes or DSPy.
 
 Three fates: the agent's code can repair it (it never becomes a `BridgeError` on the host: it crosses as a failure
-of the cell), the session is over (`SessionLost`), or the caller asked for something impossible (the rest).
+of the cell), the session is over (`SessionLost`), or the caller asked for something impossible (the rest). Of what a
+kernel wrote, messages hold only what a terminal may be shown; attributes hold it as it came.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+from kernel_bridge.shown import printable
 
 __all__ = [
     "BridgeError",
@@ -39,7 +42,7 @@ class NotSendable(BridgeError, TypeError):
         self.path = path
         self.type = type
         self.reason = reason
-        super().__init__(f"{path or 'the value'} ({type}) cannot be sent: {reason}")
+        super().__init__(printable(f"{path or 'the value'} ({type}) cannot be sent: {reason}"))
 
     def __reduce__(self) -> tuple[object, ...]:
         return (NotSendable, (self.path, self.type, self.reason))
@@ -86,7 +89,7 @@ class SessionLost(BridgeError):
         self.exit_code = exit_code
         self.stderr_tail = stderr_tail
         tail = f"\nThe kernel's last words on stderr:\n{stderr_tail}" if stderr_tail.strip() else ""
-        super().__init__(f"{reason}{tail}")
+        super().__init__(printable(f"{reason}{tail}"))
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.reason, self.exit_code, self.stderr_tail))

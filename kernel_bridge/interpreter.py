@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -20,6 +21,7 @@ from kernel_bridge.checks import check_tools, refuse_unless
 from kernel_bridge.confine import Confinement, ConfinementReport
 from kernel_bridge.dispatch import ToolDispatcher, check_names
 from kernel_bridge.errors import BridgeError, NotSendable, SessionBusy
+from kernel_bridge.instructions import execution_instructions
 from kernel_bridge.session import KernelSession
 
 __all__ = ["KernelInterpreter", "KernelInterpreterFactory"]
@@ -34,16 +36,11 @@ def with_callbacks(method: _Method) -> _Method:
     return cast("_Method", cast("Any", dspy_callbacks).with_callbacks(method))
 
 
-EXECUTION_INSTRUCTIONS = (
-    "Code runs as Python cells in a persistent IPython kernel, a process of its own. Variables, imports, functions and "
-    "classes persist between cells; top-level `await` works. Output is what is printed plus the value of the last "
-    "expression; very long output loses its middle. Host tools and SUBMIT are global functions: `help(tool)` shows "
-    "their arguments, they may be called from several threads at once, and a failed call raises an exception you can "
-    "catch. Only plain data crosses to the host: None, bool, int, float, str, bytes, lists and dicts with str keys. "
-    "A cell that runs too long is interrupted with its state kept. If a cell crashes the kernel, a new one starts with "
-    "the variables from before that cell, the error says which, and the cell is not run again. The working directory "
-    "is an empty scratch directory; environment variables of the host are not visible; do not install packages."
-)
+class _Instructions:
+    """`execution_instructions`: of an instance, for its own options; of the class, for those that it has by default."""
+
+    def __get__(self, made: KernelInterpreter | None, kind: type[KernelInterpreter]) -> str:
+        return (KernelInterpreter() if made is None else made)._instructed()  # pyright: ignore[reportPrivateUsage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,11 @@ class KernelInterpreterFactory:
     """Makes interpreters with the same options; what DSPy's `interpreter_factory=` takes. Thread-safe."""
 
     options: Mapping[str, Any]
-    execution_instructions: str = field(default=EXECUTION_INSTRUCTIONS, repr=False)
+
+    @property
+    def execution_instructions(self) -> str:
+        """What DSPy tells the agent of the place where its code runs. Probes the machine, unless that was done."""
+        return KernelInterpreter(**self.options).execution_instructions
 
     def __call__(self) -> KernelInterpreter:
         """A fresh interpreter; its kernel starts with its first cell."""
@@ -84,7 +85,7 @@ class KernelInterpreter:
         ConfinementUnavailable: at `start`, when guarantees were asked for that this machine cannot give.
     """
 
-    execution_instructions = EXECUTION_INSTRUCTIONS
+    execution_instructions = _Instructions()
 
     def __init__(
         self,
@@ -127,6 +128,13 @@ class KernelInterpreter:
             restarts=restarts,
             checkpoint=checkpoint,
             runtime_dir=runtime_dir,
+        )
+        self._instructed = functools.partial(
+            execution_instructions,
+            self._session.limits,
+            confinement,
+            restarts=restarts,
+            checkpoint=checkpoint,
         )
         self._ended = False
         self._finalizer = weakref.finalize(self, self._session.close)

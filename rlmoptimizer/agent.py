@@ -26,6 +26,8 @@ from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 from dspy.primitives.repl_types import REPLHistory, REPLVariable
 from dspy.utils.exceptions import AdapterParseError
 
+from kernel_bridge.shown import printable, traceback_shown
+
 from .errors import AgentError
 from .events import Emitter, TurnFinished
 from .sub_lm import SubLM, checked_llm_tools
@@ -262,7 +264,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             # The session is over, not the compile: the runs are stored, and the history is enough to conclude from.
             self._raise_failure()
             self._lost = lost
-            logger.warning("The agent's interpreter is lost, so the agent ends here: %s", lost)
+            logger.warning("The agent's interpreter is lost, so the agent ends here: %s", printable(str(lost)))
             return f"[Error] The REPL has ended and cannot be used any more: {lost}"
 
     def _raise_failure(self) -> None:
@@ -292,8 +294,8 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             return self._ended_without_outputs(history, f"the agent did not submit, nor can it be asked: {reason}")
         try:
             return super()._extract_fallback(variables, _after(self._earlier, history), output_field_names)
-        except Exception as error:
-            logger.warning("No prompts could be taken from the agent's trajectory", exc_info=True)
+        except Exception as error:  # noqa: BLE001 - DSPy and an LM; it is logged
+            logger.warning("No prompts could be taken from the agent's trajectory:\n%s", traceback_shown(error))
             reason = f"the agent did not submit, and asking for its conclusion failed: {type(error).__name__}"
             return self._ended_without_outputs(history, reason)
 

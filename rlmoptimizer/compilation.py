@@ -17,6 +17,8 @@ from typing import Any, cast
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
 
+from kernel_bridge.shown import printable
+
 from . import answers
 from .agent import Agent, AgentOutcome
 from .budget import Ledger
@@ -38,7 +40,7 @@ from .events import (
     TurnFinished,
 )
 from .gate import Gate
-from .kernel_lease import InterpreterFactory, KernelLease
+from .kernel_lease import InterpreterFactory, KernelLease, kernel_started
 from .program import clone
 from .result import Outcome, finished_program, trajectory_of
 from .resume import take_up
@@ -194,7 +196,7 @@ class Compilation:
         baselines = self._known_baselines() if turns else self.bench.evaluate_baseline(clone(self.student))
         if self.bench.failure is not None:
             raise self.bench.failure
-        self.kernels.wait_started()
+        self.emitter.emit(kernel_started(self.kernels.wait_started()))
         if not turns:
             warn_of_a_dead_baseline(self.store, baselines["train"])
         with self._agent(self.options.rlm_max_iterations - len(turns)) as agent:
@@ -281,7 +283,7 @@ class Compilation:
             raise RuntimeError("there is no finished run to fall back to")
         logger.warning(
             "There is no valid submission (%s); taking the prompts of run %s, the best on %s with a score of %s",
-            outcome.problem,
+            printable(str(outcome.problem)),
             best.run_id,
             best.split,
             answers.percent(best.score),

@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from kernel_bridge.shown import traceback_shown
+
 __all__ = ["DaemonPool"]
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,6 @@ class DaemonPool:
         while (task := self._tasks.get()) is not None:
             try:
                 task()
-            except Exception:  # a task answers for itself; the thread has others to do
-                logger.exception("A task of the pool %s failed", self._name)
+            except Exception as error:  # noqa: BLE001 - a task answers for itself; the thread has others to do
+                logger.error("A task of the pool %s failed:\n%s", self._name, traceback_shown(error))
             del task  # and with it what it holds, while this thread waits

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 import dspy
 
+from .brief import brief
 from .errors import InvalidSetup, InvalidSetupType, SelectionError
 
 __all__ = ["Dataset", "Row", "Selection", "build_dataset", "parse_selection", "select"]
@@ -20,6 +21,7 @@ __all__ = ["Dataset", "Row", "Selection", "build_dataset", "parse_selection", "s
 _IDS_HELP: Final = 'ids look like "3,7,12", "10-20" (inclusive) or [3, 7, 12]'
 _RANGE: Final = re.compile(r"(\d{1,18})\s*(?:-|\.\.|:|–|—)\s*(\d{1,18})", re.ASCII)  # noqa: RUF001 - models write dashes of any length
 _SAMPLES: Final = ("first", "random")
+_MOST: Final = 2**128  # no number of the agent's is larger; Python refuses to print integers of more than 4300 digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +130,14 @@ def parse_selection(
 def _parse_limit(limit: Any) -> int:
     number = _whole(limit)
     if number is None or number < 1:
-        raise SelectionError(f"limit={_show(limit)} is not valid; pass a whole number, 1 or more, or None for no limit")
+        raise SelectionError(f"limit={brief(limit)} is not valid; pass a whole number, 1 or more, or None for no limit")
     return number
 
 
 def _parse_seed(seed: Any) -> int:
     number = _whole(seed)
     if number is None:
-        raise SelectionError(f"sample_seed={_show(seed)} is not valid; pass a whole number, or None")
+        raise SelectionError(f"sample_seed={brief(seed)} is not valid; pass a whole number, or None")
     return number
 
 
@@ -144,19 +146,19 @@ def _parse_sample(sample: Any) -> str:
         return "first"
     if isinstance(sample, str) and sample.strip().lower() in _SAMPLES:
         return sample.strip().lower()
-    raise SelectionError(f'sample={_show(sample)} is not valid; pass "first" or "random"')
+    raise SelectionError(f'sample={brief(sample)} is not valid; pass "first" or "random"')
 
 
 def _parse_run(run_id: Any) -> str:
     if isinstance(run_id, str) and run_id.strip():
         return run_id.strip()
-    raise SelectionError(f"failed_from_run={_show(run_id)} is not valid; pass the run_id of an evaluation, or None")
+    raise SelectionError(f"failed_from_run={brief(run_id)} is not valid; pass the run_id of an evaluation, or None")
 
 
 def _parse_ids(ids: Any) -> tuple[tuple[int, int], ...]:
     ranges = list(_id_ranges(ids))
     if not ranges:
-        raise SelectionError(f"ids={_show(ids)} selects nothing; {_IDS_HELP}, or None for every example")
+        raise SelectionError(f"ids={brief(ids)} selects nothing; {_IDS_HELP}, or None for every example")
     return tuple(_merge(ranges))
 
 
@@ -172,7 +174,7 @@ def _id_ranges(ids: Any) -> Iterable[tuple[int, int]]:
     elif (number := _whole(ids)) is not None:
         yield _checked_range(number, number, ids)
     else:
-        raise SelectionError(f"{_show(ids)} is not an example id; {_IDS_HELP}")
+        raise SelectionError(f"{brief(cast('object', ids))} is not an example id; {_IDS_HELP}")
 
 
 def _id_range(part: str) -> tuple[int, int]:
@@ -180,15 +182,15 @@ def _id_range(part: str) -> tuple[int, int]:
         return _checked_range(int(match[1]), int(match[2]), part)
     number = _whole(part)
     if number is None:
-        raise SelectionError(f"{_show(part)} is not an example id; {_IDS_HELP}")
+        raise SelectionError(f"{brief(part)} is not an example id; {_IDS_HELP}")
     return _checked_range(number, number, part)
 
 
 def _checked_range(first: int, last: int, shown: Any) -> tuple[int, int]:
     if first > last:
-        raise SelectionError(f"the range {_show(shown)} runs backwards; write it as {_spell(last, first)!r}")
+        raise SelectionError(f"the range {brief(shown)} runs backwards; write it as {_spell(last, first)!r}")
     if first < 1:
-        raise SelectionError(f"{_show(shown)} is not an example id: ids start at 1; {_IDS_HELP}")
+        raise SelectionError(f"{brief(shown)} is not an example id: ids start at 1; {_IDS_HELP}")
     return first, last
 
 
@@ -264,14 +266,9 @@ def _whole(value: Any) -> int | None:
         return int(re.sub(r"\.0*$", "", text)) if re.fullmatch(r"[+-]?\d{1,18}(\.0*)?", text, re.ASCII) else None
     try:
         number = int(value)
-        return number if number == value else None
+        return number if number == value and abs(number) < _MOST else None
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _show(value: Any, shown: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= shown else text[: shown - 3] + "..."
 
 
 def _article(value: Any) -> str:

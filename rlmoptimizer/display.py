@@ -19,6 +19,8 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.text import Text
 
+from kernel_bridge.shown import printable, printable_line
+
 from .events import (
     AgentSubmitted,
     CompileFinished,
@@ -28,6 +30,7 @@ from .events import (
     Event,
     ExamplesScored,
     FellBack,
+    KernelStarted,
     PromptUpdated,
     SubmissionRefused,
     TurnFinished,
@@ -35,38 +38,9 @@ from .events import (
 from .money import usd_text
 from .progress import Bars, PlainLines, ProgressView, RewrittenLine, RunProgress, clock_text, percent_text
 
-__all__ = ["Display", "printable"]
+__all__ = ["Display"]
 
 _PANEL_CHARS = 4000  # of one output or prompt; head and tail are kept
-
-
-def _control_names() -> dict[int, str]:
-    # C0 has pictures of its own in Unicode; C1 and the marks that turn the reading direction are spelled out.
-    names = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
-    names[0x7F] = "\u2421"
-    spelled = (*range(0x80, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-    names.update({code: f"\\u{code:04x}" for code in spelled})
-    names.update({code: f"\\u{code:04x}" for code in (0x2028, 0x2029)})
-    return names
-
-
-_CONTROLS = _control_names()
-
-
-def printable(text: str) -> str:
-    """`text` with every character that could steer a terminal made visible instead; newlines and tabs stay.
-
-    Lone surrogates, which no stream can encode, are spelled out too.
-    """
-    clean = text.replace("\r\n", "\n").translate(_CONTROLS)
-    return clean.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _cut(text: str, limit: int = _PANEL_CHARS) -> str:
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n... ({len(text) - 2 * half:,} characters left out) ...\n{text[-half:]}"
 
 
 class Display:
@@ -123,7 +97,7 @@ class Display:
 
     def _started(self, event: EvaluationStarted) -> None:
         what = f"baseline {event.split}" if event.baseline else event.split
-        run = RunProgress(label=printable(f"{event.run_id} {what}"), total=event.total, started=self._clock())
+        run = RunProgress(label=printable_line(f"{event.run_id} {what}"), total=event.total, started=self._clock())
         self._runs[event.run_id] = run
         self._progress.started(event.run_id, run)
 
@@ -146,24 +120,27 @@ class Display:
 
 
 def _panel_of(event: Event) -> RenderableType | None:
-    """The panel for an event of the trajectory, or None. Foreign text goes in as `Text`, never as markup."""
+    """The panel or line for an event of the trajectory, or None. Foreign text goes in as `Text`, never as markup."""
     if isinstance(event, CompileStarted):
         text = (
             f"steps: {', '.join(event.steps)}\n"
             f"train {event.train_count} examples, val {event.val_count}, budget {event.budget} units"
         )
         return _panel("Optimizing", Text(printable(text)), "cyan")
+    if isinstance(event, KernelStarted):
+        return Text(printable_line(f"kernel: {event.summary}"))
     if isinstance(event, TurnFinished):
         return _turn_panel(event)
     if isinstance(event, PromptUpdated):
-        return _panel(f"New prompt for {event.step}", Text(_cut(printable(event.after))), "green")
+        return _panel(f"New prompt for {event.step}", Text(printable(event.after, _PANEL_CHARS)), "green")
     if isinstance(event, AgentSubmitted):
         text = "\n\n".join(f"{step}:\n{prompt}" for step, prompt in event.prompts.items())
-        return _panel("Submitted", Text(_cut(printable(text))), "green")
+        return _panel("Submitted", Text(printable(text, _PANEL_CHARS)), "green")
     if isinstance(event, SubmissionRefused):
-        return _panel("Submission refused", Text(_cut(printable(event.reason))), "yellow")
+        return _panel("Submission refused", Text(printable(event.reason, _PANEL_CHARS)), "yellow")
     if isinstance(event, FellBack):
-        return _panel("No valid submission", Text(printable(f"{event.reason}\nTaken: run {event.run_id}")), "yellow")
+        text = f"{event.reason}\nTaken: run {event.run_id}"
+        return _panel("No valid submission", Text(printable(text, _PANEL_CHARS)), "yellow")
     if isinstance(event, CompileFinished):
         text = (
             f"score {percent_text(event.baseline_score)} -> {percent_text(event.best_score)}, "
@@ -183,13 +160,13 @@ def _usd(cost: float | None) -> str:
 
 
 def _turn_panel(event: TurnFinished) -> RenderableType:
-    code = Syntax(_cut(printable(event.code)), "python", word_wrap=True, background_color="default")
-    parts: list[RenderableType] = [Text(_cut(printable(event.reasoning))), _panel("code", code, "blue")]
+    code = Syntax(printable(event.code, _PANEL_CHARS), "python", word_wrap=True, background_color="default")
+    parts: list[RenderableType] = [Text(printable(event.reasoning, _PANEL_CHARS)), _panel("code", code, "blue")]
     if event.output.strip():
-        parts.append(_panel("output", Text(_cut(printable(event.output))), "bright_black"))
+        parts.append(_panel("output", Text(printable(event.output, _PANEL_CHARS)), "bright_black"))
     title = f"Turn {event.number}/{event.limit}, {clock_text(event.seconds)}, {event.left} budget units left"
     return _panel(title, Group(*parts), "magenta")
 
 
 def _panel(title: str, body: RenderableType, style: str) -> Panel:
-    return Panel(body, title=Text(printable(title)), title_align="left", border_style=style)
+    return Panel(body, title=Text(printable_line(title)), title_align="left", border_style=style)

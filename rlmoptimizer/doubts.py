@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from kernel_bridge.shown import printable
+
 from .run_store import RunRecord, RunStore
 
 __all__ = ["warn_of_a_dead_baseline"]
@@ -26,5 +28,5 @@ def warn_of_a_dead_baseline(store: RunStore, baseline: RunRecord) -> None:
         "If that is not the prompts' fault, stop here and look at eval_lm, the data and the metric",
         baseline.evaluated_count,
         baseline.split,
-        error[:_ERROR_CHARS],
+        printable(error, _ERROR_CHARS),
     )

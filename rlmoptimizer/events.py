@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from kernel_bridge.shown import traceback_shown
+
 __all__ = [
     "AgentSubmitted",
     "BudgetCharged",
@@ -23,6 +25,7 @@ __all__ = [
     "Event",
     "ExamplesScored",
     "FellBack",
+    "KernelStarted",
     "LMUsageCounted",
     "Observer",
     "PromptUpdated",
@@ -41,6 +44,18 @@ class CompileStarted:
     train_count: int
     val_count: int  # 0: no validation set
     budget: int  # units
+
+
+@dataclass(frozen=True, slots=True)
+class KernelStarted:
+    """The agent's interpreter runs; told after the baseline, during which it starts."""
+
+    interpreter: str  # the name of its class
+    summary: str  # what it runs under, in one line
+    tier: str | None  # how it is confined: a key of `kernel_bridge.confine.TIERS`; None: not, or it does not say
+    requested: tuple[str, ...] = ()  # guarantees that had to hold
+    in_force: Mapping[str, str] = field(default_factory=dict[str, str])  # guarantee -> the mechanism that gives it
+    missing: Mapping[str, str] = field(default_factory=dict[str, str])  # guarantee -> why it is not given
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +154,7 @@ class CompileFinished:
 
 Event: TypeAlias = (
     CompileStarted
+    | KernelStarted
     | EvaluationStarted
     | ExamplesScored
     | EvaluationFinished
@@ -176,7 +192,8 @@ class Emitter:
             for observer in tuple(self._observers):
                 try:
                     observer(event)
-                except Exception:  # an observer is foreign code
-                    logger.warning("An observer failed on %s and is detached", type(event).__name__, exc_info=True)
+                except Exception as error:  # noqa: BLE001 - an observer is foreign code
+                    kind, trace = type(event).__name__, traceback_shown(error)
+                    logger.warning("An observer failed on %s and is detached:\n%s", kind, trace)
                     if observer in self._observers:
                         self._observers.remove(observer)

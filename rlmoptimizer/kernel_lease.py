@@ -13,9 +13,12 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any, Protocol, runtime_checkable
 
-from .errors import InvalidSetupType
+from kernel_bridge.shown import traceback_shown
 
-__all__ = ["Interpreter", "InterpreterFactory", "KernelLease"]
+from .errors import InvalidSetupType
+from .events import KernelStarted
+
+__all__ = ["Interpreter", "InterpreterFactory", "KernelLease", "kernel_started"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,23 @@ class Interpreter(Protocol):
 InterpreterFactory = Callable[[], Interpreter]
 
 
+def kernel_started(interpreter: Interpreter) -> KernelStarted:
+    """What an interpreter says of its own confinement; not every one does."""
+    from kernel_bridge import ConfinementReport
+
+    kind, report = type(interpreter).__name__, getattr(interpreter, "report", None)
+    if not isinstance(report, ConfinementReport):
+        return KernelStarted(kind, f"{kind}, which does not say how it is confined", None)
+    return KernelStarted(
+        kind,
+        report.line(),
+        report.tier,
+        requested=tuple(sorted(report.requested)),
+        in_force=dict(report.in_force),
+        missing=dict(report.missing),
+    )
+
+
 class KernelLease:
     """A DSPy `interpreter_factory` for one compile.
 
@@ -44,14 +64,17 @@ class KernelLease:
     def __init__(self, factory: InterpreterFactory, submit_validator: Callable[[dict[str, Any]], None]) -> None:
         self._factory = factory
         self._submit_validator = submit_validator
-        # Part of the agent's prompt: DSPy reads it from the factory that a run is given.
-        self.execution_instructions: str = getattr(factory, "execution_instructions", "")
         self._lock = threading.Lock()
         self._made: list[Interpreter] = []
         self._first: Future[Interpreter] = Future()
         self._starter: threading.Thread | None = None
         self._taken = False
         self._closed = False
+
+    @property
+    def execution_instructions(self) -> str:
+        """Part of the agent's prompt: DSPy reads it from the factory that a run is given."""
+        return getattr(self._factory, "execution_instructions", "")
 
     def start(self, on_failure: Callable[[], None]) -> None:
         """Make and start the agent's interpreter on a thread of its own; `on_failure` is called there if that fails."""
@@ -103,8 +126,8 @@ class KernelLease:
         if callable(interrupt):
             try:
                 interrupt()
-            except Exception:
-                logger.warning("The agent's cell could not be interrupted", exc_info=True)
+            except Exception as error:  # noqa: BLE001 - a foreign interpreter; it is logged
+                logger.warning("The agent's cell could not be interrupted:\n%s", traceback_shown(error))
 
     def close(self) -> None:
         """Shut down every interpreter that was made, and wait for the starting thread. Idempotent."""

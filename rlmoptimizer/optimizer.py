@@ -20,6 +20,8 @@ import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
 from dspy.teleprompt import Teleprompter
 
+from kernel_bridge.shown import make_showable
+
 from . import result
 from .checks import a_bool, a_cost_limit, a_directory, a_factory, a_seed, an_lm, at_least
 from .compilation import Compilation, Options, lms_of
@@ -172,6 +174,7 @@ class RLMDocstringOptimizer(Teleprompter):
                 opened.append(store)
                 return self._compiled(student, data, metric, eval_lm, store, stack)
         except BaseException as error:
+            make_showable(error)  # it may quote an LM or a kernel, and Python prints what nobody catches as it is
             if opened and self.run_storage_dir is not None and not isinstance(error, (InvalidSetup, CostLimitReached)):
                 _say(resume_line(opened[0].path, error))
             raise

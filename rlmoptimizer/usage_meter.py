@@ -26,6 +26,8 @@ from dspy.clients.base_lm import GLOBAL_HISTORY
 from dspy.lm15 import Response
 from dspy.utils.usage_tracker import UsageTracker
 
+from kernel_bridge.shown import printable_line
+
 from .costs import CostLedger, LMCall, Role
 from .money import picodollars
 
@@ -143,7 +145,7 @@ class UsageMeter:
                 "The price of %s (%s LM) is not known%s: its cost is given as None, and counts against no limit",
                 call.model,
                 call.role,
-                f" ({reason})" if reason else "",
+                f" ({printable_line(str(reason))})" if reason else "",
             )
 
 

@@ -18,6 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 import dspy
 
 from . import answers
+from .brief import brief
 from .budget import Ledger
 from .costs import CostLedger, usage_dict
 from .dataset import Dataset, Row, Selection, parse_selection, select
@@ -282,7 +283,7 @@ class Workbench:
         Returns {step, changed, previous_text, summary_line}.
         """
         if not isinstance(step, str) or step not in self.steps:
-            raise PromptUpdateError(str(step)[:200], f"there is no such step; the steps are {', '.join(self.steps)}")
+            raise PromptUpdateError(_name(step), f"there is no such step; the steps are {', '.join(self.steps)}")
         with self._lock:
             before = read_prompts(self._program)[step]
             set_prompt(self._program, step, text)
@@ -397,7 +398,7 @@ class Workbench:
 
     def _ended_run(self, run_id: Any) -> RunRecord:
         if not isinstance(run_id, str):
-            raise UnknownRunError(str(run_id)[:200], [record.run_id for record in self._store.runs()])
+            raise UnknownRunError(_name(run_id), [record.run_id for record in self._store.runs()])
         record = self._store.run(run_id)
         if record.state == "running":
             raise SelectionError(f"run {run_id} is still being evaluated; ask again when it has ended")
@@ -415,7 +416,11 @@ def _read_split(split: Any, data: Dataset) -> Split:
         return "val"
     if name == "val":
         raise SelectionError('there is no validation set in this optimization; use split="train"')
-    raise SelectionError(f'split must be "train" or "val", got {str(split)[:100]!r}')
+    raise SelectionError(f'split must be "train" or "val", got {brief(split, 100)}')
+
+
+def _name(given: Any) -> str:
+    return given[:200] if isinstance(given, str) else brief(given, 200)
 
 
 def _read_candidate(prompts: Any) -> dict[str, str] | None:

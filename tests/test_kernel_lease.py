@@ -7,8 +7,10 @@ import dspy
 import pytest
 import toy
 
+from kernel_bridge import GUARANTEES, KernelInterpreter, probe
 from rlmoptimizer import InvalidSetup, SubmissionError
-from rlmoptimizer.kernel_lease import KernelLease
+from rlmoptimizer.events import KernelStarted
+from rlmoptimizer.kernel_lease import KernelLease, kernel_started
 
 
 def nothing() -> None: ...
@@ -63,6 +65,28 @@ def test_only_the_agents_own_interpreter_gets_the_validator() -> None:
         assert other.execute("SUBMIT('x')").output == {"output": "x"}
     finally:
         lease.close()
+
+
+@pytest.mark.parametrize("confinement", ["auto", "off"])
+def test_a_started_kernel_is_announced_with_all_that_it_runs_under(confinement: str) -> None:
+    with KernelInterpreter(confinement=confinement) as interpreter:
+        assert interpreter.report is not None
+        event = kernel_started(interpreter)
+        assert event.tier == (probe().tier if confinement == "auto" else None)
+        assert {*event.in_force, *event.missing} == set(GUARANTEES)
+        assert event.summary == interpreter.report.line()
+        assert f"{len(event.in_force)} of {len(GUARANTEES)} guarantees; missing: cpu_capped" in event.summary or (
+            confinement == "off" and event.summary.startswith("not confined, ")
+        )
+        assert event.requested == ()
+
+
+def test_an_interpreter_without_a_report_of_ours_is_announced_all_the_same() -> None:
+    class Foreign(dspy.LocalInterpreter):
+        report = "all is well"
+
+    announced = KernelStarted("Foreign", "Foreign, which does not say how it is confined", None)
+    assert kernel_started(Foreign()) == announced
 
 
 def test_it_describes_the_runtime_as_the_users_factory_does() -> None:

@@ -318,9 +318,13 @@ def test_the_run_store_is_kept_where_it_was_asked_for(tmp_path: Path) -> None:
         assert [turn.output[:5] for turn in store.iterations()] == ["FINAL"]
         assert sum(charge.amount for charge in store.charges()) == 10
         kinds = [event.kind for event in store.events()]
+        [started] = store.events("KernelStarted")
     assert kinds[0] == "CompileStarted"
     assert kinds[-1] == "CompileFinished"
     assert "AgentSubmitted" in kinds
+    assert (started.data["interpreter"], started.data["tier"]) == ("KernelInterpreter", None)
+    assert "own_process" in started.data["in_force"]
+    assert started.data["missing"]["no_network"] == 'confinement="off"'
 
 
 def test_two_compiles_share_a_storage_directory(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from kernel_bridge.confine.layout import Layout
 from kernel_bridge.confine.plan import LaunchPlan
-from kernel_bridge.confine.probe import limits_asked, plan_launch, prepare_files, probe, resolve
+from kernel_bridge.confine.probe import foresee, limits_asked, plan_launch, prepare_files, probe, resolve
 from kernel_bridge.confine.vocabulary import GUARANTEES, TIERS, Confinement, ConfinementReport, Probe
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "LaunchPlan",
     "Layout",
     "Probe",
+    "foresee",
     "limits_asked",
     "plan_launch",
     "prepare_files",

@@ -23,7 +23,7 @@ from kernel_bridge.confine.seccomp import ARCHITECTURES
 from kernel_bridge.confine.vocabulary import GUARANTEES, Confinement, ConfinementReport, Probe
 from kernel_bridge.errors import ConfinementUnavailable
 
-__all__ = ["limits_asked", "plan_launch", "probe", "resolve"]
+__all__ = ["foresee", "limits_asked", "plan_launch", "probe", "resolve"]
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +186,17 @@ def resolve(
         ConfinementUnavailable: a guarantee that must hold cannot be given.
         ValueError: `asked` is none of these.
     """
+    limits, report = foresee(asked)
+    unmet = {name: report.missing[name] for name in GUARANTEES if name in limits.require and name in report.missing}
+    if unmet:
+        raise ConfinementUnavailable(unmet)
+    if report.tier not in (None, "N"):
+        _warn_once()
+    return limits, report.tier or "P", report
+
+
+def foresee(asked: str | Confinement | frozenset[str] | set[str]) -> tuple[Confinement, ConfinementReport]:
+    """The limits, and what will be in force where what must hold does hold. Raises: ValueError, as `resolve` does."""
     if asked == "off":
         return _off()
     limits = limits_asked(asked)
@@ -201,13 +212,7 @@ def resolve(
     for name, value in unset.items():
         if value is None and in_force.pop(name, None) is not None:
             missing[name] = "no limit was set"
-    unmet = {name: missing[name] for name in GUARANTEES if name in limits.require and name in missing}
-    if unmet:
-        raise ConfinementUnavailable(unmet)
-    report = ConfinementReport(limits.require, in_force, missing)
-    if found.tier != "N":
-        _warn_once()
-    return limits, found.tier, report
+    return limits, ConfinementReport(limits.require, in_force, missing, found.tier)
 
 
 def limits_asked(asked: object) -> Confinement:
@@ -226,14 +231,14 @@ def limits_asked(asked: object) -> Confinement:
     )
 
 
-def _off() -> tuple[Confinement, str, ConfinementReport]:
+def _off() -> tuple[Confinement, ConfinementReport]:
     limits = Confinement(memory_bytes=None, processes=None, scratch_bytes=None, open_files=None)
     plain = plain_guarantees()
     kept = ("own_process", "killed_with_host", "clean_environment", "output_capped", "wall_time_capped",
             "no_new_privileges")  # fmt: skip
     in_force = {name: plain[name] for name in kept if name in plain}
     missing = {name: 'confinement="off"' for name in GUARANTEES if name not in in_force}
-    return limits, "P", ConfinementReport(frozenset(), in_force, missing)
+    return limits, ConfinementReport(frozenset(), in_force, missing)
 
 
 @functools.cache

@@ -35,6 +35,13 @@ TIERS: Mapping[str, str] = {
 }
 """The tiers, strongest first."""
 
+_IN_A_WORD: Mapping[str, str] = {
+    "N": "confined by bubblewrap",
+    "L": "confined by Landlock",
+    "S": "confined by sandbox-exec",
+    "P": "a plain process with limits",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
@@ -67,13 +74,16 @@ class Confinement:
 class ConfinementReport:
     """What one session runs under."""
 
-    requested: frozenset[str]
+    requested: frozenset[str]  # the guarantees that had to hold, or no kernel would have been started
     in_force: Mapping[str, str]  # guarantee -> the mechanism that gives it
     missing: Mapping[str, str]  # guarantee -> why it is not given
+    tier: str | None = None  # a key of TIERS; None: confinement was switched off
 
     def line(self) -> str:
-        """The report in one line."""
-        return f"in force: {', '.join(self.in_force) or 'nothing'}; missing: {', '.join(self.missing) or 'nothing'}"
+        """The report in one line, without the reasons."""
+        how = "not confined" if self.tier is None else _IN_A_WORD[self.tier]
+        count = f"{len(self.in_force)} of {len(GUARANTEES)} guarantees"
+        return f"{how}, {count}; missing: {', '.join(self.missing) or 'nothing'}"
 
 
 @dataclass(frozen=True, slots=True)
