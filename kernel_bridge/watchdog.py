@@ -27,7 +27,8 @@ _CLOSE_LOOK_SECONDS = 0.02  # once more than half of the memory is in use
 _DISK_SECONDS = 1.0  # walking directories costs more
 _JOIN_SECONDS = 5.0
 _OWN_THREADS = 16  # the guardian, the wrapper and the kernel's own service threads are not the agent's
-_MOST_FILES = 100_000
+_MOST_FILES, _FEWEST_FILES = 100_000, 10_000  # that a kernel may have, between them one for each block of its bytes
+_FILE_BYTES = 4096
 _DEEPEST = 64  # directories within directories
 _FILES_FOR_EACH_PROCESS = 8  # open files of all processes together, as a multiple of what one may have
 
@@ -139,7 +140,7 @@ class Watchdog:
         if limit is None:
             return None
         try:
-            use = _DiskUse()
+            use = _DiskUse(max(_FEWEST_FILES, min(_MOST_FILES, limit // _FILE_BYTES)))
             for directory in self._bounds.directories:
                 use.walk(directory)
             for pid in family[1 + self._bounds.wrappers :]:
@@ -165,8 +166,9 @@ class _Refused(Exception):
 class _DiskUse:
     """Adds up what a kernel has on disk. Whoever hides from it is refused: an uncounted file is an unbounded one."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_files: int) -> None:
         self.size = 0  # bytes that the files take, holes not counted
+        self._most_files = most_files
         self._files = 0
         self._devices: set[int] = set()
         self._seen: set[tuple[int, int]] = set()
@@ -201,8 +203,8 @@ class _DiskUse:
 
     def _add_files(self, count: int) -> None:
         self._files += count
-        if self._files > _MOST_FILES:
-            raise _Refused(f"it made more than {_MOST_FILES} files")
+        if self._files > self._most_files:
+            raise _Refused(f"it made more than {self._most_files} files")
 
     def unlinked(self, pid: int) -> None:
         """Count the files that a process holds open, and that no directory names any more."""

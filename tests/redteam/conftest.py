@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rig import KINDS, Tier, TierUnavailable, kinds_here
+from victim import BOUNDED, Victim, each, learn
 
 _ran: dict[str, str] = {}  # kind -> "ran", or why it could not
 
@@ -29,6 +31,42 @@ def tier(request: pytest.FixtureRequest) -> Iterator[Tier]:
 
 
 @pytest.fixture(scope="session")
+def hosts() -> Iterator[list[Tier]]:
+    """A host of kernels for every tier that can be had, all at once; see test_tiers.py for those that cannot."""
+    if not kinds_here():
+        pytest.skip("confinement is attacked on Linux only")
+    opened: list[Tier] = []
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for name, host in zip(kinds_here(), pool.map(_open, kinds_here()), strict=True):
+                _ran[name] = host if isinstance(host, str) else "ran"
+                opened += [host] if isinstance(host, Tier) else []
+        if not opened:
+            pytest.skip(f"no tier can be had here: {_ran}")
+        yield opened
+    finally:
+        for host in opened:
+            host.close()
+
+
+def _open(name: str) -> Tier | str:
+    try:
+        host = Tier(KINDS[name])
+    except TierUnavailable as why:
+        return str(why)
+    host.open("bounded", BOUNDED)
+    return host
+
+
+@pytest.fixture
+def victims(hosts: list[Tier]) -> list[Victim]:
+    """A session with small limits in each tier, which the attacks share: its kernel dies often, the session goes on."""
+    made = [Victim(host, "bounded") for host in hosts]
+    each(made, learn)
+    return made
+
+
+@pytest.fixture(scope="session")
 def tiers_that_ran() -> dict[str, str]:
     """Kind -> "ran", or why it could not; of those that were asked for so far."""
     return _ran
@@ -41,9 +79,14 @@ def nothing_left_by_the_test(request: pytest.FixtureRequest) -> Iterator[None]:
     Takes the place of the check of the same name above: what a driver runs is the driver's, and it restarts kernels.
     """
     yield
-    if "tier" not in request.fixturenames:
-        return
-    host: Tier = request.getfixturevalue("tier")
-    assert host.works(), f"{host.name}: the shared session does not work after {request.node.name}"
+    if "tier" in request.fixturenames:
+        _look_after(request.getfixturevalue("tier"), {"shared"}, request.node.name)
+    if "hosts" in request.fixturenames:
+        for host in request.getfixturevalue("hosts"):
+            _look_after(host, {"shared", "bounded"}, request.node.name)
+
+
+def _look_after(host: Tier, expected: set[str], test: str) -> None:
+    assert host.works(), f"{host.name}: the shared session does not work after {test}"
     left = host.host("result = sorted(sessions)")
-    assert left == ["shared"], f"{request.node.name} left sessions open: {left}"
+    assert set(left) == expected, f"{host.name}: {test} left sessions open: {left}"

@@ -1,0 +1,501 @@
+"""Attacks on what there is only so much of: disk, memory, processes, descriptors, time, and the host's patience.
+
+Every one of them is bounded by itself as well, so that a fence that fails costs this machine little.
+"""
+
+from __future__ import annotations
+
+import platform
+import struct
+
+import pytest
+from rig import Tier
+from victim import Victim, at_every_tier, victim
+
+KILLED = "it was killed, because"
+MIB = 2**20
+
+# Where the kernel can write on the host's own disk, as expressions of its code.
+KEEP = "os.path.dirname(get_ipython().kernel.checkpoint._path)"
+SOCKETS = "os.path.dirname(get_ipython().kernel.parent.connection_file)"
+
+
+def _write_files(directory: str, *, count: int, mebibytes: float) -> str:
+    """A cell that writes files of a size, as many as it can, waits for its punishment if it could, and removes them."""
+    return f"""
+import glob
+try:
+    for number in range({count}):
+        with open(os.path.join({directory}, f"file-{{number}}"), "wb") as file:
+            file.write(bytes({int(mebibytes * MIB)}))
+    time.sleep(10)
+    print("wrote them all")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+finally:
+    for path in glob.glob(os.path.join({directory}, "file-*")): os.unlink(path)
+"""
+
+
+# -- disk --------------------------------------------------------------------------------------------------------------
+
+
+@at_every_tier
+def test_filling_scratch(bounded: Victim) -> None:
+    told = bounded.fate(_write_files("'.'", count=30, mebibytes=1))
+    if bounded.tier.letter == "N":
+        assert told == "ENOSPC"
+    else:
+        assert f"{KILLED} its files take" in told
+        assert "8 MiB are allowed" in told
+    bounded.run("with open('after', 'wb') as file: file.write(b'there is room again')")
+
+
+@at_every_tier
+def test_one_file_larger_than_scratch(bounded: Victim) -> None:
+    told = bounded.fate(_write_files("'.'", count=1, mebibytes=20))
+    assert told in ("ENOSPC", "EFBIG")
+
+
+@at_every_tier
+def test_a_file_with_a_hole_that_is_filled_later(bounded: Victim) -> None:
+    told = bounded.fate("""
+with open("hole", "wb") as file:
+    print(attempt(os.ftruncate, file.fileno(), 2**40))
+    print(attempt(os.posix_fallocate, file.fileno(), 0, 64 * 2**20))
+os.unlink("hole")
+""")
+    assert all(said in ("EFBIG", "ENOSPC", "EINVAL") for said in told.split()), told
+
+
+@at_every_tier
+def test_filling_tmp(bounded: Victim) -> None:
+    told = bounded.fate(_write_files("'/tmp'", count=20, mebibytes=7))
+    assert told in ("ENOSPC", "EACCES", "EPERM")
+
+
+@at_every_tier
+def test_filling_shared_memory_files(bounded: Victim) -> None:
+    told = bounded.fate(_write_files("'/dev/shm'", count=20, mebibytes=7))
+    assert told in ("ENOSPC", "EACCES", "EPERM", "ENOENT")
+
+
+def _fill_inodes(directory: str) -> str:
+    return f"""
+try:
+    for number in range(11_000):
+        os.symlink("x", f"{directory}/link-{{number}}")
+    time.sleep(10)
+    print("made them all")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+
+
+@at_every_tier
+def test_filling_inodes_of_scratch(bounded: Victim) -> None:
+    told = bounded.dies(_fill_inodes("."))
+    assert f"{KILLED} it made more than 10000 files" in told
+
+
+@at_every_tier
+def test_filling_inodes_of_shared_memory_files(bounded: Victim) -> None:
+    told = bounded.fate(_fill_inodes("/dev/shm"))
+    assert f"{KILLED} it made more than 10000 files" in told or told in ("EACCES", "ENOENT"), told
+
+
+@at_every_tier
+def test_filling_the_directory_that_outlives_kernels(bounded: Victim) -> None:
+    assert f"{KILLED} its files take" in bounded.dies(_write_files(KEEP, count=30, mebibytes=1))
+
+
+@at_every_tier
+def test_filling_the_directory_of_its_sockets(bounded: Victim) -> None:
+    assert f"{KILLED} its files take" in bounded.dies(_write_files(SOCKETS, count=30, mebibytes=1))
+
+
+@at_every_tier
+def test_filling_the_disk_with_files_that_have_no_name(bounded: Victim) -> None:
+    told = bounded.dies(f"""
+held = []
+for number in range(30):
+    path = os.path.join({KEEP}, f"hidden-{{number}}")
+    held.append(os.open(path, os.O_RDWR | os.O_CREAT))
+    os.unlink(path)
+    os.write(held[-1], bytes(2**20))
+time.sleep(10)
+print("unseen")
+""")
+    assert f"{KILLED} its files take" in told
+
+
+@at_every_tier
+def test_hiding_files_in_a_directory_that_nobody_may_read(bounded: Victim) -> None:
+    told = bounded.fate(f"""
+hidden = os.path.join({KEEP}, "shut")
+os.makedirs(hidden)
+for number in range(30):
+    with open(os.path.join(hidden, str(number)), "wb") as file: file.write(bytes(2**20))
+print(attempt(os.chmod, hidden, 0))
+time.sleep(10)
+print("unseen")
+""")
+    assert KILLED in told, told
+
+
+@at_every_tier
+def test_a_tree_of_directories_deeper_than_anybody_follows(bounded: Victim) -> None:
+    told = bounded.dies(f"""
+home = os.getcwd()
+os.chdir({KEEP})
+for _ in range(500):
+    os.mkdir("d")
+    os.chdir("d")
+os.chdir(home)
+time.sleep(10)
+print("unseen")
+""")
+    assert f"{KILLED} it made directories more than" in told
+    bounded.assert_works()
+    assert "d" not in bounded.host("import os; result = os.listdir(directory(session) + '/keep')")
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+_TOO_LARGE = {
+    "bytes": "x = bytearray(500 * 2**20)",
+    "text": "x = 'x' * (600 * 2**20)",
+    "integer": "x = 1 << (8 * 500 * 2**20)",
+    "array": "import numpy\nx = numpy.ones(500 * 2**20 // 8)",
+    "mapping": "x = mmap.mmap(-1, 5 * 2**30)",
+    "heap": """
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+if not libc.malloc(500 * 2**20): raise MemoryError
+""",
+}
+
+
+@at_every_tier
+def test_more_memory_in_one_piece_than_there_is(bounded: Victim) -> None:
+    for kind, code in _TOO_LARGE.items():
+        told = bounded.fate(f"x = None\n{code}\nprint('got it')")
+        assert "got it" not in told, kind
+        assert "MemoryError" in told or "Cannot allocate memory" in told or KILLED in told, (kind, told)
+
+
+@at_every_tier
+def test_more_memory_in_small_pieces_than_there_is(bounded: Victim) -> None:
+    told = bounded.fate("x = []\nwhile len(x) < 1000: x.append('x' * 10**6 + str(len(x)))\nprint('got it')")
+    assert "got it" not in told
+    assert "MemoryError" in told or KILLED in told, told
+    bounded.fate("x = None")
+
+
+@at_every_tier
+def test_memory_of_many_processes_each_below_the_limit(bounded: Victim) -> None:
+    child = "b = bytearray(60 * 2**20)\nfor i in range(0, len(b), 4096): b[i] = 1\nimport time; time.sleep(30)"
+    told = bounded.dies(
+        "held = [subprocess.Popen([sys.executable, '-S', '-c', child]) for _ in range(9)]\ntime.sleep(30)", child=child
+    )
+    assert f"{KILLED} its processes together used" in told
+    assert "MiB of memory; 400 MiB are allowed" in told
+
+
+@at_every_tier
+def test_shared_memory_that_is_touched(bounded: Victim) -> None:
+    told = bounded.dies("""
+shared = mmap.mmap(-1, 600 * 2**20)
+for at in range(0, len(shared), 4096):
+    shared[at] = 1
+time.sleep(10)
+""")
+    assert f"{KILLED} its processes together used" in told or "SIGKILL" in told
+
+
+@at_every_tier
+def test_memory_that_no_limit_of_a_process_counts(bounded: Victim) -> None:
+    shmget = {"x86_64": 29, "aarch64": 194}[platform.machine()]
+    told = bounded.run(f"""
+print(attempt(os.memfd_create, "hidden"))
+print(syscall({shmget}, 0, 64 * 2**20, 0o1600))
+""")
+    assert told.split() == ["EPERM", "EPERM"]
+
+
+# -- processes and descriptors -----------------------------------------------------------------------------------------
+
+_TREE = """
+import os, time
+def bomb(depth):
+    for _ in range(2):
+        try:
+            child = os.fork()
+        except OSError:
+            continue
+        if not child:
+            if depth:
+                bomb(depth - 1)
+            time.sleep(2)
+            os._exit(0)
+bomb(7)
+time.sleep(2)
+"""
+
+
+@at_every_tier
+def test_a_fork_bomb(bounded: Victim) -> None:
+    told = bounded.fate(
+        "bomb = subprocess.Popen([sys.executable, '-S', '-c', tree])\ntime.sleep(1)\nprint('outlived')",
+        tree=_TREE,
+    )
+    if "outlived" in told:
+        count = len(bounded.host("result = kernel_pids(session)"))
+        assert count <= 60, f"{count} processes; 40 are allowed"
+        bounded.fate("bomb.wait(); time.sleep(2.5)")
+    else:
+        assert f"{KILLED} it had" in told
+        assert "processes and threads; 40 are allowed" in told
+
+
+def _comet(generations: int) -> bytes:
+    """A program that forks and ends, so many times over: each process is gone before anybody can look at it."""
+    code = bytes.fromhex(
+        f"bb{generations.to_bytes(4, 'little').hex()}"  # mov ebx, generations
+        "ffcb740b"  # again: dec ebx; jz end
+        "b8390000000f05"  # fork
+        "85c074f1"  # in the child: again
+        "b83c00000031ff0f05"  # end: exit(0)
+    )
+    base, start = 0x400000, 120
+    head = b"\x7fELF\x02\x01\x01" + bytes(9)
+    head += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, base + start, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    head += struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, start + len(code), start + len(code), 0x1000)
+    return head + code
+
+
+_NO_COMET = """
+import os, time
+result, until = ["?"], time.time() + 20
+while result and time.time() < until:
+    result = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/comm") as file:
+                result += [pid] if file.read().strip() == name else []
+        except OSError:
+            pass
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="a program made by hand for x86_64")
+@at_every_tier
+def test_a_process_that_is_always_another_one(bounded: Victim) -> None:
+    comet = f"comet-{bounded.tier.name}"[:15]
+    with victim(bounded.tier, "confinement=Confinement(processes=40)") as one:
+        one.run(
+            """
+fd = os.open(name, os.O_WRONLY | os.O_CREAT, 0o755)
+os.write(fd, bytes(program))
+os.close(fd)
+for _ in range(3):
+    subprocess.run([os.path.abspath(name)])
+""",
+            program=list(_comet(20_000)),
+            name=comet,
+        )
+        one.assert_works()
+    assert bounded.tier.host(_NO_COMET, name=comet) == []
+
+
+@at_every_tier
+def test_a_thread_bomb(bounded: Victim) -> None:
+    told = bounded.fate("""
+started, go = 0, threading.Event()
+try:
+    for _ in range(400):
+        threading.Thread(target=go.wait, daemon=True).start()
+        started += 1
+    time.sleep(10)
+except RuntimeError as error:
+    print(error)
+finally:
+    go.set()
+print("started", started)
+""")
+    assert "can't start new thread" in told or KILLED in told, told
+
+
+@at_every_tier
+def test_stacks_of_threads(bounded: Victim) -> None:
+    told = bounded.fate("""
+threading.stack_size(256 * 2**20)
+started, go = 0, threading.Event()
+try:
+    for _ in range(30):
+        threading.Thread(target=go.wait, daemon=True).start()
+        started += 1
+except (RuntimeError, MemoryError) as error:
+    print(type(error).__name__)
+finally:
+    threading.stack_size(0)
+    go.set()
+print("started", started)
+""")
+    assert ("Error" in told and "started 30" not in told) or KILLED in told, told
+
+
+@at_every_tier
+def test_a_descriptor_bomb(bounded: Victim) -> None:
+    told = bounded.run("""
+held = []
+try:
+    while True:
+        held.append(os.open("/dev/null", os.O_RDONLY))
+except OSError as error:
+    print(errno.errorcode[error.errno], len(held))
+for fd in held:
+    os.close(fd)
+""")
+    assert told.startswith("EMFILE")
+    assert int(told.split()[1]) < 200
+
+
+@at_every_tier
+def test_buffers_of_sockets_in_many_processes(bounded: Victim) -> None:
+    child = """
+import socket, time
+held = []
+try:
+    while True:
+        one, other = socket.socketpair()
+        one.setblocking(False)
+        held += [one, other]
+        try:
+            while True:
+                one.send(bytes(2**12))
+        except BlockingIOError:
+            pass
+except OSError:
+    time.sleep(30)
+"""
+    told = bounded.dies(
+        "held = [subprocess.Popen([sys.executable, '-S', '-c', child]) for _ in range(10)]\ntime.sleep(30)", child=child
+    )
+    assert KILLED in told
+    assert "open files; 1600 are allowed" in told or "of memory" in told
+
+
+@at_every_tier
+def test_a_zombie_bomb(bounded: Victim) -> None:
+    told = bounded.fate("""
+made = 0
+try:
+    for _ in range(300):
+        if not os.fork():
+            os._exit(0)
+        made += 1
+    time.sleep(10)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+print("made", made)
+try:
+    while True:
+        os.wait()
+except ChildProcessError:
+    pass
+""")
+    assert "EAGAIN" in told or f"{KILLED} it had" in told, told
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+@at_every_tier
+def test_more_processor_time_than_allowed(bounded: Victim) -> None:
+    with victim(bounded.tier, "confinement=Confinement(cpu_seconds=2)") as one:
+        told = one.dies("while True: pass")
+        assert "SIGXCPU" in told or "SIGKILL" in told, told
+        one.assert_works()
+
+
+@at_every_tier
+def test_a_cell_that_never_ends_and_hears_no_interrupt(bounded: Victim) -> None:
+    with victim(bounded.tier, "limits=Limits(cell_seconds=0.5)") as one:
+        told = one.dies("while True:\n try: time.sleep(9)\n except BaseException: pass")
+        assert "ran longer than 0.5 s of its own time and did not react to an interrupt" in told
+        one.assert_works()
+
+
+@at_every_tier
+def test_a_cell_that_never_leaves_c_code(bounded: Victim) -> None:
+    with victim(bounded.tier, "limits=Limits(cell_seconds=0.5)") as one:
+        for code in ("import re\nre.match('(a+)+$', 'a' * 60 + 'b')", "x = (1 << 10**7) ** (10**4)"):
+            told = one.fate(code)
+            assert "ran longer than 0.5 s" in told or "MemoryError" in told, told
+            one.assert_works()
+
+
+# -- output ------------------------------------------------------------------------------------------------------------
+
+_MOST_GROWTH = 60 * MIB  # of the host, for any flood
+
+_FLOODS = {
+    "print": "for _ in range(200): print('x' * 10**6)",
+    "bytes": "for _ in range(200): os.write(1, b'x' * 10**6)",
+    "subprocess": "subprocess.run('yes | head -c 200000000', shell=True); None",
+    "one print": "print('x' * 10**8)",
+    "result": "'x' * 10**8",
+    "error": "raise ValueError('x' * 10**8)",
+    "text of an error": "class E(Exception):\n def __str__(self): return 'x' * 10**8\nraise E",
+    "causes": "def f(n):\n try: 1 / 0\n except Exception: raise ValueError('y' * 10**5) if not n else f(n - 1)\nf(500)",
+    "name of an error": "raise type('N' * 10**7, (Exception,), {})('x')",
+}
+
+
+def _peak(tier: Tier) -> int:
+    """The most memory that the host has had so far, in bytes."""
+    found = tier.host("result = [line for line in open('/proc/self/status') if line.startswith('VmHWM')]")
+    return int(found[0].split()[1]) * 1024
+
+
+@at_every_tier
+def test_a_flood_of_output(bounded: Victim) -> None:
+    for kind, code in _FLOODS.items():
+        before = _peak(bounded.tier)
+        assert len(bounded.fate(code)) < 3 * 10**6, kind
+        assert _peak(bounded.tier) - before < _MOST_GROWTH, kind
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+@at_every_tier
+def test_a_checkpoint_that_is_too_large_too_deep_or_ends_whoever_makes_it(bounded: Victim) -> None:
+    bounded.run("""
+kept, large, deep = 1, os.urandom(30 * 2**20), []
+for _ in range(100_000):
+    deep = [deep]
+around = []
+around.append(around)
+class Bomb:
+    def __reduce__(self):
+        raise SystemExit(3)
+class Odd:
+    def __reduce__(self):
+        return eval, ("1 / 0",)
+bomb, odd = Bomb(), Odd()
+""")
+    told = bounded.dies("os._exit(1)")
+    assert "large (larger than the checkpoint's 2097152 bytes)" in told
+    assert "bomb (SystemExit" in told
+    assert "odd (restoring it raised ZeroDivisionError" in told
+    missing = "print(kept, around[0] is around, [name for name in ('large', 'bomb', 'odd') if name in globals()])"
+    assert bounded.run(missing) == "1 True []"
+
+
+@at_every_tier
+def test_a_checkpoint_that_kills_whoever_restores_it(bounded: Victim) -> None:
+    bounded.run("class Mine:\n def __reduce__(self): return os._exit, (7,)\nkept, mine = 1, Mine()")
+    told = bounded.dies("os._exit(1)")
+    assert "Lost: all names (restoring them failed: the kernel did not start: it exited with status 7)" in told
