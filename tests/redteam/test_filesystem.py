@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from rig import PRELUDE, CellError, Tier
+from victim import Victim, at_every_tier
 
 WRITE = """
 def ways_to_write(path):
@@ -277,7 +278,9 @@ evil = pickle.dumps(Evil())
 """
 
 
-def test_traps_in_the_place_of_files_that_the_host_or_the_next_kernel_reads(tier: Tier) -> None:
+@at_every_tier
+def test_traps_in_the_place_of_files_that_the_host_or_the_next_kernel_reads(bounded: Victim) -> None:
+    tier = bounded.tier
     victim, mark = str(tier.base / "home" / "victim"), str(tier.base / "home" / "mark")
     tier.host("open(victim, 'w').write('as it was')", victim=victim)
     before = tier.host(STATE, paths=[victim])
@@ -338,7 +341,9 @@ def test_sockets_removed_and_the_directory_filled(tier: Tier) -> None:
         assert tier.works(own)
 
 
-def test_directories_that_the_host_may_not_open(tier: Tier) -> None:
+@at_every_tier
+def test_directories_that_the_host_may_not_open(bounded: Victim) -> None:
+    tier = bounded.tier
     victim = str(tier.base / "home" / "victim")
     tier.host("open(victim, 'w').write('as it was'); os.chmod(victim, 0o644)", victim=victim)
     before = tier.host(STATE, paths=[victim])
@@ -360,7 +365,9 @@ def test_directories_that_the_host_may_not_open(tier: Tier) -> None:
     assert tier.host(STATE, paths=[victim]) == before
 
 
-def test_names_that_are_hard_to_remove(tier: Tier) -> None:
+@at_every_tier
+def test_names_that_are_hard_to_remove(bounded: Victim) -> None:
+    tier = bounded.tier
     with tier.session() as own:
         said = tier.run_or_die(
             f"{FIND}\n"
