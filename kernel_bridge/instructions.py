@@ -35,8 +35,8 @@ def execution_instructions(
     return " ".join(
         [
             _ALWAYS,
-            f"A cell that runs longer than {limits.cell_seconds:g} s, time in host tools not counted, is interrupted "
-            "with its state kept.",
+            f"A cell that runs longer than {limits.cell_seconds:g} s, waiting for host tools not counted, or "
+            f"{limits.cell_total_seconds:g} s in all, is interrupted with its state kept.",
             _after_a_crash(restarts, checkpoint=checkpoint),
             *_place(allowed, report),
             *_bounds(allowed, report),

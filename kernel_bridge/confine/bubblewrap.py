@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -24,6 +25,7 @@ from kernel_bridge.confine.plan import (
     kernel_command,
     rlimits,
 )
+from kernel_bridge.confine.seccomp import ARCHITECTURES
 from kernel_bridge.confine.vocabulary import Confinement
 from kernel_bridge.inside.seal import landlock_abi
 
@@ -77,14 +79,16 @@ def wrapped_guarantees() -> Mapping[str, str]:
     found = dict(plain_guarantees())
     found.update(
         killed_with_host="a guardian outside the PID namespace, whose end ends everything inside",
-        no_network="an empty network namespace; seccomp: only unix sockets",
+        no_network="an empty network namespace",
         filesystem_allowlist="a mount namespace that holds named paths only",
         private_tmp="tmpfs of its own on /tmp and /dev/shm",
         scratch_capped="tmpfs with a size; a watchdog on the host over the checkpoint",
         processes_capped="setrlimit(RLIMIT_NPROC), counted for this kernel alone",
-        reduced_syscalls="seccomp",
         no_host_processes_visible="a PID namespace",
     )
+    if platform.machine() in ARCHITECTURES:
+        found["reduced_syscalls"] = "seccomp"
+        found["no_network"] += "; seccomp: only unix sockets"
     if landlock_abi() > 0:
         found["filesystem_allowlist"] += "; Landlock for writing"
     if scopes_work():

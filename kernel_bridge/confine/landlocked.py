@@ -76,11 +76,11 @@ def landlocked_guarantees(python: str) -> Mapping[str, str]:
 
 def unprivileged_user(python: str) -> int | None:
     """A user number of its own for a kernel that root starts; None when that user could not reach the interpreter."""
-    reached = all(_open_to_all(Path(path)) for path in (*python_paths(python), str(PACKAGE)))
+    reached = all(reaches(Path(path)) for path in (*python_paths(python), str(PACKAGE)))
     return 0x70000000 + secrets.randbelow(2**24) if reached else None
 
 
-def _open_to_all(path: Path) -> bool:
+def reaches(path: Path) -> bool:
     needed = 0o001 if path.is_dir() else 0o004
     return bool(path.stat().st_mode & needed) and all(parent.stat().st_mode & 0o001 for parent in path.parents)
 
@@ -91,10 +91,11 @@ def plan_landlocked(limits: Confinement, layout: Layout, python: str) -> LaunchP
     user = unprivileged_user(python) if root else None
     read = [*system_directories(), *_HARMLESS, *SYSTEM_FILES, *python_paths(python), str(PACKAGE)]
     read += [f"/proc/self/{name}" for name in _OF_ITSELF]
-    read += [str(path) for path in limits.read_only]
+    read += [str(Path(path).absolute()) for path in limits.read_only]
     extra = layout.session / "path"
     read.append(str(extra))
-    write = [str(layout.scratch), str(layout.keep), str(layout.sockets), *DEVICES, *map(str, limits.writable)]
+    write = [str(layout.scratch), str(layout.keep), str(layout.sockets), *DEVICES]
+    write += [str(Path(path).absolute()) for path in limits.writable]
     return LaunchPlan(
         argv=kernel_command(python, str(PACKAGE)),
         environment=clean_environment(limits, layout.scratch),

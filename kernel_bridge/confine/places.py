@@ -13,7 +13,9 @@ import os
 import subprocess
 from collections.abc import Iterator
 
-__all__ = ["SYSTEM_FILES", "python_paths", "system_directories"]
+from kernel_bridge.confine.vocabulary import Confinement
+
+__all__ = ["SYSTEM_FILES", "ExtraPathMissing", "check_extra", "python_paths", "system_directories"]
 
 _SYSTEM = ("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32", "/usr/libexec",
            "/usr/include", "/usr/share", "/usr/local/bin", "/usr/local/sbin", "/usr/local/lib", "/usr/local/lib64",
@@ -46,6 +48,18 @@ _OF_A_PREFIX = ("bin", "lib", "lib64", "include", "pyvenv.cfg", "share/jupyter",
 def system_directories() -> list[str]:
     """Where the system keeps its programs and libraries, as far as it is there. May name symbolic links."""
     return [path for path in (*_SYSTEM, *sorted(glob.glob("/usr/local/cuda*"))) if os.path.lexists(path)]
+
+
+class ExtraPathMissing(OSError):
+    """A path that the kernel was to see is not there."""
+
+
+def check_extra(limits: Confinement) -> None:
+    """See that the paths that were asked for are there. Raises: ExtraPathMissing, naming the first that is not."""
+    for name, paths in (("read_only", limits.read_only), ("writable", limits.writable)):
+        for path in paths:
+            if not os.path.exists(path):
+                raise ExtraPathMissing(f"Confinement.{name} names {os.fspath(path)!r}, and there is nothing there")
 
 
 @functools.lru_cache(maxsize=16)

@@ -6,7 +6,6 @@ import functools
 import json
 import logging
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -16,10 +15,10 @@ from pathlib import Path
 from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, find_bubblewrap, plan_wrapped, wrapped_guarantees
 from kernel_bridge.confine.landlocked import landlocked_guarantees, plan_landlocked, why_no_landlock
 from kernel_bridge.confine.layout import Layout
+from kernel_bridge.confine.places import check_extra
 from kernel_bridge.confine.plain import plain_guarantees, plan_plain
 from kernel_bridge.confine.plan import LaunchPlan
 from kernel_bridge.confine.seatbelt import plan_seatbelt, seatbelt_guarantees
-from kernel_bridge.confine.seccomp import ARCHITECTURES
 from kernel_bridge.confine.vocabulary import GUARANTEES, Confinement, ConfinementReport, Probe
 from kernel_bridge.errors import ConfinementUnavailable
 
@@ -67,7 +66,10 @@ def _probe(tier: str, available: Mapping[str, str], notes: list[str]) -> Probe:
 _NEEDS_NAMESPACES = "needs namespaces, tier N"
 _NEEDS_FENCE = "needs tier N or L"
 _WHY_MISSING: Mapping[str, Mapping[str, str]] = {
-    "N": {},
+    "N": {
+        "reduced_syscalls": "there is no system call filter for this kind of machine, so that files in memory that are "
+        "nowhere mapped are not counted either",
+    },
     "L": {
         "private_tmp": f"{_NEEDS_NAMESPACES}; /tmp and /dev/shm are out of reach instead",
         "no_host_processes_visible": f"{_NEEDS_NAMESPACES}; process numbers can be seen, nothing of the processes",
@@ -88,8 +90,6 @@ def _try_namespaces() -> str | None:
     wrapper, where = find_bubblewrap()
     if wrapper is None:
         return where
-    if platform.machine() not in ARCHITECTURES:
-        return f"there is no system call filter for {platform.machine()}"
     reason = _trial(plan_wrapped)
     if reason is None:
         return None
@@ -167,7 +167,13 @@ def prepare_files(plan: LaunchPlan, layout: Layout) -> None:
 
 
 def plan_launch(limits: Confinement, tier: str, layout: Layout, python: str) -> LaunchPlan:
-    """Plan a kernel under a tier that `resolve` chose. Raises: OSError when its interpreter cannot be asked."""
+    """Plan a kernel under a tier that `resolve` chose.
+
+    Raises:
+        ExtraPathMissing: a path that was asked for is not there.
+        OSError: the interpreter cannot be asked.
+    """
+    check_extra(limits)
     make = {"N": plan_wrapped, "L": plan_landlocked, "S": plan_seatbelt, "P": plan_plain}[tier]
     return make(limits, layout, python)
 

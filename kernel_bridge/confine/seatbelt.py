@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 from kernel_bridge.confine.layout import Layout
 from kernel_bridge.confine.plain import plain_guarantees
@@ -29,7 +30,7 @@ def plan_seatbelt(limits: Confinement, layout: Layout, python: str) -> LaunchPla
     program = shutil.which("sandbox-exec")
     if program is None:
         raise OSError("sandbox-exec is not there")
-    writable = [layout.scratch, layout.keep, layout.sockets, *limits.writable]
+    writable = [layout.scratch, layout.keep, layout.sockets, *(Path(path).absolute() for path in limits.writable)]
     places = " ".join(f'(subpath "{path}")' for path in writable)
     profile = (
         "(version 1)(allow default)(deny network*)"

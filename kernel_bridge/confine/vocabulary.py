@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 __all__ = ["GUARANTEES", "Confinement", "ConfinementReport", "Probe"]
 
@@ -58,16 +59,37 @@ class Confinement:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])  # variables given to the kernel
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.require) - set(GUARANTEES))
+        asked = _several(self, "require", "a set of guarantees", str)
+        object.__setattr__(self, "require", frozenset(asked))
+        unknown = sorted(set(asked) - set(GUARANTEES))
         if unknown:
             raise ValueError(f"Confinement.require names {unknown}; the guarantees are: {', '.join(GUARANTEES)}")
+        for name in ("read_only", "writable"):
+            paths = _several(self, name, "a tuple of paths", (str, Path))
+            if not all(map(str, paths)):
+                raise ValueError(f"Confinement.{name} holds an empty path")
+            object.__setattr__(self, name, tuple(paths))
         for name in ("memory_bytes", "cpu_seconds", "processes", "scratch_bytes", "open_files"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value <= 0):
                 raise ValueError(f"Confinement.{name} must be a positive whole number or None, not {value!r}")
+        if not isinstance(self.environment, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"Confinement.environment must be a dict, not {self.environment!r}")
         for key, value in self.environment.items():
             if not isinstance(key, str) or not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ValueError(f"Confinement.environment maps str to str, not {key!r} to {value!r}")
+            if not key or "=" in key or "\0" in key + value:
+                raise ValueError(f"Confinement.environment: no environment can hold {key!r} with {value!r}")
+
+
+def _several(of: Confinement, name: str, accepted: str, kind: type | tuple[type, ...]) -> list[Any]:
+    """The items of a field that holds several. A text is refused: it would be taken letter by letter."""
+    value: Any = getattr(of, name)
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)):
+        items: list[Any] = list(cast("Iterable[Any]", value))
+        if all(isinstance(item, kind) for item in items):
+            return items
+    raise ValueError(f"Confinement.{name} must be {accepted}, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def plain_data(tier: Tier, session: str, sentence: str) -> None:
 
 
 def cell_time(tier: Tier, session: str, sentence: str) -> None:
-    limit = float(re.findall(r"longer than (\S+) s", sentence)[0])
+    limit = float(re.findall(r"longer than (\S+) s,", sentence)[0])
     assert tier.host(f"result = sessions[{session!r}]._session.limits.cell_seconds") == limit
     if limit < 10:
         with pytest.raises(CellError, match=f"longer than {limit:g} s"):

