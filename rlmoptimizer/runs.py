@@ -12,7 +12,7 @@ to its end but nobody has its answer, because the process or the kernel that ask
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -43,6 +43,8 @@ class Asked:
     config: dict[str, Any]  # what was chosen, as the agent gets it back
     request: Mapping[str, Any]  # what was asked, before anything was drawn; a cut run is found again by it
     turn: int = 0  # of the agent; 0: before the first
+    # What it comes to in the run that begins after so many runs of the same request. None: nothing is left to chance.
+    draw: Callable[[int], Asked] | None = None
 
 
 @dataclass(slots=True)
@@ -191,6 +193,9 @@ class Runs:
             slot = stack.enter_context(self._ledger.reserve(missing, purpose))
             cost_slot = stack.enter_context(self._costs.examples(missing, purpose))
             return self._reopened(run_id, asked, source, slot, cost_slot, kernel)
+        if asked.draw is not None:
+            # Counted in the store, where also those are that an earlier process began.
+            asked = asked.draw(self._store.count_runs(asked.split, prompts, asked.request))
         planned = [row.example_id for row in asked.rows]
         spare = self._store.spare_rows(asked.split, prompts, but=busy)
         spare = {example_id: spare[example_id] for example_id in planned if example_id in spare}

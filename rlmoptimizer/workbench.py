@@ -101,8 +101,7 @@ class Workbench:
         self._runs = Runs(evaluator, store, ledger, self._costs, emitter, gate.closed)
         self._seed = seed
         self._num_threads = num_threads
-        self._lock = threading.Lock()  # of the program's prompts and of the next one
-        self._draws: dict[str, int] = {}  # requests for a random sample -> how often each was drawn for
+        self._lock = threading.Lock()  # of the program's prompts
         self._cut: tuple[str, ...] = ()  # runs that a dying kernel left behind; written by the agent's loop
         self._kernel_died = False  # in this turn
         self.steps = tuple(read_prompts(program))
@@ -259,14 +258,20 @@ class Workbench:
             asked = Asked(which, self._data.val or (), config, Selection().as_config(), self._turn)
             return self._evaluated(candidate, asked, self._data.val or ())
         wanted = parse_selection(failed_from_run=failed_from_run, **given)
-        selection = self._with_seed(candidate, wanted)
-        config = _config(which, selection, candidate_prompts, ())
-        failed = None if selection.failed_from_run is None else self._failed_ids(selection.failed_from_run)
-        rows = select(self._data.train, selection, failed)
-        if not rows:
-            source = str(selection.failed_from_run)
-            return answers.empty_answer(config, failed_from_run=source, remaining=self._ledger.left)
-        asked = Asked(which, rows, config, wanted.as_config(), self._turn)
+        failed = None if wanted.failed_from_run is None else self._failed_ids(wanted.failed_from_run)
+
+        def draw(begun: int) -> Asked:
+            selection = self._with_seed(candidate, wanted, begun)
+            config = _config(which, selection, candidate_prompts, ())
+            rows = select(self._data.train, selection, failed)
+            return Asked(which, rows, config, wanted.as_config(), self._turn)
+
+        asked = draw(0)
+        if not asked.rows:
+            source = str(wanted.failed_from_run)
+            return answers.empty_answer(asked.config, failed_from_run=source, remaining=self._ledger.left)
+        if wanted.sample == "random" and wanted.sample_seed is None:
+            asked = replace(asked, draw=draw)
         return self._evaluated(candidate, asked, self._data.train)
 
     @_tool
@@ -379,22 +384,16 @@ class Workbench:
             apply_prompts(candidate, prompts)
         return candidate
 
-    def _with_seed(self, candidate: dspy.Module, selection: Selection) -> Selection:
-        """The selection with a seed of its own if it needs one and has none.
+    def _with_seed(self, candidate: dspy.Module, selection: Selection, begun: int) -> Selection:
+        """The selection with a seed of its own if it needs one and has none; `begun` runs answered the same request.
 
         It goes into the run's config, so that the agent can ask for the same sample again. It depends on the request
-        and on how often it was made, not on what else happened: threads and interruptions change nothing.
+        and on how often a run was begun for it, not on what else happened: threads and interruptions change nothing.
         """
         if selection.sample != "random" or selection.sample_seed is not None:
             return selection
-        prompts, request = read_prompts(candidate), selection.as_config()
-        key = encode([request, prompts])
-        with self._lock:
-            if key not in self._draws:
-                self._draws[key] = self._store.count_runs("train", prompts, request)
-            drawn = self._draws[key]
-            self._draws[key] += 1
-        return replace(selection, sample_seed=drawn_seed(self._seed, "sample", key, drawn))
+        key = encode([selection.as_config(), read_prompts(candidate)])
+        return replace(selection, sample_seed=drawn_seed(self._seed, "sample", key, begun))
 
     def _ended_run(self, run_id: Any) -> RunRecord:
         if not isinstance(run_id, str):

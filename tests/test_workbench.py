@@ -85,12 +85,14 @@ def desk(
     program: dspy.Module | None = None,
     metric: Any = toy.metric,
     threads: int = 4,
+    again: bool = False,
 ) -> Iterator[Desk]:
+    """`again`: on the store that is there, as after the end of a process."""
     events: list[Event] = []
     emitter = Emitter([events.append])
     data = build_dataset(toy.trainset(train), None if val is None else toy.valset(val))
     with (
-        RunStore.create_in(path) as store,
+        RunStore.open_in(path) if again else RunStore.create_in(path) as store,
         Evaluator(metric, lm or toy.eval_lm(), threads) as evaluator,
     ):
         ledger = Ledger(budget, journal=store)
@@ -575,3 +577,21 @@ def test_a_student_without_steps_is_no_workbench(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidSetup):
         check_program(Empty())
+
+
+def test_samples_that_are_asked_for_again_after_the_process_ended_are_the_same_and_so_are_those_that_follow(
+    tmp_path: Path,
+) -> None:
+    def sample(at: Desk) -> list[str]:
+        return [row["example_id"] for row in at.evaluate(limit=3, sample="random")["examples"]]
+
+    with desk(tmp_path / "undisturbed", train=20) as at:
+        undisturbed = [sample(at) for _ in range(4)]
+    assert len(set(map(str, undisturbed))) > 2
+    for done in range(4):
+        path = tmp_path / f"ended after {done}"
+        with desk(path, train=20) as at:  # the turn was never recorded, so nobody has these answers
+            assert [sample(at) for _ in range(done)] == undisturbed[:done]
+        with desk(path, train=20, again=True, baseline=False) as at:
+            assert [sample(at) for _ in range(4)] == undisturbed
+            assert at.ledger.spent == 4 * 3
