@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, Pickled, RemoteFailure
+    from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, Pickled, RemoteFailure, Restored
     from kernel_bridge.confine import GUARANTEES, Confinement, ConfinementReport, Probe, probe
     from kernel_bridge.console import LiveSession, live_sessions
     from kernel_bridge.errors import (
@@ -53,6 +53,7 @@ __all__ = [
     "Probe",
     "ProtocolViolation",
     "RemoteFailure",
+    "Restored",
     "SessionBusy",
     "SessionClosed",
     "SessionLost",
@@ -62,7 +63,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "cells": ("Cell", "CellOutcome", "Death", "Limits", "Pickled", "RemoteFailure"),
+    "cells": ("Cell", "CellOutcome", "Death", "Limits", "Pickled", "RemoteFailure", "Restored"),
     "confine": ("GUARANTEES", "Confinement", "ConfinementReport", "Probe", "probe"),
     "console": ("LiveSession", "live_sessions"),
     "errors": (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Cell", "CellOutcome", "Death", "Limits", "Pickled", "RemoteFailure"]
+__all__ = ["Cell", "CellOutcome", "Death", "Limits", "Pickled", "RemoteFailure", "Restored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,17 @@ class Death:
     restored: tuple[str, ...]  # names that the successor has from the checkpoint
     lost: Mapping[str, str]  # name -> why it is gone
     checkpointed: bool  # False: checkpoints are off
+    told: str | None = None  # what the session's owner has to say of its side
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What the first kernel of a session got from a checkpoint file."""
+
+    label: str  # which the session that made it had given to the cell it is from
+    names: tuple[str, ...]  # that were restored
+    lost: Mapping[str, str]  # name -> why it is gone
+    problem: str | None  # why the file could not be used at all; None: it could
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from dspy.primitives.example import Example
 from dspy.utils import callback as dspy_callbacks
 from dspy.utils.callback import BaseCallback
 
-from kernel_bridge.cells import Cell, CellOutcome, Death, Limits
+from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, Restored
 from kernel_bridge.checks import check_tools, refuse_unless
 from kernel_bridge.confine import Confinement, ConfinementReport
 from kernel_bridge.dispatch import ToolDispatcher, check_names
@@ -76,6 +76,12 @@ class KernelInterpreter:
             is the end, as in DSPy's own interpreters.
         checkpoint: keep the namespace across the death of a kernel.
         runtime_dir: where the session's private directory is made; None: the user's runtime directory.
+        checkpoint_file: where the last namespace checkpoint is kept, readable only by its owner, also when this
+            process is killed: an interpreter of another process that is made with the same file, and the same Python,
+            begins with it (`restored` tells how that went). One interpreter at a time may have it. Nothing but a kernel
+            ever loads it. Read at `start`.
+        on_death: called when a kernel has died under a cell, before another one starts; what it returns is told to
+            the agent in the error. Read afresh at every `execute`.
         submit_validator: called on the host with the fields of every SUBMIT, as a dict. Raising refuses the
             submission: the agent's code gets an exception with the same class name and message, and goes on.
         callbacks: DSPy callbacks for start, execute, invoke_tool and shutdown.
@@ -98,12 +104,15 @@ class KernelInterpreter:
         restarts: int = 3,
         checkpoint: bool = True,
         runtime_dir: str | os.PathLike[str] | None = None,
+        checkpoint_file: str | os.PathLike[str] | None = None,
+        on_death: Callable[[], str | None] | None = None,
         submit_validator: Callable[[dict[str, Any]], object] | None = None,
         callbacks: Sequence[BaseCallback] | None = None,
     ) -> None:
         check_tools(tools)
         judged = submit_validator is None or callable(submit_validator)
         refuse_unless(judged, "submit_validator", "a function or None", submit_validator)
+        refuse_unless(on_death is None or callable(on_death), "on_death", "a function or None", on_death)
         listed = callbacks is None or isinstance(callbacks, (list, tuple))
         refuse_unless(listed, "callbacks", "a list of DSPy callbacks or None", callbacks)
         check_names(list(tools or {}), "tool names")
@@ -128,6 +137,7 @@ class KernelInterpreter:
             restarts=restarts,
             checkpoint=checkpoint,
             runtime_dir=runtime_dir,
+            checkpoint_file=checkpoint_file,
         )
         self._instructed = functools.partial(
             execution_instructions,
@@ -136,6 +146,9 @@ class KernelInterpreter:
             restarts=restarts,
             checkpoint=checkpoint,
         )
+        self.checkpoint_file = self._session.checkpoint_file
+        self.checkpoint_label = ""  # of the next cell; see `restored`
+        self.on_death = on_death
         self._ended = False
         self._finalizer = weakref.finalize(self, self._session.close)
 
@@ -159,11 +172,21 @@ class KernelInterpreter:
         """What the kernel runs under; None before the start."""
         return self._session.report
 
+    @property
+    def restored(self) -> Restored | None:
+        """What the kernel began with from the checkpoint file; None before the start, or when there was no file.
+
+        Its label is what `checkpoint_label` was at the cell that it is from.
+        """
+        return self._session.restored
+
     @with_callbacks
     def start(self) -> None:
         """Start the kernel, or return at once if it runs. Raises: CodeInterpreterError."""
         if self._ended:
             raise CodeInterpreterError("this KernelInterpreter was shut down; make a new one")
+        if self._session.connection_file is None:
+            self._session.checkpoint_file = None if self.checkpoint_file is None else Path(self.checkpoint_file)
         try:
             self._session.start()
         except BridgeError as error:
@@ -190,6 +213,8 @@ class KernelInterpreter:
         session = self._session
         session.tools = self.tools
         session.judge = self.submit_validator
+        session.on_death = self.on_death
+        session.checkpoint_label = self.checkpoint_label
         cell = Cell(code, variables, self.output_fields, setup=_is_setup(variables))
         if self._session.connection_file is None:
             self.start()  # through the decorated method, so that callbacks see the start
@@ -315,8 +340,7 @@ def _obituary(death: Death) -> str:
     return (
         f"The kernel died while this cell ran: {death.reason}. A new kernel was started. {restored} "
         f"Lost: {lost + '; and ' if lost else ''}whatever this cell had set, and all files in the working directory. "
-        "The cell was not run again. "
-        "What is on the host is untouched: budget, runs, prompts and everything that tool calls did."
+        "The cell was not run again. " + (death.told or "What its tool calls did on the host stands.")
     )
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from kernel_bridge.cells import CellOutcome, Limits
 from kernel_bridge.dispatch import ToolDispatcher
+from kernel_bridge.encoder import CellFrame, CellVariable
 from kernel_bridge.errors import ProtocolViolation, StartupFailed
 from kernel_bridge.peer import Frame, Peer, PeerError, PeerGone, wait_for, wake_pair
 from kernel_bridge.process import ExitReason, KernelProcess, LaunchOptions
@@ -19,7 +20,7 @@ from kernel_bridge.replies import Reply, find_reply, largest_reply, outcome_of
 from kernel_bridge.session_directory import SessionDirectory
 from kernel_bridge.toolserver import CLOSED, ToolServer
 
-__all__ = ["GRACE_SECONDS", "CellFrame", "CellVariable", "Gone", "LiveKernel"]
+__all__ = ["GRACE_SECONDS", "Gone", "LiveKernel"]
 
 _LOOK_SECONDS = 0.001  # between two looks whether a starting kernel listens
 GRACE_SECONDS = 2.0  # from the interrupt to the kill
@@ -27,10 +28,6 @@ _PARTING_SECONDS = 2.0  # between a kernel's sockets closing and its exit
 _LONGEST_POLL_SECONDS = 3600.0  # the system takes no month
 _SWEEP_SECONDS = 0.5  # how often a platform without pidfd looks whether the kernel lives
 _MOST_FRAMES = 16  # of a reply; Jupyter's have six
-
-CellFrame: TypeAlias = "bytes | memoryview"
-# name, index of its frame or None when the kernel has it, form, whether what a checkpoint restored is newer
-CellVariable: TypeAlias = "tuple[str, int | None, str, bool]"
 
 
 class Gone(Exception):

@@ -29,7 +29,7 @@ from kernel_bridge.confine.plan import PACKAGE
 from kernel_bridge.connection import Connection
 from kernel_bridge.errors import StartupFailed
 from kernel_bridge.exit_reason import ExitReason
-from kernel_bridge.inside import KEEPING
+from kernel_bridge.inside import KEEPING, KEPT
 from kernel_bridge.inside.interrupts import NOTE
 from kernel_bridge.replies import result_chars
 from kernel_bridge.session_directory import CHECKPOINT, SessionDirectory
@@ -40,6 +40,7 @@ __all__ = ["KernelProcess", "LaunchOptions"]
 _STDERR_BYTES = 4096  # of the kernel's last words, kept for a report
 _KILL_SECONDS = 12.0  # the guardian gives itself ten
 _STRAY_ROUNDS = 10
+_NOTE_BYTES = 21  # of the progress file
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class KernelProcess:
         self._note = _new_file(layout.sockets / "interrupt")
         self._progress = _new_file(layout.sockets / "progress")
         self._interrupts = 0
-        self._lifeline = threading.Lock()  # guards the pipe to the guardian and the note
+        self._lifeline = threading.Lock()  # guards the pipe to the guardian, the note and the progress
         self._ending = threading.Lock()
         try:
             extra_path = _extra_path(options.python, directory, self._plan.inside)
@@ -158,10 +159,21 @@ class KernelProcess:
 
     def was_keeping(self) -> bool:
         """Whether the kernel died while it made a checkpoint. Its own word, good for no more than to be told."""
-        if self._progress < 0:
-            return False
-        os.lseek(self._progress, 0, os.SEEK_SET)
-        return os.read(self._progress, 1) == KEEPING
+        return self._progress_note().startswith(KEEPING)
+
+    def has_kept(self, cell: int) -> bool | None:
+        """Whether the kernel has made its checkpoint after this cell; None: it is gone. Its own word, too."""
+        note = self._progress_note()
+        if note.startswith(KEPT) and note[1:].isdigit() and int(note[1:]) >= cell:
+            return True
+        return None if self._exit is not None or self._process.poll() is not None else False
+
+    def _progress_note(self) -> bytes:
+        with self._lifeline:
+            if self._progress < 0:
+                return b""
+            os.lseek(self._progress, 0, os.SEEK_SET)
+            return os.read(self._progress, _NOTE_BYTES)
 
     def _guardian(self) -> dict[str, Any] | None:
         if os.name != "posix":

@@ -5,6 +5,7 @@ One thread at a time runs a cell. The tool server's threads run beside it. `inte
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -14,29 +15,29 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, RemoteFailure
+from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, RemoteFailure, Restored
+from kernel_bridge.checkpoint_file import CheckpointKeeper, fetch_checkpoint
 from kernel_bridge.checks import check_session_options
 from kernel_bridge.confine import Confinement, ConfinementReport, resolve
-from kernel_bridge.dispatch import ToolDispatcher, describe_tool
+from kernel_bridge.dispatch import ToolDispatcher
+from kernel_bridge.encoder import CellEncoder
 from kernel_bridge.errors import (
     KernelDied,
     KernelUnresponsive,
-    NotSendable,
     ProtocolViolation,
     SessionBusy,
     SessionClosed,
     SessionLost,
 )
-from kernel_bridge.live_kernel import GRACE_SECONDS, CellFrame, CellVariable, Gone, LiveKernel
+from kernel_bridge.live_kernel import GRACE_SECONDS, Gone, LiveKernel
 from kernel_bridge.process import LaunchOptions
-from kernel_bridge.session_directory import SessionDirectory
-from kernel_bridge.variables import VariableLedger
-from kernel_bridge.wire import Codec, Unsendable
+from kernel_bridge.session_directory import CHECKPOINT, SessionDirectory
 
 __all__ = ["KernelSession"]
 
 logger = logging.getLogger(__name__)
 
+_MOST_CELLS = 2**48  # that a checkpoint file is believed to have seen
 _RUNNER_SECONDS = 60.0  # for the thread that runs a cell to notice that the session is being closed
 
 
@@ -53,6 +54,10 @@ class KernelSession:
         restarts: after how many deaths in a row, with no good cell between, the session is over; 0 or 1: the first.
         checkpoint: keep the namespace for the successor of a kernel that dies.
         runtime_dir: where the session's private directory is made; None: the user's runtime directory.
+        checkpoint_file: where the last checkpoint is kept for a session of another process, which begins with it; it
+            outlives this process however that ends. Read when the session starts. None: nowhere.
+        on_death: called when a kernel has died under a cell, on the thread that runs the cell, before a successor is
+            started; what it returns stands in the outcome's `death.told`.
     """
 
     def __init__(
@@ -67,22 +72,27 @@ class KernelSession:
         restarts: int = 3,
         checkpoint: bool = True,
         runtime_dir: str | os.PathLike[str] | None = None,
+        checkpoint_file: str | os.PathLike[str] | None = None,
+        on_death: Callable[[], str | None] | None = None,
     ) -> None:
         check_session_options(
             python=python, limits=limits, confinement=confinement, restarts=restarts, checkpoint=checkpoint,
-            runtime_dir=runtime_dir,
+            runtime_dir=runtime_dir, checkpoint_file=checkpoint_file, on_death=on_death,
         )  # fmt: skip
         self.tools: Mapping[str, Callable[..., Any]] = {} if tools is None else tools
         self.judge = judge
         self.limits = Limits() if limits is None else limits
         self.report: ConfinementReport | None = None
+        self.checkpoint_file = None if checkpoint_file is None else Path(checkpoint_file)
+        self.checkpoint_label = ""  # of the moment after the next cell; the session that restores it is told
+        self.restored: Restored | None = None  # from the checkpoint file; None: there was none
+        self.on_death = on_death
         self._asked = confinement
         self._python = _interpreter(python)
         self._restarts = restarts
         self._checkpoint = checkpoint
         self._runtime_dir = None if runtime_dir is None else Path(runtime_dir)
         self._dispatcher = ToolDispatcher() if dispatcher is None else dispatcher
-        self._codec = Codec(limit_bytes=self.limits.frame_bytes, limit_depth=self.limits.frame_depth)
         self._running = threading.Lock()
         self._runner: int | None = None  # the thread that runs a cell
         self._interrupted = False  # an interrupt came for the cell that is being run
@@ -94,8 +104,8 @@ class KernelSession:
         self._closed: str | None = None
         self._directory: SessionDirectory | None = None
         self._kernel: LiveKernel | None = None
-        self._variables = VariableLedger(self._codec)
-        self._descriptions: dict[str, tuple[Any, dict[str, Any]]] = {}
+        self._encoder = CellEncoder(self.limits)
+        self._keeper: CheckpointKeeper | None = None
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -119,7 +129,7 @@ class KernelSession:
             self._directory = SessionDirectory(self._runtime_dir)
             try:
                 self._launched_with = LaunchOptions(self._python, self.limits, confinement, tier, self._checkpoint)
-                self._kernel = self._launch(restore=False)
+                self._kernel = self._launch_first()
             except BaseException:
                 self._directory.remove()
                 self._directory = None
@@ -129,6 +139,27 @@ class KernelSession:
     def _launch(self, *, restore: bool) -> LiveKernel:
         assert self._directory is not None
         return LiveKernel(self._directory, self._launched_with, dispatcher=self._dispatcher, restore=restore)
+
+    def _launch_first(self) -> LiveKernel:
+        """A kernel that begins with what is in the checkpoint file, if it can."""
+        file, directory = self.checkpoint_file, self._directory
+        if file is None or directory is None or not self._checkpoint:
+            return self._launch(restore=False)
+        source = directory.keep / CHECKPOINT
+        fetched = fetch_checkpoint(file, source, self.limits.checkpoint_bytes)
+        lost: dict[str, str] = {}
+        usable = fetched is not None and fetched.problem is None
+        kernel = self._launch_successor(lost) if usable else self._launch(restore=False)
+        if fetched is not None:
+            ready = kernel.tools.ready
+            assert ready is not None
+            lost.update(ready.lost)
+            names = () if "all names" in lost else tuple(ready.restored)
+            self.restored = Restored(fetched.label, names, lost, fetched.problem)
+            # Functions know the cells they are from by number: a new cell must not take the place of one of those.
+            self._numbers = itertools.count(min(fetched.cell, _MOST_CELLS) + 1)
+        self._keeper = CheckpointKeeper(file, source, self.limits.checkpoint_bytes)
+        return kernel
 
     def close(self, reason: str = "the session was closed") -> None:
         """Kill the kernel and remove everything it had. Idempotent; from any thread."""
@@ -154,12 +185,14 @@ class KernelSession:
         with self._changing:
             kernel, self._kernel = self._kernel, None
             directory, self._directory = self._directory, None
-            try:
-                if kernel is not None:
-                    kernel.close()
-            finally:
+            keeper, self._keeper = self._keeper, None
+            with contextlib.ExitStack() as stack:
                 if directory is not None:
-                    directory.remove()
+                    stack.callback(directory.remove)
+                if kernel is not None:
+                    stack.callback(kernel.close)
+                if keeper is not None:
+                    stack.callback(keeper.close)
 
     def __enter__(self) -> KernelSession:
         self.start()
@@ -215,8 +248,9 @@ class KernelSession:
         if (failure := _unreadable(cell.code)) is not None:
             return CellOutcome("", failure=failure)
         self._dispatcher.bind(dict(self.tools), self.judge)
-        frames, names = self._encode(cell)
-        request = kernel.request(cell.code, next(self._numbers), names, again=again)
+        frames, names = self._encoder.encode(cell, self.tools)
+        number, label = next(self._numbers), self.checkpoint_label
+        request = kernel.request(cell.code, number, names, again=again)
         try:
             try:
                 outcome, taken = kernel.run(request, frames, lambda: self._interrupted and not again)
@@ -231,7 +265,9 @@ class KernelSession:
             self._recover(kernel)
             raise
         if taken:
-            self._variables.settle()
+            self._encoder.variables.settle()
+        if self._keeper is not None and not cell.setup:
+            self._keeper.expect(number, label, kernel.process.has_kept)
         return outcome
 
     def _recover(self, kernel: LiveKernel) -> None:
@@ -244,34 +280,6 @@ class KernelSession:
             self.close("its caller was interrupted twice")
             raise
 
-    def _encode(self, cell: Cell) -> tuple[list[CellFrame], list[CellVariable]]:
-        binding = self._codec.dump({"tools": self._described(), "output_fields": _plain_fields(cell.output_fields)})
-        frames: list[CellFrame] = [binding]
-        self._variables.begin()
-        names: list[CellVariable] = []
-        for name, value in cell.variables.items():
-            try:
-                changed = self._variables.changed(name, value)
-            except Unsendable as error:
-                raise NotSendable(error.path, error.type, error.reason) from None
-            if changed is None:
-                names.append((name, None, "value", False))
-            else:
-                form, data = changed
-                names.append((name, len(frames), form, self._variables.inherited(name)))
-                frames.append(data)
-        return frames, names
-
-    def _described(self) -> list[dict[str, Any]]:
-        """The tools as the kernel's stubs show them, made anew only for tools that changed."""
-        fresh: dict[str, tuple[Any, dict[str, Any]]] = {}
-        for name, tool in self.tools.items():
-            known = self._descriptions.get(name)
-            same = known is not None and known[0] is tool
-            fresh[name] = known if known is not None and same else (tool, describe_tool(name, tool, self._codec))
-        self._descriptions = fresh
-        return [description for _, description in fresh.values()]
-
     # -- death -------------------------------------------------------------------------------------------------------
 
     def _succeed(self, gone: Gone) -> CellOutcome:
@@ -281,10 +289,13 @@ class KernelSession:
             if self._closed is not None or kernel is None:
                 raise SessionClosed(self._closed or "the session was closed")
             ended = kernel.process.end()
+            told = self._tell_of_death()  # first: what the dead kernel has begun may be waited for below
             reason = gone.reason or ended.clause()
             text = kernel.printed()
             if kernel.process.was_keeping():
                 reason += ", while it kept the variables after an earlier cell; this cell had not begun"
+            if self._keeper is not None:
+                self._keeper.look()  # as long as the dead kernel's word can be read
             kernel.close()
             self._kernel = None
             self._deaths += 1
@@ -295,11 +306,11 @@ class KernelSession:
                 self.close(str(over))
                 if gone.submitted is None:
                     raise over
-                return CellOutcome(text, submitted=gone.submitted, death=Death(reason, (), {}, False))
+                return CellOutcome(text, submitted=gone.submitted, death=Death(reason, (), {}, False, told))
             lost: dict[str, str] = {}
             try:
                 successor = self._kernel = self._launch_successor(lost)
-                self._variables.forget()
+                self._encoder.variables.forget()
                 for cell in self._setup:
                     self._run(cell, again=True)
             except BaseException:
@@ -308,8 +319,15 @@ class KernelSession:
             ready = successor.tools.ready
             assert ready is not None
             lost.update(ready.lost)
-            death = Death(reason, tuple(ready.restored), lost, self._checkpoint)
+            death = Death(reason, tuple(ready.restored), lost, self._checkpoint, told)
             return CellOutcome(text, submitted=gone.submitted, death=death)
+
+    def _tell_of_death(self) -> str | None:
+        try:
+            return None if self.on_death is None else self.on_death()
+        except Exception:  # the owner's own code, and there is a successor to be started
+            logger.warning("What was to be done at the death of a kernel failed", exc_info=True)
+            return None
 
     def _launch_successor(self, lost: dict[str, str]) -> LiveKernel:
         """Start a kernel that restores the checkpoint, or, when the checkpoint itself kills it, one that does not."""
@@ -338,10 +356,6 @@ def _unreadable(code: str) -> RemoteFailure | None:
         text = f"line {line} holds {code[error.start]!r}, a lone surrogate, which is no character of Python source"
         return RemoteFailure("SyntaxError", text, f"SyntaxError: {text}", compiling=True)
     return None
-
-
-def _plain_fields(fields: Any) -> list[dict[str, Any]] | None:
-    return None if fields is None else [dict(field) for field in fields]
 
 
 def _ordinal(number: int) -> str:

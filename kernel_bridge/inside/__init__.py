@@ -1,7 +1,8 @@
 """What runs in the kernel's own process. Imports nothing of ours but the wire, and never dspy."""
 
 KEEPING = b"k"
-"""What stands in a kernel's progress file while it makes a checkpoint."""
+KEPT = b"-"
+"""How a kernel's progress file begins while it makes a checkpoint, and after, when the last cell's number follows."""
 
 DAMAGED_STATUS = 70
 DAMAGED = "kernel_bridge: the kernel cannot go on:"

@@ -29,7 +29,7 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
 from traitlets import Type
 
-from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS, KEEPING
+from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS, KEEPING, KEPT
 from kernel_bridge.inside.channel import HostChannel
 from kernel_bridge.inside.interrupts import HELD, OPEN, Interrupts
 from kernel_bridge.inside.memory import MemoryRoom
@@ -475,7 +475,7 @@ class BridgeKernel(IPythonKernel):
             with contextlib.suppress(Exception):  # such as a full disk or no memory: the last good checkpoint stays
                 self.checkpoint.write(self._own_names())
         finally:
-            self._note_progress(b"-")
+            self._note_progress(KEPT + b"%020d" % self._number)
 
     def _note_progress(self, note: bytes) -> None:
         with contextlib.suppress(OSError):  # the agent's code closed it
