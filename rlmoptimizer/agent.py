@@ -59,7 +59,6 @@ class Bench(Protocol):
     def record_turn(
         self, reasoning: str, code: str, output: str, seconds: float, submission: Mapping[str, Any] | None = None
     ) -> None: ...
-    def cut_runs(self) -> Sequence[str]: ...
     def cancel(self) -> None: ...
 
 
@@ -256,10 +255,10 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
     def _execute_code(self, repl: Any, code: str, input_args: dict[str, Any]) -> Any:
         self._bench.begin_turn(code)
+        if hasattr(repl, "checkpoint_label"):  # its namespace is kept for another process, which is told of when it is
+            repl.checkpoint_label = str(self._bench.root_lm_calls)
         try:
-            result = super()._execute_code(repl, code, input_args)
-            cut = self._bench.cut_runs()
-            return "\n".join([str(result), *cut]) if cut else result
+            return super()._execute_code(repl, code, input_args)
         except CodeInterpreterError as lost:
             # The session is over, not the compile: the runs are stored, and the history is enough to conclude from.
             self._raise_failure()

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import dspy
@@ -43,7 +44,7 @@ from .gate import Gate
 from .kernel_lease import InterpreterFactory, KernelLease, kernel_started
 from .program import clone
 from .result import Outcome, finished_program, trajectory_of
-from .resume import take_up
+from .resume import namespace_text, take_up
 from .root_lm import root_session
 from .run_store import RunRecord, RunStore
 from .sub_lm import PURPOSE, SubLMMeter
@@ -84,6 +85,7 @@ class Compilation:
     Args:
         store: a new one, or one that is gone on with; its setup is this one's.
         seed: the one that is used, whether it was given or drawn.
+        namespace: where the agent's variables are kept for another process to go on with; None: nowhere.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Compilation:
         eval_lm: dspy.BaseLM | None,
         store: RunStore,
         seed: int,
+        namespace: Path | None,
         stack: ExitStack,
     ) -> None:
         self.options = options
@@ -138,7 +141,12 @@ class Compilation:
             num_threads=options.num_threads,
             costs=self.usage.ledger,
         )
-        self.kernels = KernelLease(_kernel_factory(options.kernel), self._check_submission)
+        self.kernels = KernelLease(
+            _kernel_factory(options.kernel),
+            self._check_submission,
+            on_death=self._kernel_died,
+            checkpoint_file=namespace,
+        )
         # Ended in this order: nothing new starts, the kernels go, what was under way is waited for.
         stack.push(self._wait_idle)
         stack.callback(self.kernels.close)
@@ -150,6 +158,7 @@ class Compilation:
         # What the agent's threads have begun ends now, so that the result does not depend on when it is looked at.
         self.bench.cancel()
         self.bench.wait_idle(_IDLE_SECONDS)
+        self.kernels.close()  # its variables are kept no longer
         prompts = self._choose(agent_outcome)
         self.usage.ledger.flush()
         usage = self.usage.ledger.usage()
@@ -200,7 +209,7 @@ class Compilation:
         if not turns:
             warn_of_a_dead_baseline(self.store, baselines["train"])
         with self._agent(self.options.rlm_max_iterations - len(turns)) as agent:
-            inputs = self._inputs(baselines, self._namespace())
+            inputs = self._inputs(baselines, namespace_text(self.kernels.wait_started()))
             return baselines, agent.work(interpreter_factory=cast("Any", self.kernels), **inputs)
 
     def _known_baselines(self) -> dict[Split, RunRecord]:
@@ -265,8 +274,10 @@ class Compilation:
             else "",
         }
 
-    def _namespace(self) -> str:
-        return "The REPL is new: it holds none of your earlier variables."
+    def _kernel_died(self) -> str:
+        self.bench.kernel_died()
+        untouched = "What is on the host is untouched: budget, runs, prompts and everything that tool calls did."
+        return "\n".join([untouched, *self.bench.cut_runs()])
 
     def _check_submission(self, fields: dict[str, Any]) -> None:
         self.bench.check_submission(fields)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from kernel_bridge.shown import traceback_shown
@@ -59,11 +60,22 @@ class KernelLease:
 
     Its first call gives the agent's interpreter, already started; every later one a fresh one of the user's `factory`,
     for a sub-agent that runs code of its own. `close` shuts all of them down.
+
+    Args:
+        submit_validator, on_death, checkpoint_file: for the agent's own interpreter, as far as it has attributes of
+            these names; see `kernel_bridge.KernelInterpreter`.
     """
 
-    def __init__(self, factory: InterpreterFactory, submit_validator: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        factory: InterpreterFactory,
+        submit_validator: Callable[[dict[str, Any]], None],
+        *,
+        on_death: Callable[[], str] | None = None,
+        checkpoint_file: Path | None = None,
+    ) -> None:
         self._factory = factory
-        self._submit_validator = submit_validator
+        self._own = {"submit_validator": submit_validator, "on_death": on_death, "checkpoint_file": checkpoint_file}
         self._lock = threading.Lock()
         self._made: list[Interpreter] = []
         self._first: Future[Interpreter] = Future()
@@ -86,8 +98,9 @@ class KernelLease:
     def _start(self, on_failure: Callable[[], None]) -> None:
         try:
             interpreter = self._make()
-            if hasattr(interpreter, "submit_validator"):
-                interpreter.submit_validator = self._submit_validator  # pyright: ignore[reportAttributeAccessIssue]
+            for name, value in self._own.items():
+                if value is not None and hasattr(interpreter, name):
+                    setattr(interpreter, name, value)
             interpreter.start()
         except BaseException as error:  # noqa: BLE001 - it is raised by `wait_started`, on the thread that compiles
             self._first.set_exception(error)

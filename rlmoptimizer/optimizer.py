@@ -210,11 +210,16 @@ class RLMDocstringOptimizer(Teleprompter):
         setup = store.setup()
         assert setup is not None  # it was recorded when the store was opened
         outcome = result.Outcome.of(store)
+        namespace = None if self.run_storage_dir is None else store.path.with_suffix(".namespace")
         if outcome is not None:
+            _remove(namespace)
             return result.finished_program(student, store, outcome, scored_split(setup))
         options = Options(**{name: getattr(self, name) for name in Options.__slots__})
         seed = setup["drawn_seed"]
-        return Compilation(options, student, data, metric, eval_lm, store, seed, stack).run()
+        compilation = Compilation(options, student, data, metric, eval_lm, store, seed, namespace, stack)
+        program = compilation.run()
+        _remove(namespace)
+        return program
 
     def _compared_settings(self, eval_lm: dspy.BaseLM | None) -> dict[str, Any]:
         names = (
@@ -243,6 +248,13 @@ class RLMDocstringOptimizer(Teleprompter):
                 "pass eval_lm=dspy.LM(...) or call dspy.configure(lm=dspy.LM(...))"
             )
         return an_lm("eval_lm", lm) if self.eval_lm is not None else an_lm("dspy.settings.lm", lm)
+
+
+def _remove(namespace: Path | None) -> None:
+    """Nobody will go on with the agent's variables."""
+    if namespace is not None:
+        with contextlib.suppress(OSError):
+            namespace.unlink()
 
 
 def _say(line: str) -> None:

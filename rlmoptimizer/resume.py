@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from kernel_bridge import Restored
+
 from .answers import cut_line, percent
 from .errors import InvalidSetup
 from .fitting import fit
@@ -16,12 +18,13 @@ from .setup_record import differences
 from .store_file import stores_in
 from .submission import SUBMISSION_FIELD
 
-__all__ = ["CUT_OUTPUT", "Past", "open_store", "resume_line", "take_up"]
+__all__ = ["CUT_OUTPUT", "Past", "namespace_text", "open_store", "resume_line", "take_up"]
 
 CUT_OUTPUT: Final = (
-    "[Cut] The process ended while this cell ran. It has no output and was not run again; "
+    "[Cut] The process ended before the output of this cell was recorded. The cell was not run again; "
     "what its tool calls did stands."
 )
+_MOST_NAMES, _LONGEST_NAME = 60, 100  # names and characters of variables
 _MOST_RUNS = 40  # that the agent is told of; `optimization_status()` has them all
 
 
@@ -51,7 +54,7 @@ class Past:
         ]
         if done and self.turns[-1].output == CUT_OUTPUT:
             lines.append(
-                f"Turn {done} was cut while its cell ran: see previous_trajectory[-1]. It was not run again."
+                f"Turn {done} was cut: previous_trajectory[-1] has its code, and no output. It was not run again."
             )
         lines += [cut_line(run) for run in self.runs if run.state == "cancelled" and not run.baseline][-_MOST_RUNS:]
         ended = [run for run in self.runs if run.state != "cancelled"]
@@ -59,6 +62,20 @@ class Past:
         told = "; ".join(_run_text(run) for run in ended[-_MOST_RUNS:])
         lines.append(f"Runs so far{left_out}: {told or 'none'}.")
         return "\n".join(lines)
+
+
+def namespace_text(interpreter: object) -> str:
+    """What the agent's new interpreter holds of its variables, as far as it says."""
+    restored = getattr(interpreter, "restored", None)
+    if not isinstance(restored, Restored):
+        return "The REPL is new: it holds none of your earlier variables."
+    lost = [f"{_brief(name)} ({_brief(reason)})" for name, reason in restored.lost.items()]
+    why_not = f"Not restored: {_listed(lost, '; ')}." if lost else ""
+    if restored.problem is not None:
+        return f"The REPL is new: the kept variables could not be used, because {restored.problem}."
+    names = [_brief(name) for name in restored.names if not name.startswith("_")]
+    held = f"The REPL holds your variables as of the end of turn {restored.label}: {_listed(names, ', ') or 'none'}."
+    return f"{held} {why_not} Files of the working directory are gone.".replace("  ", " ")
 
 
 def open_store(directory: Path, setup: Mapping[str, Any], *, resume: bool) -> RunStore:
@@ -116,6 +133,15 @@ def _check_same(store: RunStore, setup: Mapping[str, Any]) -> None:
             f"the optimization in {store.path} cannot be resumed, because this is another one: {'; '.join(found)}. "
             "Make it the same again to go on, or pass resume=False to begin a new one beside it; it is left as it was"
         )
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
+
+
+def _listed(words: list[str], joint: str) -> str:
+    more = [f"{len(words) - _MOST_NAMES} more"] if len(words) > _MOST_NAMES else []
+    return joint.join([*words[:_MOST_NAMES], *more])
 
 
 def _run_text(run: RunRecord) -> str:

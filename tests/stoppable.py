@@ -133,7 +133,7 @@ def agent(stops: Stops) -> ScriptedRootLM:
 
     def turn(asked: Asked) -> str:
         done = re.search(r"goes on: (\d+) of", asked.text)
-        cut = "was cut while its cell ran" in asked.text
+        cut = " was cut: previous_trajectory" in asked.text
         index = (int(done[1]) if done else 0) - cut + answered[0]
         if index == 2:
             stops.at("thinking")

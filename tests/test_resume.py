@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import functools
 import json
+import stat
+import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
 import toy
-from offline import ScriptedRootLM, text_lm
+from offline import ScriptedRootLM, field_lm, text_lm
 from stoppable import attributes, finished, killed, lines_of
 
+from kernel_bridge import KernelInterpreter
 from rlmoptimizer import InvalidSetup, RLMDocstringOptimizer
 from rlmoptimizer.program import read_prompts
 from rlmoptimizer.resume import CUT_OUTPUT
 from rlmoptimizer.run_store import RunStore
 from rlmoptimizer.setup_record import metric_name
+from rlmoptimizer.workbench import Workbench
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 FIXED = {"topic": toy.FIX, "reply": "Answer by the topic."}
@@ -75,7 +80,7 @@ def test_a_cell_that_was_cut_is_told_to_the_agent_and_counts_as_a_turn(tmp_path:
     assert cut is not None
     assert cut.number == 2
     assert f"2 {CUT_OUTPUT}" in root.history
-    assert "Turn 2 was cut while its cell ran" in root.seen[0].text
+    assert "Turn 2 was cut: previous_trajectory[-1] has its code, and no output" in root.seen[0].text
     assert "run r4 on train was cut and ended after 3 of 6 examples" in root.seen[0].text
     assert [turn["output"] == CUT_OUTPUT for turn in result.agent_trajectory] == [False, True, False, False]
 
@@ -217,7 +222,7 @@ def other_metric(gold: Any, prediction: Any, trace: Any = None) -> float:
 )
 def test_whatever_is_not_the_same_is_named(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
     begun(tmp_path, [])
-    (store,) = tmp_path.iterdir()
+    store = tmp_path / "runs-0001.sqlite"
     before = store.read_bytes()
     with pytest.raises(InvalidSetup, match="cannot be resumed, because this is another one: ") as refused:
         resumed(tmp_path, [], **changed)
@@ -266,7 +271,7 @@ def test_without_resume_a_new_store_is_made_beside_the_old_one_and_the_newest_is
     for _ in range(2):
         begun(tmp_path, [])
     resumed(tmp_path, [SUBMIT])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs-0001.sqlite", "runs-0002.sqlite"]
+    assert sorted(path.name for path in tmp_path.glob("*.sqlite")) == ["runs-0001.sqlite", "runs-0002.sqlite"]
     with RunStore.open(tmp_path / "runs-0001.sqlite", read_only=True) as first:
         assert first.outcome() is None
 
@@ -321,3 +326,97 @@ def test_a_best_program_that_cannot_be_had_is_refused_with_the_reason(tmp_path: 
         RLMDocstringOptimizer.best_program(larger(), tmp_path)
     with pytest.raises(InvalidSetup, match="run_storage_dir must be"):
         RLMDocstringOptimizer.best_program(toy.Triage(), None)  # type: ignore[arg-type]
+
+
+# the agent's variables
+
+
+@pytest.mark.parametrize("confinement", ["auto", "off"])
+def test_the_agent_has_its_variables_again_as_of_the_turn_that_it_is_told(
+    confinement: str, tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    kernel = KernelInterpreter.factory(confinement=confinement)
+    file = tmp_path / "runs-0001.namespace"
+
+    def kept(asked: Any) -> str:
+        wait_until(lambda: file.exists() and file.read_bytes()[68:70] == b"2\0", "the namespace of turn 2 is kept")
+        raise RuntimeError("the key was revoked")
+
+    turns = ["def double(x):\n    return 2 * x\nnotes = [1]", "notes.append(double(2))\nhandle = open('f', 'w')", kept]
+    root = ScriptedRootLM(turns)
+    with pytest.raises(dspy.LMError, match="the key was revoked"):
+        toy.optimizer(root, run_storage_dir=tmp_path, kernel=kernel).compile(toy.Triage(), **arguments())
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    _, root = resumed(tmp_path, ["notes.append(double(3))\nprint(notes)", SUBMIT], kernel=kernel)
+    assert "The REPL holds your variables as of the end of turn 2: double, notes." in root.seen[0].text
+    assert "Not restored: handle (" in root.seen[0].text
+    assert "[1, 4, 6]" in root.history
+    assert not file.exists()
+
+
+def test_a_namespace_that_cannot_be_used_is_told_and_the_work_goes_on(tmp_path: Path) -> None:
+    begun(tmp_path, ["x = 1"])
+    (tmp_path / "runs-0001.namespace").write_bytes(b"something else")
+    result, root = resumed(tmp_path, ["print('x' in globals())", SUBMIT])
+    told = "The REPL is new: the kept variables could not be used, because it is no checkpoint of a kernel."
+    assert told in root.seen[0].text
+    assert "False" in root.history
+    assert result.best_score == 50.0
+
+
+def test_an_interpreter_without_checkpoints_is_told_as_new(tmp_path: Path) -> None:
+    begun(tmp_path, ["x = 1"], kernel=dspy.LocalInterpreter)
+    _, root = resumed(tmp_path, [SUBMIT], kernel=dspy.LocalInterpreter)
+    assert "The REPL is new: it holds none of your earlier variables." in root.seen[0].text
+
+
+def test_without_a_directory_nothing_of_the_namespace_stays(tmp_path: Path) -> None:
+    result, _ = toy.compiled(["x = 1", SUBMIT])
+    assert result.best_score == 50.0
+    assert list(tmp_path.iterdir()) == []
+
+
+# an evaluation cut by a dying kernel
+
+
+def test_an_evaluation_that_a_dying_kernel_cut_is_told_by_its_id_and_pays_only_what_ran() -> None:
+    entered, gone = threading.Event(), threading.Event()
+    lock, calls = threading.Lock(), [0]
+
+    def respond(question: Any) -> dict[str, object]:
+        if "one word" in question.instructions:
+            with lock:
+                calls[0] += 1
+                third = calls[0] == 3
+            if third:
+                entered.set()
+                assert gone.wait(60)
+        return toy.respond(question)
+
+    def sub(prompt: str) -> str:
+        assert entered.wait(60)
+        return "it runs"
+
+    die = f"""
+import os, threading
+threading.Thread(target=evaluate_program, kwargs=dict(prompts={{"topic": {toy.FIX!r}}})).start()
+llm_query("wait until the third example runs")
+os._exit(1)
+"""
+    look = "print(run_data('r3')['evaluated_count'], optimization_status()['spent_budget'])"
+    again = f"print(evaluate_program(prompts={{'topic': {toy.FIX!r}}})['summary_line'])"
+    root = ScriptedRootLM([die, look, again, SUBMIT])
+    optimizer = toy.optimizer(root, eval_lm=field_lm(respond, "eval"), sub_lm=text_lm(sub, "sub"), num_threads=1)
+    died = Workbench.kernel_died
+
+    def kernel_died(self: Workbench) -> None:
+        died(self)
+        gone.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workbench, "kernel_died", kernel_died)
+        result = optimizer.compile(toy.Triage(), **arguments())
+    assert "budget, runs, prompts" in result.agent_trajectory[0]["output"]
+    assert "run r3 on train was cut and ended after 3 of 6 examples" in result.agent_trajectory[0]["output"]
+    assert result.agent_trajectory[1]["output"].strip() == "3 4"
+    assert result.agent_trajectory[2]["output"].startswith("run r3 on train: score 100.00, 6/6 passed; 27 budget")
