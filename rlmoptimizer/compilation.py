@@ -205,11 +205,12 @@ class Compilation:
         baselines = self._known_baselines() if turns else self.bench.evaluate_baseline(clone(self.student))
         if self.bench.failure is not None:
             raise self.bench.failure
-        self.emitter.emit(kernel_started(self.kernels.wait_started()))
+        interpreter = self.kernels.wait_started()
+        self.emitter.emit(kernel_started(interpreter))
         if not turns:
             warn_of_a_dead_baseline(self.store, baselines["train"])
         with self._agent(self.options.rlm_max_iterations - len(turns)) as agent:
-            inputs = self._inputs(baselines, namespace_text(self.kernels.wait_started()))
+            inputs = self._inputs(baselines, namespace_text(interpreter, agent.signature.input_fields))
             return baselines, agent.work(interpreter_factory=cast("Any", self.kernels), **inputs)
 
     def _known_baselines(self) -> dict[Split, RunRecord]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,8 +64,8 @@ class Past:
         return "\n".join(lines)
 
 
-def namespace_text(interpreter: object) -> str:
-    """What the agent's new interpreter holds of its variables, as far as it says."""
+def namespace_text(interpreter: object, inputs: Collection[str]) -> str:
+    """What the agent's new interpreter holds of its variables, as far as it says; `inputs` are there in any case."""
     restored = getattr(interpreter, "restored", None)
     if not isinstance(restored, Restored):
         return "The REPL is new: it holds none of your earlier variables."
@@ -73,7 +73,7 @@ def namespace_text(interpreter: object) -> str:
     why_not = f"Not restored: {_listed(lost, '; ')}." if lost else ""
     if restored.problem is not None:
         return f"The REPL is new: the kept variables could not be used, because {restored.problem}."
-    names = [_brief(name) for name in restored.names if not name.startswith("_")]
+    names = [_brief(name) for name in restored.names if not name.startswith("_") and name not in inputs]
     held = f"The REPL holds your variables as of the end of turn {restored.label}: {_listed(names, ', ') or 'none'}."
     return f"{held} {why_not} Files of the working directory are gone.".replace("  ", " ")
 

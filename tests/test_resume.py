@@ -348,8 +348,9 @@ def test_the_agent_has_its_variables_again_as_of_the_turn_that_it_is_told(
         toy.optimizer(root, run_storage_dir=tmp_path, kernel=kernel).compile(toy.Triage(), **arguments())
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     _, root = resumed(tmp_path, ["notes.append(double(3))\nprint(notes)", SUBMIT], kernel=kernel)
-    assert "The REPL holds your variables as of the end of turn 2: double, notes." in root.seen[0].text
-    assert "Not restored: handle (" in root.seen[0].text
+    told = root.seen[0].text.partition("This work was interrupted")[2]
+    assert "The REPL holds your variables as of the end of turn 2: double, notes." in told
+    assert "Not restored: handle (" in told
     assert "[1, 4, 6]" in root.history
     assert not file.exists()
 
