@@ -179,6 +179,11 @@ class LiveKernel:
         Args:
             interrupted: whether it has been interrupted already, before it was sent.
         """
+        if self.tools.violation is not None:  # noticed when the cell before had already answered, as is the next
+            raise ProtocolViolation(f"the kernel broke the protocol: {self.tools.violation}")
+        if self.tools.lost is not None:
+            self._part()
+            raise Gone(None)
         while self._receive() is not None:
             pass  # the late answer to a cell that was given up
         parts = [*self._messages.serialize(request), *frames]

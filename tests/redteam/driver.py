@@ -25,6 +25,7 @@ import struct
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -230,7 +231,8 @@ class Driver:
             "sessions": self.sessions,
             "facts": self.facts,
             "listeners": listeners,
-            "calls": [],  # what the tools below were called with
+            "calls": [],  # what `echo` below was called with
+            "crowd": {"now": 0, "most": 0},  # how many calls of the tool of this name run, and ran at once
         }
 
     def prepare(self, spec: dict[str, Any]) -> None:
@@ -256,6 +258,8 @@ class Driver:
     def tools(self) -> dict[str, Any]:
         """The host tools that every session has."""
         calls: list[Any] = self.names["calls"]
+        crowd: dict[str, int] = self.names["crowd"]
+        counting = threading.Lock()
 
         def echo(value: Any) -> Any:
             """Return the value."""
@@ -266,7 +270,16 @@ class Driver:
             """Raise ValueError with the message."""
             raise ValueError(message)
 
-        return {"echo": echo, "fail": fail}
+        def join_the_crowd(value: Any = None) -> None:
+            """Take a while, and count who does so at the same time."""
+            with counting:
+                crowd["now"] += 1
+                crowd["most"] = max(crowd["most"], crowd["now"])
+            time.sleep(0.02)
+            with counting:
+                crowd["now"] -= 1
+
+        return {"echo": echo, "fail": fail, "join_the_crowd": join_the_crowd}
 
     def answer(self, request: dict[str, Any]) -> None:
         try:

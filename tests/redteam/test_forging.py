@@ -1,0 +1,256 @@
+"""Attacks by lying: forged messages, forged replies, values that are not what they seem, and a kernel that mutilates
+itself. At most it costs its own session; a session beside it in the same host never notices.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from rig import CellError, Tier
+from victim import Victim, at_every_tier, victim
+
+RAW = """
+import msgspec, pickle, zmq
+pack = msgspec.msgpack.encode
+kernel = get_ipython().kernel
+def send(*frames, flags=0):
+    kernel.channel._out.send_multipart(list(frames), flags)
+"""
+
+CALL = "send(pack(['call', 1, 'echo']), {})"
+_VIOLATIONS = {
+    "a Return from the wrong side": "send(pack(['return', 1]), pack('forged'))",
+    "a pickle": "p = pickle.dumps(print)\n" + CALL.format("b'\\x92\\x91\\xc7' + bytes([len(p), 3]) + p + b'\\x80'"),
+    "nothing but depth": CALL.format("b'\\x92\\x91' + b'\\x91' * 10**5 + b'\\xc0\\x80'"),
+    "more than a frame may have": CALL.format("bytes(9 * 2**20)"),
+    "more parts than a value may have": CALL.format("b'\\x92\\xdd\\x00\\x20\\x00\\x00' + b'\\xe0' * 2**21 + b'\\x80'"),
+    "text that is none": CALL.format("b'\\x92\\x91\\xa2\\xff\\xfe\\x80'"),
+    "frames without number": "send(*[b''] * 1000)",
+}
+
+
+def _peak(tier: Tier) -> int:
+    """The most memory that the host has had so far, in bytes."""
+    found = tier.host("result = [line for line in open('/proc/self/status') if line.startswith('VmHWM')]")
+    return int(found[0].split()[1]) * 1024
+
+
+@at_every_tier
+def test_messages_that_were_not_agreed(bounded: Victim) -> None:
+    before = bounded.tier.host("result = len(calls)")
+    memory = _peak(bounded.tier)
+    for kind, code in _VIOLATIONS.items():
+        with victim(bounded.tier, "limits=Limits(frame_bytes=4 * 2**20, cell_seconds=20), checkpoint=False") as one:
+            told = one.ends(f"{RAW}\n{code}\ntime.sleep(60)")
+            assert "broke the protocol" in told, (kind, told)
+    assert bounded.tier.host("result = len(calls)") == before
+    assert _peak(bounded.tier) - memory < 60 * 2**20
+
+
+@at_every_tier
+def test_ids_of_another_session(bounded: Victim) -> None:
+    tier = bounded.tier
+    with victim(tier, "") as one:
+        honest = tier.begin("run", name="shared", code="print(all(echo(n) == n for n in range(300)))")
+        one.run(
+            f"{RAW}\nids = [*range(300), -1, -2**63, 2**64 - 1]\n"
+            "for id in ids: send(pack(['call', id, 'echo']), pack([['forged'], {}]))\n"
+            "print(echo('mine'))"
+        )
+        assert tier.take(honest)["text"] == "True"  # and whom the other has fooled is itself
+
+
+@at_every_tier
+def test_calls_and_submissions_played_again(bounded: Victim) -> None:
+    tier = bounded.tier
+    with victim(tier, "") as one:
+        mark = f"again-{tier.name}"
+        one.run(f"{RAW}\nfor _ in range(20): send(pack(['call', 5, 'echo']), pack([[mark], {{}}]))\necho(0)", mark=mark)
+        assert tier.host("result = calls.count(mark)", mark=mark) <= 20  # each is a call, as an honest one is
+        cell = (
+            "send(pack(['submit', 7]), pack({'output': 'the first'}))\n"
+            "send(pack(['submit', 8]), pack({'output': 'the second'}))\n"
+            "try: SUBMIT('the third')\n"
+            "except RuntimeError as error: print(error)"
+        )
+        assert tier.ask("run", name=one.name, code=cell)["submitted"] == {"output": "the first"}
+        one.assert_works()  # and the next cell has submitted nothing
+
+
+@at_every_tier
+def test_output_and_replies_that_the_cell_makes_up(bounded: Victim) -> None:
+    with victim(bounded.tier, "") as one:
+        text = one.run(
+            f"{RAW}\n"
+            "parent = kernel.get_parent()\n"
+            "for kind, content in (('stream', {'name': 'stdout', 'text': 'forged'}), "
+            "('status', {'execution_state': 'idle'}),\n"
+            "                      ('error', {'ename': 'forged', 'evalue': '', 'traceback': []}),\n"
+            "                      ('execute_input', {'code': 'forged', 'execution_count': 1})):\n"
+            "    kernel.session.send(kernel.iopub_socket, kind, content, parent)\n"
+            "print('true')"
+        )
+        assert text == "true"
+        one.run(
+            "honest = kernel.session.send\n"
+            "def twice(stream, kind, content=None, *args, **kwargs):\n"
+            "    sent = honest(stream, kind, content, *args, **kwargs)\n"
+            "    return honest(stream, kind, content, *args, **kwargs) if kind == 'execute_reply' else sent\n"
+            "kernel.session.send = twice"
+        )
+        assert [one.run(f"print({n})") for n in range(5)] == list("01234")
+        one.assert_works()
+
+
+_REPLIES = {
+    "no number": b'{"kernel_bridge": NaN}',
+    "a key twice": b'{"kernel_bridge": 1, "kernel_bridge": {"head": 2}}',
+    "half a character": b'{"kernel_bridge": {"head": "\\ud800", "tail": 1}}',
+    "depth": b'{"kernel_bridge": ' + b"[" * 10**5,
+    "nothing": b"",
+}
+
+
+@at_every_tier
+def test_replies_that_are_none(bounded: Victim) -> None:
+    for kind, reply in _REPLIES.items():
+        with victim(bounded.tier, "checkpoint=False") as one:
+            told = _reply_instead(one, reply)
+            assert "a reply that is none" in told, (kind, told)
+
+
+def _reply_instead(one: Victim, reply: bytes) -> str:
+    """Let a kernel answer with these bytes for a content; what the session says."""
+    return one.ends(
+        f"{RAW}\nreply = bytes(reply)\nhonest = kernel.session.serialize\n"
+        "def lie(message, *args, **kwargs):\n"
+        "    parts = honest(message, *args, **kwargs)\n"
+        "    if message['header']['msg_type'] == 'execute_reply': parts[-1] = reply\n"
+        "    return parts\n"
+        "kernel.session.serialize = lie",
+        reply=list(reply),
+    )
+
+
+@at_every_tier
+def test_more_calls_than_may_be_in_flight(bounded: Victim) -> None:
+    tier = bounded.tier
+    tier.host("crowd.update(most=0)")
+    memory = _peak(tier)
+    for heeds_answers in (True, False):
+        with victim(tier, "") as one:
+            sent = one.run(
+                f"{RAW}\nsent, body, until = 0, pack([['x' * 50_000], {{}}]), time.time() + 1\n"
+                "while time.time() < until:\n"
+                "    try:\n"
+                "        send(pack(['call', 10**6 + sent, 'join_the_crowd']), body, flags=zmq.DONTWAIT)\n"
+                "        sent += 1\n"
+                "        while heeds_answers: kernel.channel._in.recv_multipart(zmq.DONTWAIT)\n"
+                "    except zmq.Again: time.sleep(0.001)\n"
+                "print(sent)",
+                heeds_answers=heeds_answers,
+            )
+            assert int(sent) > 64
+            if heeds_answers:
+                one.assert_works()
+    assert tier.host("result = crowd['most']") <= 64
+    assert _peak(tier) - memory < 60 * 2**20
+
+
+@at_every_tier
+def test_values_that_are_larger_in_memory_than_on_the_wire(bounded: Victim) -> None:
+    tier = bounded.tier
+    memory = _peak(tier)
+    with victim(tier, "limits=Limits(frame_bytes=32 * 2**20, cell_seconds=30)") as one:
+        one.run(
+            f"{RAW}\ncount = 900_000\n"
+            "body = b'\\x92\\x91\\xdd' + count.to_bytes(4, 'big') + b'\\xe0' * count + b'\\x80'\n"
+            "for number in range(20): send(pack(['call', 10**6 + number, 'join_the_crowd']), body)\n"
+            "echo(0)"
+        )
+        one.assert_works()
+    assert _peak(tier) - memory < 250 * 2**20  # all at once they would take 720 MB
+
+
+# -- what tools are called with ----------------------------------------------------------------------------------------
+
+
+@at_every_tier
+def test_arguments_that_mean_something_elsewhere(bounded: Victim) -> None:
+    text = bounded.run(r"""
+values = ["../../../etc/passwd", "/proc/self/environ", "~/.ssh/id_ed25519", "file:///etc/passwd", "%s%n%x" * 50,
+          "{0.__class__.__mro__}", "{environ}", "${HOME}", "$(id)", "`id`", "; rm -rf .", "| cat",
+          "(a+)+$" + "a" * 5000, "'; DROP TABLE runs; --", "\" OR 1=1 --", "\x00", "\x1b]0;title\x07",
+          "\r\n\r\n", "\ud800", "\u202e", "<script>", "[bold]", "__import__('os')",
+          10**4000, -2**4000, 2**63, float("inf"), b"\x80\x04.", "x" * 10**6,
+          {"__class__": "x", "": None, "a.b[0]": [{}]}, [[[[]]]]]
+wrong = [repr(value)[:50] for value in values if echo(value) != value]
+nan = echo(float("nan"))
+told = []
+for value in values:
+    if isinstance(value, str):
+        try: fail(value)
+        except ValueError as error: told.append(str(error).rstrip("\n")[:1000] == value.rstrip("\n")[:1000])
+print(wrong, nan != nan, all(told[:10]))
+""")
+    assert text == "[] True True", text
+
+
+@at_every_tier
+def test_names_of_tools_that_are_none(bounded: Victim) -> None:
+    with pytest.raises(CellError, match="there is no tool named '__class__'") as caught:
+        bounded.run(f"{RAW}\nkernel.channel.call('__class__', (), {{}})")
+    assert caught.value.kind == "CodeExecutionError"
+    for name in ("'{0.__class__}'", "'%n' * 10**6", "''", "'echo\\x00'", "'\\ud800'", "'os.system'", "'SUBMIT'"):
+        told = bounded.fate(f"kernel = get_ipython().kernel\nkernel.channel.call({name}, (), {{}})")
+        assert "there is no tool named" in told, (name, told[:500])
+        assert len(told) < 1_000_000
+        bounded.tier.assert_secret(told)
+
+
+@at_every_tier
+def test_a_key_that_comes_twice(bounded: Victim) -> None:
+    bounded.run(
+        f"{RAW}\nsend(pack(['call', 10**6, 'echo']), b'\\x92\\x90\\x82\\xa5value\\x01\\xa5value\\x02')\necho(0)"
+    )
+
+
+# -- a kernel that mutilates itself ------------------------------------------------------------------------------------
+
+
+@at_every_tier
+def test_closing_its_own_sockets(bounded: Victim) -> None:
+    with victim(bounded.tier, "restarts=10, limits=Limits(cell_seconds=0.5)") as one:
+        one.fate(f"{RAW}\nkernel.channel._out.close()\nkernel.channel._in.close()\necho(1)")
+        until = time.monotonic() + 30  # the host may notice when some more cells have answered
+        while one.fate("print(echo(6 * 7))") != "42" and time.monotonic() < until:
+            pass
+        one.assert_works()
+        one.dies(f"{RAW}\nkernel.channel._out.context.destroy(0)\ntime.sleep(60)")
+        one.assert_works()
+
+
+@at_every_tier
+def test_replacing_all_that_serves_it(bounded: Victim) -> None:
+    sabotage = """
+import types
+for name in [name for name in sys.modules if name.startswith(tuple(modules))]:
+    for key, value in list(vars(sys.modules[name]).items()):
+        if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
+            setattr(sys.modules[name], key, lambda *_, **__: "forged")
+        elif isinstance(value, type) and value.__module__.startswith(tuple(modules)):
+            for method, function in list(vars(value).items()):
+                if isinstance(function, types.FunctionType):
+                    try: setattr(value, method, lambda *_, **__: "forged")
+                    except (TypeError, AttributeError): pass
+"""
+    for modules in (("ipykernel", "jupyter_client", "IPython"), ("kernel_bridge", "zmq")):
+        with victim(bounded.tier, "restarts=10, limits=Limits(cell_seconds=0.5)") as one:
+            for code in (sabotage, "print('whatever comes of it')", "echo(1)"):
+                try:
+                    one.fate(code, modules=list(modules))
+                except CellError as error:
+                    if error.kind != "CodeInterpreterError":
+                        raise
+    bounded.assert_works()
