@@ -1,0 +1,279 @@
+"""Chaos: an optimization is killed over and over and ends as if nothing had happened.
+
+`CHAOS_KILLS=200 pytest tests/chaos` kills more often; `CHAOS_SEED=...` repeats a run with the seed that it printed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chaos_rig import HERE, Optimization, Zygote
+
+KILLS = int(os.environ.get("CHAOS_KILLS", "24"))  # of the host, in all; the other kinds follow in proportion
+SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
+
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL"),
+    pytest.mark.timeout(120 + 10 * KILLS),
+]
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    with Zygote(tmp_path_factory.mktemp("cache")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def places() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+        yield Path(name).resolve()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(zygote: Zygote, places: Path) -> Optimization:
+    one = Optimization(zygote, places / "undisturbed")
+    assert one.attempt() == 0
+    told = one.told()
+    assert told["error"] is None, told["error"][2]
+    assert told["left"] == []
+    one.check_clean()
+    one.look(None)
+    assert one.books.finished == one.books.stored
+    return one
+
+
+def test_the_undisturbed_optimization_is_worth_disturbing(undisturbed: Optimization) -> None:
+    result, ticks = undisturbed.told()["result"], undisturbed.told()["ticks"]
+    assert (len(result["trial_logs"]), result["best_score"]) == (13, 100.0)
+    assert {run["state"] for run in result["trial_logs"]} == {"finished"}
+    assert ticks["statement"] > 500
+    assert (ticks["finished"], ticks["turn"], ticks["prompt"]) == (88, 9, 4)
+    assert undisturbed.books.charged == {"evaluate": 66, "validate": 5, "llm_query": 4}
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    print(f"repeat with CHAOS_SEED={SEED} CHAOS_KILLS={KILLS}")
+    return random.Random(f"{SEED} {request.node.name}")
+
+
+class Tally:
+    """What chaos did, to be printed."""
+
+    def __init__(self) -> None:
+        self.kills = self.compiles = self.attempts = self.again = self.kernels = 0
+
+    def add(self, one: Optimization) -> None:
+        self.compiles += 1
+        self.attempts += one.attempts
+        self.kernels += one.kernels
+        self.again += one.again
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills of the host and {self.kernels} of kernels in {self.compiles} optimizations with "
+            f"{self.attempts} processes; {self.again} examples under way were run again"
+        )
+
+
+def killed_at(rng: random.Random, ticks: int) -> dict[str, Any]:
+    """A plan: at some tick at once, so in the middle of a transaction too, or a little later, wherever it is then."""
+    return {"kill_at": rng.randint(1, ticks // 3), "delay": rng.choice([0.0, 0.0, rng.random() * 0.05])}
+
+
+def disturb(
+    zygote: Zygote,
+    undisturbed: Optimization,
+    places: Path,
+    rng: random.Random,
+    *,
+    kills: int,
+    kernels: bool = False,
+) -> Tally:
+    """Kill hosts until there were enough of it, over as many optimizations as that takes; each is let end."""
+    ticks = undisturbed.told()["ticks"]
+    tally = Tally()
+    while tally.kills < kills:
+        one = Optimization(zygote, places / f"c{rng.randrange(10**9)}")
+        ended = False
+        while not ended:
+            enough = tally.kills >= kills
+            from_outside = not enough and rng.random() < 0.25
+            plan = {} if enough or from_outside else killed_at(rng, ticks["all"])
+            if kernels:
+                plan["kill_kernel_at"] = [rng.randint(1, ticks["agent"] // 4)]
+            process = one.start(**plan)
+            if from_outside:
+                time.sleep(rng.random() * 1.5)
+                os.kill(process, signal.SIGKILL)
+            ended = one.wait() == 0
+            if not ended:
+                tally.kills += 1
+                one.look(undisturbed.books.finished)
+                if rng.random() < 0.2:
+                    one.check_best_program()
+        one.check_ended(undisturbed)
+        tally.add(one)
+        one.remove()
+    print(tally)
+    return tally
+
+
+def test_a_host_that_is_killed_over_and_over_comes_to_the_same_end(
+    zygote: Zygote, undisturbed: Optimization, places: Path, rng: random.Random
+) -> None:
+    tally = disturb(zygote, undisturbed, places, rng, kills=KILLS)
+    assert tally.kills >= KILLS
+    assert tally.again > 0  # some of them came in the middle of an evaluation
+
+
+def test_a_host_and_its_kernels_that_are_killed_come_to_the_same_end(
+    zygote: Zygote, undisturbed: Optimization, places: Path, rng: random.Random
+) -> None:
+    tally = disturb(zygote, undisturbed, places, rng, kills=max(3, KILLS // 6), kernels=True)
+    assert tally.kernels > 0
+
+
+def test_kernels_that_are_killed_under_a_host_that_goes_on_change_nothing(
+    zygote: Zygote, undisturbed: Optimization, places: Path, rng: random.Random
+) -> None:
+    agent = undisturbed.told()["ticks"]["agent"]
+    kills = 0
+    while kills < max(4, KILLS // 4):
+        one = Optimization(zygote, places / f"k{rng.randrange(10**9)}")
+        assert one.attempt(kill_kernel_at=sorted(rng.sample(range(1, agent), 4))) == 0
+        kills += one.kernels
+        # Examples under way when a kernel dies are finished and kept by the host: not one is run again.
+        one.check_ended(undisturbed)
+        assert one.again == 0
+        one.remove()
+    print(f"{kills} kernels killed")
+
+
+# the store is locked by another program
+
+
+def locked(one: Optimization, rng: random.Random, *, busy_seconds: float, release: bool) -> None:
+    """Run an attempt while another process holds the write lock: for a moment, or until the attempt has ended."""
+    for name in ("lock-it", "locked"):
+        (one.directory / name).unlink(missing_ok=True)
+    one.start(lock_at=rng.randint(1, 80), busy_seconds=busy_seconds)
+    while not (one.directory / "lock-it").exists():
+        time.sleep(0.002)
+    path = one.store()
+    assert path is not None
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        (one.directory / "locked").touch()
+        if release:
+            time.sleep(rng.random() * 0.3)
+        else:
+            assert one.wait() == 0
+        other.execute("ROLLBACK")
+    if release:
+        assert one.wait() == 0
+
+
+def test_a_store_that_another_program_keeps_busy_for_a_while_is_waited_for(
+    zygote: Zygote, undisturbed: Optimization, places: Path, rng: random.Random
+) -> None:
+    one = Optimization(zygote, places / "busy")
+    locked(one, rng, busy_seconds=60.0, release=True)
+    one.check_ended(undisturbed)
+    one.remove()
+
+
+def test_a_store_that_another_program_keeps_busy_for_too_long_stops_a_compile_that_can_be_resumed(
+    zygote: Zygote, undisturbed: Optimization, places: Path, rng: random.Random
+) -> None:
+    one = Optimization(zygote, places / "busy-long")
+    locked(one, rng, busy_seconds=0.2, release=False)
+    one.check_stopped(undisturbed, "another program has kept it locked")
+    assert one.attempt() == 0
+    one.check_ended(undisturbed)
+    one.remove()
+
+
+# the disk is full
+
+DISK_BYTES = 12 << 20
+
+
+def no_disk(directory: Path) -> str | None:
+    """Why this user can have no small disk; None: it can."""
+    if not sys.platform.startswith("linux"):
+        return "needs Linux"
+    probe = [sys.executable, str(HERE / "private_disk.py"), str(directory)]
+    tried = subprocess.run(probe, capture_output=True, text=True, timeout=60, check=False)
+    return tried.stderr.strip() if tried.returncode else None
+
+
+@pytest.fixture
+def disk(places: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=places, prefix="d") as name:
+        if (why := no_disk(Path(name))) is not None:
+            pytest.skip(why)
+        yield Path(name)
+
+
+def test_a_disk_that_is_full_over_and_over_stops_a_compile_that_comes_to_the_same_end(
+    undisturbed: Optimization, places: Path, rng: random.Random, disk: Path, tmp_path: Path
+) -> None:
+    with Zygote(tmp_path, disk=(disk, DISK_BYTES)) as zygote:
+        filler = zygote.seen(disk / "filler")
+        one = Optimization(zygote, places / "full", disk)
+        full = 0
+        for _ in range(max(5, KILLS // 4)):
+            fill(filler, leave=rng.choice([0, rng.randrange(200_000), rng.randrange(1_500_000)]))
+            assert one.attempt() == 0
+            filler.unlink()
+            if one.told()["error"] is None:
+                break
+            full += 1
+            check_full(one, undisturbed)
+        if one.told()["error"] is not None:
+            assert one.attempt() == 0
+        one.check_ended(undisturbed)
+        assert full > 0
+        print(f"full {full} times")
+        one.remove()
+
+
+def fill(filler: Path, *, leave: int) -> None:
+    """Take all of the disk but so many bytes."""
+    room = os.statvfs(filler.parent)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize - leave))
+
+
+def check_full(one: Optimization, undisturbed: Optimization) -> None:
+    message = one.told()["error"][1]
+    said = [text for text in ("database or disk is full", "No space left on device") if text in message]
+    one.check_stopped(undisturbed, said[0] if said else "disk is full")
+
+
+def test_a_full_disk_is_skipped_only_where_no_disk_can_be_had(places: Path) -> None:
+    root = sys.platform.startswith("linux") and os.geteuid() == 0
+    may = Path("/proc/sys/user/max_mnt_namespaces")
+    if root and may.exists() and int(may.read_text()) > 0 and "cap_sys_admin" in capabilities():
+        assert no_disk(places) is None
+
+
+def capabilities() -> set[str]:
+    """Of what matters here: whether this process may mount."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    effective = int(next(line for line in status.splitlines() if line.startswith("CapEff")).split()[1], 16)
+    return {"cap_sys_admin"} if effective & (1 << 21) else set()
