@@ -1,6 +1,7 @@
 """Chaos: an optimization is killed over and over and ends as if nothing had happened.
 
-`CHAOS_KILLS=200 pytest tests/chaos` kills more often; `CHAOS_SEED=...` repeats a run with the seed that it printed.
+`CHAOS_KILLS=200 pytest tests/chaos` kills hosts so often, and the rest in proportion; `CHAOS_SEED=...` repeats a run
+with the seed that it printed: the same plans, though not the same microseconds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Any
 import pytest
 from chaos_rig import HERE, Optimization, Zygote
 
-KILLS = int(os.environ.get("CHAOS_KILLS", "24"))  # of the host, in all; the other kinds follow in proportion
+KILLS = int(os.environ.get("CHAOS_KILLS", "24"))  # of hosts, in all; of these so many together with kernels:
+WITH_KERNELS = max(2, KILLS // 6)
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
 
 pytestmark = [
@@ -135,16 +137,16 @@ def disturb(
 def test_a_host_that_is_killed_over_and_over_comes_to_the_same_end(
     zygote: Zygote, undisturbed: Optimization, places: Path, rng: random.Random
 ) -> None:
-    tally = disturb(zygote, undisturbed, places, rng, kills=KILLS)
-    assert tally.kills >= KILLS
-    assert tally.again > 0  # some of them came in the middle of an evaluation
+    tally = disturb(zygote, undisturbed, places, rng, kills=KILLS - WITH_KERNELS)
+    assert tally.kills == KILLS - WITH_KERNELS
+    assert tally.again > 0 or KILLS < 24  # of so many some come in the middle of an example
 
 
 def test_a_host_and_its_kernels_that_are_killed_come_to_the_same_end(
     zygote: Zygote, undisturbed: Optimization, places: Path, rng: random.Random
 ) -> None:
-    tally = disturb(zygote, undisturbed, places, rng, kills=max(3, KILLS // 6), kernels=True)
-    assert tally.kernels > 0
+    tally = disturb(zygote, undisturbed, places, rng, kills=WITH_KERNELS, kernels=True)
+    assert tally.kills == WITH_KERNELS
 
 
 def test_kernels_that_are_killed_under_a_host_that_goes_on_change_nothing(
@@ -171,7 +173,9 @@ def locked(one: Optimization, rng: random.Random, *, busy_seconds: float, releas
     for name in ("lock-it", "locked"):
         (one.directory / name).unlink(missing_ok=True)
     one.start(lock_at=rng.randint(1, 80), busy_seconds=busy_seconds)
+    deadline = time.monotonic() + 100
     while not (one.directory / "lock-it").exists():
+        assert time.monotonic() < deadline, one.output()
         time.sleep(0.002)
     path = one.store()
     assert path is not None
@@ -236,8 +240,8 @@ def test_a_disk_that_is_full_over_and_over_stops_a_compile_that_comes_to_the_sam
         filler = zygote.seen(disk / "filler")
         one = Optimization(zygote, places / "full", disk)
         full = 0
-        for _ in range(max(5, KILLS // 4)):
-            fill(filler, leave=rng.choice([0, rng.randrange(200_000), rng.randrange(1_500_000)]))
+        for number in range(max(3, KILLS // 8)):
+            fill(filler, leave=rng.randrange(1_200_000 if number % 2 else 100_000))
             assert one.attempt() == 0
             filler.unlink()
             if one.told()["error"] is None:
