@@ -62,22 +62,28 @@ def landlocked_guarantees(python: str) -> Mapping[str, str]:
     """What this tier gives here: guarantee -> mechanism."""
     found = dict(plain_guarantees())
     found["killed_with_host"] = "a guardian process outside the Landlock domain, which it cannot signal; subreaper"
-    found["no_network"] = "seccomp: only unix stream sockets, no connect; Landlock: no TCP"
+    found["no_network"] = (
+        "seccomp: only unix stream sockets, no connect; Landlock: no TCP; others on this machine may connect to an "
+        "abstract unix socket that it binds"
+    )
     found["filesystem_allowlist"] = "Landlock path rules"
     found["reduced_syscalls"] = "seccomp"
-    if os.geteuid() == 0 and unprivileged_user(python) is not None:
-        found["processes_capped"] = "setrlimit(RLIMIT_NPROC) for a user of its own"
+    if os.geteuid() == 0:
+        found["processes_capped"] = "setrlimit(RLIMIT_NPROC) for a user of its own; a watchdog on the host"
     else:
-        found["processes_capped"] = "a watchdog on the host"
-        if os.geteuid() != 0:
-            found["processes_capped"] += "; setrlimit(RLIMIT_NPROC), coarsely, for it counts all that the user has"
+        found["processes_capped"] = "a watchdog on the host; setrlimit(RLIMIT_NPROC), coarsely, for it counts all that "
+        found["processes_capped"] += "the user has"
     return found
 
 
 def unprivileged_user(python: str) -> int | None:
     """A user number of its own for a kernel that root starts; None when that user could not reach the interpreter."""
     reached = all(reaches(Path(path)) for path in (*python_paths(python), str(PACKAGE)))
-    return 0x70000000 + secrets.randbelow(2**24) if reached else None
+    return _new_user() if reached else None
+
+
+def _new_user() -> int:
+    return 0x70000000 + secrets.randbelow(2**24)
 
 
 def reaches(path: Path) -> bool:
@@ -89,6 +95,12 @@ def plan_landlocked(limits: Confinement, layout: Layout, python: str) -> LaunchP
     """Plan a kernel that shares the host's namespaces but is fenced in by its own process."""
     root = os.geteuid() == 0
     user = unprivileged_user(python) if root else None
+    if user is not None and not all(parent.stat().st_mode & 0o001 for parent in layout.session.parent.parents):
+        user = None  # it could not come to its own directory either
+    # Of a user whose way is barred the kernel is given the power to pass, and to read what Landlock lets it read.
+    # Staying root would be worse: to root no limit of processes applies, and root's files and processes are its own.
+    passes = root and user is None
+    user = _new_user() if passes else user
     read = [*system_directories(), *_HARMLESS, *SYSTEM_FILES, *python_paths(python), str(PACKAGE)]
     read += [f"/proc/self/{name}" for name in _OF_ITSELF]
     read += [str(Path(path).absolute()) for path in limits.read_only]
@@ -104,11 +116,11 @@ def plan_landlocked(limits: Confinement, layout: Layout, python: str) -> LaunchP
             "rlimits": rlimits(limits, count_processes=user is not None),
             "more_processes": None if root or limits.processes is None else limits.processes + _ROOM_FOR_OTHERS,
             "user": user,
-            "drop_capabilities": root,
+            "passes": passes,
             "dies_with_parent": True,
             "landlock": {"read": read, "write": write, "needed": True},
-            "seccomp": encoded_filter(unix_connect=False, same_user=user is None),
-            "modes_refused": user is None,
+            "seccomp": encoded_filter(unix_connect=False, same_user=user is None or passes),
+            "modes_refused": user is None or passes,
             "no_new_privileges": True,
         },
         guarded_from_outside=True,

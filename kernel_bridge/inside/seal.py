@@ -18,6 +18,9 @@ from typing import Any
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
+_PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
+_CAPABILITY_VERSION = 0x20080522  # the third
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 _SECCOMP_MODE_FILTER = 2
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same numbers on every architecture
 _RULE_PATH_BENEATH = 1
@@ -38,9 +41,9 @@ def seal(spec: Mapping[str, Any]) -> None:
     Args:
         spec: `rlimits` {name: [soft, hard]}; `user`, uid and gid to become, or None; `landlock`, {"read": paths,
             "write": paths, "needed": refuse to start without} or None; `seccomp`, the filter in base64, or None;
-            `no_new_privileges`. Optional: `drop_capabilities`, for a root that stays root; `dies_with_parent`;
-            `modes_refused`, that the filter refuses chmod; `more_processes`, how many beside those that the user has
-            now.
+            `no_new_privileges`. Optional: `passes`, that the user keeps the power to pass through directories and to
+            read files that are another's, within what Landlock allows; `dies_with_parent`; `modes_refused`, that the
+            filter refuses chmod; `more_processes`, how many beside those that the user has now.
 
     Raises:
         OSError: naming the step that the system refused.
@@ -48,12 +51,12 @@ def seal(spec: Mapping[str, Any]) -> None:
     _set_limits(spec["rlimits"])
     if spec.get("more_processes"):
         _limit_processes(spec["more_processes"])
-    if spec["user"] is not None or spec.get("drop_capabilities"):
-        _shed_capabilities()
     if spec["user"] is not None:
+        kept = _reading_capability() if spec.get("passes") else None
+        _keep_through_change(kept)
+        _shed_capabilities()
         _become(spec["user"])
-    if spec["user"] is not None or spec.get("drop_capabilities"):
-        _clear_capabilities()
+        _clear_capabilities(kept)
     if spec.get("dies_with_parent"):
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, what="death with the guardian")  # a change of user would undo it
     if spec["no_new_privileges"]:
@@ -117,10 +120,38 @@ def _shed_capabilities() -> None:
             break  # the first that this system does not know
 
 
-def _clear_capabilities() -> None:
-    """Give up the capabilities that a root has, and those that programs would inherit."""
-    header = struct.pack("=Ii", 0x20080522, 0)  # version 3, this process
-    _check(_libc.capset(header, bytes(24)), "giving up capabilities")
+def _reading_capability() -> int:
+    """The weaker one of the two by which a root here passes directories. Raises: OSError when it has neither."""
+    effective = struct.unpack("=6I", _capabilities())[0]
+    for capability in (_CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE):
+        if effective & 1 << capability:
+            return capability
+    raise OSError("this root may not read what others own, so that no kernel can be made another user here")
+
+
+def _capabilities() -> bytes:
+    found = ctypes.create_string_buffer(24)
+    _check(_libc.capget(struct.pack("=Ii", _CAPABILITY_VERSION, 0), found), "reading capabilities")
+    return found.raw
+
+
+def _keep_through_change(kept: int | None) -> None:
+    """Have one capability stay through the change of user; it must be inheritable before it leaves the bounding set."""
+    if kept is None:
+        return
+    effective, permitted, _, *upper = struct.unpack("=6I", _capabilities())
+    wanted = struct.pack("=6I", effective, permitted, 1 << kept, upper[0], upper[1], 0)
+    _check(_libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION, 0), wanted), "an inheritable capability")
+    _prctl(_PR_SET_KEEPCAPS, 1, what="keeping capabilities")
+
+
+def _clear_capabilities(kept: int | None) -> None:
+    """Give up all capabilities, those that programs would inherit too, but for the one that is kept."""
+    bits = 0 if kept is None else 1 << kept
+    wanted = struct.pack("=6I", bits, bits, bits, 0, 0, 0)
+    _check(_libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION, 0), wanted), "giving up capabilities")
+    if kept is not None:
+        _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, kept, 0, 0), "a capability for programs")
 
 
 def _become(user: int) -> None:

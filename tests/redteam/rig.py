@@ -36,7 +36,7 @@ class Kind:
     letter: str  # the tier that the probe must find
     root: bool  # whether the host is root
     without_namespaces: bool = False
-    keep_root: bool = False  # under Landlock: the kernel stays root, because its own user could not reach Python
+    keep_root: bool = False  # under Landlock: as if the kernel's own user could not reach Python
 
 
 KINDS = {

@@ -1,0 +1,206 @@
+"""The watchdog, over real trees of processes: what it adds up, what it does not, whom it ends and what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from dspy.primitives.code_interpreter import CodeExecutionError
+
+from kernel_bridge import Confinement, KernelInterpreter
+from kernel_bridge.watchdog import Bounds, Watchdog, descendants
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the watchdog reads /proc")
+
+MIB = 2**20
+Wait = Callable[..., None]
+
+# A root that does as the guardian does: it starts a tree, collects what ends, and stays until it is told to go.
+ROOT = """
+import os, sys, threading
+go = os.pipe()
+def child(work):
+    ready = os.pipe()  # its own: a grandchild would answer for its parent
+    if os.fork() == 0:
+        kept = work()
+        os.write(ready[1], b"x")
+        os.read(go[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+def touched(mib):
+    block = bytearray(mib * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    return block
+{body}
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def tree() -> Iterator[Callable[[str], int]]:
+    """`tree(body)` runs a root that has done `body`; gives its process number."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(body: str) -> int:
+        root = subprocess.Popen(
+            [sys.executable, "-c", ROOT.format(body=body)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        started.append(root)
+        assert root.stdout is not None
+        assert root.stdout.readline() == "ready\n"
+        return root.pid
+
+    yield start
+    for root in started:
+        for pid in descendants(root.pid)[1:]:  # they hold its pipes open too
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        root.communicate()
+
+
+def bounds(*, directories: tuple[Path, ...] = (), **given: int | None) -> Bounds:
+    limits: dict[str, int | None] = {"memory_bytes": None, "processes": None, "disk_bytes": None, "open_files": None}
+    return Bounds(**{**limits, **given}, directories=directories)  # type: ignore[arg-type]
+
+
+def look(root: int, asked: Bounds) -> str | None:
+    """What one look at a tree finds; nothing is ended."""
+    dog = Watchdog(root, asked)
+    dog.stop()
+    return dog._look(descendants(root))
+
+
+def ended(root: int, asked: Bounds, wait_until: Wait) -> str:
+    """The verdict of a watchdog that is let loose, once the whole tree but its root has ended."""
+    family = [psutil.Process(pid) for pid in descendants(root)[1:]]
+    dog = Watchdog(root, asked)
+    try:
+        wait_until(lambda: dog.verdict is not None, "a verdict")
+    finally:
+        dog.stop()
+    gone = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    wait_until(lambda: all(not p.is_running() or p.status() in gone for p in family), "the end of the tree")
+    assert psutil.Process(root).status() not in gone
+    assert dog.verdict is not None
+    return dog.verdict
+
+
+@pytest.mark.smoke
+def test_the_memory_of_all_processes_together_is_bounded(tree: Callable[[str], int], wait_until: Wait) -> None:
+    root = tree("for _ in range(4): child(lambda: touched(60))")
+    assert look(root, bounds(memory_bytes=400 * MIB)) is None
+    verdict = ended(root, bounds(memory_bytes=200 * MIB), wait_until)
+    assert verdict.startswith("it was killed, because its processes together used 2")
+    assert verdict.endswith(" MiB of memory; 200 MiB are allowed")
+
+
+def test_memory_that_processes_share_counts_once(tree: Callable[[str], int]) -> None:
+    root = tree("block = touched(120)\nfor _ in range(4): child(lambda: None)")
+    resident = sum(psutil.Process(pid).memory_info().rss for pid in descendants(root))
+    assert resident > 500 * MIB
+    assert look(root, bounds(memory_bytes=300 * MIB)) is None
+    assert "MiB of memory; 100 MiB are allowed" in str(look(root, bounds(memory_bytes=100 * MIB)))
+
+
+def test_processes_and_threads_of_the_whole_tree_are_counted(tree: Callable[[str], int], wait_until: Wait) -> None:
+    threads = "[threading.Thread(target=os.read, args=(go[0], 1), daemon=True).start() for _ in range(9)]"
+    root = tree(f"for _ in range(4): child(lambda: {threads})")
+    assert look(root, bounds(processes=41)) is None
+    verdict = ended(root, bounds(processes=20), wait_until)
+    assert verdict == "it was killed, because it had 41 processes and threads; 20 are allowed"
+
+
+def test_grandchildren_count_and_are_ended(tree: Callable[[str], int], wait_until: Wait) -> None:
+    root = tree("child(lambda: [child(lambda: touched(80)), child(lambda: touched(80))])")
+    assert len(descendants(root)) == 4
+    assert "memory; 100 MiB" in ended(root, bounds(memory_bytes=100 * MIB), wait_until)
+
+
+def test_files_are_counted_by_what_they_take(tree: Callable[[str], int], tmp_path: Path, wait_until: Wait) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "file").write_bytes(bytes(3 * MIB))
+    os.link(tmp_path / "deep" / "er" / "file", tmp_path / "again")
+    with (tmp_path / "holes").open("wb") as sparse:
+        sparse.truncate(2**30)
+    (tmp_path / "elsewhere").symlink_to("/usr")
+    root = tree("child(lambda: None)")
+    assert look(root, bounds(disk_bytes=4 * MIB, directories=(tmp_path,))) is None
+    verdict = ended(root, bounds(disk_bytes=2 * MIB, directories=(tmp_path,)), wait_until)
+    assert verdict == "it was killed, because its files take 3 MiB; 2 MiB are allowed"
+
+
+def test_files_without_a_name_count_while_they_are_open(tree: Callable[[str], int], tmp_path: Path) -> None:
+    hidden = f"f = open({str(tmp_path / 'gone')!r}, 'wb')\nf.write(bytes(3 * 2**20)); f.flush(); os.unlink(f.name)"
+    root = tree(f"def hide():\n    global f\n    {hidden.replace(chr(10), chr(10) + '    ')}\nchild(hide)")
+    assert os.listdir(tmp_path) == []
+    found = look(root, bounds(disk_bytes=2 * MIB, directories=(tmp_path,)))
+    assert found == "it was killed, because its files take 3 MiB; 2 MiB are allowed"
+
+
+def test_directories_without_end_are_refused(tree: Callable[[str], int], tmp_path: Path) -> None:
+    (tmp_path / "/".join(["d"] * 70)).mkdir(parents=True)
+    found = look(tree("child(lambda: None)"), bounds(disk_bytes=2**30, directories=(tmp_path,)))
+    assert found == "it was killed, because it made directories more than 64 deep"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is hidden from root")
+def test_a_directory_that_is_hidden_is_refused(tree: Callable[[str], int], tmp_path: Path) -> None:
+    (tmp_path / "shut").mkdir(mode=0)
+    found = look(tree("child(lambda: None)"), bounds(disk_bytes=2**30, directories=(tmp_path,)))
+    assert found == "it was killed, because it hid a directory from the watchdog"
+
+
+def test_open_files_of_all_processes_are_counted(tree: Callable[[str], int], wait_until: Wait) -> None:
+    root = tree("for _ in range(3): child(lambda: [os.dup(0) for _ in range(40)])")
+    assert look(root, bounds(open_files=40)) is None
+    verdict = ended(root, bounds(open_files=10), wait_until)
+    assert verdict.startswith("it was killed, because its processes together had 1")
+    assert verdict.endswith(" open files; 80 are allowed")
+
+
+def test_without_bounds_nobody_watches(tree: Callable[[str], int]) -> None:
+    dog = Watchdog(tree("child(lambda: None)"), bounds())
+    assert dog._thread is None
+    dog.stop()
+
+
+EATERS = """
+import subprocess, sys
+code = "b = bytearray(90 * 2**20); b[::4096] = b'x' * len(b[::4096]); print(1, flush=True); input()"
+eaters = [subprocess.Popen([sys.executable, '-c', code], stdin=-1, stdout=-1) for _ in range(6)]
+for eater in eaters: eater.stdout.readline()
+import time; time.sleep(60)
+"""
+
+
+def test_a_kernel_whose_processes_take_too_much_memory_is_told_so() -> None:
+    asked = Confinement(memory_bytes=300 * MIB)
+    with KernelInterpreter(confinement=asked) as interpreter:
+        interpreter.execute("kept = 1")
+        with pytest.raises(CodeExecutionError, match=r"processes together used \d+ MiB of memory; 300 MiB are allowed"):
+            interpreter.execute(EATERS)
+        assert interpreter.execute("kept") == "1"
+
+
+def test_a_kernel_whose_files_take_too_much_is_told_so() -> None:
+    # Where a file system of its own does not bound it: the directory that the checkpoint is kept in.
+    with (
+        tempfile.TemporaryDirectory() as root,
+        KernelInterpreter(confinement=Confinement(scratch_bytes=8 * MIB), runtime_dir=root) as interpreter,
+    ):
+        interpreter.execute("kept = 1")
+        fill = "import ipykernel.kernelapp, os, time\napp = ipykernel.kernelapp.IPKernelApp.instance()\n"
+        fill += "place = os.path.dirname(app.connection_file)\n"
+        fill += "for n in range(3): open(f'{place}/more{n}', 'wb').write(bytes(4 * 2**20))\ntime.sleep(60)"
+        with pytest.raises(CodeExecutionError, match=r"its files take 1\d MiB; 8 MiB are allowed"):
+            interpreter.execute(fill)
+        assert interpreter.execute("kept") == "1"
