@@ -255,13 +255,10 @@ def die(tier: Tier, code: str, *, session: str = "own", **variables: Any) -> str
 TRAPS = {
     "symlink to a secret": "os.symlink(secret, path)",
     "symlink to a file of the host": "os.symlink(victim, path)",
-    "symlink to itself": "os.symlink(os.path.basename(path), path)",
     "symlink to a device that never ends": "os.symlink('/dev/zero', path)",
     "fifo": "os.mkfifo(path)",
     "directory": "os.mkdir(path)",
-    "socket": "socket.socket(socket.AF_UNIX).bind(path)",
     "sparse file": "open(path, 'wb').truncate(2**29)",
-    "nothing": "pass",
     "foreign pickle": 'open(path, \'wb\').write(b\'{"python": "cpython-3.11", "names": ["a"], "lost": {}}\\n\' + evil)',
     "bare pickle": "open(path, 'wb').write(evil)",
     "unreadable file": "write(path); os.chmod(path, 0)",
