@@ -30,7 +30,7 @@ from kernel_bridge.shown import printable, traceback_shown
 
 from .errors import AgentError
 from .events import Emitter, TurnFinished
-from .sub_lm import SubLM, checked_llm_tools
+from .sub_lm import Paid, SubLM, checked_llm_tools
 from .submission import SUBMISSION_FIELD
 
 __all__ = ["Agent", "AgentOutcome", "Bench", "agent_instructions", "agent_signature"]
@@ -160,8 +160,8 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     # one meter for every road to the sub-LM
 
     def _prepare_execution_tools(self, budget: Any = None) -> dict[str, Callable[..., Any]]:
-        tools = super()._prepare_execution_tools(cast("Any", self._meter))
-        return {**tools, **checked_llm_tools(tools["llm_query"], tools["llm_query_batched"])}
+        tools = super()._prepare_execution_tools(cast("Any", Paid()))
+        return {**tools, **checked_llm_tools(tools["llm_query"], self._meter.reserve)}
 
     def _setup_facade(self, repl: Any, budget: Any, interpreter_factory: Any) -> str:
         return super()._setup_facade(repl, cast("Any", self._meter), interpreter_factory)

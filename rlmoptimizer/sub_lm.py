@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import threading
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import dspy
+from dspy.utils.exceptions import format_error_for_lm
 
 from .budget import Ledger
 from .costs import CostLedger
+from .daemon_pool import DaemonPool
 from .errors import BudgetExceededError
 from .events import BudgetCharged, Emitter
 from .usage_meter import UsageMeter
@@ -23,9 +28,10 @@ try:
 except ImportError:  # DSPy 3.5 drops it together with the warning
     _marked_as_an_adapters = None
 
-__all__ = ["PURPOSE", "SubLM", "SubLMMeter", "checked_llm_tools"]
+__all__ = ["PURPOSE", "Paid", "SubLM", "SubLMMeter", "checked_llm_tools"]
 
 PURPOSE = "llm_query"  # of every charge for a sub-LM prompt
+_AT_ONCE = 8  # prompts of one batch under way, as in DSPy
 
 
 class SubLMMeter:
@@ -123,12 +129,26 @@ class SubLM:
         return _marked_as_an_adapters(self._lm, kwargs.get("messages"))
 
 
-def checked_llm_tools(ask: Callable[..., Any], ask_all: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
-    """DSPy's two tools, which otherwise find out only after the meter that a prompt is none."""
+class Paid:
+    """Stands in for the meter where a prompt has passed it already."""
+
+    def reserve(self, n: int = 1) -> None:
+        """Nothing is left to be spent."""
+
+
+def checked_llm_tools(
+    ask: Callable[[str], str], reserve: Callable[[int], None]
+) -> dict[str, Callable[..., Any]]:
+    """DSPy's two tools, which otherwise find out only after the meter that a prompt is none.
+
+    `ask` sends one prompt, which `reserve` has let pass.
+    """
 
     def llm_query(prompt: Any) -> str:
         """Ask the sub-LM one thing. It knows nothing but the prompt. Costs 1 budget unit. Returns its answer."""
-        return ask(_text(prompt, "prompt"))
+        text = _text(prompt, "prompt")
+        reserve(1)
+        return ask(text)
 
     def llm_query_batched(prompts: Any) -> list[str]:
         """Ask the sub-LM several things at once. Costs 1 budget unit per prompt; refused whole if it does not fit.
@@ -138,10 +158,37 @@ def checked_llm_tools(ask: Callable[..., Any], ask_all: Callable[..., Any]) -> d
         if not isinstance(prompts, (list, tuple)):
             # A text is a sequence too: every single letter of it would be asked and paid.
             raise TypeError(f"prompts must be a list of texts, got {type(prompts).__name__}; nothing was spent")
-        texts = cast("Sequence[Any]", prompts)
-        return ask_all([_text(text, f"prompts[{number}]") for number, text in enumerate(texts)])
+        given = cast("Sequence[Any]", prompts)
+        texts = [_text(text, f"prompts[{number}]") for number, text in enumerate(given)]
+        if not texts:
+            return []
+        reserve(len(texts))
+        return _answers(ask, texts)
 
     return {"llm_query": llm_query, "llm_query_batched": llm_query_batched}
+
+
+def _answers(ask: Callable[[str], str], texts: Sequence[str]) -> list[str]:
+    """Several at once. On threads that no process waits for at its end, as it does for those of DSPy's own tool: an
+    interrupted compile would not end before the LM has answered."""
+    pool = DaemonPool(min(len(texts), _AT_ONCE), "rlmoptimizer-sub-lm")
+    answers: list[Future[str]] = [Future() for _ in texts]
+
+    def answer(future: Future[str], text: str) -> None:
+        try:
+            future.set_result(ask(text))
+        except dspy.LMError as error:
+            future.set_result(f"[ERROR] {format_error_for_lm(error)}")
+        except BaseException as error:  # noqa: BLE001 - raised below, on the thread that asked
+            future.set_exception(error)
+
+    try:
+        for future, text in zip(answers, texts, strict=True):
+            pool.submit(functools.partial(contextvars.copy_context().run, functools.partial(answer, future, text)))
+        wait(answers)
+    finally:
+        pool.close()
+    return [future.result() for future in answers]
 
 
 def _text(prompt: Any, name: str) -> str:

@@ -2,11 +2,11 @@
 
 Whoever started it then kills it, interrupts it or lets it be. Run as a script:
 
-    python tests/stoppable.py DIRECTORY POINT
+    python tests/stoppable.py DIRECTORY POINT[,POINT...] OPTIONS
 
-It prints "at POINT" when it is there, and the result as JSON when it has one. Every call of the program's last step is
-a line in `DIRECTORY/ran.txt`, written by the program itself. The agent goes on with whatever turn comes next, by what
-it is told of the earlier ones.
+It prints "at POINT" when it is there; interrupted there, it goes on to the next one. It prints the result as JSON when
+it has one. Every call of the program's last step is a line in `DIRECTORY/ran.txt`, written by the program itself. The
+agent goes on with whatever turn comes next, by what it is told of the earlier ones.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dspy
 import toy
 from offline import Asked, ScriptedRootLM, field_lm, text_lm
 
@@ -29,11 +30,12 @@ from rlmoptimizer import result
 from rlmoptimizer.kernel_lease import KernelLease
 from rlmoptimizer.run_store import RunStore
 
+# An index is a turn; see `agent`.
 TURNS = [
     'notes = {"tries": [evaluate_program(limit=2)["run_id"]]}',
     f'trial = evaluate_program(prompts={{"topic": {toy.FIX!r}}})\nprint(trial["run_id"], trial["score"])',
     f'update_prompt("topic", {toy.FIX!r})\nprint(evaluate_program("val")["score"])',
-    'said = llm_query("what now?")\nprint(said)',
+    'said = llm_query_batched(["what now?"])\nprint(said)',
     "llm_query('in the cell')\nwhile PLEASE_WAIT: pass",
     'SUBMIT(optimized_dspy_program=optimization_status()["current_prompts"])',
 ]
@@ -43,18 +45,19 @@ POINTS = ("created", "baseline", "evaluation", "thinking", "sub-lm", "cell", "su
 class Stops:
     """Where the process stays."""
 
-    def __init__(self, point: str) -> None:
-        self.point = point
+    def __init__(self, points: str) -> None:
+        self.points = points.split(",")
         self._lock = threading.Lock()
 
     def at(self, point: str, *, stay: bool = True) -> None:
-        """Say that this is the point, if it is, and stay there for ever."""
-        if point != self.point:
-            return
-        with self._lock:  # said once; other threads stay here as well
+        """Say that this is the point, if it is the next one, and stay there for ever."""
+        with self._lock:
+            if self.points[:1] != [point]:
+                return
+            self.points.pop(0)
             print(f"at {point}", flush=True)
-            if stay:
-                threading.Event().wait()
+        if stay:
+            threading.Event().wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Running:
         directory.mkdir(exist_ok=True)
         command = [sys.executable, __file__, str(directory), point, json.dumps(options)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self.point = point
+        self.points = point.split(",")
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -84,10 +87,11 @@ class Running:
         )
 
     def wait_there(self) -> None:
-        """Wait until it is at its point."""
+        """Wait until it is at its next point."""
         assert self.process.stdout is not None
+        point = self.points.pop(0)
         line = self.process.stdout.readline().strip()
-        assert line == f"at {self.point}", (line, self.ended())
+        assert line == f"at {point}", (line, self.ended())
 
     def stop(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -138,7 +142,7 @@ def agent(stops: Stops) -> ScriptedRootLM:
         if index == 2:
             stops.at("thinking")
         answered[0] += 1
-        return TURNS[index].replace("PLEASE_WAIT", str(stops.point == "cell"))
+        return TURNS[index].replace("PLEASE_WAIT", str("cell" in stops.points))
 
     return ScriptedRootLM([turn] * 20)
 
@@ -155,7 +159,7 @@ def compiled(directory: Path, point: str, **options: Any) -> Any:
         fixed = "one word" in question.instructions
         message = question.inputs["message"]
         if question.outputs == ("topic",) and message.startswith("message 3"):
-            if stops.point == "baseline":
+            if "baseline" in stops.points:
                 leases[0].wait_started()  # a process that is killed while its kernel starts may leave a directory
             stops.at("evaluation" if fixed else "baseline")
         if question.outputs == ("answer",):
@@ -171,18 +175,21 @@ def compiled(directory: Path, point: str, **options: Any) -> Any:
 
     if point == "created":
         RunStore.record_setup = lambda self, setup: stops.at("created")  # type: ignore[assignment,method-assign,return-value]
-    if point == "shutdown":
+    if "shutdown" in point:
         close = KernelLease.close
         KernelLease.close = lambda self: (stops.at("shutdown"), close(self))[1]  # type: ignore[method-assign]
     if point == "submitted":
         result.Outcome.record = lambda self, store: stops.at("submitted")  # type: ignore[assignment,method-assign,return-value]
+    own: dict[str, Any] = {"sub_lm": text_lm(sub, "sub"), "num_threads": 1}
+    for name in ("root_lm", "sub_lm"):
+        if name in options:  # the address of a server
+            options[name] = dspy.LM("openai/held", api_base=options[name], api_key="none", cache=False)
     optimizer = toy.optimizer(
         agent(stops),
         eval_lm=field_lm(respond, "eval"),
-        sub_lm=text_lm(sub, "sub"),
         run_storage_dir=directory,
         rlm_max_iterations=20,
-        **{"num_threads": 1, **options},
+        **{**own, **options},
     )
     try:
         return optimizer.compile(
