@@ -141,6 +141,13 @@ def test_a_block_prints_what_is_shown(session: Session) -> None:
     assert [session.printed[block.line] for block in of_kind("python", "prints")] == shown
 
 
+def test_a_resumed_compile_and_the_best_program_so_far_are_those_of_the_run_before(session: Session) -> None:
+    resumable, best = session.names["resumable"], session.names["best"]
+    assert resumable.optimized_dspy_program == session.names["optimized"].optimized_dspy_program
+    assert best.signature.instructions == resumable.signature.instructions
+    assert (best.best_run_id, best.best_score) == (resumable.best_run_id, resumable.best_score)
+
+
 def test_the_metric_with_feedback_gives_feedback(session: Session) -> None:
     row = session.names["trainset"][0]
     verdict = session.names["metric_with_feedback"](row, dspy.Prediction(kind="question"))
