@@ -118,7 +118,7 @@ def plan_wrapped(limits: Confinement, layout: Layout, python: str) -> LaunchPlan
     ]
     return LaunchPlan(
         argv=[*scope_prefix(limits), wrapper, "--args", str(ARGUMENTS_FD), "--", *kernel_command(python, _PACKAGE)],
-        environment=clean_environment(limits, inside.scratch),
+        environment=clean_environment(limits, inside.scratch, python),
         inside=inside,
         seal={
             "rlimits": rlimits(limits, count_processes=True),

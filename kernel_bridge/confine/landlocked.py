@@ -110,7 +110,7 @@ def plan_landlocked(limits: Confinement, layout: Layout, python: str) -> LaunchP
     write += [str(Path(path).absolute()) for path in limits.writable]
     return LaunchPlan(
         argv=kernel_command(python, str(PACKAGE)),
-        environment=clean_environment(limits, layout.scratch),
+        environment=clean_environment(limits, layout.scratch, python),
         inside=layout,
         seal={
             "rlimits": rlimits(limits, count_processes=user is not None),

@@ -11,6 +11,7 @@ import glob
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 
 from kernel_bridge.confine.vocabulary import Confinement
@@ -74,7 +75,13 @@ def python_paths(python: str) -> tuple[str, ...]:
         OSError: the interpreter cannot be run.
     """
     asked = [python, "-c", _ASK]
-    answer = subprocess.run(asked, capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False, cwd="/")
+    env = dict(os.environ)
+    if python != sys.executable:  # as the kernel will have it
+        for name in ("PYTHONHOME", "PYTHONPATH"):
+            env.pop(name, None)
+    answer = subprocess.run(
+        asked, capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False, cwd="/", env=env
+    )
     try:
         facts = json.loads(answer.stdout)
     except ValueError:

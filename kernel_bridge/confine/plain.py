@@ -47,7 +47,7 @@ def plan_plain(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
     }
     return LaunchPlan(
         argv=kernel_command(python, str(PACKAGE)),
-        environment=clean_environment(limits, layout.scratch),
+        environment=clean_environment(limits, layout.scratch, python),
         inside=layout,
         seal=seal if os.name == "posix" else None,
         guarded_from_outside=False,

@@ -36,6 +36,7 @@ _PASSED_ON = (
     "PATHEXT",
     "NUMBER_OF_PROCESSORS",
 )
+_OF_THIS_PYTHON = ("PYTHONHOME", "PYTHONPATH")  # another would find modules there that are not for it
 _LISTS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _ADDRESS_SPACE_ROOM = 4 * 2**30  # bytes above memory_bytes: mapped files and reserved ranges are not memory in use
 
@@ -55,9 +56,10 @@ class LaunchPlan:
     files: Mapping[str, str] | None = None  # small files to be made in the session's directory first
 
 
-def clean_environment(limits: Confinement, scratch: Path) -> dict[str, str]:
+def clean_environment(limits: Confinement, scratch: Path, python: str) -> dict[str, str]:
     """A kernel's environment: a short list of the host's variables, places inside scratch, and what was asked for."""
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    names = _PASSED_ON if python == sys.executable else [name for name in _PASSED_ON if name not in _OF_THIS_PYTHON]
+    environment = {name: os.environ[name] for name in names if name in os.environ}
     for name in _LISTS:
         if name in environment:
             environment[name] = _absolute(environment[name])

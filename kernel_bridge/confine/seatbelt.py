@@ -46,7 +46,7 @@ def plan_seatbelt(limits: Confinement, layout: Layout, python: str) -> LaunchPla
     }
     return LaunchPlan(
         argv=[program, "-p", profile, *kernel_command(python, str(PACKAGE))],
-        environment=clean_environment(limits, layout.scratch),
+        environment=clean_environment(limits, layout.scratch, python),
         inside=layout,
         seal=seal,
         guarded_from_outside=True,

@@ -16,9 +16,12 @@ import select
 import signal
 import sys
 import time
-from typing import Any, NoReturn
 
 from kernel_bridge.inside.removal import remove_tree
+
+TYPE_CHECKING = False  # what typing calls so: importing that costs more than all else here, at every start
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _KILL_SECONDS = 10.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 
 _OPEN = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -50,7 +49,7 @@ def _lift(top: int, name: str) -> None:
         for inner in _unlink_files(below):
             with contextlib.suppress(OSError):
                 _unlock(inner, below)  # a directory that is moved must be writable itself
-                os.rename(inner, f"lifted-{secrets.token_hex(8)}", src_dir_fd=below, dst_dir_fd=top)
+                os.rename(inner, f"lifted-{os.urandom(8).hex()}", src_dir_fd=below, dst_dir_fd=top)
     finally:
         os.close(below)
 

@@ -61,6 +61,20 @@ def test_a_live_kernel_has_loaded_nothing_of_ours_but_the_wire_and_inside() -> N
         assert names & {"debugpy", "litellm", "pydantic"} == set()
 
 
+def test_a_guardian_loads_nothing_that_is_dear() -> None:
+    code = (
+        "import sys, types\n"
+        "package = types.ModuleType('kernel_bridge')\n"
+        f"package.__path__ = [{str(Path(kernel_bridge.__file__).parent)!r}]\n"
+        "sys.modules['kernel_bridge'] = package\n"
+        "import kernel_bridge.inside.guardian\n"
+        "print(*sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert "kernel_bridge.inside.removal" in ran.stdout.split()
+    assert not {"typing", "random", "hashlib", "re", "subprocess", "json"} & set(ran.stdout.split())
+
+
 def test_importing_the_bridge_imports_neither_dspy_nor_zmq() -> None:
     code = "import sys, kernel_bridge; print(sorted({'dspy', 'zmq', 'IPython', 'jupyter_client'} & set(sys.modules)))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
@@ -153,6 +167,17 @@ def test_a_kernel_of_an_environment_that_has_only_ipykernel_and_msgspec(
         assert interpreter.execute("kept['f'](), c.m()") == "('from before', 1)"
         interpreter.output_fields = [{"name": "answer", "type": "str"}]
         assert interpreter.execute("SUBMIT('done')").output == {"answer": "done"}
+
+
+def test_another_interpreter_does_not_look_for_modules_where_the_hosts_does(
+    other_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "msgspec.py").write_text("raise SystemExit('the module of another Python')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with KernelSession(python=other_python, confinement="off") as session:
+        shown = session.run(Cell("import os, sys\nprint(os.environ.get('PYTHONPATH'))\nprint(given in sys.path)",
+                                 {"given": str(tmp_path)})).text  # fmt: skip
+    assert shown == "None\nFalse\n"
 
 
 def test_a_pickled_value_that_the_other_environment_lacks_is_the_cells_failure(other_python: Path) -> None:
