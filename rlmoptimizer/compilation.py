@@ -32,6 +32,7 @@ from .evaluation import Evaluator
 from .events import (
     AgentSubmitted,
     CompileFinished,
+    CompileResumed,
     CompileStarted,
     Emitter,
     Event,
@@ -152,6 +153,8 @@ class Compilation:
         stack.callback(self.kernels.close)
         stack.push(self._call_off)
         self.emitter.emit(CompileStarted(self.bench.steps, len(data.train), val_count, self.ledger.limit))
+        if self.past.runs:
+            self.emitter.emit(CompileResumed(len(self.past.turns), len(self.past.runs), self.ledger.left))
 
     def run(self) -> dspy.Module:
         baselines, agent_outcome = self._worked()

@@ -24,6 +24,7 @@ from kernel_bridge.shown import printable, printable_line
 from .events import (
     AgentSubmitted,
     CompileFinished,
+    CompileResumed,
     CompileStarted,
     EvaluationFinished,
     EvaluationStarted,
@@ -129,6 +130,9 @@ def _panel_of(event: Event) -> RenderableType | None:
         return _panel("Optimizing", Text(printable(text)), "cyan")
     if isinstance(event, KernelStarted):
         return Text(printable_line(f"kernel: {event.summary}"))
+    if isinstance(event, CompileResumed):
+        text = f"so far: turns {event.turns}, runs {event.runs}; {event.left} budget units left"
+        return _panel("Going on", Text(text), "cyan")
     if isinstance(event, TurnFinished):
         return _turn_panel(event)
     if isinstance(event, PromptUpdated):

@@ -18,6 +18,7 @@ __all__ = [
     "AgentSubmitted",
     "BudgetCharged",
     "CompileFinished",
+    "CompileResumed",
     "CompileStarted",
     "Emitter",
     "EvaluationFinished",
@@ -44,6 +45,15 @@ class CompileStarted:
     train_count: int
     val_count: int  # 0: no validation set
     budget: int  # units
+
+
+@dataclass(frozen=True, slots=True)
+class CompileResumed:
+    """After `CompileStarted`, when earlier processes have begun the work."""
+
+    turns: int  # of the agent, the one that was cut included
+    runs: int
+    left: int  # budget units
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +164,7 @@ class CompileFinished:
 
 Event: TypeAlias = (
     CompileStarted
+    | CompileResumed
     | KernelStarted
     | EvaluationStarted
     | ExamplesScored

@@ -25,7 +25,7 @@ CUT_OUTPUT: Final = (
     "what its tool calls did stands."
 )
 _MOST_NAMES, _LONGEST_NAME = 60, 100  # names and characters of variables
-_MOST_RUNS = 40  # that the agent is told of; `optimization_status()` has them all
+_MOST_RUNS, _MOST_CUT = 40, 10  # that the agent is told of; `optimization_status()` has them all
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Past:
             lines.append(
                 f"Turn {done} was cut: previous_trajectory[-1] has its code, and no output. It was not run again."
             )
-        lines += [cut_line(run) for run in self.runs if run.state == "cancelled" and not run.baseline][-_MOST_RUNS:]
+        lines += [cut_line(run) for run in self.runs if run.state == "cancelled" and not run.baseline][-_MOST_CUT:]
         ended = [run for run in self.runs if run.state != "cancelled"]
         left_out = f" (the last {_MOST_RUNS} of {len(ended)})" if len(ended) > _MOST_RUNS else ""
         told = "; ".join(_run_text(run) for run in ended[-_MOST_RUNS:])

@@ -101,6 +101,17 @@ def test_an_agent_whose_lm_failed_goes_on_with_its_turns_runs_prompts_and_budget
     assert [log["run_id"] for log in result.trial_logs] == ["r1", "r2", "r3"]
 
 
+def test_going_on_is_shown_and_kept_as_an_event(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    begun(tmp_path, ["evaluate_program(limit=4)"])
+    assert "Going on" not in capfd.readouterr().err
+    resumed(tmp_path, [SUBMIT], verbose=True)
+    shown = capfd.readouterr().err
+    assert "Going on" in shown
+    assert "so far: turns 1, runs 3; 30 budget units left" in shown
+    with RunStore.open_in(tmp_path, read_only=True) as store:
+        assert [event.data for event in store.events("CompileResumed")] == [{"turns": 1, "runs": 3, "left": 30}]
+
+
 def test_a_new_compile_has_nothing_behind_it(tmp_path: Path) -> None:
     result, root = resumed(tmp_path / "none yet", ["print([previous_trajectory, work_so_far])", SUBMIT])
     assert "[[], '']" in root.history
