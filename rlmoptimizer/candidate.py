@@ -329,6 +329,8 @@ def _lm_kind(error: LMError) -> str:
     for cause in _causes(error):
         status: Any = getattr(cause, "status", None) or getattr(cause, "status_code", None)
         code = getattr(type(cause), "default_code", None) if isinstance(cause, LMError) else None
+        if code == "transport" and any(isinstance(deeper, TimeoutError) for deeper in _causes(cause)):
+            return "timeout"  # DSPy's own client calls a read that timed out a broken connection
         if code in LM_FAILURES:
             return code
         if isinstance(cause, TimeoutError):

@@ -10,7 +10,7 @@ import dspy
 from dspy import lm15
 from responses_server import ResponsesServer, Said
 
-__all__ = ["Model", "providers"]
+__all__ = ["Model", "answers_of", "providers"]
 
 
 class Model(Protocol):
@@ -19,7 +19,7 @@ class Model(Protocol):
     def complete(self, request: lm15.Request) -> lm15.Response: ...
 
 
-def _answers_of(model: Model) -> Callable[[tuple[Said, ...]], str]:
+def answers_of(model: Model) -> Callable[[tuple[Said, ...]], str]:
     def answer(said: tuple[Said, ...]) -> str:
         system = "\n\n".join(text for role, text in said if role in ("system", "developer"))
         question = [text for role, text in said if role == "user"][-1]
@@ -37,7 +37,7 @@ def providers(models: Mapping[str, Model]) -> Iterator[type[dspy.LM]]:
     that is not served is refused, so that nothing ever asks a provider out there.
     """
     with ExitStack() as stack:
-        urls = {name: stack.enter_context(ResponsesServer(_answers_of(model))).url for name, model in models.items()}
+        urls = {name: stack.enter_context(ResponsesServer(answers_of(model))).url for name, model in models.items()}
 
         class LoopbackLM(dspy.LM):
             def __init__(self, model: str, *args: Any, **options: Any) -> None:

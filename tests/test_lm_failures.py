@@ -1,0 +1,193 @@
+"""LMs that fail, over HTTP and through a whole compile: nobody pays for it, and nobody takes it for a wrong answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+import toy
+from flaky_server import FAILURES, FlakyServer
+from offline import Asked, ScriptedRootLM
+
+from rlmoptimizer.run_store import RunStore
+
+SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
+ERRORS = {
+    "rate_limit": "LMRateLimitError",
+    "server": "LMServerError",
+    "auth": "LMAuthError",
+    "transport": "LMTransportError",
+    "timeout": "LMTransportError",  # as DSPy's own client calls it
+}
+BUDGET = 5 * 6 + 4
+
+
+@pytest.fixture
+def server() -> Iterator[FlakyServer]:
+    with FlakyServer(toy.eval_lm().engine) as running:
+        yield running
+
+
+def reached(server: FlakyServer, *, kind: str, model: str = "openai/program", retries: int = 0) -> dspy.LM:
+    timeout = 3 if kind == "timeout" else 60
+    return dspy.LM(
+        model, api_base=server.url, api_key="none", cache=False, num_retries=retries, timeout=timeout
+    )
+
+
+def message(number: int) -> str:
+    """What only the requests for this example of train hold; its id is one more."""
+    return f"message {number} "
+
+
+def compiled(server: FlakyServer, turns: list[Any], *, kind: str, retries: int = 0, **options: Any) -> Any:
+    """A compile whose program asks the server; its agent's turns may break and mend it."""
+    return toy.compiled(turns, eval_lm=reached(server, kind=kind, retries=retries), **options)[0]
+
+
+def breaks(server: FlakyServer, kind: str, *numbers: int, code: str) -> Any:
+    def turn(_: Asked) -> str:
+        server.kind, server.failing = kind, tuple(message(number) for number in numbers)
+        return code
+
+    return turn
+
+
+def mends(server: FlakyServer, code: str) -> Any:
+    return breaks(server, "server", code=code)
+
+
+def outputs(result: Any) -> list[str]:
+    return [entry["output"].strip() for entry in result.agent_trajectory]
+
+
+TELL = """
+print([row['example_id'] for row in run['examples'] if 'error_kind' in row], run['evaluated_count'],
+      run.get('unanswered_count'), run['remaining_budget'])
+print({row['error_kind'] for row in run['examples'] if 'error_kind' in row})
+print(run['summary_line'])
+"""
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_examples_of_which_an_lm_call_failed_are_told_refunded_and_can_be_picked(
+    server: FlakyServer, kind: str
+) -> None:
+    prompts = f"prompts={{'topic': {toy.FIX!r}}}"
+    turns = [
+        breaks(server, kind, 1, 4, code=f"run = evaluate_program({prompts})\n{TELL}"),
+        mends(
+            server,
+            f"again = evaluate_program(failed_from_run=run['run_id'], {prompts})\n"
+            "print([row['example_id'] for row in again['examples']], again['score'], again['remaining_budget'])\n"
+            "print(run_data(run['run_id']).get('unanswered_count'))",
+        ),
+        SUBMIT,
+    ]
+    result = compiled(server, turns, kind=kind)
+    first, second = outputs(result)[:2]
+    ids, kinds, line = first.splitlines()
+    assert ids == f"['2', '5'] 4 2 {BUDGET - 4}"
+    assert kinds == f"{{{kind!r}}}"
+    assert "score 100.00" in line  # of those that have a verdict
+    assert kind in line
+    assert second.splitlines() == [f"['2', '5'] 100.0 {BUDGET - 6}", "2"]
+    logs = result.trial_logs[2:]
+    assert [(log["evaluated_count"], log["unanswered_count"], log["passed_count"]) for log in logs] == [
+        (4, 2, 4),
+        (2, 0, 2),
+    ]
+    assert [log["remaining_budget"] for log in logs] == [BUDGET - 4, BUDGET - 6]
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_when_all_of_them_fail_the_tool_raises_with_the_cause_and_nothing_is_spent(
+    server: FlakyServer, kind: str
+) -> None:
+    ask = f"evaluate_program(limit=3, prompts={{'topic': {toy.FIX!r}}})"
+    turns = [
+        breaks(
+            server,
+            kind,
+            *range(6),
+            code=f"try:\n    {ask}\nexcept Exception as e:\n    print(type(e).__name__, e)\n"
+            "print(optimization_status()['spent_budget'])",
+        ),
+        mends(server, f"run = {ask}\nprint(run['run_id'], run['score'], run['remaining_budget'])"),
+        SUBMIT,
+    ]
+    result = compiled(server, turns, kind=kind)
+    refused, spent = outputs(result)[0].splitlines()[0], outputs(result)[0].splitlines()[-1]
+    assert refused.startswith("LMUnavailable the LM that runs the program failed on all 3 examples of run r3")
+    assert ERRORS[kind] in refused
+    assert spent == "0"
+    # Asked for once more it goes on under its id.
+    assert outputs(result)[1] == f"r3 100.0 {BUDGET - 3}"
+
+
+def test_a_failure_that_a_retry_mends_is_none(server: FlakyServer) -> None:
+    server.times = 1
+    turns = [
+        breaks(server, "rate_limit", 1, 4, code=f"run = evaluate_program()\n{TELL}"),
+        SUBMIT,
+    ]
+    result = compiled(server, turns, kind="rate_limit", retries=2)
+    assert outputs(result)[0].splitlines()[:2] == [f"[] 6 None {BUDGET - 6}", "set()"]
+    assert server.failed == {message(1): 1, message(4): 1}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_validation_run_says_how_many_failed_and_not_which(server: FlakyServer, kind: str) -> None:
+    code = "run = evaluate_program('val')\nprint(run)"
+    result = compiled(server, [breaks(server, kind, 2, code=code), SUBMIT], kind=kind)
+    told = outputs(result)[0]
+    assert "'unanswered_count': 1" in told
+    assert f"'remaining_budget': {BUDGET - 3}" in told
+    assert toy.SECRET not in told
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_baseline_that_no_lm_answers_raises_the_lms_own_error_and_can_be_resumed(
+    server: FlakyServer, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.kind, server.failing = kind, ("message ",)
+    with pytest.raises(getattr(dspy, ERRORS[kind])):
+        compiled(server, [SUBMIT], kind=kind, run_storage_dir=tmp_path)
+    assert "compile(..., resume=True)" in capsys.readouterr().err
+    server.failing = ()
+    optimizer = toy.optimizer(ScriptedRootLM([SUBMIT]), eval_lm=reached(server, kind=kind), run_storage_dir=tmp_path)
+    result: Any = optimizer.compile(
+        toy.Triage(), trainset=toy.trainset(), valset=toy.valset(), metric=toy.metric, resume=True
+    )
+    assert [(log["run_id"], log["evaluated_count"]) for log in result.trial_logs] == [("r1", 6), ("r2", 4)]
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_root_lm_that_fails_after_its_retries_raises_its_own_error_and_the_work_goes_on_later(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = ScriptedRootLM(["print(evaluate_program(limit=2)['run_id'])", SUBMIT])
+    given: dict[str, Any] = {
+        "trainset": toy.trainset(),
+        "valset": toy.valset(),
+        "metric": toy.metric,
+        "resume": True,
+    }
+    with FlakyServer(root.engine) as server:
+        lm = reached(server, kind=kind, model="openai/root")
+        optimizer = toy.optimizer(root, root_lm=lm, run_storage_dir=tmp_path)
+        server.kind, server.failing = kind, ("r3",)  # once it has seen its first turn's output
+        with pytest.raises(getattr(dspy, ERRORS[kind])):
+            optimizer.compile(toy.Triage(), **given)
+        said = capsys.readouterr().err
+        assert f"RLMDocstringOptimizer stopped ({ERRORS[kind]})" in said
+        assert str(tmp_path) in said
+        with RunStore.open_in(tmp_path, read_only=True) as store:
+            assert (store.spent(), len(store.iterations()), store.outcome()) == (2, 1, None)
+        server.failing = ()
+        result: Any = optimizer.compile(toy.Triage(), **given)
+    assert [log["run_id"] for log in result.trial_logs] == ["r1", "r2", "r3"]
+    assert len(result.agent_trajectory) == 2
