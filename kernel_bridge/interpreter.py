@@ -265,8 +265,8 @@ class KernelInterpreter:
     def shutdown(self) -> None:
         """End the session: kill the kernel and all it started, remove its files. Idempotent and final."""
         self._ended = True
-        self._finalizer.detach()
         self._session.close("this KernelInterpreter was shut down")
+        self._finalizer.detach()
 
     def __enter__(self) -> KernelInterpreter:
         self.start()

@@ -183,16 +183,15 @@ class KernelSession:
 
     def _dispose(self) -> None:
         with self._changing:
-            kernel, self._kernel = self._kernel, None
-            directory, self._directory = self._directory, None
-            keeper, self._keeper = self._keeper, None
             with contextlib.ExitStack() as stack:
-                if directory is not None:
-                    stack.callback(directory.remove)
-                if kernel is not None:
-                    stack.callback(kernel.close)
-                if keeper is not None:
-                    stack.callback(keeper.close)
+                if self._directory is not None:
+                    stack.callback(self._directory.remove)
+                if self._kernel is not None:
+                    stack.callback(self._kernel.close)
+                if self._keeper is not None:
+                    stack.callback(self._keeper.close)
+            # Last: a Ctrl-C in the middle leaves them to the next close, or to the end of the process.
+            self._kernel = self._directory = self._keeper = None
 
     def __enter__(self) -> KernelSession:
         self.start()
