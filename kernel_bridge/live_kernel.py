@@ -100,7 +100,7 @@ class LiveKernel:
 
     def _unready(self) -> StartupFailed:
         in_time = self.process.exited()
-        ended = self.process.end()
+        ended = self.process.end(_PARTING_SECONDS)  # what never was ready may not even have a guardian
         late = f"the kernel was not ready within {self._limits.start_seconds:g} s"
         return StartupFailed(_stillborn(ended) if in_time else late, ended.code, ended.stderr_tail)
 

@@ -294,14 +294,18 @@ class KernelProcess:
         with contextlib.suppress(OSError, AttributeError):
             process.send_signal(signal.SIGCONT)  # the agent's code may have stopped its guardian
 
-    def end(self) -> ExitReason:
-        """Kill the kernel and all it started, if they still run; wait; tell how the kernel ended. Idempotent."""
+    def end(self, patience: float = _KILL_SECONDS) -> ExitReason:
+        """Kill the kernel and all it started, if they still run; wait; tell how the kernel ended. Idempotent.
+
+        Args:
+            patience: seconds that the guardian gets for it before it is killed itself.
+        """
         with self._ending:
             if self._exit is None:
-                self._exit = self._end()
+                self._exit = self._end(patience)
             return self._exit
 
-    def _end(self) -> ExitReason:
+    def _end(self, patience: float) -> ExitReason:
         self._watchdog.stop()
         process = self._process
         for pipe in (process.stdout, process.stderr):
@@ -309,7 +313,7 @@ class KernelProcess:
             if os.name == "posix":
                 os.set_blocking(pipe.fileno(), False)
         self.kill()
-        if not self._wait(_KILL_SECONDS):
+        if not self._wait(patience):
             with contextlib.suppress(OSError):
                 process.kill()
             self._wait(_KILL_SECONDS)

@@ -31,6 +31,7 @@ from kernel_bridge.wire import (
     write_head,
 )
 
+_poll = zmq.zmq_poll  # ours, whatever the agent's code does to the module
 _ZERO_COPY_BYTES = 65536
 _POLL_MS = 1000  # a poll that lasts for ever could miss a signal that another thread was given
 _PAIR = b"\x92"  # the head of a msgpack array of two, whose parts are encoded apart for the sake of their error paths
@@ -128,7 +129,7 @@ class HostChannel:
                     return
                 except zmq.Again:  # the host takes no more for now: this is how a flood of calls is slowed
                     with self._interrupts.allowed():
-                        zmq.zmq_poll([(self._out, zmq.POLLOUT)], _POLL_MS)
+                        _poll([(self._out, zmq.POLLOUT)], _POLL_MS)
 
     def _wait(self, waiter: _Waiter) -> tuple[HostMessage, Any]:
         while waiter.reply is None:
@@ -139,7 +140,7 @@ class HostChannel:
             try:
                 while waiter.reply is None:
                     with self._interrupts.allowed():
-                        zmq.zmq_poll([(self._in, zmq.POLLIN)], _POLL_MS)
+                        _poll([(self._in, zmq.POLLIN)], _POLL_MS)
                     self._read_one()
             finally:
                 self._reading.release()

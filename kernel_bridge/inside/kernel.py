@@ -27,6 +27,7 @@ from typing import Any
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
+from jupyter_client.session import json_packer
 from traitlets import Type
 
 from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS, KEEPING, KEPT
@@ -197,7 +198,7 @@ class BridgeKernel(IPythonKernel):
         self._builtins = dict(vars(builtins))
         self._mend_process()
         self._real_stderr = config["real_stderr"]
-        threading.excepthook = _without_submissions(threading.excepthook)
+        threading.excepthook = self._thread_failed = _without_submissions(threading.excepthook)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._become_child)
         self.restored: set[str] = set()
@@ -224,6 +225,8 @@ class BridgeKernel(IPythonKernel):
     def pre_handler_hook(self) -> None:
         self.interrupts.begin(0)
         self.saved_sigint_handler = signal.signal(signal.SIGINT, self.interrupts.handle)
+        if hasattr(signal, "pthread_sigmask"):  # a cell before may have kept it out
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
 
     def post_handler_hook(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -300,6 +303,8 @@ class BridgeKernel(IPythonKernel):
             content.update(ename=bridge["failure"]["name"], evalue="", traceback=[])
         content["execution_count"] = self.shell.execution_count
         content["kernel_bridge"] = bridge
+        if self.out_of_memory:
+            self.session.pack = json_packer  # for good: orjson ends the process where it gets no memory
         self.session.send(stream, "execute_reply", content, parent, ident=ident)
         stream.flush()
 
@@ -393,9 +398,9 @@ class BridgeKernel(IPythonKernel):
 
     def note_failure(self, kind: Any, error: Any, tb: Any) -> None:
         """Remember why the running host's cell failed."""
+        self._mend_process()
         if kind is None or isinstance(error, Submitted):
             return
-        self._mend_process()
         compiling = isinstance(error, SyntaxError) and (tb is None or _outside_cells(tb))
         if isinstance(error, asyncio.CancelledError) and self._cancelled:
             kind, error = KeyboardInterrupt, KeyboardInterrupt()
@@ -419,8 +424,12 @@ class BridgeKernel(IPythonKernel):
     # -- what the agent's code may have done to this process ------------------------------------------------------
 
     def _mend_process(self) -> None:
-        """Put back what a cell cannot do without: the output streams and the builtins."""
+        """Put back what a cell cannot do without: the output streams, their descriptors and the builtins."""
         sys.stdout, sys.stderr = self.streams
+        if self.capture is not None:
+            self.capture.mend()
+        if not callable(threading.excepthook):  # no thread could be started
+            threading.excepthook = self._thread_failed
         current = builtins.__dict__
         for name, value in self._builtins.items():
             if current.get(name) is not value:
@@ -444,6 +453,8 @@ class BridgeKernel(IPythonKernel):
         elif error is not None:
             code = 1
             self.streams[1].write(describe_failure(type(error), error, error.__traceback__)[2] + "\n")
+        for stream in self.streams:
+            stream.flush()
         os._exit(code & 0xFF)
 
     def _forget_history(self) -> None:
@@ -500,7 +511,7 @@ class BridgeKernel(IPythonKernel):
         }
 
 
-_MOST_SUSPICIONS = 2  # cells in a row that IPython itself could not run
+_MOST_SUSPICIONS = 1  # cells in a row that IPython itself could not run
 
 
 def _view(buffer: Any) -> Any:

@@ -341,16 +341,22 @@ def _make_pickler(namespace: dict[str, Any]) -> type[pickle.Pickler]:
         return pickle.Pickler
 
     class NamespacePickler(cloudpickle.Pickler):
-        """cloudpickle, but functions of the agent's cells keep the namespace as their globals."""
+        """cloudpickle, but functions of the agent's cells keep the namespace as their globals and what they share."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            cast("Any", super()).__init__(*args, **kwargs)
+            self.closures: dict[int, _Closed] = {}
 
         def reducer_override(self, obj: Any) -> Any:
             kind = cast("type[Any]", type(obj))
             if kind is types.FunctionType:
                 if obj.__globals__ is namespace:
                     _cells_used.add(obj.__code__.co_filename)
-                    return _reduce_function(obj)
+                    return _reduce_function(obj, self.closures)
                 if obj.__module__ == HOST_TOOLS:
                     return _find_tool, (obj.__name__,)
+            elif kind is _Closed:
+                return _make_cell, ()
             elif kind is _LRU_CACHE and obj.__wrapped__.__module__ == "__main__":
                 return _remake_cache, (obj.__wrapped__, obj.cache_parameters())
             return cast("Any", super()).reducer_override(obj)
@@ -380,11 +386,26 @@ def _find_tool(name: str) -> Callable[..., Any]:
     return stub
 
 
-def _reduce_function(function: types.FunctionType) -> tuple[Any, ...]:
-    cells = function.__closure__
-    contents = None if cells is None else [_cell_contents(cell) for cell in cells]
+class _Closed:
+    """Stands for the cell of a closed-over variable: pickled empty and once, so that functions that share one share it.
+
+    What it holds comes with the state of each function that has it, since it may hold that function itself.
+    """
+
+    __slots__ = ("cell",)
+
+    def __init__(self, cell: types.CellType) -> None:
+        self.cell = cell  # kept, so that its id stays its own
+
+
+def _make_cell() -> types.CellType:
+    return types.CellType()
+
+
+def _reduce_function(function: types.FunctionType, closures: dict[int, _Closed]) -> tuple[Any, ...]:
+    closure = function.__closure__
     state = {
-        "cells": contents,
+        "contents": [_cell_contents(cell) for cell in closure or ()],
         "defaults": function.__defaults__,
         "kwdefaults": function.__kwdefaults__,
         "annotations": function.__annotations__,
@@ -393,7 +414,8 @@ def _reduce_function(function: types.FunctionType) -> tuple[Any, ...]:
         "qualname": function.__qualname__,
         "module": function.__module__,
     }
-    made = (function.__code__, function.__name__, None if cells is None else len(cells))
+    cells = None if closure is None else tuple(closures.setdefault(id(cell), _Closed(cell)) for cell in closure)
+    made = (function.__code__, function.__name__, cells)
     return _make_function, made, state, None, None, _fill_function
 
 
@@ -404,13 +426,12 @@ def _cell_contents(cell: types.CellType) -> tuple[Any, ...]:
         return ()
 
 
-def _make_function(code: types.CodeType, name: str, cells: int | None) -> types.FunctionType:
-    closure = None if cells is None else tuple(types.CellType() for _ in range(cells))
+def _make_function(code: types.CodeType, name: str, closure: tuple[types.CellType, ...] | None) -> types.FunctionType:
     return types.FunctionType(code, _GLOBALS["namespace"], name, None, closure)
 
 
 def _fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
-    for cell, content in zip(function.__closure__ or (), state["cells"] or (), strict=True):
+    for cell, content in zip(function.__closure__ or (), state["contents"], strict=True):
         if content:
             cell.cell_contents = content[0]
     function.__defaults__ = state["defaults"]

@@ -13,6 +13,7 @@ import io
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,6 +22,8 @@ from kernel_bridge.inside.interrupts import Interrupts
 
 _PIPE_READ = 65536
 _DRAIN_READS = 32  # a pipe holds at most 1 MiB; a process that goes on writing must not keep a cell from its end
+_LONGEST_LINE = 4096  # characters of a line that a forked process has begun and not ended, before they are written
+_PAUSE_SECONDS = 0.02  # of the reading thread, when there was something and it got nothing
 _NOTHING = bytes(4)  # an int of C: no byte waits
 
 
@@ -129,11 +132,11 @@ class CellStream(io.TextIOBase):
         self._publish = publish
         self._catch_up = catch_up
         self._interrupts = interrupts
-        self._in_child = False
+        self._child: _LineWriter | None = None
 
     def become_child(self) -> None:
         """Write to the file descriptor from now on, which the kernel reads: its sockets and locks are not ours."""
-        self._in_child = True
+        self._child = _LineWriter(self._fd)
 
     def writable(self) -> bool:
         return True
@@ -151,8 +154,8 @@ class CellStream(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - agent code calls it
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        if self._in_child:
-            _write_all(self._fd, text.encode("utf-8", "backslashreplace"))
+        if self._child is not None:
+            self._child.write(text)
         elif text:
             with self._interrupts.held():  # half a message on a socket would spoil the rest
                 self._catch_up()
@@ -165,16 +168,39 @@ class CellStream(io.TextIOBase):
             self.write(line)
 
     def flush(self) -> None:
-        return None
+        if self._child is not None:
+            self._child.flush()
 
     def close(self) -> None:
         return None  # a cell that closes sys.stdout must not silence the ones after it
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+class _LineWriter:
+    """Writes whole lines to a descriptor at once, so that the lines of several processes do not mix."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.RLock()
+        self._begun = ""  # of a line
+
+    def write(self, text: str) -> None:
+        with self._lock:
+            self._begun += text
+            whole = self._begun.rfind("\n") + 1
+            if len(self._begun) - whole > _LONGEST_LINE:
+                whole = len(self._begun)
+            text, self._begun = self._begun[:whole], self._begun[whole:]
+            self._write(text)
+
+    def flush(self) -> None:
+        with self._lock:
+            text, self._begun = self._begun, ""
+            self._write(text)
+
+    def _write(self, text: str) -> None:
+        view = memoryview(text.encode("utf-8", "backslashreplace"))
+        while view:
+            view = view[os.write(self._fd, view) :]
 
 
 class _ByteSide(io.RawIOBase):
@@ -193,6 +219,15 @@ class _ByteSide(io.RawIOBase):
         return len(raw)
 
 
+def _identity(fd: int) -> tuple[int, int] | None:
+    """What a descriptor stands for; None: nothing."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 class DescriptorCapture:
     """File descriptors 1 and 2: what subprocesses and C code write joins the transcript.
 
@@ -208,12 +243,20 @@ class DescriptorCapture:
         self._ioctl, self._how_much = fcntl.ioctl, termios.FIONREAD
         self._lock = threading.Lock()
         self._decode = codecs.getincrementaldecoder("utf-8")("replace")
-        self._read_end, write_end = os.pipe()
+        self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._read_end, False)
-        for fd in (1, 2):
-            os.dup2(write_end, fd, inheritable=True)
-        os.close(write_end)
+        self._pipe = _identity(self._write_end)
+        self.mend()
         threading.Thread(target=self._run, name="descriptor capture", daemon=True).start()
+
+    def mend(self) -> None:
+        """Put the descriptors back where they belong, whatever the agent's code did to them."""
+        with contextlib.suppress(OSError):
+            if _identity(0) is None:
+                os.open(os.devnull, os.O_RDONLY)  # becomes 0, the lowest that is free
+            for fd in (1, 2):
+                if _identity(fd) != self._pipe:
+                    os.dup2(self._write_end, fd, inheritable=True)
 
     def drain(self) -> None:
         """Take everything that was written so far."""
@@ -227,21 +270,23 @@ class DescriptorCapture:
         return self._ioctl(self._read_end, self._how_much, _NOTHING) != _NOTHING
 
     def _take(self) -> bool:
+        """Take what waits. False: nothing does, or it cannot be had now."""
         try:
             data = os.read(self._read_end, _PIPE_READ)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
-            return False
-        if data:
-            with contextlib.suppress(MemoryError):  # the agent's code took it all; its output is the lesser loss
+            if data:
                 self._emit(self._decode.decode(data))
+        except (OSError, MemoryError):  # the agent's code took all memory; its output is the lesser loss
+            return False
         return bool(data)
 
     def _run(self) -> None:
         poller = select.poll()
         poller.register(self._read_end, select.POLLIN)
         while True:
-            poller.poll()
-            with self._lock:
-                self._take()
+            taken = False
+            with contextlib.suppress(MemoryError):
+                poller.poll()
+                with self._lock:
+                    taken = self._take()
+            if not taken:  # there is no memory, the agent's code closed the pipe, or another thread was first
+                time.sleep(_PAUSE_SECONDS)

@@ -23,6 +23,8 @@ _MOST_CAUSES = 50
 def name_cell(code: str, number: int) -> str:
     """The file name of a cell in tracebacks, with its source made known to them."""
     name = f"{CELL_PREFIX}{number}>"
+    if type(linecache.cache) is not dict:
+        linecache.cache = {}  # the agent's code put something else there
     linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
     return name
 

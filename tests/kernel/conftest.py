@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from living import ENDLESS, add
 
-from kernel_bridge import KernelInterpreter
+from kernel_bridge import KernelInterpreter, KernelSession, Limits
+
+TIERS = ("auto", "off")
 
 
 @pytest.fixture(scope="module")
@@ -21,3 +24,25 @@ def kernel(module_kernel: KernelInterpreter) -> KernelInterpreter:
     module_kernel.bind(tools={})
     module_kernel.submit_validator = None
     return module_kernel
+
+
+@pytest.fixture(scope="module", params=TIERS)
+def module_session(request: pytest.FixtureRequest) -> Iterator[KernelSession]:
+    with KernelSession(confinement=request.param, restarts=ENDLESS, limits=Limits(cell_seconds=60)) as session:
+        yield session
+
+
+@pytest.fixture(params=TIERS)
+def fresh(request: pytest.FixtureRequest) -> Iterator[KernelSession]:
+    """For a test whose kernel dies: a new one in its place would count as left behind by the test."""
+    with KernelSession({"add": add}, confinement=request.param, restarts=ENDLESS) as session:
+        session.run("kept = 41")
+        yield session
+
+
+@pytest.fixture
+def session(module_session: KernelSession) -> KernelSession:
+    """One for each tier, for all tests that its kernel survives."""
+    module_session.tools, module_session.judge = {"add": add}, None
+    assert module_session.run("kept = 41").failure is None
+    return module_session

@@ -1,0 +1,233 @@
+"""The namespace across the death of a kernel: what is kept, what is not and why, within its bounds."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from dspy.primitives.code_interpreter import CodeExecutionError
+from living import add, assert_it_works
+
+from kernel_bridge import (
+    KernelInterpreter,
+    KernelSession,
+    Limits,
+)
+
+pytestmark = [pytest.mark.skipif(os.name != "posix", reason="signals"), pytest.mark.timeout(180)]
+
+MADE = '''
+import collections, dataclasses, enum, functools, json as j, math, os.path as op, re, threading, typing
+import numpy as np
+
+def factorial(n): return 1 if n < 2 else n * factorial(n - 1)
+def counter(n):
+    def up():
+        nonlocal n
+        n += 1
+        return n
+    def look(): return n
+    return up, look
+up, look = counter(3)
+square = lambda x: x * scale
+scale = 10
+
+class Base:
+    registry = {}
+    def who(self): return f"{type(self).__name__} of scale {scale}"
+class Child(Base):
+    def __init__(self): super().__init__(); self.value = 1
+    def who(self): return super().who() + "!"
+    @property
+    def double(self): return self.value * 2
+    @classmethod
+    def make(cls): return cls()
+    @staticmethod
+    def still(): return scale
+child = Child()
+child.value = 21
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: int
+    y: int = 2
+point = Point(1)
+class Colour(enum.Enum):
+    RED = 1
+red = Colour.RED
+Pair = collections.namedtuple("Pair", "a b")
+pair = Pair(1, 2)
+class Typed(typing.NamedTuple):
+    n: int
+typed = Typed(3)
+@functools.lru_cache
+def cached(x): return x * scale
+part = functools.partial(square, 5)
+bound = child.who
+array = np.arange(6).reshape(2, 3)
+inner = [1]
+left, right = {"inner": inner}, (inner, inner)
+loop = []; loop.append(loop)
+child.me = child
+pattern = re.compile("a+")
+iterator = iter([1, 2, 3]); next(iterator)
+big = 2 ** 200
+held = {"tool": add, "submit": SUBMIT}
+error = ValueError("kept too")
+default = collections.defaultdict(list, a=[1])
+
+generator = (i for i in [1])
+lock = threading.Lock()
+handle = open("file", "w")
+async def routine(): return 1
+coroutine = routine()
+'''
+
+CHECKED = '''
+assert factorial(5) == 120 and (up(), look(), up()) == (4, 4, 5)
+assert (square(2), part(), cached(4)) == (20, 50, 40)
+assert child.who() == bound() == "Child of scale 10!"
+assert (child.double, Child.still(), type(Child.make())) == (42, 10, Child)
+scale = 3  # functions see the namespace that there is now
+assert (square(2), child.who(), Child.still()) == (6, "Child of scale 3!", 3)
+assert isinstance(child, Base) and child.me is child and bound.__self__ is child
+assert point == Point(1) and red is Colour.RED and type(pair) is Pair and typed == Typed(3)
+assert array.sum() == 15 and array.shape == (2, 3)
+inner.append(2)
+assert left["inner"] is inner and right[0] is right[1] is inner and loop[0] is loop
+assert pattern.match("aa") and next(iterator) == 2 and big == 2 ** 200 and error.args == ("kept too",)
+assert default["new"] == [] and j.dumps(1) == "1" and op.join("a", "b") == "a/b" and math.floor(1.5) == 1
+assert held["tool"](40, 2) == 42
+'''  # fmt: skip
+
+
+def test_a_namespace_is_restored_faithfully_and_each_loss_is_named(fresh: KernelSession) -> None:
+    pytest.importorskip("numpy")
+    assert fresh.run(MADE).failure is None
+    for _ in range(2):  # what was restored is kept again
+        died = fresh.run("import os; os._exit(1)").death
+        assert died is not None
+        assert {"generator", "lock", "handle", "coroutine"} <= set(died.lost) | set(MADE_ONCE)
+        assert all(died.lost.values())
+        assert not set(died.lost) & set(died.restored)
+        assert fresh.run(CHECKED).failure is None
+        fresh.run("scale = 10; inner.pop(); iterator = iter([2]); up, look = counter(3)")
+        MADE_ONCE.extend(("generator", "lock", "handle", "coroutine"))
+    MADE_ONCE.clear()
+    traced = fresh.run("def check_scale(): return scale / 0").failure
+    assert traced is None
+    fresh.run("import os; os._exit(1)")
+    failure = fresh.run("check_scale()").failure
+    assert failure is not None
+    assert "return scale / 0" in failure.traceback  # the source is known to the successor
+    assert held_submits(fresh)
+    assert_it_works(fresh)
+
+
+MADE_ONCE: list[str] = []
+
+
+def held_submits(session: KernelSession) -> bool:
+    return session.run("held['submit']('restored')").submitted == {"output": "restored"}
+
+
+@pytest.mark.parametrize(
+    ("code", "restored", "lost"),
+    [
+        ("def __reduce__(self): raise ValueError('no')", {"C", "fine"}, {"bad": "ValueError: no"}),
+        ("def __reduce__(self):\n        while True: pass", {"C", "fine"}, {"bad": "longer than"}),
+        ("def __reduce__(self): import re; re.match('(a+)+$', 'a' * 40 + 'b')", {"C", "fine"}, {"bad": "longer than"}),
+        ("def __reduce__(self): return (eval, ('1/0',))", {"C", "fine"}, {"bad": "ZeroDivisionError"}),
+        ("def __reduce__(self): return (exec, ('raise SystemExit',))", {"C", "fine"}, {"bad": "SystemExit"}),
+        ("def __reduce__(self): return 'no_such_name'", {"C", "fine"}, {"bad": "no_such_name"}),
+        ("def __setstate__(self, state): raise KeyError('set')", {"C", "fine"}, {"bad": "KeyError"}),
+        ("def __setstate__(self, state):\n        while True: pass", {"C", "fine"}, {"bad": "longer than"}),
+        ("def __sizeof__(self): import os; os._exit(3)", {"C", "fine", "bad"}, {}),
+        ("def __hash__(self): raise TypeError", {"C", "fine", "bad"}, {}),
+        ("def __eq__(self, other): import os; os._exit(3)", {"C", "fine", "bad"}, {}),
+        ("def __getattribute__(self, name): raise AttributeError(name)", {"C", "fine"}, {"bad": ""}),
+        ("def __reduce__(self): global grown; grown = 1; return (int, ())", {"C", "fine", "bad"}, {}),
+    ],
+)
+def test_one_object_that_cannot_be_kept_costs_only_itself(
+    code: str, restored: set[str], lost: dict[str, str]
+) -> None:
+    limits = Limits(checkpoint_seconds=1.5, start_seconds=20)
+    with KernelSession({"add": add}, confinement="off", limits=limits) as session:
+        session.run("kept = 41")
+        made = "bad = C(); fine = [1]; g = (i for i in [1])"
+        session.run(f"class C:\n    def __init__(self): self.a = 1\n    {code}\n{made}")
+        death = session.run("import os; os._exit(9)").death
+        assert death is not None
+        assert death.reason == "it exited with status 9"
+        assert restored | {"kept"} <= set(death.restored)
+        for name, reason in {**lost, "g": "cannot pickle"}.items():
+            assert reason in death.lost[name]
+        assert not set(death.lost) & set(death.restored)
+        assert_it_works(session)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def __reduce__(self): import os; os._exit(5)",
+        "def __reduce__(self):\n        import time\n        while True:\n"
+        "            try: time.sleep(0.01)\n            except BaseException: pass",
+    ],
+)  # fmt: skip
+def test_a_kernel_that_dies_while_it_keeps_its_variables_says_so(code: str) -> None:
+    with KernelSession({"add": add}, confinement="off", limits=Limits(checkpoint_seconds=0.5)) as session:
+        session.run("kept = 41")
+        session.run(f"class C:\n    {code}\nbad = C(); newer = 1")
+        deaths = (session.run("print('perhaps')").death for _ in range(5))  # a cell that comes at once may still run
+        death = next(death for death in deaths if death is not None)
+        assert "while it kept the variables after an earlier cell" in death.reason
+        assert "kept" in death.restored
+        assert "newer" not in death.restored
+        assert any("never finished" in reason for reason in death.lost.values())
+        assert_it_works(session)
+
+
+def test_a_checkpoint_that_kills_whoever_restores_it_is_left_behind() -> None:
+    with KernelSession({"add": add}, confinement="off") as session:
+        session.run("class C:\n    def __init__(self): self.a = 1\n    def __setstate__(self, state):\n"
+                    "        import os; os._exit(3)\nbad = C(); kept = 1")  # fmt: skip
+        death = session.run("import os; os._exit(9)").death
+        assert death is not None
+        assert death.restored == ()
+        assert "status 3" in death.lost["all names"]
+        session.run("kept = 41")
+        death = session.run("import os; os._exit(9)").death
+        assert death is not None
+        assert death.restored == ("kept",)
+        assert_it_works(session)
+
+
+def test_a_checkpoint_is_bounded_and_small_names_survive_large_ones() -> None:
+    with KernelSession({"add": add}, confinement="off", limits=Limits(checkpoint_bytes=100_000)) as session:
+        session.run("kept = 41; huge = b'x' * 10_000_000; many = list(range(10)); deep = []\n"
+                    "for _ in range(50_000): deep = [deep]")  # fmt: skip
+        death = session.run("import os; os._exit(9)").death
+        assert death is not None
+        assert {"kept", "many"} <= set(death.restored)
+        assert "100000 bytes" in death.lost["huge"]
+        assert "recursion" in death.lost["deep"]
+        assert_it_works(session)
+
+
+def test_the_agents_own_timer_goes_on_beside_the_checkpoints(session: KernelSession) -> None:
+    session.run("import signal\nrang = []\nsignal.signal(signal.SIGALRM, lambda *a: rang.append(1))\n"
+                "signal.setitimer(signal.ITIMER_REAL, 0.3, 0.3)")  # fmt: skip
+    for _ in range(3):
+        assert session.run("1").text == "1\n"  # each followed by a checkpoint
+    assert session.run("import time\nwhile len(rang) < 2: time.sleep(0.01)").failure is None
+    session.run("signal.setitimer(signal.ITIMER_REAL, 0)")
+    assert_it_works(session)
+
+
+def test_names_beyond_number_are_kept_and_told_in_bounds() -> None:
+    with KernelInterpreter({"add": add}, confinement="off") as interpreter:
+        interpreter.execute("kept = 41\nfor i in range(20_000): globals()[f'v{i}'] = [i]")
+        with pytest.raises(CodeExecutionError) as told:
+            interpreter.execute("import os; os._exit(1)")
+        assert len(str(told.value)) < 20_000
+        assert interpreter.execute("print(v19999, add(kept, 1))") == "[19999] 42"
