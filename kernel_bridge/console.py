@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernel_bridge.inside.removal import remove_tree
-from kernel_bridge.session_directory import process_started, runtime_root
+from kernel_bridge.session_directory import FACTS, process_started, runtime_root
 from kernel_bridge.shown import printable_line
 
 __all__ = ["LiveSession", "attach", "live_sessions", "table"]
@@ -44,7 +44,7 @@ def live_sessions(root: Path | None = None) -> list[LiveSession]:
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue  # being made or removed right now, or not ours
         if not _lives(session.host_pid, token):
-            remove_tree(directory)
+            remove_tree(directory, last=FACTS)
         elif session.connection_file.exists():
             found.append(session)
     return sorted(found, key=lambda session: session.started)
@@ -56,7 +56,7 @@ def _read(directory: Path) -> tuple[LiveSession, str | None]:
     A kernel that nothing confines can write there as its host can, so what is read is doubted.
     """
     # Not blocking, for a pipe may stand there.
-    with open(os.open(directory / "session.json", os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+    with open(os.open(directory / FACTS, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         facts = json.loads(file.read(_MOST_BYTES))
     pid, started, token = int(facts["host_pid"]), float(facts["started"]), facts["host_started"]
     if not (0 < pid < 2**31 and math.isfinite(started) and isinstance(token, (str, type(None)))):

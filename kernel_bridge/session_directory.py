@@ -21,9 +21,10 @@ from kernel_bridge.confine import Layout
 from kernel_bridge.errors import StartupFailed
 from kernel_bridge.inside.removal import remove_tree
 
-__all__ = ["CHECKPOINT", "SessionDirectory", "process_started", "runtime_root"]
+__all__ = ["CHECKPOINT", "FACTS", "SessionDirectory", "process_started", "runtime_root"]
 
 _LONGEST_ROOT = 70  # characters; the rest of 107 bytes is for the session's name and the socket's
+FACTS = "session.json"  # what says whose directory it is; the guardian knows it too
 CHECKPOINT = "checkpoint"  # the file in the directory that outlives a kernel
 _KEPT = (CHECKPOINT, f"{CHECKPOINT}.old")  # the second one while the first is made anew; whatever else is removed
 
@@ -93,7 +94,7 @@ class SessionDirectory:
             "started": time.time(),
             "connection_file": str(self.connection_file),
         }
-        (self.path / "session.json").write_text(json.dumps(facts), encoding="utf-8")
+        (self.path / FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
     def next_layout(self) -> Layout:
         """The directories of the next kernel of this session: fresh ones for its sockets and its files.
@@ -129,7 +130,7 @@ class SessionDirectory:
 
     def remove(self) -> None:
         """Delete the directory and all in it, whatever modes the agent's code gave its files."""
-        remove_tree(self.path)
+        remove_tree(self.path, last=FACTS)
 
 
 def process_started(pid: int) -> str | None:

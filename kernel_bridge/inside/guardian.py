@@ -105,7 +105,7 @@ def _guard(kernel: int, config: dict[str, Any]) -> None:
             _report(f"signal {-code}" if code < 0 else f"exit {code}")
     # A dying host closes its lifeline before it is gone: only one that asked for the end removes the directory itself.
     if not asked and _is_gone(config["host_pid"], 0.0 if by_itself else _DYING_SECONDS):
-        remove_tree(config["session_dir"])
+        remove_tree(config["session_dir"], last="session.json")
 
 
 def _is_gone(host: int, seconds: float) -> bool:

@@ -9,9 +9,10 @@ import stat
 _OPEN = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-def remove_tree(path: str | os.PathLike[str]) -> None:
+def remove_tree(path: str | os.PathLike[str], last: str | None = None) -> None:
     """Delete a directory and all in it, once nothing writes there any more. What cannot be deleted stays.
 
+    `last`: the file in it that goes last, by which the rest is found again when this process is killed on the way.
     `shutil.rmtree` goes down one call and one descriptor for each level, and gives up after a thousand.
     """
     if not hasattr(os, "O_DIRECTORY"):
@@ -23,18 +24,19 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
         _unlock(path)
         top = os.open(path, _OPEN)
         try:
+            _empty(top, last)
             _empty(top)
         finally:
             os.close(top)
         os.rmdir(path)
 
 
-def _empty(top: int) -> None:
-    """Empty a directory. What lies deeper is moved up into it first, so that depth costs nothing."""
+def _empty(top: int, last: str | None = None) -> None:
+    """Empty a directory but for `last`. What lies deeper is moved up into it first, so that depth costs nothing."""
     progress = True
     while progress:
         progress = False
-        for name in _unlink_files(top):
+        for name in _unlink_files(top, last):
             with contextlib.suppress(OSError):
                 _lift(top, name)
                 os.rmdir(name, dir_fd=top)
@@ -60,10 +62,12 @@ def _unlock(path: str | os.PathLike[str], folder: int | None = None) -> None:
         os.chmod(path, 0o700, dir_fd=folder)
 
 
-def _unlink_files(directory: int) -> list[str]:
-    """Unlink all that is no directory; the names of the directories."""
+def _unlink_files(directory: int, but: str | None = None) -> list[str]:
+    """Unlink all that is no directory, but for one name; the names of the directories."""
     kept: list[str] = []
     for name in os.listdir(directory):
+        if name == but:
+            continue
         try:
             os.unlink(name, dir_fd=directory)
         except (IsADirectoryError, PermissionError):
