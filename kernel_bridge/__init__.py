@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, Pickled, RemoteFailure, Restored
     from kernel_bridge.confine import GUARANTEES, Confinement, ConfinementReport, Probe, probe
-    from kernel_bridge.console import LiveSession, live_sessions
+    from kernel_bridge.discovery import LiveSession, live_sessions
     from kernel_bridge.errors import (
         BridgeError,
         ConfinementUnavailable,
@@ -65,7 +65,7 @@ __all__ = [
 _HOMES = {
     "cells": ("Cell", "CellOutcome", "Death", "Limits", "Pickled", "RemoteFailure", "Restored"),
     "confine": ("GUARANTEES", "Confinement", "ConfinementReport", "Probe", "probe"),
-    "console": ("LiveSession", "live_sessions"),
+    "discovery": ("LiveSession", "live_sessions"),
     "errors": (
         "BridgeError",
         "ConfinementUnavailable",

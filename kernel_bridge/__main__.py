@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from kernel_bridge.confine import probe
-from kernel_bridge.console import LiveSession, attach, live_sessions, table
+from kernel_bridge.console import attach, table
+from kernel_bridge.discovery import LiveSession, live_sessions
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,6 +19,7 @@ from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, RemoteFailure,
 from kernel_bridge.checkpoint_file import CheckpointKeeper, fetch_checkpoint
 from kernel_bridge.checks import check_session_options
 from kernel_bridge.confine import Confinement, ConfinementReport, resolve
+from kernel_bridge.discovery import sweep
 from kernel_bridge.dispatch import ToolDispatcher
 from kernel_bridge.encoder import CellEncoder
 from kernel_bridge.errors import (
@@ -127,6 +128,7 @@ class KernelSession:
                 return
             confinement, tier, report = resolve(self._asked)
             self._directory = SessionDirectory(self._runtime_dir)
+            sweep(self._directory.path.parent)
             try:
                 self._launched_with = LaunchOptions(self._python, self.limits, confinement, tier, self._checkpoint)
                 self._kernel = self._launch_first()

@@ -15,13 +15,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from kernel_bridge.confine import Layout
 from kernel_bridge.errors import StartupFailed
 from kernel_bridge.inside.removal import remove_tree
 
-__all__ = ["CHECKPOINT", "FACTS", "SessionDirectory", "process_started", "runtime_root"]
+__all__ = ["CHECKPOINT", "FACTS", "HostToken", "SessionDirectory", "runtime_root"]
 
 _LONGEST_ROOT = 70  # characters; the rest of 107 bytes is for the session's name and the socket's
 FACTS = "session.json"  # what says whose directory it is; the guardian knows it too
@@ -87,9 +89,12 @@ class SessionDirectory:
             path.mkdir(mode=0o700)
         self.connection_file = self.path / "kernel.json"
         self._generation = 0
+        host = HostToken.here()
         facts = {
-            "host_pid": os.getpid(),
-            "host_started": process_started(os.getpid()),
+            "host_pid": host.pid,
+            "host_started": host.started,
+            "host_boot": host.boot,
+            "host_namespace": host.namespace,
             "command": " ".join(sys.argv)[:200] or sys.executable,
             "started": time.time(),
             "connection_file": str(self.connection_file),
@@ -133,10 +138,60 @@ class SessionDirectory:
         remove_tree(self.path, last=FACTS)
 
 
-def process_started(pid: int) -> str | None:
-    """A token that tells a process from a later one with the same pid; None when it is gone or cannot be told."""
+@dataclass(frozen=True, slots=True)
+class HostToken:
+    """Tells a process from every other one, also a later one with the same pid; None: the platform does not tell."""
+
+    pid: int
+    started: str | None  # in the kernel's own ticks
+    boot: str | None  # of the machine
+    namespace: str | None  # the one that the pid belongs to
+
+    @staticmethod
+    def here() -> HostToken:
+        """This process."""
+        pid = os.getpid()
+        return HostToken(pid, _process_started(pid), _boot(), _namespace())
+
+    def is_plain(self) -> bool:
+        """Whether it is made of what it may be made of; a file that it was read from may hold anything."""
+        parts = cast("tuple[object, ...]", (self.started, self.boot, self.namespace))
+        return all(part is None or isinstance(part, str) for part in parts)
+
+    def lives(self) -> bool | None:
+        """Whether the process is alive. None: it is in a namespace of its own, whose processes are not seen here."""
+        if self.boot is not None and self.boot != _boot():
+            return False
+        if self.namespace is not None and self.namespace != _namespace():
+            return None
+        if self.started is not None:
+            return _process_started(self.pid) == self.started
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return True
+        return True
+
+
+def _process_started(pid: int) -> str | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[19].decode()
     except (OSError, IndexError):
+        return None
+
+
+def _boot() -> str | None:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return None
+
+
+def _namespace() -> str | None:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
         return None

@@ -32,7 +32,7 @@ import psutil
 import toy
 from chaos_job import TRAIN, VAL, key_of, student
 
-from kernel_bridge.console import live_sessions
+from kernel_bridge.discovery import live_sessions
 from rlmoptimizer import InvalidSetup, RLMDocstringOptimizer
 from rlmoptimizer.stored_json import decode
 

@@ -16,7 +16,7 @@ from kernel_bridge.inside.removal import remove_tree
 KILLED_AT_EVERY_STEP = """
 import os, sys
 from pathlib import Path
-from kernel_bridge.console import live_sessions
+from kernel_bridge.discovery import live_sessions
 from kernel_bridge.session_directory import SessionDirectory
 
 root = Path(sys.argv[1])

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from kernel_bridge import KernelInterpreter
-from kernel_bridge.console import live_sessions, table
+from kernel_bridge.console import table
+from kernel_bridge.discovery import live_sessions
 
 if sys.platform == "win32":
     pytest.skip("there is no pty", allow_module_level=True)
