@@ -1,0 +1,131 @@
+"""The kernel's shell: IPython, where what a host's cell shows, prints and raises goes to the host. Knows no sockets."""
+
+# IPython and ipykernel carry no types: what comes from them is unknown to the checker, and only that is let through.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+# pyright: reportUnknownParameterType=false, reportIncompatibleMethodOverride=false
+# pyright: reportIncompatibleVariableOverride=false, reportMissingSuperCall=false
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+from ipykernel.displayhook import ZMQShellDisplayHook
+from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
+from traitlets import Type
+
+from kernel_bridge.inside.interrupts import HELD
+from kernel_bridge.inside.output import sendable
+
+
+class BridgeDisplayHook(ZMQShellDisplayHook):
+    """Adds the last expression's text to the transcript of a host's cell."""
+
+    def compute_format_data(self, result: Any) -> Any:
+        if isinstance(result, str) and self.shell.kernel.in_host_cell:
+            return _sendable_data({"text/plain": result}), {}  # a string is its own text, as in DSPy's interpreters
+        data, metadata = super().compute_format_data(result)
+        return _sendable_data(data), metadata
+
+    def finish_displayhook(self) -> None:
+        kernel = self.shell.kernel
+        if kernel.in_host_cell and self.msg is not None:
+            kernel.show_result(self.msg["content"]["data"].get("text/plain"))
+            if not kernel.iopub_socket.listened_to():
+                self.msg = None
+                return
+        super().finish_displayhook()
+
+
+class BridgeDisplayPublisher(ZMQDisplayPublisher):
+    """Adds the text of `display(...)` to the transcript of a host's cell."""
+
+    def publish(self, data: Any, *args: Any, **kwargs: Any) -> None:
+        kernel = self.shell.kernel
+        text = data.get("text/plain") if isinstance(data, dict) else None
+        if kernel.in_host_cell and isinstance(text, str):
+            kernel.transcript.add(text + "\n")
+        if kernel.iopub_socket.listened_to():
+            super().publish(_sendable_data(data), *args, **kwargs)
+
+
+def _sendable_data(data: Any) -> Any:
+    """A result's representations without what no message can hold; what is no such thing is left as it is."""
+    if not isinstance(data, dict):
+        return data
+    return {kind: sendable(text) if isinstance(text, str) else text for kind, text in data.items()}
+
+
+class BridgeShell(ZMQInteractiveShell):
+    """Runs the code of a host's cell itself, so that all it raises is told to the host; a console's the usual way."""
+
+    displayhook_class = Type(BridgeDisplayHook)
+    display_pub_class = Type(BridgeDisplayPublisher)
+    _last_traceback: list[str] = []  # noqa: RUF012 - read by ipykernel before the first stock traceback sets it
+
+    def init_io(self) -> None:
+        return None
+
+    def init_environment(self) -> None:
+        return None  # no FORCE_COLOR: what subprocesses print is read by a model
+
+    def _tee(self, channel: str) -> Any:
+        return contextlib.nullcontext()  # stock IPython keeps all that was ever printed, in memory, for its history
+
+    async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> bool:
+        """Run compiled code. Returns whether it failed, as IPython wants it."""
+        kernel = self.kernel
+        if not kernel.in_host_cell:
+            return await super().run_code(code_obj, result, async_=async_)
+        interrupts = kernel.interrupts
+        try:
+            try:
+                kernel.memory.keep(half=kernel.out_of_memory)
+                interrupts.open()
+                if async_:
+                    await eval(code_obj, self.user_global_ns, self.user_ns)
+                else:
+                    exec(code_obj, self.user_global_ns, self.user_ns)
+            finally:
+                interrupts.mode = HELD
+                kernel.memory.use()
+        except BaseException as error:  # noqa: BLE001 - the agent's code may raise anything, SystemExit too
+            interrupts.mode = HELD
+            kernel.memory.use()
+            kernel.end_if_forked(error)
+            kernel.note_failure(type(error), error, error.__traceback__)
+            if result is not None:
+                result.error_in_exec = RuntimeError()  # what ipykernel sees, which asks it for its text
+            return True
+        return False
+
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        if not self.kernel.in_host_cell:
+            super().showtraceback(exc_tuple, *args, **kwargs)
+            return
+        self.kernel.note_failure(*(exc_tuple or sys.exc_info()))
+
+    def showsyntaxerror(self, filename: Any = None, *args: Any, **kwargs: Any) -> None:
+        if not self.kernel.in_host_cell:
+            super().showsyntaxerror(filename, *args, **kwargs)
+            return
+        self.kernel.note_failure(*sys.exc_info())
+
+    def payloadpage_page(self, strg: Any, start: int = 0, screen_lines: int = 0, pager_cmd: Any = None) -> None:
+        if not self.kernel.in_host_cell:
+            super().payloadpage_page(strg, start, screen_lines, pager_cmd)
+            return
+        text = strg.get("text/plain") if isinstance(strg, dict) else strg
+        print(str(text).rstrip("\n"))  # what `name?` shows; there is no pager on the other side
+
+    # A pseudo-terminal, which IPython's own way makes, would only add carriage returns and colours.
+    system = ZMQInteractiveShell.system_raw
+
+    def ask_exit(self) -> None:
+        if not self.kernel.in_host_cell:
+            self.keepkernel_on_exit = True  # a person leaves the console, and the agent's kernel stays
+            super().ask_exit()
+            return
+        raise RuntimeError("exit() does not end this session; call SUBMIT(...) when the work is done")
