@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -22,13 +23,20 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--runtime-dir", type=Path, help="where to look, if the sessions were given a place")
     asked = parser.parse_args(argv)
     if asked.command == "probe":
-        print(probe().table())
-        return 0
+        return _show(probe().table())
     sessions = live_sessions(asked.runtime_dir)
     if asked.command == "list":
-        print(table(sessions))
-        return 0
+        return _show(table(sessions))
     return _attach(sessions, asked.id)
+
+
+def _show(text: str) -> int:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Whoever reads, `head` for one, has enough. Python would try once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _attach(sessions: list[LiveSession], id: str | None) -> int:

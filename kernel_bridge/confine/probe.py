@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -93,8 +94,26 @@ def _try_namespaces() -> str | None:
     reason = _trial(plan_wrapped)
     if reason is None:
         return None
-    hint = "this container or system refuses namespaces: allow unprivileged user namespaces, or accept tier L"
-    return f"{where} fails here ({reason}); {hint}"
+    return f"{where} fails here ({reason}); {_how_to_allow_namespaces()}, or accept tier L"
+
+
+_SWITCHES = (  # settings of the system that refuse a user new namespaces: where, the value that does, and its cure
+    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
+    ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"),
+    ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=10000"),
+)
+
+
+def _how_to_allow_namespaces() -> str:
+    """What would mend a refusal of namespaces, from what this system says of itself."""
+    if os.geteuid() != 0:  # root needs no user namespace
+        for path, refusing, cure in _SWITCHES:
+            with contextlib.suppress(OSError):
+                if Path(path).read_text(encoding="ascii").strip() == refusing:
+                    return f"this system refuses them to ordinary users: have its administrator set {cure} (sysctl)"
+    capability = "--cap-add SYS_ADMIN and " if os.geteuid() == 0 else ""
+    options = " and ".join(f"--security-opt {name}=unconfined" for name in ("seccomp", "apparmor", "systempaths"))
+    return f"if this is a container that refuses namespaces, run it with {capability}{options} (Docker's names)"
 
 
 def _try_landlock() -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -202,6 +203,47 @@ def test_the_command_line_gives_the_same_table() -> None:
     wrong = subprocess.run([sys.executable, "-m", "kernel_bridge", "prob"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "invalid choice: 'prob'" in wrong.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a closed pipe is told otherwise there")
+@pytest.mark.parametrize("command", ["probe", "list"])
+def test_a_reader_that_has_enough_is_no_error(command: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-m", "kernel_bridge", command],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@linux
+@pytest.mark.parametrize(
+    ("user", "setting", "said"),
+    [
+        (1000, "0", r"this system refuses them to ordinary users: .* set some.setting=1 \(sysctl\), or accept tier L"),
+        (1000, "1", r"run it with --security-opt seccomp=unconfined .*, or accept tier L"),
+        (0, "0", r"run it with --cap-add SYS_ADMIN and --security-opt seccomp=unconfined .*, or accept tier L"),
+    ],
+)
+def test_where_namespaces_are_refused_the_probe_says_what_would_allow_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_probe: None, user: int, setting: str, said: str
+) -> None:
+    module = sys.modules["kernel_bridge.confine.probe"]
+    (tmp_path / "setting").write_text(f"{setting}\n")
+    monkeypatch.setattr(module, "_SWITCHES", [(str(tmp_path / "setting"), "0", "some.setting=1")])
+    monkeypatch.setattr(module, "find_bubblewrap", lambda: ("bwrap", "bubblewrap 0.9 of the system"))
+    monkeypatch.setattr(module, "_trial", lambda make: "not permitted")
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    note, *_ = probe().notes
+    assert note.startswith("tier N is not to be had: bubblewrap 0.9 of the system fails here (not permitted); ")
+    assert re.search(said, note)
 
 
 @linux
