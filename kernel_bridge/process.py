@@ -24,7 +24,7 @@ from typing import Any, cast
 from kernel_bridge.cells import Limits
 from kernel_bridge.confine import Confinement, Layout, plan_launch, prepare_files
 from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, EXTRA_PATH
-from kernel_bridge.confine.places import ExtraPathMissing
+from kernel_bridge.confine.places import ExtraPathUnusable
 from kernel_bridge.confine.plan import PACKAGE
 from kernel_bridge.connection import Connection
 from kernel_bridge.errors import StartupFailed
@@ -80,7 +80,7 @@ class KernelProcess:
         layout = directory.next_layout()
         try:
             self._plan = plan_launch(confinement, options.tier, layout, options.python)
-        except ExtraPathMissing as error:
+        except ExtraPathUnusable as error:
             raise StartupFailed(str(error)) from error
         except OSError as error:
             raise StartupFailed(f"the kernel's interpreter cannot be used: {error}") from error

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from kernel_bridge.confine.vocabulary import Confinement
 
-__all__ = ["SYSTEM_FILES", "ExtraPathMissing", "check_extra", "python_paths", "system_directories"]
+__all__ = ["SYSTEM_FILES", "ExtraPathUnusable", "check_extra", "check_shared", "python_paths", "system_directories"]
 
 _SYSTEM = ("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32", "/usr/libexec",
            "/usr/include", "/usr/share", "/usr/local/bin", "/usr/local/sbin", "/usr/local/lib", "/usr/local/lib64",
@@ -51,16 +51,28 @@ def system_directories() -> list[str]:
     return [path for path in (*_SYSTEM, *sorted(glob.glob("/usr/local/cuda*"))) if os.path.lexists(path)]
 
 
-class ExtraPathMissing(OSError):
-    """A path that the kernel was to see is not there."""
+class ExtraPathUnusable(OSError):
+    """A path that the kernel was to see is not there, or the kernel's user may not use it."""
 
 
 def check_extra(limits: Confinement) -> None:
-    """See that the paths that were asked for are there. Raises: ExtraPathMissing, naming the first that is not."""
+    """See that the paths that were asked for are there. Raises: ExtraPathUnusable, naming the first that is not."""
     for name, paths in (("read_only", limits.read_only), ("writable", limits.writable)):
         for path in paths:
             if not os.path.exists(path):
-                raise ExtraPathMissing(f"Confinement.{name} names {os.fspath(path)!r}, and there is nothing there")
+                raise ExtraPathUnusable(f"Confinement.{name} names {os.fspath(path)!r}, and there is nothing there")
+
+
+def check_shared(limits: Confinement) -> None:
+    """See that other users may use the paths that were asked for. Raises: ExtraPathUnusable, naming one they may not."""
+    asked = [("writable", path, 0o002, "write") for path in limits.writable]
+    asked += [("read_only", path, 0o004, "read") for path in limits.read_only]
+    for name, path, bit, what in asked:
+        if not os.stat(path).st_mode & bit:
+            raise ExtraPathUnusable(
+                f"Confinement.{name} names {os.fspath(path)!r}, which other users may not {what}, and the kernel of a "
+                f"root runs as another user; run chmod o+{what[0]}X on it, or start this process as an ordinary user"
+            )
 
 
 @functools.lru_cache(maxsize=16)

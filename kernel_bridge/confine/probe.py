@@ -16,7 +16,7 @@ from pathlib import Path
 from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, find_bubblewrap, plan_wrapped, wrapped_guarantees
 from kernel_bridge.confine.landlocked import landlocked_guarantees, plan_landlocked, why_no_landlock
 from kernel_bridge.confine.layout import Layout
-from kernel_bridge.confine.places import check_extra
+from kernel_bridge.confine.places import check_extra, check_shared
 from kernel_bridge.confine.plain import plain_guarantees, plan_plain
 from kernel_bridge.confine.plan import LaunchPlan
 from kernel_bridge.confine.seatbelt import plan_seatbelt, seatbelt_guarantees
@@ -189,12 +189,15 @@ def plan_launch(limits: Confinement, tier: str, layout: Layout, python: str) -> 
     """Plan a kernel under a tier that `resolve` chose.
 
     Raises:
-        ExtraPathMissing: a path that was asked for is not there.
+        ExtraPathUnusable: a path that was asked for is not there, or not for the kernel's user.
         OSError: the interpreter cannot be asked.
     """
     check_extra(limits)
     make = {"N": plan_wrapped, "L": plan_landlocked, "S": plan_seatbelt, "P": plan_plain}[tier]
-    return make(limits, layout, python)
+    plan = make(limits, layout, python)
+    if plan.owner is not None:
+        check_shared(limits)
+    return plan
 
 
 def resolve(

@@ -55,7 +55,7 @@ class Confinement:
     scratch_bytes: int | None = 2**30  # all that the kernel writes; None: unbounded
     open_files: int | None = 1024
     read_only: tuple[str | Path, ...] = ()  # extra paths that may be read, under the same path inside
-    writable: tuple[str | Path, ...] = ()  # extra paths that may be read and written
+    writable: tuple[str | Path, ...] = ()  # extra paths that may be read and written, as the modes of its files allow
     environment: Mapping[str, str] = field(default_factory=dict[str, str])  # variables given to the kernel
 
     def __post_init__(self) -> None:

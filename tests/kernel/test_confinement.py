@@ -151,6 +151,26 @@ def test_a_path_that_is_not_there_is_named_before_anything_is_started(confinemen
         KernelInterpreter(confinement=asked).start()
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only the kernel of a root is another user")
+@pytest.mark.parametrize(("name", "mode", "mended"), [("writable", 0o755, 0o757), ("read_only", 0o750, 0o755)])
+def test_a_path_that_the_kernels_user_may_not_use_is_refused_with_what_to_do(
+    tmp_path: Path, name: str, mode: int, mended: int
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(mode)
+    asked = Confinement(**{name: (folder,)})
+    said = rf"Confinement.{name} names '{folder}', which other users may not .*chmod o\+"
+    with pytest.raises(CodeInterpreterError, match=said):
+        KernelInterpreter(confinement=asked).start()
+    folder.chmod(mended)
+    with KernelInterpreter(confinement=asked) as interpreter:
+        used = f"open({str(folder / 'made')!r}, 'w').close()" if name == "writable" else ""
+        assert interpreter.execute(f"import os; {used}\nprint(os.listdir({str(folder)!r}))") == (
+            "['made']" if used else "[]"
+        )
+
+
 def test_paths_may_be_relative_to_the_hosts_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "given.txt").write_text("given")
