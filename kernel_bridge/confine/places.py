@@ -64,7 +64,7 @@ def check_extra(limits: Confinement) -> None:
 
 
 def check_shared(limits: Confinement) -> None:
-    """See that other users may use the paths that were asked for. Raises: ExtraPathUnusable, naming one they may not."""
+    """See that other users may use the paths that were asked for. Raises: ExtraPathUnusable, naming one."""
     asked = [("writable", path, 0o002, "write") for path in limits.writable]
     asked += [("read_only", path, 0o004, "read") for path in limits.read_only]
     for name, path, bit, what in asked:
