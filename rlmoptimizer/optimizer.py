@@ -253,8 +253,10 @@ class RLMDocstringOptimizer(Teleprompter):
 def _remove(namespace: Path | None) -> None:
     """Nobody will go on with the agent's variables."""
     if namespace is not None:
-        with contextlib.suppress(OSError):
-            namespace.unlink()
+        # The second one is there when a process was killed while it wrote the first.
+        for path in (namespace, namespace.with_name(f"{namespace.name}.new")):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _say(line: str) -> None:

@@ -348,7 +348,7 @@ class RunStore:
     def charges(self) -> list[Charge]:
         """All charges, oldest first."""
         rows = self._query("SELECT amount, purpose FROM charges ORDER BY number")
-        return [Charge(amount, from_column(purpose)) for amount, purpose in rows]
+        return self._read(lambda row: Charge(row[0], from_column(row[1])), rows)
 
     def spent(self, purpose: str | None = None) -> int:
         """Units charged, for one purpose or for all."""
@@ -508,7 +508,7 @@ class RunStore:
 
     def _iterations(self, clause: str) -> list[IterationRecord]:
         rows = self._query(f"SELECT number, reasoning, code, output, seconds, at FROM iterations {clause}")
-        return [iteration_record(row) for row in rows]
+        return self._read(iteration_record, rows)
 
     def _number(self, run_id: str) -> int:
         rows = self._query("SELECT number FROM runs WHERE run_id = ?", as_column(str(run_id)))

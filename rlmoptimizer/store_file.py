@@ -173,6 +173,8 @@ def _entries(directory: Path) -> Iterator[Path]:
 def _translated(path: Path) -> Generator[None]:
     try:
         yield
+    except UnicodeDecodeError as error:  # SQLite's own message may quote what is damaged
+        raise _torn(path, "a text in it is none") from error
     except sqlite3.Error as error:
         reason = str(error)
         if _is_damage(error):
@@ -246,6 +248,9 @@ def _check_identity(path: Path) -> None:
         if application == _APPLICATION_ID and not _log_of(path).exists():
             _version_of(database, path)
             database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+            (page,) = database.execute("PRAGMA page_size").fetchone()
+            if path.stat().st_size % page:
+                raise _torn(path, "its last page is cut")  # SQLite would read zeros there
     except sqlite3.DatabaseError as error:
         if "malformed" in str(error) and _log_of(path).exists():
             return  # perhaps only because somebody is moving the log into the file at this moment

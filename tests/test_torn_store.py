@@ -22,6 +22,7 @@ from rlmoptimizer.run_store import RunStore
 
 NAME = "runs-0001.sqlite"
 Files = dict[str, bytes]
+PLACES = st.integers(0, 1 << 24)  # in a file, modulo its length
 
 
 def contents(store: RunStore) -> tuple[Any, ...]:
@@ -39,9 +40,23 @@ def files_in(directory: Path) -> Files:
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
 
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Files, Files, tuple[Any, ...]]:
+class Whole:
     """The files of a store that was closed, those of one whose process was killed, and what is in both."""
+
+    def __init__(self, closed: Files, killed: Files, kept: tuple[Any, ...]) -> None:
+        self.closed = closed
+        self.killed = killed
+        self.kept = kept
+
+    def __repr__(self) -> str:
+        return "Whole(...)"  # else Hypothesis writes all of it out, and warns that it is a megabyte
+
+    def files(self, *, log: bool) -> Files:
+        return self.killed if log else self.closed
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     directory = tmp_path_factory.mktemp("whole")
     with RunStore.create_in(directory) as store:
         ids = [str(number) for number in range(30)]
@@ -54,7 +69,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Files, Files, tuple
         store.record_iteration("why", "code", "output")
         kept = contents(store)
         killed = files_in(directory)
-    return files_in(directory), {name: killed[name] for name in (NAME, f"{NAME}-wal")}, kept
+    return Whole(files_in(directory), {name: killed[name] for name in (NAME, f"{NAME}-wal")}, kept)
 
 
 def opened(directory: Path, *, read_only: bool) -> tuple[Any, ...]:
@@ -96,44 +111,40 @@ def try_it(files: Files, kept: tuple[Any, ...] | None, *, read_only: bool) -> st
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.data(), st.booleans(), st.booleans())
-def test_a_store_cut_anywhere_is_refused_or_loses_nothing(ended: Any, data: st.DataObject, ro: bool, log: bool) -> None:
-    closed, killed, kept = ended
-    whole = killed if log else closed
-    at = data.draw(st.integers(0, len(whole[NAME]) - 1))
-    reason = try_it(torn(whole, NAME, lambda one: one[:at]), kept, read_only=ro)
+@given(PLACES, st.booleans(), st.booleans())
+def test_a_store_cut_anywhere_is_refused_or_loses_nothing(ended: Whole, place: int, ro: bool, log: bool) -> None:
+    whole = ended.files(log=log)
+    at = place % len(whole[NAME])
+    reason = try_it(torn(whole, NAME, lambda one: one[:at]), ended.kept, read_only=ro)
     assert reason.startswith("it is damaged") or (log and not reason)  # a log may hold all that was cut off
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 99), st.integers(1, 255), st.booleans(), st.booleans())
 def test_a_store_with_a_wrong_byte_in_its_head_is_refused_or_loses_nothing(
-    ended: Any, at: int, flip: int, ro: bool, log: bool
+    ended: Whole, at: int, flip: int, ro: bool, log: bool
 ) -> None:
-    closed, killed, kept = ended
-    changed = torn(killed if log else closed, NAME, lambda one: one[:at] + bytes([one[at] ^ flip]) + one[at + 1 :])
-    try_it(changed, kept, read_only=ro)
+    whole = ended.files(log=log)
+    changed = torn(whole, NAME, lambda one: one[:at] + bytes([one[at] ^ flip]) + one[at + 1 :])
+    try_it(changed, ended.kept, read_only=ro)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.data(), st.binary(min_size=1, max_size=4096), st.booleans(), st.booleans())
+@given(PLACES, st.binary(min_size=1, max_size=4096), st.booleans(), st.booleans())
 def test_a_store_that_was_overwritten_somewhere_is_refused_with_a_reason_or_opens(
-    ended: Any, data: st.DataObject, noise: bytes, ro: bool, log: bool
+    ended: Whole, place: int, noise: bytes, ro: bool, log: bool
 ) -> None:
-    closed, killed, _ = ended
-    whole = killed if log else closed
-    at = data.draw(st.integers(0, len(whole[NAME]) - 1))
+    whole = ended.files(log=log)
+    at = place % len(whole[NAME])
     # A letter that was changed within a stored text cannot be noticed.
     try_it(torn(whole, NAME, lambda one: one[:at] + noise + one[at + len(noise) :]), None, read_only=ro)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.data(), st.booleans())
-def test_a_log_cut_anywhere_gives_the_store_as_it_was_at_some_moment(
-    ended: Any, data: st.DataObject, ro: bool
-) -> None:
-    _, killed, _ = ended
-    at = data.draw(st.integers(0, len(killed[f"{NAME}-wal"])))
+@given(PLACES, st.booleans())
+def test_a_log_cut_anywhere_gives_the_store_as_it_was_at_some_moment(ended: Whole, place: int, ro: bool) -> None:
+    killed = ended.killed
+    at = place % (len(killed[f"{NAME}-wal"]) + 1)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         for file, content in torn(killed, f"{NAME}-wal", lambda one: one[:at]).items():
@@ -153,10 +164,10 @@ def test_a_log_cut_anywhere_gives_the_store_as_it_was_at_some_moment(
 )
 @pytest.mark.parametrize("read_only", [True, False])
 def test_a_version_that_is_not_its_own_is_refused(
-    ended: Any, version: int, reason: str, read_only: bool
+    ended: Whole, version: int, reason: str, read_only: bool
 ) -> None:
     number = version.to_bytes(4, "big", signed=True)
-    changed = torn(ended[0], NAME, lambda one: one[:60] + number + one[64:])
+    changed = torn(ended.closed, NAME, lambda one: one[:60] + number + one[64:])
     assert reason in try_it(changed, None, read_only=read_only)
 
 
@@ -203,8 +214,8 @@ def test_what_is_no_file_is_no_store(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
-def test_a_link_to_a_store_is_that_store_with_its_log_and_its_lock(ended: Any, tmp_path: Path) -> None:
-    _, killed, kept = ended
+def test_a_link_to_a_store_is_that_store_with_its_log_and_its_lock(ended: Whole, tmp_path: Path) -> None:
+    killed, kept = ended.killed, ended.kept
     real, linked = tmp_path / "real", tmp_path / "linked"
     for directory in (real, linked):
         directory.mkdir()
