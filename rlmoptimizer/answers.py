@@ -1,7 +1,8 @@
 """The dicts that the agent gets back from its tools. Knows how they look, not how they come about.
 
 The only place where scores are percentages, 0 to 100; only `examples[].score` stays a fraction, 0 to 1. Nothing of a
-run on `val` but its totals is put into an answer.
+run on `val` but its totals is put into an answer, and these only when it is whole: whoever cuts a run after each of its
+examples would else learn the verdict on every one.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ def run_answer(
     shown = results if record.split == "train" else ()
     rows, longest = fit([result.as_row() for result in shown])
     unanswered = {"unanswered_count": record.unanswered_count} if record.unanswered_count else {}
+    totals = _told_totals(record)
     return {
-        "score": percent(record.score),
-        "evaluated_count": record.evaluated_count,
-        "passed_count": record.passed_count,
+        "score": totals["score"],
+        "evaluated_count": totals["evaluated_count"],
+        "passed_count": totals["passed_count"],
         **unanswered,
         "run_id": record.run_id,
         **({} if remaining is None else {"remaining_budget": remaining}),
@@ -81,6 +83,15 @@ def run_totals(record: RunRecord) -> dict[str, Any]:
         "evaluated_count": record.evaluated_count,
         "passed_count": record.passed_count,
     }
+
+
+def _told_totals(record: RunRecord) -> dict[str, Any]:
+    """The same as the agent may see them."""
+    return {**run_totals(record), "score": None, "passed_count": None} if _is_secret(record) else run_totals(record)
+
+
+def _is_secret(record: RunRecord) -> bool:
+    return record.split == "val" and record.evaluated_count + record.unanswered_count < record.planned_count
 
 
 def run_log(record: RunRecord) -> dict[str, Any]:
@@ -130,7 +141,7 @@ def status_answer(
         "current_prompts": dict(current_prompts),
         "best_prompts": dict(current_prompts if best is None else best.prompts),
         "steps": list(current_prompts),
-        "runs": [run_totals(record) for record in runs],
+        "runs": [_told_totals(record) for record in runs],
     }
 
 
@@ -140,10 +151,12 @@ def cut_line(record: RunRecord) -> str:
     if not rest:
         return f"run {record.run_id} on {record.split} came to its end: run_data({record.run_id!r}) has it, for nothing"
     ending = "is ending" if record.state == "running" else "ended"
+    kept = "" if record.split == "val" else f"run_data({record.run_id!r}) has what did, and "
+    again = "the same call of evaluate_program goes on with the rest"
     return (
         f"run {record.run_id} on {record.split} was cut and {ending} after {record.evaluated_count} of "
-        f"{record.planned_count} examples; what did not run is not paid. run_data({record.run_id!r}) has what did, and "
-        "the same call of evaluate_program goes on with the rest"
+        f"{record.planned_count} examples; what did not run is not paid. {kept or 'Val is told whole or not at all: '}"
+        f"{again}"
     )
 
 
@@ -154,9 +167,11 @@ def _run_line(
     longest: int | None,
     error_kinds: Mapping[str, int],
 ) -> str:
+    secret = _is_secret(record)
     score = "no score" if record.score is None else f"score {percent(record.score):.2f}"
-    parts = [f"run {record.run_id} on {record.split}: {score}, {record.passed_count}/{record.evaluated_count} passed"]
-    if record.error_count:
+    told = f"{score}, {record.passed_count}/{record.evaluated_count} passed"
+    parts = [f"run {record.run_id} on {record.split}: {'not told, because val is told whole' if secret else told}"]
+    if record.error_count and not secret:
         parts.append(f"{record.error_count} with an error")
     line = ", ".join(parts)
     if record.unanswered_count:

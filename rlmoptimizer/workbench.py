@@ -9,6 +9,7 @@ the agent reads; anything else that goes wrong is kept in `failure`, the agent i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ from .seeds import drawn_seed
 from .stored_json import encode
 from .sub_lm import SubLMMeter
 from .submission import SUBMISSION_FIELD, read_submission
+from .told import Told
 
 __all__ = ["Workbench"]
 
@@ -98,6 +100,7 @@ class Workbench:
         self._emitter = emitter
         self._gate = gate
         self._costs = costs if costs is not None else CostLedger()
+        self._told = Told(ledger, self._costs)
         self._runs = Runs(evaluator, store, ledger, self._costs, emitter, gate.closed)
         self._seed = seed
         self._num_threads = num_threads
@@ -318,15 +321,15 @@ class Workbench:
         with self._lock:
             current = read_prompts(self._program)
         return answers.status_answer(
-            budget=self._ledger.state(),
+            budget=self._told.budget(),
             runs=[record for record in self._store.runs() if record.state != "running"],
             best=self.best_run(),
             current_prompts=current,
             root_lm_calls=self.root_lm_calls,
             sub_lm_calls=self._meter.calls,
             num_threads=self._num_threads,
-            usage=self._costs.usage(),
-            costs=self._costs.state(),
+            usage=self._told.usage(),
+            costs=self._told.costs(),
         )
 
     # how it is done
@@ -357,7 +360,8 @@ class Workbench:
 
     def _evaluated(self, candidate: dspy.Module, asked: Asked, source: Sequence[Row]) -> dict[str, Any]:
         try:
-            record = self._runs.paid(candidate, asked, source)
+            with self._told.at_its_end() if asked.split == "val" else contextlib.nullcontext():
+                record = self._runs.paid(candidate, asked, source)
         except LMsFailed as failed:
             raise self._lm_unavailable(asked, failed) from None
         self._gate.check()  # a run that was cut short is no answer
@@ -366,7 +370,7 @@ class Workbench:
     def _answer(self, record: RunRecord, *, remaining: int | None) -> dict[str, Any]:
         results = self._store.examples(record.run_id) if record.split == "train" else ()
         kinds = self._store.error_kinds(record.run_id) if record.unanswered_count else None
-        costs = None if remaining is None else self._costs.state()
+        costs = None if remaining is None else self._told.costs()
         return answers.run_answer(record, results, remaining=remaining, costs=costs, error_kinds=kinds)
 
     def _lm_unavailable(self, asked: Asked, failed: LMsFailed) -> LMUnavailable:

@@ -13,7 +13,7 @@ from typing import Any
 import dspy
 import pytest
 import toy
-from offline import field_lm
+from offline import Asked, field_lm
 
 from rlmoptimizer import (
     BudgetExceededError,
@@ -24,6 +24,7 @@ from rlmoptimizer import (
     UnknownRunError,
 )
 from rlmoptimizer.budget import Ledger
+from rlmoptimizer.costs import CostLedger, LMCall
 from rlmoptimizer.dataset import build_dataset
 from rlmoptimizer.evaluation import Evaluator
 from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, Event, ExamplesScored, PromptUpdated
@@ -86,6 +87,7 @@ def desk(
     metric: Any = toy.metric,
     threads: int = 4,
     again: bool = False,
+    costs: CostLedger | None = None,
 ) -> Iterator[Desk]:
     """`again`: on the store that is there, as after the end of a process."""
     events: list[Event] = []
@@ -109,6 +111,7 @@ def desk(
             gate=gate,
             seed=0,
             num_threads=threads,
+            costs=costs,
         )
         if baseline:
             bench.evaluate_baseline(program or toy.Triage())
@@ -324,6 +327,72 @@ def test_nothing_of_val_but_totals_is_in_any_answer_event_or_log(at: Desk, caplo
     for told in (*answers, at.events, [r.getMessage() for r in caplog.records if r.name.startswith("rlmoptimizer")]):
         assert toy.SECRET not in repr(told)
     assert any(toy.SECRET in repr(result) for result in at.store.examples("r2"))  # the host keeps it
+
+
+def test_of_a_val_run_that_was_cut_no_verdict_is_told(tmp_path: Path) -> None:
+    entered, gone = threading.Event(), threading.Event()
+
+    def respond(question: Asked) -> dict[str, object]:
+        if "one word" in question.instructions and "message 1 " in question.inputs["message"]:
+            entered.set()
+            assert gone.wait(60)
+        return toy.respond(question)
+
+    with desk(tmp_path, lm=field_lm(respond), threads=1) as at, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(at.evaluate, "val", prompts={"topic": toy.FIX})
+        assert entered.wait(60)
+        at.bench.kernel_died()
+        gone.set()
+        [line] = at.bench.cut_runs()
+        told = running.result(60)
+        assert line == (
+            "run r3 on val was cut and ended after 2 of 4 examples; what did not run is not paid. Val is told whole or "
+            "not at all: the same call of evaluate_program goes on with the rest"
+        )
+        for answer in (told, at.bench.run_data("r3")):
+            assert (answer["score"], answer["passed_count"], answer["evaluated_count"]) == (None, None, 2)
+            assert answer["summary_line"].startswith("run r3 on val: not told, because val is told whole")
+        listed = at.bench.optimization_status()["runs"][-1]
+        assert (listed["run_id"], listed["score"], listed["passed_count"]) == ("r3", None, None)
+        whole = at.evaluate("val", prompts={"topic": toy.FIX})
+        assert (whole["run_id"], whole["score"], whole["passed_count"]) == ("r3", 100.0, 4)
+        assert at.bench.run_data("r3")["score"] == at.bench.optimization_status()["runs"][-1]["score"] == 100.0
+
+
+def test_what_a_val_run_spends_is_told_at_its_end(tmp_path: Path) -> None:
+    turn, polled = threading.Semaphore(0), threading.Semaphore(0)
+    costs = CostLedger(1.0)
+
+    def respond(question: Asked) -> dict[str, object]:
+        costs.record(LMCall("eval", "m", "answered", len(question.text), 1, 10**9))
+        if "one word" in question.instructions:
+            turn.release()
+            assert polled.acquire(timeout=60)
+        return toy.respond(question)
+
+    def figures() -> dict[str, Any]:
+        status = at.bench.optimization_status()
+        names = ("spent_budget", "evaluated_examples", "cost_usd", "remaining_cost_usd", "remaining_budget")
+        assert status["spent_budget"] + status["reserved_budget"] + status["remaining_budget"] == status["budget"]
+        return {name: status[name] for name in names}
+
+    with desk(tmp_path, lm=field_lm(respond), threads=1, costs=costs) as at, ThreadPoolExecutor(1) as pool:
+        before = figures()
+        running = pool.submit(at.evaluate, "val", prompts={"topic": toy.FIX})
+        seen: list[dict[str, Any]] = []
+        for _ in range(4):
+            assert turn.acquire(timeout=60)
+            seen.append(figures())
+            polled.release()
+        answer = running.result(60)
+        assert [moment for moment in seen if moment != seen[0]] == []
+        assert (seen[0]["spent_budget"], seen[0]["remaining_budget"]) == (before["spent_budget"], 96)
+        assert seen[0]["cost_usd"] == before["cost_usd"]
+        after = figures()
+        assert after["spent_budget"] == before["spent_budget"] + 4
+        assert after["cost_usd"] > before["cost_usd"]
+        assert after["remaining_cost_usd"] < before["remaining_cost_usd"]
+        assert answer["remaining_budget"] == after["remaining_budget"] == 96
 
 
 def test_a_val_run_that_does_not_fit_says_that_val_is_always_whole(tmp_path: Path) -> None:

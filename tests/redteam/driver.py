@@ -270,12 +270,12 @@ class Driver:
             """Raise ValueError with the message."""
             raise ValueError(message)
 
-        def join_the_crowd(value: Any = None) -> None:
+        def join_the_crowd(value: Any = None, seconds: float = 0.02) -> None:
             """Take a while, and count who does so at the same time."""
             with counting:
                 crowd["now"] += 1
                 crowd["most"] = max(crowd["most"], crowd["now"])
-            time.sleep(0.02)
+            time.sleep(seconds)
             with counting:
                 crowd["now"] -= 1
 

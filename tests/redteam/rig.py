@@ -143,7 +143,8 @@ class Tier:
         os.chmod(self.base, 0o711)
         root = os.geteuid() == 0
         uid = 0x60000000 + secrets.randbelow(2**24) if root and not self.kind.root else None
-        imports = [str(PACKAGE.parent)]
+        imports = [str(PACKAGE.parent), str(HERE.parent)]
+        ours = [str(PACKAGE), str(PACKAGE.parent / "rlmoptimizer"), str(HERE.parent)]
         spec = {
             "became": False,
             "letter": self.letter,
@@ -152,7 +153,7 @@ class Tier:
             "without_namespaces": self.kind.without_namespaces,
             "keep_root": self.kind.keep_root,
             "base": str(self.base),
-            "paths": [*python_paths(sys.executable), str(PACKAGE), str(HERE)],
+            "paths": [*python_paths(sys.executable), *ours],
             "imports": imports,
             "secrets": self.secrets,
         }
