@@ -131,4 +131,10 @@ def encoded_filter(*, unix_connect: bool, same_user: bool = False) -> str | None
 def kernel_command(python: str, package: str) -> list[str]:
     """The command that becomes a kernel when its configuration file's path is added."""
     flags = ["-X", "frozen_modules=on"] if sys.version_info >= (3, 11) and python == sys.executable else []
-    return [python, *flags, f"{package}/inside/launch.py"]
+    return [_without_detours(python), *flags, f"{package}/inside/launch.py"]
+
+
+def _without_detours(python: str) -> str:
+    """The same program without `..`, as of `../venv/bin/python`: what it leads through is not there in a namespace."""
+    straight = os.path.normpath(python)
+    return straight if ".." in python.split("/") and os.path.exists(straight) else python

@@ -266,6 +266,17 @@ def test_where_namespaces_are_refused_the_probe_says_what_would_allow_them(
     assert re.search(said, note)
 
 
+def test_a_python_that_was_started_by_a_path_with_detours_gives_the_same(tmp_path: Path) -> None:
+    detour = os.path.relpath(sys.executable, tmp_path)
+    code = "import sys; from kernel_bridge import probe; print(sys.executable); print(probe().table())"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [detour, "-c", code]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    name, _, table = ran.stdout.partition("\n")
+    assert os.path.samefile(name, sys.executable)
+    assert table == probe().table() + "\n"
+
+
 @linux
 def test_without_bubblewrap_the_probe_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, fresh_probe: None) -> None:
     from kernel_bridge.confine import bubblewrap
