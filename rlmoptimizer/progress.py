@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 __all__ = ["Bars", "PlainLines", "ProgressView", "RewrittenLine", "RunProgress", "clock_text", "percent_text"]
 
 _PLAIN_LINE_SECONDS = 15.0  # a plain line at least this often while examples come in
 _PLAIN_LINE_SHARE = 0.25  # and after each such share of the examples
 _REWRITE_SECONDS = 0.2  # a notebook's line is rewritten no more often than this
+_PLAIN_EMIT: Any = getattr(logging.StreamHandler, "emit")  # noqa: B009 # its type is generic, and unknown without
 
 
 def percent_text(score: float | None) -> str:
@@ -51,12 +54,42 @@ class ProgressView(Protocol):
     def close(self) -> None: ...
 
 
+class _AboveBars(logging.Filter):
+    """Prints above live bars what a handler would write to the same terminal, where it would begin within a bar."""
+
+    def __init__(self, handler: logging.Handler, console: Console) -> None:
+        super().__init__()
+        self._handler = handler
+        self._console = console
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        try:
+            text = Text.from_ansi(self._handler.format(record))
+            self._console.print(text, soft_wrap=True, highlight=False)
+        except Exception:  # noqa: BLE001 # of a formatter, or of the arguments it was given: the handler reports it
+            return True
+        return False
+
+    @classmethod
+    def put_before(cls, console: Console) -> list[tuple[logging.Handler, _AboveBars]]:
+        """One for each plain handler that writes to this console; whoever calls takes them off again."""
+        found: list[tuple[logging.Handler, _AboveBars]] = []
+        for handler in filter(None, [logging.lastResort, *logging.getLogger().handlers]):
+            # A class with an `emit` of its own may do more than write.
+            if type(handler).emit is _PLAIN_EMIT and getattr(handler, "stream", None) is console.file:
+                above = cls(handler, console)
+                handler.addFilter(above)
+                found.append((handler, above))
+        return found
+
+
 class Bars:
     """Live bars on a terminal, one for each evaluation under way; finished ones stay as they ended."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Progress | None = None
+        self._above: list[tuple[logging.Handler, _AboveBars]] = []
         self._tasks: dict[str, TaskID] = {}
 
     def started(self, run_id: str, run: RunProgress) -> None:
@@ -73,6 +106,7 @@ class Bars:
                 redirect_stderr=False,
             )
             self._live.start()
+            self._above = _AboveBars.put_before(self._console)
         self._tasks[run_id] = self._live.add_task(run.label, total=run.total, note="score -")
 
     def advanced(self, run_id: str, run: RunProgress) -> None:
@@ -89,6 +123,9 @@ class Bars:
     def close(self) -> None:
         live, self._live = self._live, None
         self._tasks.clear()
+        while self._above:
+            handler, above = self._above.pop()
+            handler.removeFilter(above)
         if live is not None:
             # rich tells its thread to end and does not wait for it; a compile leaves no thread behind.
             refresher: threading.Thread | None = getattr(live.live, "_refresh_thread", None)

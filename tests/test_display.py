@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import threading
 import unicodedata
@@ -168,6 +169,35 @@ def test_long_texts_are_cut_in_the_middle() -> None:
     assert "characters left out" in text
     assert "z" in text
     assert len(text) < 9000
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_what_is_logged_while_a_bar_is_live_has_lines_of_its_own(
+    configured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    logger = logging.Logger("of the program")  # knows no root, so Python's last resort writes what it says
+    handler = logging.lastResort
+    if configured:
+        handler = logging.StreamHandler(stream)
+        logger.parent = logging.getLogger()
+        logger.parent.addHandler(handler)
+    assert handler is not None
+    display = Display(console=Console(file=stream, force_terminal=True, width=80))
+    try:
+        display(EvaluationStarted("r1", "train", 5, baseline=False))
+        logger.warning("no price " + "and so on " * 10 + "[/]")
+        monkeypatch.setattr(logging, "raiseExceptions", False)
+        logger.warning("%d that cannot be formatted", "words")
+        display.close()
+        logger.warning("later")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert re.search(r"\x1b\[2Kno price (and so on ){10}\[/\]\n", stream.getvalue())
+    assert stream.getvalue().endswith("later\n")
+    assert stream.getvalue().count("no price") == stream.getvalue().count("later") == 1
+    assert handler.filters == []
 
 
 def test_closing_ends_a_live_bar_and_its_thread() -> None:
