@@ -75,7 +75,7 @@ def a_directory(name: str, value: Any) -> Path | None:
     path = Path(cast("str", value))
     if (isinstance(value, str) and not value.strip()) or (path.exists() and not path.is_dir()):
         raise _refuse(name, value, accepted)
-    return path
+    return path.absolute()  # programs and metrics may change the working directory
 
 
 def a_factory(name: str, value: Any) -> Callable[[], CodeInterpreter] | None:

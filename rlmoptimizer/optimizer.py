@@ -30,7 +30,7 @@ from .errors import CostLimitReached, InvalidSetup
 from .metric import bind_metric
 from .prices import check_priced
 from .program import check_program
-from .resume import open_store, resume_line
+from .resume import open_store, resume_line, resume_note
 from .run_store import RunStore
 from .seeds import fresh_seed
 from .setup_record import describe_setup, model_name, scored_split
@@ -177,6 +177,8 @@ class RLMDocstringOptimizer(Teleprompter):
             make_showable(error)  # it may quote an LM or a kernel, and Python prints what nobody catches as it is
             if opened and self.run_storage_dir is not None and not isinstance(error, (InvalidSetup, CostLimitReached)):
                 _say(resume_line(opened[0].path, error))
+                if sys.version_info >= (3, 11):
+                    error.add_note(resume_note(opened[0].path))
             raise
 
     @staticmethod
@@ -263,4 +265,6 @@ def _say(line: str) -> None:
     """One line on stderr, whatever has become of that."""
     if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison] # there is none under pythonw
         with contextlib.suppress(OSError, ValueError):
-            print(line, file=sys.stderr, flush=True)
+            # A terminal has written ^C where the line is to begin.
+            start = "\r" if sys.stderr.isatty() else ""
+            print(start + line, file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ from .setup_record import differences
 from .store_file import stores_in
 from .submission import SUBMISSION_FIELD
 
-__all__ = ["CUT_OUTPUT", "Past", "namespace_text", "open_store", "resume_line", "take_up"]
+__all__ = ["CUT_OUTPUT", "Past", "namespace_text", "open_store", "resume_line", "resume_note", "take_up"]
 
 CUT_OUTPUT: Final = (
     "[Cut] The process ended before the output of this cell was recorded. The cell was not run again; "
@@ -109,8 +109,17 @@ def resume_line(store_path: Path, error: BaseException) -> str:
     """What is said when an optimization ends before its end."""
     return (
         f"RLMDocstringOptimizer stopped ({type(error).__name__}). All that had finished is in {store_path}: go on with "
-        f"compile(..., resume=True) and run_storage_dir={str(store_path.parent)!r}."
+        f"{_how(store_path)}."
     )
+
+
+def resume_note(store_path: Path) -> str:
+    """The same once more, for the end of a traceback: what was said before it has scrolled away."""
+    return f"To go on: {_how(store_path)}"
+
+
+def _how(store_path: Path) -> str:
+    return f"compile(..., resume=True) and run_storage_dir={str(store_path.parent)!r}"
 
 
 def _recorded(store: RunStore, setup: Mapping[str, Any]) -> RunStore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import stat
 import threading
 from collections import Counter
@@ -269,6 +270,26 @@ def test_a_seed_that_was_drawn_is_used_again(tmp_path: Path) -> None:
     _, again = toy.compiled([draw, SUBMIT], seed=drawn)
     assert first.strip() in again.history
     assert first.strip() not in root.history.partition("=== Step 2")[2]
+
+
+def test_a_directory_is_the_one_that_was_named_whatever_the_metric_does_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def restless(gold: Any, prediction: Any, trace: Any = None) -> float:
+        os.chdir(elsewhere)
+        return float(toy.metric(gold, prediction).score)
+
+    root = ScriptedRootLM(["kept = 5", "print(kept)", RuntimeError("the key was revoked")])
+    with pytest.raises(dspy.LMError, match="the key was revoked"):
+        toy.optimizer(root, run_storage_dir="runs").compile(toy.Triage(), **arguments(metric=restless))
+    assert list(elsewhere.iterdir()) == []
+    kept = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert kept == ["runs-0001.namespace", "runs-0001.sqlite"]
+    assert f"run_storage_dir={str(tmp_path / 'runs')!r}" in capfd.readouterr().err
 
 
 def test_resuming_needs_a_directory_and_true_or_false() -> None:
