@@ -97,7 +97,7 @@ class RunStore:
         directory = Path(directory)
         numbers = stores_in(directory)
         if not numbers:
-            raise InvalidSetup(f"there is no run store in {directory}; name the run_storage_dir of a compile that has begun")
+            raise InvalidSetup(f"there is no run store in {directory}; name that of a compile that has begun")
         return cls.open(store_path(directory, max(numbers)), read_only=read_only)
 
     def close(self) -> None:
