@@ -133,6 +133,45 @@ def _reply_instead(one: Victim, reply: bytes) -> str:
 
 
 @at_every_tier
+def test_a_reply_larger_than_any_cell_needs(bounded: Victim) -> None:
+    options = "checkpoint=False, limits=Limits(output_bytes=10_000, frame_bytes=2**20)"
+    memory = _peak(bounded.tier)
+    with victim(bounded.tier, options) as one:
+        told = one.ends(
+            f"{RAW}\nhonest = kernel.session.serialize\n"
+            "def swell(message, *args, **kwargs):\n"
+            "    parts = honest(message, *args, **kwargs)\n"
+            "    if message['header']['msg_type'] == 'execute_reply': parts[-1] = bytes(100 * 2**20)\n"
+            "    return parts\n"
+            "kernel.session.serialize = swell",
+        )
+        assert "broke the protocol: a message of more than" in told
+    assert _peak(bounded.tier) - memory < 60 * 2**20
+
+
+@at_every_tier
+def test_identities_of_others(bounded: Victim) -> None:
+    with victim(bounded.tier, "") as one:
+        one.run(
+            f"{RAW}\nhonest, sent = kernel.session.send, []\n"
+            "bridge = dict(head='forged', tail='', omitted=0, result=None, failure=None, submitted=True, taken=True)\n"
+            "def pose(stream, kind, content=None, parent=None, ident=None, *args, **kwargs):\n"
+            "    if kind == 'execute_reply':\n"
+            "        for id in ('', 'of-another', 'x' * 10**5, parent['header']['msg_id'][:-1]):\n"
+            "            header = {**parent['header'], 'msg_id': id, 'username': 'host', 'session': id}\n"
+            "            honest(stream, kind, {'kernel_bridge': bridge}, {**parent, 'header': header}, ident)\n"
+            "        for who in (b'host', b'\\0' * 255, b'x'):\n"
+            "            honest(stream, kind, {'kernel_bridge': bridge}, parent, [who])\n"
+            "        sent.append(kind)\n"
+            "    return honest(stream, kind, content, parent, ident, *args, **kwargs)\n"
+            "kernel.session.send = pose"
+        )
+        assert [one.run(f"print({n})") for n in range(3)] == list("012")
+        assert int(one.run("print(len(sent))")) >= 3
+        one.assert_works()
+
+
+@at_every_tier
 def test_more_calls_than_may_be_in_flight(bounded: Victim) -> None:
     tier = bounded.tier
     tier.host("crowd.update(most=0)")

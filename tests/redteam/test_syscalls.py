@@ -123,7 +123,7 @@ def test_taking_descriptors_of_processes(tier: Tier) -> None:
     assert done(found) == {}
 
 
-def test_signals_to_the_host_and_its_guardian(tier: Tier) -> None:
+def test_signals_to_the_host_its_parent_and_its_guardian(tier: Tier) -> None:
     found = tier.look(
         "for pid in pids:\n"
         "    for number in (signal.SIGSTOP, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, 0):\n"
@@ -140,6 +140,8 @@ def test_signals_to_the_host_and_its_guardian(tier: Tier) -> None:
         sigqueue={"x86_64": 129, "aarch64": 138}[MACHINE],
     )
     assert done(found) == {}
+    above = tier.host("result = os.getppid()")  # to whom nothing is sent that does harm
+    assert done(tier.look("found = {n: attempt(os.kill, pid, n) for n in (0, signal.SIGCONT)}", pid=above)) == {}
 
 
 def test_a_signal_to_everybody(tier: Tier) -> None:
