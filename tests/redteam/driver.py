@@ -259,7 +259,7 @@ class Driver:
         """The host tools that every session has."""
         calls: list[Any] = self.names["calls"]
         crowd: dict[str, int] = self.names["crowd"]
-        counting = threading.Lock()
+        counting = threading.Condition()
 
         def echo(value: Any) -> Any:
             """Return the value."""
@@ -270,16 +270,26 @@ class Driver:
             """Raise ValueError with the message."""
             raise ValueError(message)
 
-        def join_the_crowd(value: Any = None, seconds: float = 0.02) -> None:
+        def join_the_crowd(value: Any = None) -> None:
             """Take a while, and count who does so at the same time."""
             with counting:
                 crowd["now"] += 1
                 crowd["most"] = max(crowd["most"], crowd["now"])
-            time.sleep(seconds)
+            time.sleep(0.02)
             with counting:
                 crowd["now"] -= 1
 
-        return {"echo": echo, "fail": fail, "join_the_crowd": join_the_crowd}
+        def wait_for_company(value: Any = None) -> None:
+            """Join the crowd until somebody else has, but not for long."""
+            with counting:
+                crowd["now"] += 1
+                crowd["most"] = max(crowd["most"], crowd["now"])
+                counting.notify_all()
+                counting.wait_for(lambda: crowd["most"] > 1, 1.5)
+                crowd["now"] -= 1
+
+        tools = (echo, fail, join_the_crowd, wait_for_company)
+        return {tool.__name__: tool for tool in tools}
 
     def answer(self, request: dict[str, Any]) -> None:
         try:

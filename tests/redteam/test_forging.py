@@ -204,9 +204,10 @@ def test_values_that_are_larger_in_memory_than_on_the_wire(bounded: Victim) -> N
     with victim(tier, "limits=Limits(frame_bytes=32 * 2**20, cell_seconds=30)") as one:
         one.run(
             f"{RAW}\ncount = 900_000\n"
-            "body = b'\\x92\\x91\\xdd' + count.to_bytes(4, 'big') + b'\\xe0' * count + pack({'seconds': 0.2})\n"
-            "for number in range(10): send(pack(['call', 10**6 + number, 'join_the_crowd']), body)\n"
-            "echo(0)"
+            "body = b'\\x92\\x91\\xdd' + count.to_bytes(4, 'big') + b'\\xe0' * count + b'\\x80'\n"
+            "for number in range(10): send(pack(['call', 10**6 + number, tools[number > 2]]), body)\n"
+            "echo(0)",
+            tools=["wait_for_company", "join_the_crowd"],
         )
         one.assert_works()
     assert tier.host("result = crowd['most']") == 1  # so many parts as two of them have may not be held at once
