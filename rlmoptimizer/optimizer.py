@@ -20,7 +20,7 @@ import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
 from dspy.teleprompt import Teleprompter
 
-from kernel_bridge.shown import make_showable
+from kernel_bridge.shown import make_showable, printable_line
 
 from . import result
 from .checks import a_bool, a_cost_limit, a_directory, a_factory, a_seed, an_lm, at_least
@@ -30,7 +30,7 @@ from .errors import CostLimitReached, InvalidSetup
 from .metric import bind_metric
 from .prices import check_priced
 from .program import check_program
-from .resume import open_store, resume_line, resume_note
+from .resume import open_store, resume_line, resume_note, resumed_line
 from .run_store import RunStore
 from .seeds import fresh_seed
 from .setup_record import describe_setup, model_name, scored_split
@@ -172,6 +172,8 @@ class RLMDocstringOptimizer(Teleprompter):
                     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlmoptimizer-")))
                 store = stack.enter_context(open_store(directory, setup, resume=resume))
                 opened.append(store)
+                if resume:
+                    _say(printable_line(resumed_line(store)))
                 return self._compiled(student, data, metric, eval_lm, store, stack)
         except BaseException as error:
             make_showable(error)  # it may quote an LM or a kernel, and Python prints what nobody catches as it is

@@ -18,7 +18,16 @@ from .setup_record import differences
 from .store_file import stores_in
 from .submission import SUBMISSION_FIELD
 
-__all__ = ["CUT_OUTPUT", "Past", "namespace_text", "open_store", "resume_line", "resume_note", "take_up"]
+__all__ = [
+    "CUT_OUTPUT",
+    "Past",
+    "namespace_text",
+    "open_store",
+    "resume_line",
+    "resume_note",
+    "resumed_line",
+    "take_up",
+]
 
 CUT_OUTPUT: Final = (
     "[Cut] The process ended before the output of this cell was recorded. The cell was not run again; "
@@ -103,6 +112,18 @@ def take_up(store: RunStore) -> Past:
     submission = store.submission()
     submitted = None if submission is None else submission.get(SUBMISSION_FIELD)
     return Past(tuple(store.iterations()), tuple(store.runs()), submitted)
+
+
+def resumed_line(store: RunStore) -> str:
+    """What is said when a compile that resumes has found its store."""
+    where = str(store.path)
+    if store.outcome() is not None:
+        return f"RLMDocstringOptimizer: the optimization in {where} is finished; this is its result."
+    runs, turns = store.run_count(), len(store.iterations())
+    if not runs:
+        nothing = f"there was nothing to resume in {store.path.parent}"
+        return f"RLMDocstringOptimizer: {nothing}; a new one begins in {where}."
+    return f"RLMDocstringOptimizer: going on with {where}: so far runs {runs}, turns of the agent {turns}."
 
 
 def resume_line(store_path: Path, error: BaseException) -> str:

@@ -207,7 +207,9 @@ def _make(path: Path) -> None:
     new = path.with_name(path.name + ".new")
     for left in (new, new.with_name(new.name + "-journal")):
         left.unlink(missing_ok=True)
-    database = _connect(new, "rwc")
+    # It holds the examples, the validation set's too: for its owner only, and SQLite makes the files beside it alike.
+    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    database = _connect(new, "rw")
     try:
         marks = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {VERSION};"
         database.executescript(f"BEGIN; {_script('schema.sql')} {marks} COMMIT;")

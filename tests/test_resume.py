@@ -113,6 +113,20 @@ def test_going_on_is_shown_and_kept_as_an_event(tmp_path: Path, capfd: pytest.Ca
         assert [event.data for event in store.events("CompileResumed")] == [{"turns": 1, "runs": 3, "left": 30}]
 
 
+def test_a_resume_says_what_it_found(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    begun(tmp_path, ["evaluate_program(limit=4)"])
+    assert "RLMDocstringOptimizer: " not in capfd.readouterr().err
+    path = tmp_path / "runs-0001.sqlite"
+    for said in (
+        f"RLMDocstringOptimizer: going on with {path}: so far runs 3, turns of the agent 1.\n",
+        f"RLMDocstringOptimizer: the optimization in {path} is finished; this is its result.\n",
+    ):
+        resumed(tmp_path, [SUBMIT])
+        assert said in capfd.readouterr().err
+    resumed(tmp_path / "mistyped", [SUBMIT])
+    assert f"there was nothing to resume in {tmp_path / 'mistyped'}; a new one begins in" in capfd.readouterr().err
+
+
 def test_a_new_compile_has_nothing_behind_it(tmp_path: Path) -> None:
     result, root = resumed(tmp_path / "none yet", ["print([previous_trajectory, work_so_far])", SUBMIT])
     assert "[[], '']" in root.history

@@ -755,3 +755,11 @@ def test_any_result_comes_back_as_it_was(one: ExampleResult) -> None:
         (again,) = store.examples(run_id)
     assert again == one
     assert repr(again) == repr(one)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes")
+def test_a_store_is_its_owners_alone(tmp_path: Path) -> None:
+    with RunStore.create_in(tmp_path) as store:
+        store.record_setup({})
+        kept = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        assert {kept[f"runs-0001.sqlite{more}"] for more in ("", "-wal", "-shm")} == {0o600}
