@@ -88,6 +88,11 @@ class CheckpointKeeper:
             self._wanted = None
         self._copy(wanted)
 
+    def wait(self, seconds: float) -> None:
+        """Wait until the kernel has made what is expected of it, but not longer than this."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._wanted is None or self._closed, seconds)
+
     def close(self) -> None:
         """Copy what is there already, and no more. Idempotent."""
         with self._changed:
@@ -113,6 +118,7 @@ class CheckpointKeeper:
                 made = wanted.is_made(wanted.cell)
                 if made is None or made or self._closed:
                     self._wanted = None
+                    self._changed.notify_all()
                 else:
                     self._changed.wait(pause)
                     pause = min(2 * pause, _LAST_LOOK)

@@ -39,6 +39,7 @@ __all__ = ["KernelSession"]
 logger = logging.getLogger(__name__)
 
 _MOST_CELLS = 2**48  # that a checkpoint file is believed to have seen
+_KEEP_SECONDS = 2.0  # for a kernel to finish the checkpoint of its last cell before it is killed
 _RUNNER_SECONDS = 60.0  # for the thread that runs a cell to notice that the session is being closed
 
 
@@ -164,7 +165,10 @@ class KernelSession:
         return kernel
 
     def close(self, reason: str = "the session was closed") -> None:
-        """Kill the kernel and remove everything it had. Idempotent; from any thread."""
+        """Kill the kernel, once the checkpoint of its last cell is kept, and remove everything it had.
+
+        Idempotent; from any thread.
+        """
         if os.getpid() != self._owner:
             return  # a fork of the host: the kernel is its parent's
         if self._closed is None:
@@ -172,9 +176,13 @@ class KernelSession:
         if self._runner == threading.get_ident():
             self._dispose()
             return
-        kernel = self._kernel
-        if kernel is not None:
-            kernel.process.kill()
+        keeper, kernel = self._keeper, self._kernel
+        try:
+            if keeper is not None and not self._running.locked():
+                keeper.wait(_KEEP_SECONDS)
+        finally:
+            if kernel is not None:
+                kernel.process.kill()
         # The sockets belong to the thread that runs a cell; it notices that the kernel is gone and lets go of them.
         mine = self._running.acquire(timeout=_RUNNER_SECONDS)
         try:

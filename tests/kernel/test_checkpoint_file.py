@@ -84,19 +84,38 @@ def test_a_host_that_is_killed_while_it_thinks_leaves_its_kernels_namespace_to_t
 
 
 @pytest.mark.smoke
-def test_an_interpreter_that_is_shut_down_leaves_its_last_namespace(
-    tmp_path: Path, wait_until: Callable[..., None]
-) -> None:
+def test_an_interpreter_that_is_shut_down_leaves_its_last_namespace(tmp_path: Path) -> None:
     file = tmp_path / "kept"
     with KernelInterpreter(checkpoint_file=file) as kernel:
         assert kernel.restored is None
         for number in (1, 2):
             kernel.checkpoint_label = f"cell {number}"
             kernel.execute(f"x = {number}")
-        wait_until(lambda: label_of(file) == "cell 2", "the last one is kept")
+    assert label_of(file) == "cell 2"
     with KernelInterpreter(checkpoint_file=file) as kernel:
         assert kernel.execute("x") == "2"
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_shutdown_waits_for_a_checkpoint_that_is_being_made_but_for_none_without_end(tmp_path: Path) -> None:
+    slow = """
+import time
+class Slow:
+    def __init__(self, seconds): self.seconds = seconds
+    def __reduce__(self):
+        time.sleep(self.seconds)
+        return int, (7,)
+"""
+    file = tmp_path / "kept"
+    with KernelInterpreter(checkpoint_file=file) as kernel:
+        kernel.checkpoint_label = "quick"
+        kernel.execute(f"{slow}\nx = Slow(0.3)")
+    with KernelInterpreter(checkpoint_file=file, limits=Limits(checkpoint_seconds=600)) as kernel:
+        kernel.checkpoint_label = "quick"
+        assert kernel.execute("x") == "7"
+        kernel.checkpoint_label = "endless"
+        kernel.execute(f"{slow}\nx = Slow(500)")
+    assert label_of(file) == "quick"
 
 
 def test_what_did_not_change_is_only_given_its_new_label(tmp_path: Path, wait_until: Callable[..., None]) -> None:
