@@ -29,6 +29,9 @@ __all__ = ["digest", "module_digests", "value_digest"]
 _SECRET: Final = re.compile(r"(?i)(^|[_-])(api_?key|key|secret|password|token|auth(orization)?|credentials?|headers?)$")
 
 
+_DEEPEST: Final = 100  # levels of a value; what lies deeper counts by its class alone, however deep Python could go
+
+
 def digest(modules: Iterable[tuple[str, BaseModule, bool]]) -> str:
     """A digest of (path, module, are its instructions free to change) in their order."""
     state = hashlib.sha256()
@@ -123,6 +126,8 @@ class _Description:
             return hex(value)
         if id(value) in self._inside:
             return "<cycle>"
+        if len(self._inside) >= _DEEPEST:
+            return f"<deep {_name(type(value))}>"
         self._inside.add(id(value))
         try:
             return self._compound(value)

@@ -73,7 +73,7 @@ def a_directory(name: str, value: Any) -> Path | None:
     if not isinstance(value, (str, os.PathLike)):
         raise _refuse(name, value, accepted, wrong_type=True)
     path = Path(cast("str", value))
-    if (isinstance(value, str) and not value.strip()) or (path.exists() and not path.is_dir()):
+    if (isinstance(value, str) and not value.strip()) or (os.path.exists(path) and not os.path.isdir(path)):
         raise _refuse(name, value, accepted)
     return path.absolute()  # programs and metrics may change the working directory
 

@@ -12,7 +12,7 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from .errors import InvalidSetup, StoreCorrupt, StoreInUse
 from .file_lock import FileLock, Held
+from .store_copy import copy_of, copy_of_files, needs_a_copy
 from .stored_json import decode
 
 __all__ = ["BUSY_SECONDS", "VERSION", "StoreFile", "candidate_id", "store_path", "stores_in"]
@@ -96,7 +97,7 @@ class StoreFile:
         path = _found(path)
         with _translated(path):
             _check_identity(path)
-            connection = _connect(path, "ro")
+            connection = _reading(path)
             try:
                 return cls(path, _at_present_version(connection, path), None)
             except BaseException:
@@ -154,8 +155,11 @@ def store_path(directory: Path, number: int) -> Path:
 
 
 def stores_in(directory: Path) -> list[int]:
-    """The numbers of the stores in a directory, ascending; [] also when there is no directory."""
-    names = (re.fullmatch(r"runs-(\d{4,9})\.sqlite", path.name) for path in _entries(directory))
+    """The numbers of the stores in a directory, ascending; [] also when there is no directory.
+
+    Raises `InvalidSetup` when it cannot be searched.
+    """
+    names = (re.fullmatch(r"runs-(\d{4}|[1-9]\d{4,8})\.sqlite", path.name) for path in _entries(directory))
     return sorted(int(match[1]) for match in names if match)
 
 
@@ -165,8 +169,13 @@ def candidate_id(prompts_json: str | bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def _entries(directory: Path) -> Iterator[Path]:
-    return directory.iterdir() if directory.is_dir() else iter(())
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InvalidSetup(f"{directory} cannot be searched for run stores: {error}") from error
 
 
 @contextmanager
@@ -320,13 +329,32 @@ def _migrate(database: sqlite3.Connection, path: Path) -> None:
             raise
 
 
+def _reading(path: Path) -> sqlite3.Connection:
+    """A connection that reads the file, or, where SQLite cannot, a private copy of it."""
+    database = _connect(path, "ro")
+    try:
+        _version_of(database, path)
+    except sqlite3.OperationalError as error:
+        database.close()
+        if not needs_a_copy(error):
+            raise
+    except BaseException:
+        database.close()
+        raise
+    else:
+        return database
+    try:
+        return copy_of_files(path, _log_of(path))
+    except OSError as error:
+        raise StoreCorrupt(str(path), f"it cannot be copied to be read: {error}") from error
+
+
 def _at_present_version(database: sqlite3.Connection, path: Path) -> sqlite3.Connection:
     """The connection itself, or one to a private copy that was migrated."""
     if _version_of(database, path) == VERSION:
         return database
-    copy = sqlite3.connect("", check_same_thread=False, isolation_level=None)  # a file that vanishes with it
+    copy = copy_of(database)
     try:
-        database.backup(copy)
         _migrate(copy, path)
     except BaseException:
         copy.close()

@@ -6,6 +6,9 @@ import functools
 import json
 import os
 import stat
+import subprocess
+import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -87,6 +90,23 @@ def test_a_cell_that_was_cut_is_told_to_the_agent_and_counts_as_a_turn(tmp_path:
 
 
 # raised
+
+
+def test_an_example_nested_deeper_than_python_could_follow_is_optimized_on_and_gone_on_with(tmp_path: Path) -> None:
+    def nested(word: str, levels: int = 400) -> list[dspy.Example]:
+        value: Any = word
+        for _ in range(levels):
+            value = [value]
+        return [*toy.trainset(5), dspy.Example(**toy.example(5), notes=value).with_inputs("message")]
+
+    root = ScriptedRootLM([RuntimeError("the key was revoked")])
+    with pytest.raises(dspy.LMError, match="the key was revoked"):
+        toy.optimizer(root, run_storage_dir=tmp_path).compile(toy.Triage(), **arguments(trainset=nested("one")))
+    result, _ = resumed(tmp_path, [SUBMIT], trainset=nested("one"))
+    assert result.best_score == 50.0
+    for other in (nested("other", 20), nested("one", 20)):
+        with pytest.raises(InvalidSetup, match=r"trainset: example 6 differs \(of 6\)"):
+            resumed(tmp_path, [], trainset=other)
 
 
 @pytest.mark.smoke
@@ -361,6 +381,54 @@ def test_the_best_program_so_far_is_there_after_the_process_was_killed(tmp_path:
     assert read_prompts(student)["reply"] == "Answer politely."
 
 
+READER = """
+import os, sys
+sys.path[:0] = {path!r}
+import toy
+from offline import ScriptedRootLM
+from test_resume import arguments
+from rlmoptimizer import RLMDocstringOptimizer
+if os.geteuid() == 0:
+    os.setegid(65534)
+    os.seteuid(65534)
+print(RLMDocstringOptimizer.best_program(toy.Triage(), {directory!r}).best_run_id)
+if {ended!r}:
+    again = toy.optimizer(ScriptedRootLM([]), run_storage_dir={directory!r})
+    print(again.compile(toy.Triage(), **arguments(), resume=True).best_score)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="directories cannot be closed to writing")
+@pytest.mark.parametrize("ended", [True, False], ids=["a finished optimization", "a killed one without its index"])
+def test_what_is_kept_in_a_directory_that_cannot_be_written_to_is_read_there(ended: bool) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as open_to_all:  # the tests' own place is not
+        Path(open_to_all).chmod(0o755)
+        directory = Path(open_to_all) / "runs"
+        if ended:
+            resumed(directory, [SUBMIT])
+        else:
+            killed(directory, "thinking")
+            (directory / "runs-0001.sqlite-shm").unlink()
+        held = {path.name: path.read_bytes() for path in directory.iterdir()}
+        if os.geteuid() == 0:  # whom no mode keeps from writing, so another user reads
+            for path in directory.iterdir():
+                os.chown(path, 65534, 65534)
+        directory.chmod(0o555)
+        try:
+            script = READER.format(path=[path for path in sys.path if path], directory=str(directory), ended=ended)
+            read = subprocess.run(
+                [sys.executable, "-c", script],
+                capture_output=True,
+                text=True,
+                check=False,
+                env={**os.environ, "TMPDIR": "/tmp"},
+            )
+        finally:
+            directory.chmod(0o755)
+        assert read.stdout.split() == (["r2", "50.0"] if ended else ["r2"]), read.stderr
+        assert {path.name: path.read_bytes() for path in directory.iterdir()} == held
+
+
 def test_a_best_program_that_cannot_be_had_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(InvalidSetup, match="there is no run store in"):
         RLMDocstringOptimizer.best_program(toy.Triage(), tmp_path)
@@ -399,6 +467,20 @@ def test_the_agent_has_its_variables_again_as_of_the_turn_that_it_is_told(
     assert "Not restored: handle (" in told
     assert "[1, 4, 6]" in root.history
     assert not file.exists()
+
+
+def test_what_the_agent_has_put_in_the_place_of_its_inputs_is_gone_when_it_goes_on(tmp_path: Path) -> None:
+    begun(tmp_path, ["previous_trajectory = work_so_far = task_facts = 'forged'"])
+    look = "print(len(previous_trajectory), work_so_far[:21], task_facts['program'])"
+    _, root = resumed(tmp_path, [look, SUBMIT])
+    assert "1 This work was interru Triage" in root.history
+
+
+def test_a_copy_of_the_namespace_that_was_killed_does_not_outlive_the_optimization(tmp_path: Path) -> None:
+    killed(tmp_path, "submitted")
+    (tmp_path / "runs-0001.namespace.new").write_bytes(b"half of it")
+    resumed(tmp_path, [], rlm_max_iterations=20)
+    assert not list(tmp_path.glob("*.namespace*"))
 
 
 def test_a_namespace_that_cannot_be_used_is_told_and_the_work_goes_on(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from rlmoptimizer.budget import Charge
 from rlmoptimizer.errors import InvalidSetup, SelectionError, StoreCorrupt, StoreInUse, UnknownRunError
 from rlmoptimizer.evaluation import ExampleResult, StepTrace
 from rlmoptimizer.run_store import EventRecord, IterationRecord, RunRecord, RunStore
+from rlmoptimizer.store_file import stores_in
 
 
 def result(example_id: str = "1", score: float = 1.0, **changes: Any) -> ExampleResult:
@@ -763,3 +764,9 @@ def test_a_store_is_its_owners_alone(tmp_path: Path) -> None:
         store.record_setup({})
         kept = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
         assert {kept[f"runs-0001.sqlite{more}"] for more in ("", "-wal", "-shm")} == {0o600}
+
+
+def test_only_names_that_a_store_is_given_are_those_of_stores(tmp_path: Path) -> None:
+    for name in ("runs-0003.sqlite", "runs-12345.sqlite", "runs-00099.sqlite", "runs-7.sqlite", "runs-0004.sqlite.new"):
+        (tmp_path / name).touch()
+    assert stores_in(tmp_path) == [3, 12345]
