@@ -25,8 +25,10 @@ from pydantic.fields import FieldInfo
 
 __all__ = ["digest", "module_digests", "value_digest"]
 
-# "max_tokens" is a setting; "api_token" is a secret. Where an LM lives does not belong to the program either.
+# "max_tokens" is a setting; "api_token" is a secret. Where an LM lives does not belong to the program either: a server
+# of one's own has another port the next time.
 _SECRET: Final = re.compile(r"(?i)(^|[_-])(api_?key|key|secret|password|token|auth(orization)?|credentials?|headers?)$")
+_ACCESS: Final = frozenset({"api_base", "base_url", "timeout"})
 
 
 _DEEPEST: Final = 100  # levels of a value; what lies deeper counts by its class alone, however deep Python could go
@@ -116,7 +118,7 @@ class _Description:
 
     def lm(self, lm: dspy.BaseLM) -> str:
         settings = {"model": lm.model, "model_type": lm.model_type, **lm.kwargs}
-        known = {key: settings[key] for key in sorted(settings) if not _SECRET.search(key)}
+        known = {key: settings[key] for key in sorted(settings) if key not in _ACCESS and not _SECRET.search(key)}
         return f"{_name(type(lm))}{self.value(known)}"
 
     def value(self, value: Any) -> str:

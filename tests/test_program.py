@@ -495,6 +495,7 @@ def test_the_fingerprint_sees_lm_settings_but_no_secrets() -> None:
     assert printed(temperature=0.1) != printed(temperature=0.2)
     assert printed(max_tokens=10) != printed(max_tokens=20)
     assert printed(api_key="one") == printed(api_key="two") == printed()
+    assert printed(api_base="http://127.0.0.1:8001") == printed(base_url="http://127.0.0.1:8002") == printed(timeout=3)
 
 
 def test_the_fingerprint_sees_what_an_annotation_is_made_of() -> None:
