@@ -497,7 +497,8 @@ def compiled(turns: list[Any], *, root_price: Any = None, **options: Any) -> tup
         "sub_lm": priced_text(lambda prompt: f"heard: {prompt}", "sub", price=by_call(0.01)),
         "eval_lm": priced_fields(toy.respond, "eval", price=by_call(0.01)),
     }
-    return toy.optimizer(root, **{**lms, **options}).compile(toy.Triage(), **arguments), root
+    resume = options.pop("resume", False)
+    return toy.optimizer(root, **{**lms, **options}).compile(toy.Triage(), **arguments, resume=resume), root
 
 
 def outputs(result: Any) -> list[str]:
@@ -794,3 +795,20 @@ def test_a_limit_in_dollars_leaves_the_budget_in_units_as_it_is() -> None:
     assert left[0] == left[1]
     assert plain.usage == capped.usage
 
+
+
+def test_dollars_go_on_being_counted_where_a_compile_was_cut(tmp_path: Path) -> None:
+    tried = "evaluate_program(limit=3); llm_query('x')"  # 7 cents
+    told = "s = optimization_status(); print(s['cost_usd'], s['remaining_cost_usd'])"
+    spent_before = BASELINE + 0.01 + 0.07  # the cut turn was not answered, so it has no price
+    options: dict[str, Any] = {"run_storage_dir": tmp_path, "max_cost_usd": 0.5}
+    with pytest.raises(dspy.LMError, match="the key was revoked"):
+        compiled([tried, RuntimeError("the key was revoked")], **options)
+    result, _ = compiled([told, f"{tried}\n{told}", SUBMIT], resume=True, **options)
+    first = 0.01 + spent_before
+    assert outputs(result)[1:3] == [f"{first:g} {0.5 - first:g}", f"{first + 0.08:g} {0.5 - first - 0.08:g}"]
+    assert result.cost_usd == pytest.approx(first + 0.08 + 0.01, abs=1e-12)
+    assert result.usage["eval"]["calls"] == 2 * (6 + 4 + 3 + 3)
+    assert result.usage["root"]["calls"] == 4
+    again, root = compiled([], resume=True, **options)
+    assert (again.cost_usd, again.usage, root.seen) == (result.cost_usd, result.usage, [])
