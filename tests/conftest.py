@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -28,6 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     Whatever is found in it afterwards was left by tests of this process; a unix socket's path must fit in 107 bytes.
     """
     global _private_tmp
+    # A shell that starts a job in the background lets it ignore Ctrl-C, and so all that it starts; some tests press it.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     spreads_to_workers = bool(getattr(config.option, "numprocesses", None))
     if spreads_to_workers or _private_tmp is not None:
         return
