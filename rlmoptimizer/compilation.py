@@ -168,8 +168,8 @@ class Compilation:
         outcome = Outcome(
             prompts, agent_outcome.problem, agent_outcome.final_reasoning, usage_dict(usage), total_usd(usage)
         )
-        split: Split = "train" if self.data.val is None else "val"
-        result = finished_program(self.student, self.store, outcome, (split, len(self.data.val or self.data.train)))
+        split, rows = self.data.scored
+        result = finished_program(self.student, self.store, outcome, (split, len(rows)))
         outcome.record(self.store)
         best = self.bench.best_run()
         self.emitter.emit(

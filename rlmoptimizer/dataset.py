@@ -15,6 +15,7 @@ import dspy
 
 from .brief import brief
 from .errors import InvalidSetup, InvalidSetupType, SelectionError
+from .events import Split
 
 __all__ = ["Dataset", "Row", "Selection", "build_dataset", "parse_selection", "select"]
 
@@ -39,6 +40,11 @@ class Dataset:
 
     train: tuple[Row, ...]  # never empty
     val: tuple[Row, ...] | None  # None: no validation set was given
+
+    @property
+    def scored(self) -> tuple[Split, tuple[Row, ...]]:
+        """The split whose whole decides which prompts are best, and its rows: val, or train without one."""
+        return ("train", self.train) if self.val is None else ("val", self.val)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,11 +131,7 @@ class BudgetExceededError(AgentError):
             return f"the number of sub-LM prompts is limited too (rlm_max_llm_calls); {most}"
         if self.left <= 0:
             return "nothing more can be evaluated or asked, but you can go on thinking and submit"
-        if self.purpose == "evaluate":
-            return f"pass fewer ids or a limit of {self.left}"
-        if self.purpose == "validate":
-            return f"val always runs whole; what is left can still be spent on train (limit={self.left})"
-        return f"send at most {self.left} prompt{'' if self.left == 1 else 's'}"
+        return _what_fits(self.purpose, self.left)
 
 
 class CostExceededError(AgentError):
@@ -161,11 +157,7 @@ class CostExceededError(AgentError):
     def _advice(self) -> str:
         if self.left_usd <= 0 or not self.fits:
             return "no more of it can be paid; submit what is best so far"
-        if self.purpose == "evaluate":
-            return f"pass fewer ids or a limit of {self.fits}"
-        if self.purpose == "validate":
-            return f"val always runs whole; what is left can still be spent on train (limit={self.fits})"
-        return f"send at most {self.fits} prompt{'' if self.fits == 1 else 's'}"
+        return _what_fits(self.purpose, self.fits)
 
 
 class LMUnavailable(AgentError):
@@ -206,6 +198,15 @@ class SelectionError(AgentError):
 
 class SubmissionError(AgentError):
     """A submission that is not one non-empty text for every step. The message lists what is missing or too much."""
+
+
+def _what_fits(purpose: str, count: int) -> str:
+    """What to ask for instead, when there is room for so many examples or prompts."""
+    if purpose == "evaluate":
+        return f"pass fewer ids or a limit of {count}"
+    if purpose == "validate":
+        return f"val always runs whole; what is left can still be spent on train (limit={count})"
+    return f"send at most {count} prompt{'' if count == 1 else 's'}"
 
 
 def _units(count: int) -> str:

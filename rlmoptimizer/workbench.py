@@ -196,7 +196,7 @@ class Workbench:
 
         The earliest one of equals, so a change that gains nothing never replaces what was there.
         """
-        split, rows = ("val", self._data.val) if self._data.val is not None else ("train", self._data.train)
+        split, rows = self._data.scored
         return best_run(self._store.runs(), split, len(rows))
 
     def check_submission(self, fields: Mapping[str, Any]) -> dict[str, str]:
