@@ -118,7 +118,8 @@ class Watchdog:
         used = sum(_proportional(pid) for pid in family)  # the fair sum, dearer to get: shared pages count once
         if used <= limit:
             return None
-        return f"it was killed, because its processes together used {_mib(used)} of memory; {_mib(limit)} are allowed"
+        used_mib, limit_mib = _mib(used, limit)
+        return f"it was killed, because its processes together used {used_mib} of memory; {limit_mib} are allowed"
 
     def _too_many_open(self, family: Sequence[int]) -> str | None:
         each = self._bounds.open_files
@@ -150,7 +151,8 @@ class Watchdog:
             return f"it was killed, because {refused}"
         if use.size <= limit:
             return None
-        return f"it was killed, because its files take {_mib(use.size)}; {_mib(limit)} are allowed"
+        used_mib, limit_mib = _mib(use.size, limit)
+        return f"it was killed, because its files take {used_mib}; {limit_mib} are allowed"
 
     def _kill(self, family: Sequence[int]) -> None:
         for pid in family:
@@ -287,5 +289,7 @@ def _proportional(pid: int) -> int:
     return _resident(pid)
 
 
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.0f} MiB"
+def _mib(used: int, limit: int) -> tuple[str, str]:
+    """Two different sizes, with as many digits as show that they are different."""
+    digits = next(n for n in range(21) if round(used / 2**20, n) != round(limit / 2**20, n))
+    return f"{used / 2**20:.{digits}f} MiB", f"{limit / 2**20:.{digits}f} MiB"
