@@ -25,7 +25,7 @@ __all__ = ["GRACE_SECONDS", "Gone", "LiveKernel"]
 _LOOK_SECONDS = 0.001  # between two looks whether a starting kernel listens
 GRACE_SECONDS = 2.0  # from the interrupt to the kill
 _PARTING_SECONDS = 2.0  # between a kernel's sockets closing and its exit
-_LONGEST_POLL_SECONDS = 3600.0  # the system takes no month
+_LONGEST_POLL_SECONDS = 0.5  # another thread may have taken a Ctrl-C: Python raises when the main one runs again
 _SWEEP_SECONDS = 0.5  # how often a platform without pidfd looks whether the kernel lives
 _MOST_FRAMES = 16  # of a reply; Jupyter's have six
 

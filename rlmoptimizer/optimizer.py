@@ -11,8 +11,8 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from kernel_bridge.shown import make_showable, printable_line
 from . import result
 from .checks import a_bool, a_cost_limit, a_directory, a_factory, a_seed, an_lm, at_least
 from .compilation import Compilation, Options, lms_of
+from .ctrl_c import CtrlC
 from .dataset import Dataset, build_dataset
 from .errors import CostLimitReached, InvalidSetup
 from .metric import bind_metric
@@ -165,23 +166,15 @@ class RLMDocstringOptimizer(Teleprompter):
             drawn_seed=fresh_seed() if self.seed is None else self.seed,
         )
         opened: list[RunStore] = []
-        try:
-            with ExitStack() as stack:
-                directory = self.run_storage_dir
-                if directory is None:
-                    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlmoptimizer-")))
-                store = stack.enter_context(open_store(directory, setup, resume=resume))
-                opened.append(store)
-                if resume:
-                    _say(printable_line(resumed_line(store)))
-                return self._compiled(student, data, metric, eval_lm, store, stack)
-        except BaseException as error:
-            make_showable(error)  # it may quote an LM or a kernel, and Python prints what nobody catches as it is
-            if opened and self.run_storage_dir is not None and not isinstance(error, (InvalidSetup, CostLimitReached)):
-                _say(resume_line(opened[0].path, error))
-                if sys.version_info >= (3, 11):
-                    error.add_note(resume_note(opened[0].path))
-            raise
+        with CtrlC() as ctrl_c, self._saying_how_to_go_on(opened), ExitStack() as stack:
+            directory = self.run_storage_dir
+            if directory is None:
+                directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlmoptimizer-")))
+            store = stack.enter_context(open_store(directory, setup, resume=resume))
+            opened.append(store)
+            if resume:
+                _say(printable_line(resumed_line(store)))
+            return self._compiled(student, data, metric, eval_lm, store, stack, ctrl_c)
 
     @staticmethod
     def best_program(student: dspy.Module, run_storage_dir: str | os.PathLike[str]) -> dspy.Module:
@@ -202,6 +195,18 @@ class RLMDocstringOptimizer(Teleprompter):
             raise InvalidSetup("run_storage_dir must be the directory that the optimization is kept in, got None")
         return result.best_program(student, directory)
 
+    @contextmanager
+    def _saying_how_to_go_on(self, opened: list[RunStore]) -> Generator[None]:
+        try:
+            yield
+        except BaseException as error:
+            make_showable(error)  # it may quote an LM or a kernel, and Python prints what nobody catches as it is
+            if opened and self.run_storage_dir is not None and not isinstance(error, (InvalidSetup, CostLimitReached)):
+                _say(resume_line(opened[0].path, error))
+                if sys.version_info >= (3, 11):
+                    error.add_note(resume_note(opened[0].path))
+            raise
+
     def _compiled(
         self,
         student: dspy.Module,
@@ -210,6 +215,7 @@ class RLMDocstringOptimizer(Teleprompter):
         eval_lm: dspy.BaseLM | None,
         store: RunStore,
         stack: ExitStack,
+        ctrl_c: CtrlC,
     ) -> dspy.Module:
         setup = store.setup()
         assert setup is not None  # it was recorded when the store was opened
@@ -221,6 +227,7 @@ class RLMDocstringOptimizer(Teleprompter):
         options = Options(**{name: getattr(self, name) for name in Options.__slots__})
         seed = setup["drawn_seed"]
         compilation = Compilation(options, student, data, metric, eval_lm, store, seed, namespace, stack)
+        stack.callback(ctrl_c.came_through)  # the first thing that is called when everything is being ended
         program = compilation.run()
         _remove(namespace)
         return program

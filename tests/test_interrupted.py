@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -54,12 +53,6 @@ def interrupted(running: Running, *, times: int = 1) -> Ran:
     """Press Ctrl-C and wait for the end of the process and of all that it had started."""
     started = psutil.Process(running.process.pid).children(recursive=True)
     for _ in range(times):
-        running.stop(signal.SIGINT)
-    # Python drops an interrupt that comes while it finalizes an object; a person would press again, and so is it here,
-    # once.
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        running.process.wait(20)
-    if running.process.poll() is None:
         running.stop(signal.SIGINT)
     ran = running.ended()
     _, left = psutil.wait_procs(started, timeout=20)

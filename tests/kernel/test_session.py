@@ -253,6 +253,19 @@ def test_a_host_that_is_interrupted_stops_its_cell_and_goes_on(session: KernelSe
         assert session.run("kept").text == "1\n"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT to the host itself")
+def test_a_host_is_interrupted_also_when_another_thread_takes_the_signal() -> None:
+    # The system may hand it to any thread; nothing wakes the main one then.
+    def press() -> None:
+        threading.Timer(0.5, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)).start()
+
+    with KernelSession() as session:
+        session.tools = {"press": press}
+        with pytest.raises(KeyboardInterrupt):
+            session.run("kept = 1\npress()\nimport time\ntime.sleep(60)\nkept = 2")
+        assert session.run("kept").text == "1\n"
+
+
 def test_a_tool_that_stops_its_caller_is_never_answered_for(session: KernelSession) -> None:
     def stop() -> None:
         raise SystemExit("no more")

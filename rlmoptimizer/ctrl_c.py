@@ -1,0 +1,137 @@
+"""Ctrl-C while something long is under way on the main thread. Knows nothing of what that is.
+
+Three things go wrong with Python's own handling. The system may hand the signal to any thread, most easily to one that
+is just starting another: the main thread then sleeps on, and raises only when what it waits for has come. An exception
+that is raised while Python finalizes an object is dropped. And several in a row raise in the midst of what the first
+one is ending, where they leave locks behind that nobody holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Final
+
+__all__ = ["CtrlC"]
+
+_APART_SECONDS: Final = 1.0  # between two KeyboardInterrupts
+_HEARD_SECONDS: Final = 0.1  # how long a main thread that is awake takes to run the handler
+_LOST_SECONDS: Final = 8.0  # a KeyboardInterrupt that has not come through by then was dropped somewhere
+_OVER: Final = b"\0"  # no signal has this number
+
+
+class CtrlC:
+    """Within `with CtrlC() as ctrl_c`, Ctrl-C raises KeyboardInterrupt surely and at once, but not one upon the other.
+
+    One that comes within a second of the one before waits until that second is over, and raises if the block has not
+    ended. One that was raised and has not led to `came_through()` is raised again after some seconds.
+
+    Does nothing where Ctrl-C would not raise KeyboardInterrupt: on a thread other than the main one, and where the
+    program has set a handler of its own; nor on Windows, which wakes the main thread by itself.
+    """
+
+    def __init__(self) -> None:
+        # The handler interrupts the main thread anywhere, in itself too: so it takes no lock, and sets these only.
+        self._raised: float | None = None  # when it raised last
+        self._held_back = False  # one has come too soon after the one before
+        self._nudged = False  # the signal that comes now is our own
+        self._came_through = False
+        self._leaving = False
+        self._on_leaving = False  # one has come since
+        self._before = -1  # the wake-up descriptor that was set before
+        self._wake: tuple[socket.socket, socket.socket] | None = None
+        self._thread: threading.Thread | None = None
+
+    def came_through(self) -> None:
+        """What was under way is being ended: no KeyboardInterrupt need be raised again."""
+        self._came_through = True
+
+    def __enter__(self) -> CtrlC:
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            and hasattr(signal, "pthread_kill")
+        ):
+            reader, writer = self._wake = socket.socketpair()
+            writer.setblocking(False)
+            self._thread = threading.Thread(target=self._watch, args=(reader,), name="rlmoptimizer-ctrl-c", daemon=True)
+            self._thread.start()
+            self._before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+            signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leaving = True
+        if self._wake is None or self._thread is None:
+            return
+        signal.set_wakeup_fd(self._before)
+        reader, writer = self._wake
+        writer.setblocking(True)
+        writer.sendall(_OVER)
+        self._thread.join()
+        reader.close()
+        writer.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._on_leaving and (kind is None or not issubclass(kind, KeyboardInterrupt)):
+            raise KeyboardInterrupt
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        """What Python calls on the main thread."""
+        nudged, self._nudged = self._nudged, False
+        if self._leaving:
+            self._on_leaving = self._on_leaving or not nudged
+        elif (since := self._since()) is None or since >= _APART_SECONDS:
+            self._raised = time.monotonic()
+            self._held_back = False
+            raise KeyboardInterrupt
+        elif not nudged:
+            self._held_back = True
+
+    def _since(self) -> float | None:
+        return None if self._raised is None else time.monotonic() - self._raised
+
+    def _watch(self, reader: socket.socket) -> None:
+        """See to it that what was pressed is raised. Python writes the number of every signal that comes here."""
+        heard_by: float | None = None  # when the handler must have run for the signal that came last
+        while True:
+            reader.settimeout(_HEARD_SECONDS if heard_by is not None or self._raised is not None else None)
+            try:
+                numbers = reader.recv(256)
+            except TimeoutError:
+                numbers = b""
+            if _OVER in numbers:
+                return
+            self._pass_on(numbers)
+            if signal.SIGINT in numbers:
+                heard_by = time.monotonic() + _HEARD_SECONDS
+            if heard_by is not None and time.monotonic() >= heard_by:
+                heard_by = None
+                if (since := self._since()) is None or since >= _APART_SECONDS:
+                    self._nudge()
+            elif self._raises_again():
+                self._nudge()
+
+    def _raises_again(self) -> bool:
+        since = self._since()
+        if since is None:
+            return False
+        return (self._held_back and since >= _APART_SECONDS) or (not self._came_through and since >= _LOST_SECONDS)
+
+    def _nudge(self) -> None:
+        """Wake the main thread with a signal for it alone."""
+        ident = threading.main_thread().ident
+        if ident is not None and not self._leaving:
+            self._nudged = True
+            signal.pthread_kill(ident, signal.SIGINT)
+
+    def _pass_on(self, numbers: bytes) -> None:
+        if numbers and self._before != -1:
+            with contextlib.suppress(OSError):
+                os.write(self._before, numbers)
