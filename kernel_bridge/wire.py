@@ -215,7 +215,9 @@ class Codec:
         if size > self.limit_bytes:
             raise WireError(f"a value of {size} bytes; at most {self.limit_bytes}")
         harmless = max(_UNWEIGHED_BYTES, self.limit_parts if room is None else room)
-        if size <= min(harmless, self.limit_parts, self._limit_containers):
+        if size <= min(harmless, self.limit_parts) and (
+            size <= self._limit_containers or _most_containers(frame) <= self._limit_containers
+        ):
             return size
         parts, containers = _count(frame, self.limit_parts, self._limit_containers)
         if containers > self._limit_containers:
@@ -447,6 +449,12 @@ _LENGTHS = {
     **{0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1)},
 }
 _CONTAINERS = frozenset([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
+_NO_CONTAINERS = bytes(code for code in range(256) if code not in _CONTAINERS)
+
+
+def _most_containers(data: Frame) -> int:
+    """Lists and dicts are at most as many as bytes that may begin one. Few in text; found much faster."""
+    return len(bytes(data).translate(None, _NO_CONTAINERS))
 
 
 def _count(data: Frame, most: int, most_containers: int) -> tuple[int, int]:
