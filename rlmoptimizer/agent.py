@@ -30,6 +30,7 @@ from kernel_bridge.shown import printable, traceback_shown
 
 from .errors import AgentError
 from .events import Emitter, TurnFinished
+from .lm_failures import LM_FAILURES, failure_kind
 from .sub_lm import Paid, SubLM, checked_llm_tools
 from .submission import SUBMISSION_FIELD
 
@@ -106,6 +107,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             when the agent is run.
         earlier: the turns of earlier processes, as `reasoning`, `code` and `output`.
         max_iters: turns that are left.
+        resumable: an LM that cannot be reached for the conclusion may be asked again by another process.
     """
 
     def __init__(
@@ -120,12 +122,14 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         max_llm_calls: int,
         max_output_chars: int,
         earlier: Sequence[Mapping[str, Any]] = (),
+        resumable: bool = False,
     ) -> None:
         # Set first: DSPy asks for the tools' descriptions while it is being constructed.
         self._bench = bench
         self._meter = meter
         self._emitter = emitter
         self._earlier = earlier
+        self._resumable = resumable
         self._lost: CodeInterpreterError | None = None
         self._unreadable = 0
         self._problem: str | None = None
@@ -287,13 +291,18 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     def _extract_fallback(
         self, variables: Any, history: REPLHistory, output_field_names: list[str]
     ) -> dspy.Prediction:
-        """DSPy's extract step; when it fails the caller decides, so its failure is kept, not raised."""
+        """DSPy's extract step. Its failure is kept for the caller, who takes the best run then.
+
+        An LM that could not be reached is worth asking again: that is raised where the compile can be resumed.
+        """
         self._bench.cancel()
         if (reason := self._bench.unaffordable) is not None:
             return self._ended_without_outputs(history, f"the agent did not submit, nor can it be asked: {reason}")
         try:
             return super()._extract_fallback(variables, _after(self._earlier, history), output_field_names)
-        except Exception as error:  # noqa: BLE001 - DSPy and an LM; it is logged
+        except Exception as error:
+            if self._resumable and failure_kind(error) in LM_FAILURES:
+                raise
             logger.warning("No prompts could be taken from the agent's trajectory:\n%s", traceback_shown(error))
             reason = f"the agent did not submit, and asking for its conclusion failed: {type(error).__name__}"
             return self._ended_without_outputs(history, reason)

@@ -12,8 +12,9 @@ from typing import Any
 
 from .budget import LedgerState
 from .costs import CostState, Role, RoleUsage, total_usd
-from .evaluation import LM_FAILURES, ExampleResult
+from .evaluation import ExampleResult
 from .fitting import fit
+from .lm_failures import LM_FAILURES
 from .money import dollars, usd_text
 from .run_store import RunRecord
 

@@ -17,7 +17,7 @@ import inspect
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,35 +25,19 @@ from typing import Any, Final, cast
 
 import cloudpickle
 import dspy
-from dspy.utils.exceptions import LMError
 
 from .dataset import Row
 from .errors import InvalidScore
 from .fan_out import GivenUp
+from .lm_failures import LM_FAILURES, failure_kind
 from .loop_thread import LoopThread
 from .metric import Scorer, Verdict, bind_metric, read_verdict
 from .plain import to_plain
 from .program import step_of
 
-__all__ = ["LM_FAILURES", "PASSED_AT", "Candidate", "ExampleResult", "Outcome", "StepTrace"]
+__all__ = ["PASSED_AT", "Candidate", "ExampleResult", "Outcome", "StepTrace"]
 
 PASSED_AT: Final = 1.0 - 1e-9  # an example passed when its score is at least this
-
-LM_FAILURES: Final = frozenset(
-    {
-        "rate_limit",
-        "timeout",
-        "transport",  # no connection, or a broken one
-        "server",  # 5xx
-        "lock_timeout",
-        "auth",
-        "billing",
-        "not_configured",
-        "configuration",
-        "unsupported_model",
-    }
-)
-"""Kinds of errors that say nothing about the program: an LM could not be reached, or would not serve us."""
 
 _ATOMS: Final = frozenset({type(None), bool, int, float, str, bytes})
 _OWN_FILES: Final = str(Path(__file__).parent)
@@ -318,38 +302,7 @@ def _describe(error: BaseException) -> str:
 
 def _kind(error: BaseException, at: str) -> str:
     """Whose fault it was: DSPy's code when an LM failed, also when the program wrapped that error in its own."""
-    if isinstance(error, InvalidScore):
-        return "score"
-    kinds = (_lm_kind(cause) for cause in _causes(error) if isinstance(cause, LMError))
-    return next(kinds, at)
-
-
-def _lm_kind(error: LMError) -> str:
-    """DSPy's code, made more exact where DSPy does not know what its LM's own error means."""
-    for cause in _causes(error):
-        status: Any = getattr(cause, "status", None) or getattr(cause, "status_code", None)
-        code = getattr(type(cause), "default_code", None) if isinstance(cause, LMError) else None
-        if code == "transport" and any(isinstance(deeper, TimeoutError) for deeper in _causes(cause)):
-            return "timeout"  # DSPy's own client calls a read that timed out a broken connection
-        if code in LM_FAILURES:
-            return code
-        if isinstance(cause, TimeoutError):
-            return "timeout"
-        if isinstance(cause, ConnectionError):
-            return "transport"
-        if isinstance(status, int) and (status == 429 or 500 <= status <= 599):
-            return "rate_limit" if status == 429 else "server"
-    return type(error).default_code or "lm_error"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from, the nearest first."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        yield cause
-        seen.add(id(cause))
-        cause = cause.__cause__ if cause.__suppress_context__ else cause.__cause__ or cause.__context__
+    return "score" if isinstance(error, InvalidScore) else failure_kind(error) or at
 
 
 def _foreign_traceback(error: BaseException) -> str:

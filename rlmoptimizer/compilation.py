@@ -86,7 +86,8 @@ class Compilation:
     Args:
         store: a new one, or one that is gone on with; its setup is this one's.
         seed: the one that is used, whether it was given or drawn.
-        namespace: where the agent's variables are kept for another process to go on with; None: nowhere.
+        namespace: where the agent's variables are kept for another process to go on with; None: nowhere, for
+            no other one will.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Compilation:
         self.data = data
         self.metric = metric
         self.store = store
+        self._resumable = namespace is not None
         self.past = take_up(store)
         gate = Gate(on_failure=lambda: self.kernels.interrupt())
         lms = {id(lm): lm for lm in (options.root_lm, options.sub_lm, *lms_of(student, eval_lm)) if lm is not None}
@@ -248,6 +250,7 @@ class Compilation:
                 max_llm_calls=options.rlm_max_llm_calls,
                 max_output_chars=options.rlm_max_output_chars,
                 earlier=trajectory_of(self.store),
+                resumable=self._resumable,
             )
             session.attach(agent)
             yield agent

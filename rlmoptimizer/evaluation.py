@@ -14,7 +14,7 @@ from typing import Any
 
 import dspy
 
-from .candidate import LM_FAILURES, PASSED_AT, Candidate, ExampleResult, Outcome, StepTrace
+from .candidate import PASSED_AT, Candidate, ExampleResult, Outcome, StepTrace
 from .daemon_pool import DaemonPool
 from .dataset import Row
 from .errors import InvalidSetupType, MetricFailed
@@ -23,7 +23,7 @@ from .loop_thread import LoopThread
 from .metric import bind_metric
 from .program import clone, separate_stages
 
-__all__ = ["LM_FAILURES", "PASSED_AT", "Evaluator", "ExampleResult", "LMsFailed", "StepTrace"]
+__all__ = ["PASSED_AT", "Evaluator", "ExampleResult", "LMsFailed", "StepTrace"]
 
 _LEAVE_SECONDS = 0.2  # how long threads that were abandoned may take to notice it
 _GRACE_SECONDS = 2.0  # how long a Ctrl-C in the middle of an evaluation waits for the examples under way

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,32 @@ def test_a_root_lm_that_fails_after_its_retries_raises_its_own_error_and_the_wor
         result: Any = optimizer.compile(toy.Triage(), **given)
     assert [log["run_id"] for log in result.trial_logs] == ["r1", "r2", "r3"]
     assert len(result.agent_trajectory) == 2
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "not kept"])
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_root_lm_that_cannot_be_reached_for_the_conclusion_is_asked_again_where_the_work_is_kept(
+    kind: str, kept: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    tried = {"topic": toy.FIX, "reply": "Be brief."}
+    turn = f"print(evaluate_program('val', prompts={{'topic': {toy.FIX!r}}})['run_id'])"
+    root = ScriptedRootLM([turn], extract={"optimized_dspy_program": json.dumps(tried)})
+    given: dict[str, Any] = {"trainset": toy.trainset(), "valset": toy.valset(), "metric": toy.metric}
+    with FlakyServer(root.engine) as server:
+        lm = reached(server, kind=kind, model="openai/root")
+        directory = tmp_path if kept else None
+        optimizer = toy.optimizer(root, root_lm=lm, rlm_max_iterations=1, run_storage_dir=directory)
+        server.kind, server.failing = kind, ("r3",)  # once there is the only turn's output
+        if not kept:
+            result: Any = optimizer.compile(toy.Triage(), **given)  # else what was paid would be lost
+            assert (result.optimized_dspy_program["topic"], result.best_run_id) == (toy.FIX, "r3")
+            assert "no valid submission" in caplog.text
+            return
+        with pytest.raises(getattr(dspy, ERRORS[kind])):
+            optimizer.compile(toy.Triage(), **given)
+        assert f"RLMDocstringOptimizer stopped ({ERRORS[kind]})" in capsys.readouterr().err
+        server.failing = ()
+        result = optimizer.compile(toy.Triage(), **given, resume=True)
+    assert result.optimized_dspy_program == tried
+    assert [log["run_id"] for log in result.trial_logs] == ["r1", "r2", "r3"]
+    assert len(result.agent_trajectory) == 1
