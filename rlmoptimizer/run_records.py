@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 from .candidate import ExampleResult, StepTrace
+from .errors import StoreCorrupt
 from .stored_json import decode, encode
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "RunRecord",
     "as_column",
     "best_run",
+    "decoded",
     "detail_row",
     "event_record",
     "example_result",
@@ -26,6 +29,8 @@ __all__ = [
     "iteration_record",
     "run_record",
 ]
+
+_T = TypeVar("_T")
 
 RUNS: Final = """
 SELECT number, run_id, split, baseline, config, candidates.prompts, candidate, turn, answered, planned, state,
@@ -114,6 +119,14 @@ def best_run(records: Iterable[RunRecord], split: str, examples: int) -> RunReco
         if record.state == "finished" and record.split == split and record.evaluated_count == examples
     ]
     return max(whole, key=lambda record: record.score or 0.0, default=None)
+
+
+def decoded(make: Callable[[tuple[Any, ...]], _T], rows: Iterable[tuple[Any, ...]], path: Path) -> list[_T]:
+    """What `make` makes of rows of the store at `path`. Raises `StoreCorrupt` when one does not hold what it should."""
+    try:
+        return [make(row) for row in rows]
+    except (ValueError, TypeError) as error:
+        raise StoreCorrupt(str(path), f"a row does not hold what it should: {error}") from error
 
 
 def as_column(text: str) -> str | bytes:

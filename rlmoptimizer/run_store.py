@@ -8,10 +8,9 @@ Values and errors of the validation set are stored here, on the host, and are fo
 from __future__ import annotations
 
 import itertools
-import math
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar, cast
@@ -19,31 +18,29 @@ from typing import Any, Final, TypeVar, cast
 from .budget import Charge
 from .candidate import ExampleResult
 from .costs import LMCall, Role, RoleUsage
-from .errors import InvalidSetup, SelectionError, StoreCorrupt, StoreInUse, UnknownRunError
+from .errors import InvalidSetup, SelectionError, StoreInUse, UnknownRunError
 from .run_records import (
     LM_USAGE,
-    RESULTS,
     RUNS,
     CandidateRecord,
     EventRecord,
     IterationRecord,
     RunRecord,
     as_column,
-    detail_row,
+    decoded,
     event_record,
-    example_result,
     from_column,
     iteration_record,
     run_record,
 )
 from .store_file import StoreFile, candidate_id, store_path, stores_in
 from .stored_json import decode, encode
+from .stored_results import StoredResults
 
 __all__ = ["CandidateRecord", "EventRecord", "IterationRecord", "RunRecord", "RunStore", "Spare"]
 
 _T = TypeVar("_T")
 
-_MOST_VARIABLES: Final = 500  # in one statement; SQLite may take no more than 999
 _ENDED: Final = "finished_at = ?, budget_left = ?, evaluated = ?, passed = ?, errors = ?, unanswered = ?, reused = ?"
 
 Spare = dict[str, tuple[int, int]]  # example id -> the row (number of the run, position) that a new run may take over
@@ -60,6 +57,7 @@ class RunStore:
         self.path = file.path
         self._file = file
         self._clock = clock
+        self._results = StoredResults(file)
         self._running: dict[str, tuple[int, dict[str, int]]] = {}  # run id -> its number, and example id -> place
 
     @classmethod
@@ -181,13 +179,8 @@ class RunStore:
             )
             database.execute("INSERT INTO plans VALUES (?, ?)", (number, encode(list(planned_ids))))
             places = _places(planned_ids)
-            for example_id, (source, position) in (spare or {}).items():
-                database.execute(
-                    "INSERT INTO results SELECT ?, ?, example_id, score, passed, error_kind, counted, run, 0, seconds, "
-                    "detail FROM results WHERE run = ? AND position = ?",
-                    (number, places[example_id], source, position),
-                )
-                database.execute("UPDATE results SET taken = 1 WHERE run = ? AND position = ?", (source, position))
+            for example_id, source in (spare or {}).items():
+                self._results.take_over(database, number, places[example_id], source)
             self._running[run_id] = number, places
         return run_id
 
@@ -201,7 +194,7 @@ class RunStore:
             with self._file.transaction() as database:
                 for result in results:
                     place = places.setdefault(result.example_id, len(places))
-                    _put(database, number, place, result)
+                    self._results.put(database, number, place, result)
                 if charge is not None:
                     self._charge(database, charge, number)
 
@@ -223,7 +216,7 @@ class RunStore:
             database.execute(
                 f"UPDATE runs SET state = 'running', score = NULL, {_ENDED} WHERE number = ?", (*[None] * 7, number)
             )
-        done = {row[0] for row in self._query("SELECT example_id FROM results WHERE run = ? AND counted", number)}
+        done = self._results.judged_ids(number)
         return tuple(example_id for example_id in self.planned_ids(run_id) if example_id not in done)
 
     def cut_runs(self) -> list[RunRecord]:
@@ -300,23 +293,7 @@ class RunStore:
 
         Reads no other rows than those it gives. Raises `UnknownRunError`.
         """
-        number = self._number(run_id)
-        if ids is None:
-            most = -1 if limit is None else limit
-            # Chosen in the narrow rows: OFFSET over the join would read the details of what it skips.
-            places = "SELECT position FROM results WHERE run = ? ORDER BY position LIMIT ? OFFSET ?"
-            order = f"{RESULTS} WHERE run = ? AND position IN ({places}) ORDER BY position"
-            return self._read(example_result, self._query(order, number, number, most, offset))
-        found: list[tuple[Any, ...]] = []
-        for some in _chunks(sorted(set(ids))):
-            wanted = f"SELECT position FROM results WHERE run = ? AND example_id IN ({_marks(some)})"
-            found += self._query(wanted, number, *some)
-        places = sorted(row[0] for row in found)[offset : None if limit is None else offset + limit]
-        rows: list[tuple[Any, ...]] = []
-        for some in _chunks(places):
-            order = f"{RESULTS} WHERE run = ? AND position IN ({_marks(some)}) ORDER BY position"
-            rows += self._query(order, number, *some)
-        return self._read(example_result, rows)
+        return self._results.examples(self._number(run_id), ids, offset, limit)
 
     def failed_ids(self, run_id: str) -> tuple[str, ...]:
         """The example ids that did not pass in a run on train, in planned order.
@@ -325,18 +302,15 @@ class RunStore:
         """
         if self.run(run_id).split != "train":
             raise SelectionError(f"run {run_id} is on val, whose examples are not shown; name a run on train")
-        failed = "SELECT example_id FROM results WHERE run = ? AND NOT passed ORDER BY position"
-        return tuple(row[0] for row in self._query(failed, self._number(run_id)))
+        return self._results.failed_ids(self._number(run_id))
 
     def error_kinds(self, run_id: str) -> dict[str, int]:
         """How many examples of a run have an error of each kind. Raises `UnknownRunError`."""
-        count = "SELECT error_kind, COUNT(*) FROM results WHERE run = ? AND error_kind IS NOT NULL GROUP BY error_kind"
-        return dict(self._query(count, self._number(run_id)))
+        return self._results.error_kinds(self._number(run_id))
 
     def metric_works(self) -> bool:
         """Whether the metric has ever judged an example without raising."""
-        judged = "SELECT 1 FROM results WHERE counted AND (error_kind IS NULL OR error_kind = 'score') LIMIT 1"
-        return bool(self._query(judged))
+        return self._results.metric_works()
 
     # Charges.
 
@@ -380,7 +354,7 @@ class RunStore:
 
     def evaluated_examples(self) -> int:
         """Examples that were run, in all runs together."""
-        return self._query("SELECT COUNT(*) FROM results WHERE origin IS NULL")[0][0]
+        return self._results.evaluated()
 
     # Prompts.
 
@@ -491,7 +465,7 @@ class RunStore:
         )
 
     def _end(self, database: sqlite3.Connection, number: int, state: str, budget_left: int | None) -> None:
-        *counts, score = _totals(database.execute(_COUNTED, (number,)).fetchall())
+        *counts, score = self._results.totals(number)
         database.execute(
             f"UPDATE runs SET state = ?, score = ?, {_ENDED} WHERE number = ?",
             (state, score, self._clock(), budget_left, *counts, number),
@@ -501,8 +475,7 @@ class RunStore:
         with self._file.lock:
             rows = self._query(f"{RUNS} {clause}", *values)
             filled = [
-                (*row[:11], *_totals(self._query(_COUNTED, row[0])), *row[17:]) if row[10] == "running" else row
-                for row in rows
+                (*row[:11], *self._results.totals(row[0]), *row[17:]) if row[10] == "running" else row for row in rows
             ]
         return self._read(run_record, filled)
 
@@ -523,55 +496,13 @@ class RunStore:
             if self.run(run_id).state != "running":
                 raise ValueError(f"run {run_id} has ended")
             places = _places(self.planned_ids(run_id))
-            rows = self._query("SELECT example_id FROM results WHERE run = ? ORDER BY position", number)
-            for (example_id,) in rows:
+            for example_id in self._results.ids(number):
                 places.setdefault(example_id, len(places))
             self._running[run_id] = number, places
         return self._running[run_id]
 
     def _read(self, make: Callable[[tuple[Any, ...]], _T], rows: Iterable[tuple[Any, ...]]) -> list[_T]:
-        try:
-            return [make(row) for row in rows]
-        except (ValueError, TypeError) as error:
-            raise StoreCorrupt(str(self.path), f"a row does not hold what it should: {error}") from error
-
-
-_COUNTED: Final = "SELECT score, passed, error_kind, counted, origin FROM results WHERE run = ?"
-
-
-def _totals(rows: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
-    """evaluated, passed, errors, unanswered, reused, score: from rows of `_COUNTED`."""
-    rows = list(rows)
-    counted = [row for row in rows if row[3]]
-    # fsum is exact, so the mean does not depend on the order in which the examples finished.
-    score = math.fsum(row[0] for row in counted) / len(counted) if counted else None
-    passed = sum(row[1] for row in counted)
-    errors = sum(row[2] is not None for row in counted)
-    reused = sum(row[4] is not None for row in counted)
-    return len(counted), passed, errors, len(rows) - len(counted), reused, score
-
-
-def _put(database: sqlite3.Connection, number: int, place: int, result: ExampleResult) -> None:
-    database.execute(
-        "DELETE FROM details WHERE id = "
-        "(SELECT detail FROM results WHERE run = ? AND position = ? AND origin IS NULL AND NOT taken)",
-        (number, place),
-    )
-    detail = database.execute("INSERT INTO details VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", detail_row(result)).lastrowid
-    database.execute(
-        "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?)",
-        (
-            number,
-            place,
-            result.example_id,
-            result.score,
-            int(result.passed),
-            result.error_kind,
-            int(result.has_verdict),
-            result.seconds,
-            detail,
-        ),
-    )
+        return decoded(make, rows, self.path)
 
 
 def _next_turn(database: sqlite3.Connection) -> int:
@@ -580,11 +511,3 @@ def _next_turn(database: sqlite3.Connection) -> int:
 
 def _places(planned_ids: Iterable[str]) -> dict[str, int]:
     return {example_id: place for place, example_id in enumerate(planned_ids)}
-
-
-def _marks(values: Sequence[Any]) -> str:
-    return ", ".join("?" * len(values))
-
-
-def _chunks(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    return (values[start : start + _MOST_VARIABLES] for start in range(0, len(values), _MOST_VARIABLES))
