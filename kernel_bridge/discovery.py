@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernel_bridge.inside.removal import remove_tree
-from kernel_bridge.session_directory import FACTS, HostToken, runtime_root
+from kernel_bridge.session_directory import FACTS, HostToken, remove_nameless, runtime_root
 
 __all__ = ["LiveSession", "live_sessions", "sweep"]
 
@@ -40,7 +40,8 @@ def live_sessions(root: Path | None = None) -> list[LiveSession]:
         try:
             session, host = _read(directory)
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            continue  # being made or removed right now, or not ours
+            remove_nameless(directory)  # unless it is being made or removed right now, or not ours
+            continue
         lives = host.lives()
         if lives is False:
             remove_tree(directory, last=FACTS)

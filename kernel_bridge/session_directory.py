@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import stat
 import sys
@@ -23,8 +24,11 @@ from kernel_bridge.confine import Layout
 from kernel_bridge.errors import StartupFailed
 from kernel_bridge.inside.removal import remove_tree
 
-__all__ = ["CHECKPOINT", "FACTS", "HostToken", "SessionDirectory", "runtime_root"]
+__all__ = ["CHECKPOINT", "FACTS", "HostToken", "SessionDirectory", "remove_nameless", "runtime_root"]
 
+_NAME_BYTES = 4
+_NAME = re.compile(f"[0-9a-f]{{{2 * _NAME_BYTES}}}")
+_NAMELESS_SECONDS = 600.0  # a host writes at once who it is, where it is not stopped
 _LONGEST_ROOT = 70  # characters; the rest of 107 bytes is for the session's name and the socket's
 FACTS = "session.json"  # what says whose directory it is; the guardian knows it too
 CHECKPOINT = "checkpoint"  # the file in the directory that outlives a kernel
@@ -80,13 +84,11 @@ class SessionDirectory:
                     f"runtime_dir {str(root)!r} is {len(os.fsencode(root))} bytes long; sockets below it need a path "
                     f"of at most {_LONGEST_ROOT}"
                 )
-        self.path = (runtime_root() if root is None else root) / secrets.token_hex(4)
+        self.path = (runtime_root() if root is None else root) / secrets.token_hex(_NAME_BYTES)
         with _usable(self.path.parent):
             self.path.mkdir(mode=0o700)
         self.scratch = self.path / "scratch"
         self.keep = self.path / "keep"
-        for path in (self.scratch, self.keep):
-            path.mkdir(mode=0o700)
         self.connection_file = self.path / "kernel.json"
         self._generation = 0
         host = HostToken.here()
@@ -99,7 +101,9 @@ class SessionDirectory:
             "started": time.time(),
             "connection_file": str(self.connection_file),
         }
-        (self.path / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+        (self.path / FACTS).write_text(json.dumps(facts), encoding="utf-8")  # first: by it the rest is found
+        for path in (self.scratch, self.keep):
+            path.mkdir(mode=0o700)
 
     def next_layout(self) -> Layout:
         """The directories of the next kernel of this session: fresh ones for its sockets and its files.
@@ -136,6 +140,18 @@ class SessionDirectory:
     def remove(self) -> None:
         """Delete the directory and all in it, whatever modes the agent's code gave its files."""
         remove_tree(self.path, last=FACTS)
+
+
+def remove_nameless(path: Path) -> None:
+    """Remove a session's directory that tells of no host: one that was killed when it had just made it, or while it
+    removed it. Only an old one, in which nothing is.
+    """
+    with contextlib.suppress(OSError):
+        if _NAME.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _NAMELESS_SECONDS:
+            facts = path / FACTS
+            if facts.exists() and not facts.stat().st_size:
+                facts.unlink()
+            path.rmdir()
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,30 @@ def test_a_session_removes_what_killed_hosts_left_beside_it_and_nothing_else(roo
     assert unfinished.exists()
 
 
+@pytest.mark.parametrize("facts", [None, ""], ids=["empty", "with nothing written"])
+def test_a_directory_that_tells_of_no_host_is_removed_once_it_is_old(facts: str | None, root: Path) -> None:
+    def make(name: str, *, age: float, holds: str | None = None) -> Path:
+        directory = root / name
+        directory.mkdir()
+        for file, text in (("session.json", facts), ("holds", holds)):
+            if text is not None:
+                (directory / file).write_text(text)
+        then = time.time() - age
+        os.utime(directory, (then, then))
+        return directory
+
+    old = make("0123abcd", age=3600)
+    young = make("0123abce", age=1)
+    full = make("0123abcf", age=3600, holds="something")
+    foreign = make("my-files", age=3600)
+    (root / "a file").touch()
+    assert live_sessions(root) == []
+    assert not old.exists()
+    assert young.exists()
+    assert (full / "holds").exists()
+    assert foreign.exists()
+
+
 def test_sessions_of_hosts_that_cannot_be_seen_are_not_listed(root: Path, leave: Leave) -> None:
     leave("elsewhere", host_namespace="pid:[1]")
     assert [session.host_pid for session in live_sessions(root)] == []
