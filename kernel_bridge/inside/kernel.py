@@ -30,9 +30,9 @@ from traitlets import Type
 
 from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS, KEEPING, KEPT
 from kernel_bridge.inside.channel import HostChannel
+from kernel_bridge.inside.checkpoint import Checkpoint
 from kernel_bridge.inside.interrupts import HELD, OPEN, Interrupts
 from kernel_bridge.inside.memory import MemoryRoom
-from kernel_bridge.inside.namespace import Checkpoint
 from kernel_bridge.inside.output import CellStream, DescriptorCapture, Transcript, sendable
 from kernel_bridge.inside.shell import BridgeShell
 from kernel_bridge.inside.stubs import Binding, Submitted

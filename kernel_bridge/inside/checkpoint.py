@@ -1,0 +1,242 @@
+"""The namespace checkpoint: the agent's names on disk, for the kernel that comes after a crash. Never read by a host.
+
+All names go into one pickle, so that what they share stays shared. When something in there cannot be pickled, the
+names are tried one by one, and only the ones at fault are left out, with the reason. Modules are kept by their names,
+apart, and imported first, so that what the agent wrote finds them when it is called while it is restored. Knows not how
+a name is pickled.
+
+While a checkpoint is made its predecessor stands aside under another name, so that a successor which finds only that
+one knows that its values are older than they should be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import hashlib
+import importlib
+import json
+import linecache
+import os
+import pickle
+import stat
+import sys
+import time
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from kernel_bridge.inside.namespace import Pickling, TooLarge
+from kernel_bridge.inside.salvage import salvage
+from kernel_bridge.inside.time_limit import OutOfTime, time_limit
+
+__all__ = ["Checkpoint"]
+
+_PYTHON = f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
+_HOPELESS = 3  # times the limit: pickling that goes on for so long cannot be ended but with the process
+_LONGEST_REASON = 300  # characters
+
+
+class Checkpoint:
+    """Writes and restores the checkpoint file of one session.
+
+    Args:
+        path: the file; a successor reads the same one.
+        namespace: the agent's globals.
+        limit_bytes: of one checkpoint.
+        limit_seconds: of making one.
+        stub_of: finds the stub of a host tool by its name.
+        last_words: a file descriptor for a process that has to be ended because its pickling cannot be.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        namespace: dict[str, Any],
+        limit_bytes: int,
+        limit_seconds: float,
+        *,
+        stub_of: Callable[[str], Callable[..., Any]],
+        last_words: int,
+    ) -> None:
+        self._path = path
+        self._older = path + ".old"
+        self._last_words = last_words
+        self._sources: dict[str, str] = {}  # of the cells that define what was pickled last
+        self._namespace = namespace
+        self._limit_bytes = limit_bytes
+        self._limit_seconds = limit_seconds
+        self._digest = b""
+        self._pickling = Pickling(namespace, stub_of)
+
+    def write(self, names: Mapping[str, Any]) -> tuple[list[str], dict[str, str]] | None:
+        """Write these names. Returns what was kept and what was not, with reasons; None when nothing had changed.
+
+        Raises OSError when the disk is full; the last checkpoint then stays, known to be older.
+        """
+        # Code of the agent's that swallows every exception, or never comes back from C, ends the process after a while.
+        faulthandler.dump_traceback_later(_HOPELESS * self._limit_seconds + 1, exit=True, file=self._last_words)
+        try:
+            return self._write(names)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _write(self, names: Mapping[str, Any]) -> tuple[list[str], dict[str, str]] | None:
+        self._set_aside()
+        started = time.monotonic()
+        lost: dict[str, str] = {}
+        modules = {name: str(value.__name__) for name, value in names.items() if type(value) is types.ModuleType}
+        names = kept = {name: value for name, value in names.items() if name not in modules}
+        data = b""
+        try:
+            with time_limit(self._limit_seconds / 2):
+                data = self._dump(kept)
+        except BaseException:  # noqa: BLE001 - pickling runs the agent's own code
+            data = b""  # one name is at fault, or some are: the others are kept without it
+        if not data:
+            kept, lost = self._sieve(names, started)
+            data = self._dump_kept(kept, lost)
+        head = self._head(kept, lost, modules)
+        digest = hashlib.blake2b(data + head).digest()
+        if digest == self._digest and os.path.exists(self._older):
+            os.replace(self._older, self._path)
+            return None
+        self._store(self._path, head, data)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._older)
+        self._digest = digest
+        return sorted([*kept, *modules]), lost
+
+    def _head(self, kept: Mapping[str, Any], lost: Mapping[str, str], modules: Mapping[str, str]) -> bytes:
+        head = {"python": _PYTHON, "names": sorted(kept), "lost": lost, "modules": modules, "sources": self._sources}
+        return json.dumps(head).encode()
+
+    def _set_aside(self) -> None:
+        try:
+            os.replace(self._path, self._older)
+        except FileNotFoundError:
+            if not os.path.exists(self._older):  # there was nothing before the first cell
+                self._store(self._older, self._head({}, {}, {}), pickle.dumps({}))
+
+    def restore(self) -> tuple[list[str], dict[str, str]]:
+        """Load the last checkpoint into the namespace. Returns the names restored and those lost, with reasons."""
+        older = not os.path.exists(self._path)
+        try:
+            head, data = _read(self._older if older else self._path)
+        except FileNotFoundError:
+            return [], {}
+        except (OSError, ValueError, RecursionError) as error:
+            return [], {"(all names)": f"the checkpoint cannot be read: {error}"[:_LONGEST_REASON]}
+        lost: dict[str, str] = dict(head["lost"])
+        if older:
+            lost["(what changed since an earlier cell)"] = "the checkpoint after the last cell was never finished"
+        if head["python"] != _PYTHON:
+            return [], {**lost, **dict.fromkeys(head["names"], f"it was kept by {head['python']}, this is {_PYTHON}")}
+        for cell, source in head["sources"].items():
+            linecache.cache[cell] = (len(source), None, source.splitlines(keepends=True), cell)
+        modules = self._import(head["modules"], lost)
+        restored: dict[str, Any] = {}
+        try:
+            with time_limit(self._limit_seconds):
+                restored = pickle.loads(data)
+        except BaseException as error:  # noqa: BLE001 - unpickling runs the agent's own code
+            reason = f"restoring it raised {type(error).__name__}: {error}"[:_LONGEST_REASON]
+            try:
+                with time_limit(self._limit_seconds / 4, only_in_cells=True):
+                    restored, broken = salvage(data, self._namespace)
+                lost.update(broken)
+            except BaseException:  # noqa: BLE001 - the same code, or no pickle at all
+                return sorted(modules), {**lost, **dict.fromkeys(head["names"], reason)}
+        self._namespace.update(restored)
+        return sorted([*restored, *modules]), lost
+
+    def _import(self, modules: Mapping[str, str], lost: dict[str, str]) -> list[str]:
+        found: list[str] = []
+        for name, module in modules.items():
+            try:
+                with time_limit(self._limit_seconds):
+                    self._namespace[name] = importlib.import_module(module)
+            except BaseException as error:  # noqa: BLE001 - a module runs code when it is imported
+                lost[name] = f"importing {module} raised {type(error).__name__}: {error}"[:_LONGEST_REASON]
+            else:
+                found.append(name)
+        return found
+
+    def _sieve(self, names: Mapping[str, Any], started: float) -> tuple[dict[str, Any], dict[str, str]]:
+        """Try each name alone, smallest guess first, until the bytes or the seconds are used up."""
+        kept: dict[str, Any] = {}
+        lost: dict[str, str] = {}
+        room = self._limit_bytes
+        for name, value in sorted(names.items(), key=lambda item: _guess_size(item[1])):
+            seconds = self._limit_seconds - (time.monotonic() - started)
+            if seconds <= 0:
+                lost[name] = f"the checkpoint's {self._limit_seconds:g} s were used up"
+                continue
+            try:
+                with time_limit(seconds / 2):  # so that the slow ones leave something for the others
+                    size = len(self._dump({name: value}))
+            except TooLarge:
+                lost[name] = f"larger than the checkpoint's {self._limit_bytes} bytes"
+            except OutOfTime:
+                lost[name] = f"pickling it took longer than the checkpoint's {self._limit_seconds:g} s"
+            except BaseException as error:  # noqa: BLE001 - pickling runs the agent's own code
+                lost[name] = _reason(error)
+            else:
+                if size > room:
+                    lost[name] = f"no room left in the checkpoint's {self._limit_bytes} bytes"
+                    continue
+                room -= size
+                kept[name] = value
+        return kept, lost
+
+    def _dump_kept(self, kept: dict[str, Any], lost: dict[str, str]) -> bytes:
+        try:
+            with time_limit(self._limit_seconds):
+                return self._dump(kept)
+        except BaseException as error:  # noqa: BLE001 - each went alone, but not all together
+            lost.update(dict.fromkeys(kept, f"pickling all names together failed: {type(error).__name__}"))
+            kept.clear()
+            return self._dump({})
+
+    def _dump(self, names: dict[str, Any]) -> bytes:
+        data, self._sources = self._pickling.dump(names, self._limit_bytes)
+        return data
+
+    def _store(self, path: str, head: bytes, data: bytes) -> None:
+        temporary = self._path + ".new"
+        with open(temporary, "wb") as file:
+            file.write(head + b"\n" + data)
+        os.replace(temporary, path)
+
+
+def _read(path: str) -> tuple[dict[str, Any], bytes]:
+    """A checkpoint's head and its pickle. In its place may be whatever the agent's code put there.
+
+    Raises: OSError, ValueError, RecursionError.
+    """
+    plain = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, os.O_RDONLY | plain), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no file")
+        head = json.loads(file.readline())
+        if not isinstance(head, dict) or _HEAD.keys() - cast("dict[str, Any]", head).keys():
+            raise ValueError("its head is none")
+        for key, kind in _HEAD.items():
+            if not isinstance(head[key], kind):
+                raise ValueError(f"{key} in its head is none")
+        return cast("dict[str, Any]", head), file.read()
+
+
+_HEAD = {"python": str, "names": list, "lost": dict, "sources": dict, "modules": dict}
+
+
+def _guess_size(value: Any) -> int:
+    # Only of what cannot run the agent's own code when it is asked.
+    return sys.getsizeof(value, 0) if type(value).__module__ in ("builtins", "numpy") else 0
+
+
+def _reason(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
+    except Exception:  # noqa: BLE001 - the agent's own __str__
+        return type(error).__name__
