@@ -29,7 +29,7 @@ class CtrlC:
     """Within `with CtrlC() as ctrl_c`, Ctrl-C raises KeyboardInterrupt surely and at once, but not one upon the other.
 
     One that comes within a second of the one before waits until that second is over, and raises if the block has not
-    ended. One that was raised and has not led to `came_through()` is raised again after some seconds.
+    ended. One that was raised and has not led to `came_through()` is raised again after some seconds, once.
 
     Does nothing where Ctrl-C would not raise KeyboardInterrupt: on a thread other than the main one, and where the
     program has set a handler of its own; nor on Windows, which wakes the main thread by itself.
@@ -38,11 +38,11 @@ class CtrlC:
     def __init__(self) -> None:
         # The handler interrupts the main thread anywhere, in itself too: so it takes no lock, and sets these only.
         self._raised: float | None = None  # when it raised last
-        self._held_back = False  # one has come too soon after the one before
+        self._held_back = False  # one has come too soon: after the one before, or for the block
+        self._raised_again = False
         self._nudged = False  # the signal that comes now is our own
         self._came_through = False
-        self._leaving = False
-        self._on_leaving = False  # one has come since
+        self._within = False  # the block
         self._before = -1  # the wake-up descriptor that was set before
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._thread: threading.Thread | None = None
@@ -63,12 +63,13 @@ class CtrlC:
             self._thread.start()
             self._before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
             signal.signal(signal.SIGINT, self._handle)
+            self._within = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leaving = True
+        self._within = False
         if self._wake is None or self._thread is None:
             return
         signal.set_wakeup_fd(self._before)
@@ -79,19 +80,18 @@ class CtrlC:
         reader.close()
         writer.close()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if self._on_leaving and (kind is None or not issubclass(kind, KeyboardInterrupt)):
+        if self._held_back and (kind is None or not issubclass(kind, KeyboardInterrupt)):
             raise KeyboardInterrupt
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """What Python calls on the main thread."""
         nudged, self._nudged = self._nudged, False
-        if self._leaving:
-            self._on_leaving = self._on_leaving or not nudged
-        elif (since := self._since()) is None or since >= _APART_SECONDS:
+        since = self._since()
+        if self._within and (since is None or since >= _APART_SECONDS):
             self._raised = time.monotonic()
             self._held_back = False
             raise KeyboardInterrupt
-        elif not nudged:
+        if not nudged:
             self._held_back = True
 
     def _since(self) -> float | None:
@@ -101,7 +101,8 @@ class CtrlC:
         """See to it that what was pressed is raised. Python writes the number of every signal that comes here."""
         heard_by: float | None = None  # when the handler must have run for the signal that came last
         while True:
-            reader.settimeout(_HEARD_SECONDS if heard_by is not None or self._raised is not None else None)
+            quiet = heard_by is None and self._raised is None and not self._held_back
+            reader.settimeout(None if quiet else _HEARD_SECONDS)
             try:
                 numbers = reader.recv(256)
             except TimeoutError:
@@ -120,14 +121,17 @@ class CtrlC:
 
     def _raises_again(self) -> bool:
         since = self._since()
-        if since is None:
+        if self._held_back:
+            return since is None or since >= _APART_SECONDS
+        if since is None or since < _LOST_SECONDS or self._came_through or self._raised_again:
             return False
-        return (self._held_back and since >= _APART_SECONDS) or (not self._came_through and since >= _LOST_SECONDS)
+        self._raised_again = True
+        return True
 
     def _nudge(self) -> None:
         """Wake the main thread with a signal for it alone."""
         ident = threading.main_thread().ident
-        if ident is not None and not self._leaving:
+        if ident is not None and self._within:
             self._nudged = True
             signal.pthread_kill(ident, signal.SIGINT)
 

@@ -136,6 +136,33 @@ with ctrl_c.CtrlC() as pressed:
     assert lines(body, presses=1) == ["False"]
 
 
+def test_one_that_goes_nowhere_is_raised_again_once() -> None:
+    body = """
+ctrl_c._LOST_SECONDS = 1.0
+with ctrl_c.CtrlC() as pressed:
+    for wait in (None, None, 3.0):
+        try: say(threading.Event().wait(wait) if wait else say("ready") or threading.Event().wait())
+        except KeyboardInterrupt: say("raised")
+"""
+    assert lines(body, presses=1) == ["raised", "ready", "raised", "False"]
+
+
+def test_a_press_while_it_is_being_entered_is_raised_within() -> None:
+    body = """
+install = signal.signal
+def press_last(number, handler):
+    install(number, handler)
+    if handler is not signal.default_int_handler: os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000): pass
+signal.signal = press_last
+with ctrl_c.CtrlC():
+    try: threading.Event().wait()
+    except KeyboardInterrupt: say("raised")
+say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+    assert lines(body) == ["raised", "True"]
+
+
 def test_a_press_while_it_is_being_left_is_not_lost() -> None:
     body = """
 join = threading.Thread.join
