@@ -6,6 +6,7 @@ One thread at a time may call it, but for `interrupt`.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -28,6 +29,7 @@ _PARTING_SECONDS = 2.0  # between a kernel's sockets closing and its exit
 _LONGEST_POLL_SECONDS = 0.5  # another thread may have taken a Ctrl-C: Python raises when the main one runs again
 _SWEEP_SECONDS = 0.5  # how often a platform without pidfd looks whether the kernel lives
 _MOST_FRAMES = 16  # of a reply; Jupyter's have six
+_ENDED_BY_US = (None, -9) if os.name == "posix" else (None, 1)  # exit codes of what was killed
 
 
 class Gone(Exception):
@@ -246,8 +248,10 @@ class LiveKernel:
         """The kernel cannot be talked to any more. If it does not end by itself, end it."""
         if self.process.exits_within(_PARTING_SECONDS):
             return
-        self.process.end()
-        raise Gone(self.tools.lost or CLOSED, unresponsive=True)
+        ended = self.process.end()
+        if ended.verdict is None and ended.code in _ENDED_BY_US:
+            raise Gone(self.tools.lost or CLOSED, unresponsive=True)
+        raise Gone(None)  # it had ended before, and only its guardian was late to tell
 
     def _find_reply(self, id: str) -> Reply | None:
         """The reply to our request, if it has come; older ones are dropped."""

@@ -47,6 +47,7 @@ class BridgeKernel(IPythonKernel):
 
     shell_class = Type(BridgeShell)
     _execute_sleep = 0.0
+    _keep_due = False  # the checkpoint after the last host's cell is not made yet
 
     def __init__(self, **kwargs: Any) -> None:
         self.in_host_cell = False
@@ -163,6 +164,8 @@ class BridgeKernel(IPythonKernel):
         newer]`; buffer 0 is the binding; again says that a set-up cell is run for a successor, whose restored names it
         must not undo. Its reply has `content["kernel_bridge"]`: head, tail, omitted, result, failure, submitted, taken.
         """
+        if self._keep_due:  # this request came while the reply before it was sent, and the event loop took it first
+            self._keep()
         spec = parent["metadata"].get("kernel_bridge")
         if spec is None:
             await self._run_console_cell(stream, ident, parent)
@@ -173,6 +176,7 @@ class BridgeKernel(IPythonKernel):
         except BaseException as error:  # noqa: BLE001 - a cell without a reply would keep its host waiting
             self._give_up(error)
         if self.checkpoint is not None:
+            self._keep_due = True
             self.io_loop.add_callback(self._keep)
 
     async def _run_console_cell(self, stream: Any, ident: Any, parent: Any) -> None:
@@ -368,7 +372,9 @@ class BridgeKernel(IPythonKernel):
 
     def _keep(self) -> None:
         """Write the checkpoint, now that the reply is on its way and the host is busy with it."""
-        assert self.checkpoint is not None
+        if self.checkpoint is None or not self._keep_due:
+            return
+        self._keep_due = False
         self._note_progress(KEEPING)
         try:
             with contextlib.suppress(Exception):  # such as a full disk or no memory: the last good checkpoint stays

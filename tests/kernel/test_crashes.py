@@ -105,6 +105,15 @@ def test_a_guardian_that_was_stopped_does_not_stop_its_host() -> None:
         assert_it_works(session)
 
 
+def test_a_guardian_that_is_late_to_tell_how_its_kernel_ended_is_believed_all_the_same() -> None:
+    with KernelSession({"add": add}, confinement="off") as session:
+        session.run("kept = 41")
+        outcome = session.run("import os, signal; os.kill(os.getppid(), signal.SIGSTOP); os._exit(5)")
+        assert outcome.death is not None
+        assert outcome.death.reason == "it exited with status 5"
+        assert_it_works(session)
+
+
 def test_a_kernel_that_kills_its_guardian_takes_its_children_with_it(wait_until: Callable[..., None]) -> None:
     with KernelSession({"add": add}, confinement="off") as session:
         session.run("kept = 41")

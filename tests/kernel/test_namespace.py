@@ -59,3 +59,20 @@ def test_an_unchanged_namespace_keeps_its_checkpoint() -> None:
         said = obituary(kernel)
         assert "Restored from before this cell: x." in said
         assert "earlier cell" not in said
+
+
+def test_a_cell_that_comes_while_the_reply_is_still_being_sent_finds_the_checkpoint_made() -> None:
+    # Under load a kernel may be stopped right here; the host has its reply and sends the next cell meanwhile.
+    slow_reply = """
+import time
+stream = get_ipython().kernel.shell_stream
+handle_send = stream._handle_send
+def send_and_be_stopped():
+    handle_send()
+    time.sleep(0.3)
+stream._handle_send = send_and_be_stopped
+kept = 1
+"""
+    with KernelInterpreter(confinement="off") as kernel:
+        kernel.execute(slow_reply)
+        assert "Restored from before this cell: kept" in obituary(kernel)
