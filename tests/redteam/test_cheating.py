@@ -108,8 +108,23 @@ while running.is_alive():
     moments.append(tuple(status[name] for name in ("spent_budget", "cost_usd", "remaining_cost_usd")))
 print(len(moments) > 2, len(set(moments)) <= 2)
 """
-    slow = "options['eval_lm'] = field_lm(lambda question: (time.sleep(0.05), toy.respond(question))[1])"
-    found = cheat(bounded, [poll, SPENT], slow)
+    # Each example is answered when the agent has looked once more: it looks before, between and after them.
+    setup = """
+import functools
+looked, status = threading.Semaphore(0), Workbench.optimization_status
+@functools.wraps(status)
+def optimization_status(self):
+    found = status(self)
+    looked.release()
+    return found
+Workbench.optimization_status = optimization_status
+def respond(question):
+    if "one word" in question.instructions:
+        assert looked.acquire(timeout=60)
+    return toy.respond(question)
+options["eval_lm"] = field_lm(respond)
+"""
+    found = cheat(bounded, [poll, SPENT], setup)
     assert found["outputs"][0].split() == ["True", "True"]
     assert found["outputs"][1].split()[:2] == ["4", "0"]
 

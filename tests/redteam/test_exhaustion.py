@@ -11,10 +11,11 @@ import struct
 
 import pytest
 from rig import Tier
-from victim import Victim, at_every_tier, victim
+from victim import DEATH, Victim, at_every_tier, victim
 
 KILLED = "it was killed, because"
 MIB = 2**20
+WAIT = 100  # seconds that a cell waits for what ends it, which a slow machine does late; none waits so long in vain
 
 # Where the kernel can write on the host's own disk, as expressions of its code.
 KEEP = "os.path.dirname(get_ipython().kernel.checkpoint._path)"
@@ -29,7 +30,7 @@ try:
     for number in range({count}):
         with open(os.path.join({directory}, f"file-{{number}}"), "wb") as file:
             file.write(bytes({int(mebibytes * MIB)}))
-    time.sleep(10)
+    time.sleep({WAIT})
     print("wrote them all")
 except OSError as error:
     print(errno.errorcode[error.errno])
@@ -54,7 +55,9 @@ def test_filling_scratch(bounded: Victim) -> None:
 @at_every_tier
 def test_one_file_larger_than_scratch(bounded: Victim) -> None:
     told = bounded.fate(_write_files("'.'", count=1, mebibytes=20))
-    assert told in ("ENOSPC", "EFBIG")
+    # On a disk of the host's it has written all that is allowed by then, and the watchdog may see it before it is gone.
+    seen = bounded.tier.letter == "L" and f"{KILLED} its files take" in told
+    assert seen or told in ("ENOSPC", "EFBIG"), told
 
 
 @at_every_tier
@@ -85,7 +88,7 @@ def _fill_inodes(directory: str) -> str:
 try:
     for number in range(11_000):
         os.symlink("x", f"{directory}/link-{{number}}")
-    time.sleep(10)
+    time.sleep({WAIT})
     print("made them all")
 except OSError as error:
     print(errno.errorcode[error.errno])
@@ -123,7 +126,7 @@ for number in range(30):
     held.append(os.open(path, os.O_RDWR | os.O_CREAT))
     os.unlink(path)
     os.write(held[-1], bytes(2**20))
-time.sleep(10)
+time.sleep({WAIT})
 print("unseen")
 """)
     assert f"{KILLED} its files take" in told
@@ -137,7 +140,7 @@ os.makedirs(hidden)
 for number in range(30):
     with open(os.path.join(hidden, str(number)), "wb") as file: file.write(bytes(2**20))
 print(attempt(os.chmod, hidden, 0))
-time.sleep(10)
+time.sleep({WAIT})
 print("unseen")
 """)
     assert KILLED in told, told
@@ -152,7 +155,7 @@ for _ in range(500):
     os.mkdir("d")
     os.chdir("d")
 os.chdir(home)
-time.sleep(10)
+time.sleep({WAIT})
 print("unseen")
 """)
     assert f"{KILLED} it made directories more than" in told
@@ -166,7 +169,7 @@ _TOO_LARGE = {
     "bytes": "x = bytearray(500 * 2**20)",
     "text": "x = 'x' * (600 * 2**20)",
     "integer": "x = 1 << (8 * 500 * 2**20)",
-    "array": "import numpy\nx = numpy.ones(500 * 2**20 // 8)",
+    "array": "os.environ['OPENBLAS_NUM_THREADS'] = '1'\nimport numpy\nx = numpy.ones(500 * 2**20 // 8)",
     "mapping": "x = mmap.mmap(-1, 5 * 2**30)",
     "heap": """
 libc = ctypes.CDLL(None)
@@ -188,15 +191,16 @@ def test_more_memory_in_one_piece_than_there_is(bounded: Victim) -> None:
 def test_more_memory_in_small_pieces_than_there_is(bounded: Victim) -> None:
     told = bounded.fate("x = []\nwhile len(x) < 1000: x.append('x' * 10**6 + str(len(x)))\nprint('got it')")
     assert "got it" not in told
-    assert "MemoryError" in told or KILLED in told, told
+    assert "MemoryError" in told or DEATH in told, told  # C libraries that get no memory end their process
     bounded.fate("x = None")
 
 
 @at_every_tier
 def test_memory_of_many_processes_each_below_the_limit(bounded: Victim) -> None:
-    child = "b = bytearray(60 * 2**20)\nfor i in range(0, len(b), 4096): b[i] = 1\nimport time; time.sleep(30)"
+    child = "b = bytearray(60 * 2**20)\nfor i in range(0, len(b), 4096): b[i] = 1\nimport time; time.sleep(600)"
     told = bounded.dies(
-        "held = [subprocess.Popen([sys.executable, '-S', '-c', child]) for _ in range(9)]\ntime.sleep(30)", child=child
+        f"held = [subprocess.Popen([sys.executable, '-S', '-c', child]) for _ in range(9)]\ntime.sleep({WAIT})",
+        child=child,
     )
     used = rf"{KILLED} its processes together used [\d.]+ MiB of memory; 400[.0]* MiB are allowed"
     assert re.search(used, told), told
@@ -204,11 +208,11 @@ def test_memory_of_many_processes_each_below_the_limit(bounded: Victim) -> None:
 
 @at_every_tier
 def test_shared_memory_that_is_touched(bounded: Victim) -> None:
-    told = bounded.dies("""
+    told = bounded.dies(f"""
 shared = mmap.mmap(-1, 600 * 2**20)
 for at in range(0, len(shared), 4096):
     shared[at] = 1
-time.sleep(10)
+time.sleep({WAIT})
 """)
     assert f"{KILLED} its processes together used" in told or "SIGKILL" in told
 
@@ -232,29 +236,31 @@ def bomb(depth):
         try:
             child = os.fork()
         except OSError:
+            os.write(1, b"refused")
             continue
         if not child:
             if depth:
                 bomb(depth - 1)
-            time.sleep(2)
+            time.sleep(600)
             os._exit(0)
 bomb(7)
-time.sleep(2)
+time.sleep(600)
 """
 
 
 @at_every_tier
 def test_a_fork_bomb(bounded: Victim) -> None:
     told = bounded.fate(
-        "bomb = subprocess.Popen([sys.executable, '-S', '-c', tree])\ntime.sleep(1)\nprint('outlived')",
+        "bomb = subprocess.Popen([sys.executable, '-S', '-c', tree], stdout=subprocess.PIPE, start_new_session=True)\n"
+        "print(bomb.stdout.read(7).decode())",
         tree=_TREE,
     )
-    if "outlived" in told:
+    if told == "refused":
         count = len(bounded.host("result = kernel_pids(session)"))
         assert count <= 60, f"{count} processes; 40 are allowed"
-        bounded.fate("bomb.wait(); time.sleep(2.5)")
+        bounded.run("os.killpg(bomb.pid, signal.SIGKILL); bomb.wait(); None")
     else:
-        assert f"{KILLED} it had" in told
+        assert f"{KILLED} it had" in told, told
         assert "processes and threads; 40 are allowed" in told
 
 
@@ -316,14 +322,15 @@ try:
     for _ in range(400):
         threading.Thread(target=go.wait, daemon=True).start()
         started += 1
-    time.sleep(10)
-except RuntimeError as error:
-    print(error)
+    time.sleep(100)
+except (RuntimeError, MemoryError) as error:
+    print(type(error).__name__, error)
 finally:
     go.set()
 print("started", started)
 """)
-    assert "can't start new thread" in told or KILLED in told, told
+    # Their stacks may have taken the memory by then that even one more object needs.
+    assert "can't start new thread" in told or "MemoryError" in told or KILLED in told, told
 
 
 @at_every_tier
@@ -377,10 +384,11 @@ try:
         except BlockingIOError:
             pass
 except OSError:
-    time.sleep(30)
+    time.sleep(600)
 """
     told = bounded.dies(
-        "held = [subprocess.Popen([sys.executable, '-S', '-c', child]) for _ in range(10)]\ntime.sleep(30)", child=child
+        f"held = [subprocess.Popen([sys.executable, '-S', '-c', child]) for _ in range(10)]\ntime.sleep({WAIT})",
+        child=child,
     )
     assert KILLED in told
     assert "open files; 1600 are allowed" in told or "of memory" in told
@@ -395,7 +403,7 @@ try:
         if not os.fork():
             os._exit(0)
         made += 1
-    time.sleep(10)
+    time.sleep(100)
 except OSError as error:
     print(errno.errorcode[error.errno])
 print("made", made)
@@ -413,7 +421,8 @@ except ChildProcessError:
 
 @at_every_tier
 def test_more_processor_time_than_allowed(bounded: Victim) -> None:
-    with victim(bounded.tier, "confinement=Confinement(cpu_seconds=2)") as one:
+    used = float(bounded.run("print(time.process_time())"))  # a slow machine needs so much and more for the start
+    with victim(bounded.tier, f"confinement=Confinement(cpu_seconds={2 + int(2 * used)})") as one:
         told = one.dies("while True: pass")
         assert "SIGXCPU" in told or "SIGKILL" in told, told
         one.assert_works()

@@ -275,6 +275,7 @@ evil = pickle.dumps(Evil())
 """
 
 
+@pytest.mark.timeout(900)  # twelve starts in every tier
 @at_every_tier
 def test_traps_in_the_place_of_files_that_the_host_or_the_next_kernel_reads(bounded: Victim) -> None:
     tier = bounded.tier
@@ -375,10 +376,11 @@ def test_names_that_are_hard_to_remove(bounded: Victim) -> None:
             "    os.symlink('/', 'root'); os.symlink('..', 'up'); os.mkfifo('pipe')\n"
             "    for depth in range(1500):\n"
             "        os.mkdir('d' * 100); os.chdir('d' * 100)\n"
-            "    os.chdir(here)",
+            "    os.chdir(here)\n"
+            "time.sleep(100)",  # else the watchdog comes between this cell and the next, or to the next
             session=own,
         )
-        assert said == "" or "deep" in said
+        assert "deep" in said
         assert tier.works(own)
         path = tier.host("result = directory(sessions['own'])")
     assert tier.host("result = os.path.exists(path)", path=path) is False

@@ -10,7 +10,7 @@ from rig import CellError, Tier
 
 LIMITED = """
 limits=Limits(cell_seconds=3.5),
-confinement=Confinement(memory_bytes=400 * 2**20, scratch_bytes=32 * 2**20, processes=40, cpu_seconds=5,
+confinement=Confinement(memory_bytes=400 * 2**20, scratch_bytes=32 * 2**20, processes=40, cpu_seconds=60,
                         read_only=(facts["files"]["home_file"],), writable=(facts["base"] + "/shared",),
                         environment={"GIVEN": "yes"})
 """
@@ -62,7 +62,7 @@ def cell_time(tier: Tier, session: str, sentence: str) -> None:
     assert tier.host(f"result = sessions[{session!r}]._session.limits.cell_seconds") == limit
     if limit < 10:
         with pytest.raises(CellError, match=f"longer than {limit:g} s"):
-            tier.run("kept = 'state'\nwhile True: pass", session=session)
+            tier.run("kept = 'state'\nwhile True: time.sleep(0.01)", session=session)
         assert tier.run("kept", session=session) == "state"
 
 

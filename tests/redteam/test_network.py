@@ -207,16 +207,16 @@ def test_a_client_of_zmq_on_the_host(tier: Tier) -> None:
 
 
 def test_waiting_for_the_host_on_an_abstract_name(tier: Tier, record_property: Callable[[str, object], None]) -> None:
+    name = f"\0redteam-trap-{tier.facts['host_pid']}"  # others may run this test beside us
     said = tier.run(
-        "server = socket.socket(socket.AF_UNIX); server.bind('\\0redteam-trap'); server.listen(); "
-        "server.settimeout(0.2)\n"
-        "print('listens')"
+        "server = socket.socket(socket.AF_UNIX); server.bind(name); server.listen()\nprint('listens')", name=name
     )
     came = tier.host(
         "client = socket.socket(socket.AF_UNIX)\n"
         "with client:\n"
-        "    try: client.connect('\\0redteam-trap'); result = 'reached'\n"
-        "    except OSError as error: result = type(error).__name__"
+        "    try: client.connect(name); result = 'reached'\n"
+        "    except OSError as error: result = type(error).__name__",
+        name=name,
     )
     tier.run("server.close()")
     record_property("trap", f"{said} {came}")

@@ -70,8 +70,9 @@ def bearing(mark: str) -> list[int]:
 
 def start_daemons(one: Victim, mark: str) -> None:
     """Start three of them, and see from outside that they are there."""
-    one.run(
+    one.tier.run_in_time(
         f"{DAEMONS}\nfor generations in (0, 1, 3): daemon(generations, dict(os.environ) if generations < 3 else {{}})",
+        session=one.name,
         mark=mark,
     )
     until = time.monotonic() + _SECONDS
@@ -152,7 +153,8 @@ def test_signals_to_all_that_stand_above_it(bounded: Victim) -> None:
 def test_closing_every_descriptor_that_it_has(bounded: Victim) -> None:
     with victim(bounded.tier, "limits=Limits(cell_seconds=0.5)") as one:
         told = one.dies("os.closerange(0, 4096)\nwhile True: pass")
-        assert "it was killed, because" in told or "closed its connection" in told or "it exited" in told, told
+        # Its libraries may notice, and end it in their own way.
+        assert "it was killed" in told or "closed its connection" in told or "it exited" in told, told
         one.assert_works()
 
 
@@ -200,4 +202,4 @@ def test_a_host_that_is_killed_while_its_kernels_have_daemons(hosts: list[Tier])
 
 
 def test_every_tier_was_attacked(hosts: list[Tier], tiers_that_ran: dict[str, str]) -> None:
-    assert [host.name for host in hosts] == [name for name, came in tiers_that_ran.items() if came == "ran"]
+    assert {host.name for host in hosts} == {name for name, came in tiers_that_ran.items() if came == "ran"}
