@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,11 +15,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 _GRACE_SECONDS = 20.0  # how long something that is ending may take; only a leak ever waits this long
 _POLL_SECONDS = 0.01
 # Kept for the life of the process by the standard library (multiprocessing) and by DSPy.
 _NOT_OURS = ("pymp-", "dspy-cache")
+
+_LONGEST_TMP = 36  # characters; sockets some directories below it must have paths of at most 107
+# How long one example takes says how busy the machine is, and nothing of what is tested.
+settings.register_profile("however slow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("however slow")
 
 _private_tmp: str | None = None
 
@@ -36,7 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if spreads_to_workers or _private_tmp is not None:
         return
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays where pytest keeps it
-    _private_tmp = tempfile.mkdtemp(prefix="rt-")
+    short = len(tempfile.gettempdir()) <= _LONGEST_TMP or not os.access("/tmp", os.W_OK)
+    _private_tmp = tempfile.mkdtemp(prefix="rt-", dir=None if short else "/tmp")
     os.environ["TMPDIR"] = _private_tmp
     os.environ.pop("XDG_RUNTIME_DIR", None)  # so that sessions are kept below TMPDIR
     # DSPy reads this when it is imported; answers cached by an earlier run must not answer for this one.
@@ -92,7 +100,8 @@ def _files() -> frozenset[str]:
     names: list[str] = []
     for name in os.listdir(_private_tmp):
         if name.startswith("kernel_bridge-"):  # this user's directory of sessions stays, the sessions in it may not
-            names += [f"{name}/{session}" for session in os.listdir(os.path.join(_private_tmp, name))]
+            with contextlib.suppress(FileNotFoundError):  # or the one of a trial, which is just being removed
+                names += [f"{name}/{session}" for session in os.listdir(os.path.join(_private_tmp, name))]
         elif not name.startswith(_NOT_OURS):
             names.append(name)
     return frozenset(names)
