@@ -7,9 +7,19 @@ from collections.abc import Iterator
 import pytest
 from living import ENDLESS, add
 
-from kernel_bridge import KernelInterpreter, KernelSession, Limits
+from kernel_bridge import KernelInterpreter, KernelSession
 
 TIERS = ("auto", "off")
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell that was interrupted gets longer to end than its kernel is given otherwise.
+
+    For tests in which it does end, and of which a machine under load must not make tests of kernels that are killed.
+    """
+    for module in ("live_kernel", "session"):
+        monkeypatch.setattr(f"kernel_bridge.{module}.GRACE_SECONDS", 30.0)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +38,7 @@ def kernel(module_kernel: KernelInterpreter) -> KernelInterpreter:
 
 @pytest.fixture(scope="module", params=TIERS)
 def module_session(request: pytest.FixtureRequest) -> Iterator[KernelSession]:
-    with KernelSession(confinement=request.param, restarts=ENDLESS, limits=Limits(cell_seconds=60)) as session:
+    with KernelSession(confinement=request.param, restarts=ENDLESS) as session:
         yield session
 
 
