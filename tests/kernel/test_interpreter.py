@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import tempfile
 import threading
 import weakref
 from collections.abc import Callable
@@ -282,13 +283,11 @@ def test_callbacks_of_the_settings_fire_too(kernel: KernelInterpreter) -> None:
 
 
 def test_a_runtime_directory_of_ones_own_is_used_and_left_empty(tmp_path: Path) -> None:
-    short = Path("/tmp") / f"kb-{tmp_path.name[:20]}"
-    try:
+    with tempfile.TemporaryDirectory(prefix="kb-", dir="/tmp") as folder:  # sockets have to fit below it
+        short = Path(folder) / "made"
         with KernelInterpreter(runtime_dir=short, confinement="off") as interpreter:
             assert interpreter.connection_file is not None
             assert interpreter.connection_file.is_relative_to(short)
         assert list(short.iterdir()) == []
-    finally:
-        short.rmdir()
     with pytest.raises(CodeInterpreterError, match="bytes long; sockets below it need a path"):
         KernelInterpreter(runtime_dir=tmp_path / ("x" * 100), confinement="off").start()
