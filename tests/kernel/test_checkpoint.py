@@ -151,7 +151,8 @@ def held_submits(session: KernelSession) -> bool:
 def test_one_object_that_cannot_be_kept_costs_only_itself(
     code: str, restored: set[str], lost: dict[str, str]
 ) -> None:
-    limits = Limits(checkpoint_seconds=1.5, start_seconds=20)
+    # What never ends uses the time up that there is; what ends is not to be cut, however slow the machine.
+    limits = Limits(checkpoint_seconds=2.5) if "longer than" in lost.values() else Limits()
     with KernelSession({"add": add}, confinement="off", limits=limits) as session:
         session.run("kept = 41")
         made = "bad = C(); fine = [1]; g = (i for i in [1])"
@@ -176,7 +177,7 @@ def test_one_object_that_cannot_be_kept_costs_only_itself(
 )  # fmt: skip
 def test_a_kernel_that_dies_while_it_keeps_its_variables_says_so(code: str) -> None:
     with KernelSession({"add": add}, confinement="off", limits=Limits(checkpoint_seconds=0.5)) as session:
-        session.run("kept = 41")
+        session.run("import cloudpickle; kept = 41")  # a slow machine could not import it in the checkpoint's time
         session.run(f"class C:\n    {code}\nbad = C(); newer = 1")
         deaths = (session.run("print('perhaps')").death for _ in range(5))  # a cell that comes at once may still run
         death = next(death for death in deaths if death is not None)

@@ -84,7 +84,10 @@ def test_a_host_that_is_killed_while_it_thinks_leaves_its_kernels_namespace_to_t
 
 
 @pytest.mark.smoke
-def test_an_interpreter_that_is_shut_down_leaves_its_last_namespace(tmp_path: Path) -> None:
+def test_an_interpreter_that_is_shut_down_leaves_its_last_namespace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernel_bridge.session._KEEP_SECONDS", 60.0)  # for a slow machine
     file = tmp_path / "kept"
     with KernelInterpreter(checkpoint_file=file) as kernel:
         assert kernel.restored is None
@@ -97,7 +100,9 @@ def test_an_interpreter_that_is_shut_down_leaves_its_last_namespace(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_a_shutdown_waits_for_a_checkpoint_that_is_being_made_but_for_none_without_end(tmp_path: Path) -> None:
+def test_a_shutdown_waits_for_a_checkpoint_that_is_being_made_but_for_none_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slow = """
 import time
 class Slow:
@@ -107,7 +112,8 @@ class Slow:
         return int, (7,)
 """
     file = tmp_path / "kept"
-    with KernelInterpreter(checkpoint_file=file) as kernel:
+    with monkeypatch.context() as patch, KernelInterpreter(checkpoint_file=file) as kernel:
+        patch.setattr("kernel_bridge.session._KEEP_SECONDS", 60.0)  # for a slow machine
         kernel.checkpoint_label = "quick"
         kernel.execute(f"{slow}\nx = Slow(0.3)")
     with KernelInterpreter(checkpoint_file=file, limits=Limits(checkpoint_seconds=600)) as kernel:
