@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,7 @@ class TestTheData:
 def ran(project_root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", _WITHOUT_NETWORK], cwd=project_root, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=100,
+        capture_output=True, text=True, timeout=100, env={**os.environ, "COLUMNS": "80"},
     )  # fmt: skip
 
 

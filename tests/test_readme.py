@@ -21,6 +21,7 @@ from dspy import lm15
 from offline import asked, fields_text
 from provider import providers
 from readme_blocks import Block, blocks, command
+from terminal import console_environment
 
 import example
 from kernel_bridge import GUARANTEES, KernelInterpreter
@@ -179,7 +180,7 @@ def test_the_example_runs_with_models_of_a_provider(monkeypatch: pytest.MonkeyPa
     assert "-> queue identity, priority urgent" in output
 
 
-def test_the_console_commands_find_a_live_kernel() -> None:
+def test_the_console_commands_find_a_live_kernel(tmp_path: Path) -> None:
     (block,) = of_kind("sh", "console")
     listing, attaching = block.text.splitlines()
     with KernelInterpreter() as kernel:
@@ -187,7 +188,8 @@ def test_the_console_commands_find_a_live_kernel() -> None:
         listed = subprocess.run(["bash", "-c", listing], env=on_path(), capture_output=True, text=True, timeout=60)
         assert listed.returncode == 0, listed.stderr
         assert str(kernel.connection_file) in listed.stdout
-        console = pexpect.spawn("bash", ["-c", attaching], env=on_path(), encoding="utf-8", timeout=60)
+        environment: Any = {**on_path(), **console_environment(tmp_path), "PATH": on_path()["PATH"]}
+        console = pexpect.spawn("bash", ["-c", attaching], env=environment, encoding="utf-8", timeout=60)
         try:
             console.expect_exact("In [")
             console.send("print(secret.upper())\r")

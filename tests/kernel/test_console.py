@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from dspy.primitives.code_interpreter import CodeExecutionError
 from jupyter_client.blocking.client import BlockingKernelClient
+from terminal import console_environment
 
 from kernel_bridge import KernelInterpreter, Limits, live_sessions
 from kernel_bridge.__main__ import main
@@ -27,6 +28,7 @@ class Console:
     def __init__(self, connection_file: Path) -> None:
         self.client = BlockingKernelClient(connection_file=str(connection_file))
         self.client.load_connection_file()
+        self.client.hb_channel.time_to_dead = 60.0  # by default a machine that stands still for a second kills a kernel
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
 
@@ -205,14 +207,17 @@ def test_attaching_needs_to_know_where(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal")
-def test_the_real_jupyter_console_attaches() -> None:
+def test_the_real_jupyter_console_attaches(tmp_path: Path) -> None:
     import pexpect
 
     calls: list[int] = []
     with KernelInterpreter({"ping": lambda n: calls.append(n) or "pong"}) as interpreter:
         interpreter.execute("secret_word = 'xyzzy'")
         arguments = ["-m", "kernel_bridge", "attach", interpreter.connection_file.parent.name]  # type: ignore[union-attr]
-        terminal = pexpect.spawn(sys.executable, arguments, timeout=60, encoding="utf-8", dimensions=(40, 120))
+        environment: Any = console_environment(tmp_path)
+        terminal = pexpect.spawn(
+            sys.executable, arguments, timeout=60, encoding="utf-8", dimensions=(40, 120), env=environment
+        )
         try:
             terminal.expect(r"In \[")
             terminal.send("secret_word.upper(), ping(7)\r")
