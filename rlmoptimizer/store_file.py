@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import sqlite3
 import threading
 from collections.abc import Generator
@@ -29,6 +30,7 @@ VERSION: Final = 2
 
 _APPLICATION_ID: Final = 0x524C4D4F  # "RLMO", so that `file` and we know a store when we see one
 _NAME: Final = "runs-{:04d}.sqlite"
+_INDEX_BYTES: Final = 65536  # SQLite's index of its log begins with half of it
 _SMALLEST: Final = 512  # bytes; SQLite takes what is shorter than a page for an empty database
 BUSY_SECONDS = 60.0  # how long a lock of another program on the database is waited for; read when a store is opened
 
@@ -191,7 +193,16 @@ def _translated(path: Path) -> Generator[None]:
         if "locked" in reason or "busy" in reason:
             reason = f"another program has kept it locked for {BUSY_SECONDS:.0f} s"
             raise StoreCorrupt(str(path), reason, "End that program, or pass another directory") from error
+        if "disk I/O error" in reason and _is_disk_full(path):
+            reason = "the disk is full"  # SQLite cannot tell it from a broken one when its log's index finds no room
         raise StoreCorrupt(str(path), reason) from error
+
+
+def _is_disk_full(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path.parent).free < _INDEX_BYTES
+    except OSError:
+        return False
 
 
 def _locked(path: Path) -> FileLock:

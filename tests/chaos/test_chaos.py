@@ -256,6 +256,42 @@ def test_a_disk_that_is_full_over_and_over_stops_a_compile_that_comes_to_the_sam
         one.remove()
 
 
+MAKES_STORES = """
+import sys, pathlib
+import private_disk
+private_disk.enter(sys.argv[1], 4 << 20)
+from rlmoptimizer.errors import StoreCorrupt
+from rlmoptimizer.run_store import RunStore
+from test_chaos import fill
+disk = pathlib.Path(sys.argv[1])
+for leave in range(0, 1 << 17, 4096):
+    fill(disk / "filler", leave=leave)
+    try:
+        RunStore.create_in(disk / str(leave)).close()
+        print("made")
+    except StoreCorrupt as error:
+        print(error)
+    (disk / "filler").unlink()
+"""
+
+
+def test_however_little_room_there_is_a_store_that_cannot_be_made_says_that_the_disk_is_full(disk: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", MAKES_STORES, str(disk)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)])},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    *told, last = ran.stdout.splitlines()
+    assert last == "made"
+    refused = [line for line in told if line != "made"]
+    assert len(refused) > 10
+    assert [line for line in refused if "disk is full. Free the disk" not in line] == []
+
+
 def fill(filler: Path, *, leave: int) -> None:
     """Take all of the disk but so many bytes."""
     room = os.statvfs(filler.parent)
