@@ -15,8 +15,10 @@ from kernel_bridge.cells import CellOutcome, Limits
 from kernel_bridge.dispatch import ToolDispatcher
 from kernel_bridge.encoder import CellFrame, CellVariable
 from kernel_bridge.errors import ProtocolViolation, StartupFailed
+from kernel_bridge.exit_reason import ExitReason
+from kernel_bridge.launch import LaunchOptions
 from kernel_bridge.peer import Frame, Peer, PeerError, PeerGone, wait_for, wake_pair
-from kernel_bridge.process import ExitReason, KernelProcess, LaunchOptions
+from kernel_bridge.process import KernelProcess
 from kernel_bridge.replies import Reply, find_reply, largest_reply, outcome_of
 from kernel_bridge.session_directory import SessionDirectory
 from kernel_bridge.toolserver import CLOSED, ToolServer
@@ -276,7 +278,7 @@ class LiveKernel:
     def printed(self) -> str:
         """What the cell under which the kernel died had printed, from the file the kernel kept it in."""
         limit = self._limits.output_bytes
-        data = self.process.take_transcript(limit)
+        data = self.process.files.take_transcript(limit)
         text = data.decode("utf-8", "replace")
         if len(data) < limit // 2:
             return text
@@ -285,7 +287,7 @@ class LiveKernel:
     def close(self) -> None:
         """Kill the process and close all sockets; idempotent."""
         self.process.end()
-        self.process.forget()
+        self.process.files.close()
         self._close_sockets()
 
     def _close_sockets(self) -> None:

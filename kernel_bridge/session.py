@@ -30,8 +30,8 @@ from kernel_bridge.errors import (
     SessionClosed,
     SessionLost,
 )
+from kernel_bridge.launch import LaunchOptions
 from kernel_bridge.live_kernel import GRACE_SECONDS, Gone, LiveKernel
-from kernel_bridge.process import LaunchOptions
 from kernel_bridge.session_directory import CHECKPOINT, SessionDirectory
 
 __all__ = ["KernelSession"]
@@ -301,7 +301,7 @@ class KernelSession:
             told = self._tell_of_death()  # first: what the dead kernel has begun may be waited for below
             reason = gone.reason or ended.clause()
             text = kernel.printed()
-            if kernel.process.was_keeping():
+            if kernel.process.files.was_keeping():
                 reason += ", while it kept the variables after an earlier cell; this cell had not begun"
             if self._keeper is not None:
                 self._keeper.look()  # as long as the dead kernel's word can be read

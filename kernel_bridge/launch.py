@@ -1,0 +1,186 @@
+"""A kernel's launch: its plan, its configuration, the files handed over and the command. Knows no process that runs."""
+
+from __future__ import annotations
+
+import compileall
+import functools
+import json
+import marshal
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from kernel_bridge.cells import Limits
+from kernel_bridge.confine import Confinement, Layout, plan_launch, prepare_files
+from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, EXTRA_PATH
+from kernel_bridge.confine.places import ExtraPathUnusable
+from kernel_bridge.confine.plan import PACKAGE
+from kernel_bridge.connection import Connection
+from kernel_bridge.errors import StartupFailed
+from kernel_bridge.replies import result_chars
+from kernel_bridge.session_directory import CHECKPOINT, SessionDirectory
+from kernel_bridge.shared_files import INTERRUPT, PROGRESS, TRANSCRIPT, SharedFiles
+
+__all__ = ["Launch", "LaunchOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOptions:
+    """What every kernel of a session is launched with."""
+
+    python: str  # the interpreter: an absolute path, or a name on the search path
+    limits: Limits
+    confinement: Confinement
+    tier: str  # how it is confined; see `kernel_bridge.confine.resolve`
+    checkpoint: bool  # keep the namespace for a successor
+
+
+class Launch:
+    """The launch of one kernel of a session, planned; `start` begins it. The shared `files` are then to be closed.
+
+    Raises:
+        StartupFailed: the interpreter cannot be run.
+    """
+
+    def __init__(self, directory: SessionDirectory, options: LaunchOptions) -> None:
+        limits, confinement = options.limits, options.confinement
+        self._directory = directory
+        self._options = options
+        self._checkpoint_bytes = limits.checkpoint_bytes
+        if confinement.scratch_bytes is not None:  # a new one is written before the old one goes
+            self._checkpoint_bytes = min(limits.checkpoint_bytes, confinement.scratch_bytes // 4)
+        self.layout = directory.next_layout()
+        try:
+            self.plan = plan_launch(confinement, options.tier, self.layout, options.python)
+        except ExtraPathUnusable as error:
+            raise StartupFailed(str(error)) from error
+        except OSError as error:
+            raise StartupFailed(f"the kernel's interpreter cannot be used: {error}") from error
+        self.connection = Connection.open(directory, self.layout, self.plan.inside)
+        self.files = SharedFiles(self.layout.sockets)
+
+    @property
+    def wrappers(self) -> int:
+        """How many processes stand between the guardian and the kernel."""
+        return 0 if self.plan.wrapper_arguments is None else 2  # the wrapper, and its first process inside
+
+    def start(self, *, restore: bool) -> subprocess.Popen[bytes]:
+        """Begin the process: the guardian, or the kernel itself where there is none.
+
+        Args:
+            restore: begin with the namespace that a predecessor left in the directory.
+
+        Raises:
+            StartupFailed: the interpreter cannot be run. The shared files are closed.
+        """
+        try:
+            extra_path = _extra_path(self._options.python, self._directory, self.plan.inside)
+            config = self._configuration(extra_path, restore=restore)
+            self.layout.config.write_text(json.dumps(config), encoding="utf-8")
+            self._hand_over()
+            return self._launch()
+        except BaseException:
+            self.files.close()
+            raise
+
+    def _configuration(self, extra_path: list[str], *, restore: bool) -> dict[str, Any]:
+        """What `inside/launch.py` reads; all paths as the kernel sees them."""
+        options, limits, inside = self._options, self._options.limits, self.plan.inside
+        keeping = {
+            "path": str(inside.keep / CHECKPOINT),
+            "bytes": self._checkpoint_bytes,
+            "seconds": limits.checkpoint_seconds,
+            "restore": restore,
+            "progress_file": str(inside.sockets / PROGRESS),
+        }
+        return {
+            "connection_file": self.connection.inside_file,
+            "calls_url": self.connection.inside_urls[0],
+            "replies_url": self.connection.inside_urls[1],
+            "frame_bytes": limits.frame_bytes,
+            "frame_depth": limits.frame_depth,
+            "output_bytes": limits.output_bytes,
+            "result_chars": result_chars(limits),
+            "transcript_file": str(inside.sockets / TRANSCRIPT),
+            "interrupt_file": str(inside.sockets / INTERRUPT) if os.name == "posix" else None,
+            "working_directory": str(inside.scratch),
+            "extra_path": extra_path,
+            "seal": self.plan.seal,
+            "guardian": None if self.plan.guarded_from_outside else self._guardian(),
+            "checkpoint": keeping if options.checkpoint else None,
+        }
+
+    def _guardian(self) -> dict[str, Any] | None:
+        if os.name != "posix":
+            return None
+        return {"host_pid": os.getpid(), "session_dir": str(self._directory.path), "layers": self.wrappers}
+
+    def _hand_over(self) -> None:
+        prepare_files(self.plan, self.layout)
+        if self.plan.owner is not None:
+            for path in self.layout.sockets.iterdir():
+                os.chown(path, self.plan.owner, self.plan.owner)
+            self._directory.let_pass()
+
+    def _command(self) -> list[str]:
+        plan = self.plan
+        argv = [*plan.argv, str(plan.inside.config)]
+        if not plan.guarded_from_outside:
+            return argv
+        file = self._directory.path / "guard"
+        guard = {
+            "guardian": self._guardian(),
+            "argv": argv,
+            "arguments": plan.wrapper_arguments,
+            "descriptor": ARGUMENTS_FD,
+        }
+        file.write_bytes(marshal.dumps(guard))
+        return [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "guard.py"), str(file)]
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        from jupyter_client import launcher
+
+        _compile_inside()
+        launch = cast("Callable[..., subprocess.Popen[bytes]]", launcher.launch_kernel)  # pyright: ignore[reportUnknownMemberType] - untyped
+        argv = self._command()
+        try:
+            return launch(
+                argv,
+                stdin=subprocess.PIPE if os.name == "posix" else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(self.plan.environment),
+                cwd=str(self.layout.session),  # the kernel goes to its scratch directory when it is sealed
+                # Jupyter's own death watch polls the parent's pid once a second; the guardian is that parent.
+                independent=os.name == "posix",
+            )
+        except OSError as error:
+            raise StartupFailed(f"cannot run {argv[0]!r}: {error}") from error
+
+
+@functools.cache
+def _compile_inside() -> None:
+    """Compile what runs in a kernel, once: a kernel writes no byte code, so every start would compile it anew."""
+    for path in (*(PACKAGE / "inside").glob("*.py"), PACKAGE / "wire.py"):
+        # Where the package cannot be written, starts are slower and nothing else.
+        compileall.compile_file(path, quiet=2)
+
+
+def _extra_path(python: str, directory: SessionDirectory, inside: Layout) -> list[str]:
+    """For a foreign interpreter: a folder with our cloudpickle, which is plain Python and serves any version."""
+    if os.path.realpath(python) == os.path.realpath(sys.executable) and python == sys.executable:
+        return []
+    import cloudpickle
+
+    folder = directory.path / "path"
+    if not folder.exists():
+        assert cloudpickle.__file__ is not None
+        shutil.copytree(
+            Path(cloudpickle.__file__).parent, folder / "cloudpickle", ignore=shutil.ignore_patterns("__pycache__")
+        )
+    return [str(folder if inside.session == inside.sockets.parent else EXTRA_PATH)]
