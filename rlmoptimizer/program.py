@@ -42,7 +42,7 @@ def check_program(program: Any) -> None:
             raise InvalidSetupType(f"student must be a dspy.Module, not the class {program.__name__}; pass an instance")
         raise InvalidSetupType(f"student must be a dspy.Module, not {type(program).__name__}")
     try:
-        names = [name for name, _ in _steps(program)]
+        names = step_names(program)
     except RecursionError as error:
         raise InvalidSetup("the student contains itself; DSPy cannot name the steps of such a program") from error
     if not names:

@@ -36,7 +36,7 @@ from .evaluation import Evaluator, LMsFailed
 from .events import Emitter, LMUsageCounted, PromptUpdated, Split, SubmissionRefused
 from .gate import Gate
 from .money import dollars
-from .program import apply_prompts, clone, fingerprint, read_prompts, set_prompt
+from .program import apply_prompts, clone, fingerprint, read_prompts, set_prompt, step_names
 from .run_records import best_run
 from .run_store import RunRecord, RunStore
 from .runs import Asked, Runs
@@ -107,7 +107,7 @@ class Workbench:
         self._lock = threading.Lock()  # of the program's prompts
         self._cut: tuple[str, ...] = ()  # runs that a dying kernel left behind; written by the agent's loop
         self._kernel_died = False  # in this turn
-        self.steps = tuple(read_prompts(program))
+        self.steps = step_names(program)
         self.root_lm_calls = len(store.iterations())  # turns, earlier processes' too; written by the agent's loop
         set_before = store.prompts()
         if set_before is None:
