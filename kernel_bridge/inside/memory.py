@@ -25,7 +25,10 @@ class MemoryRoom:
         import resource
 
         self._resource = resource
+        self._set_limit = resource.setrlimit
+        self._which = resource.RLIMIT_DATA
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        self._all = hard, hard
         if hard != resource.RLIM_INFINITY:
             self._limit = hard
             self._room = min(_MOST_ROOM_BYTES, hard // _PART)
@@ -36,11 +39,15 @@ class MemoryRoom:
             self._set(self._limit - (self._room // 2 if half else self._room))
 
     def use(self) -> None:
-        """The kernel's own code runs now."""
-        if self._limit is not None:
+        """The kernel's own code runs now. Takes no memory itself: there may be none at all before it is done."""
+        if self._limit is None:
+            return
+        try:
+            self._set_limit(self._which, self._all)
+        except (OSError, ValueError):  # the agent's code has lowered the hard limit
             self._set(self._limit)
 
     def _set(self, soft: int) -> None:
-        with contextlib.suppress(OSError, ValueError):  # the agent's code may have lowered the hard limit
-            which = self._resource.RLIMIT_DATA
-            self._resource.setrlimit(which, (soft, self._resource.getrlimit(which)[1]))
+        with contextlib.suppress(OSError, ValueError):
+            hard = self._resource.getrlimit(self._which)[1]
+            self._set_limit(self._which, (soft, hard))

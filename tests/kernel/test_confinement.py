@@ -156,6 +156,8 @@ def test_a_path_that_is_not_there_is_named_before_anything_is_started(confinemen
 def test_a_path_that_the_kernels_user_may_not_use_is_refused_with_what_to_do(
     tmp_path: Path, name: str, mode: int, mended: int
 ) -> None:
+    if probe().tier == "P":
+        pytest.skip("this machine confines nothing, so that a root's kernel is root too")
     folder = tmp_path / "folder"
     folder.mkdir()
     folder.chmod(mode)
