@@ -166,7 +166,7 @@ class Launch:
 @functools.cache
 def _compile_inside() -> None:
     """Compile what runs in a kernel, once: a kernel writes no byte code, so every start would compile it anew."""
-    for path in (*(PACKAGE / "inside").glob("*.py"), PACKAGE / "wire.py"):
+    for path in (*(PACKAGE / "inside").glob("*.py"), *(PACKAGE / "wire").glob("*.py")):
         # Where the package cannot be written, starts are slower and nothing else.
         compileall.compile_file(path, quiet=2)
 
