@@ -103,10 +103,16 @@ class LiveKernel:
         self.tools.start()
 
     def _unready(self) -> StartupFailed:
-        in_time = self.process.exited()
+        gone = self.process.exited()
+        late = not gone and time.monotonic() >= self._ready_by
         ended = self.process.end(_PARTING_SECONDS)  # what never was ready may not even have a guardian
-        late = f"the kernel was not ready within {self._limits.start_seconds:g} s"
-        return StartupFailed(_stillborn(ended) if in_time else late, ended.code, ended.stderr_tail)
+        if late:
+            reason = f"the kernel was not ready within {self._limits.start_seconds:g} s"
+        elif not gone and ended.verdict is None and ended.code in _ENDED_BY_US:
+            reason = f"the kernel did not start: {CLOSED}"
+        else:
+            reason = _stillborn(ended)
+        return StartupFailed(reason, ended.code, ended.stderr_tail)
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):

@@ -13,9 +13,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
+
+# A machine that is slow, or stands still for a moment, makes neither an example wrong nor a strategy bad.
+hypothesis.settings.register_profile(
+    "ours", hypothesis.settings(), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("ours")
 
 _GRACE_SECONDS = 20.0  # how long something that is ending may take; only a leak ever waits this long
 _POLL_SECONDS = 0.01

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from offline import Asked, ScriptedRootLM, field_lm, text_lm
 from responses_server import ResponsesServer, turn
 
 from kernel_bridge import KernelInterpreter, Limits
+from rlmoptimizer import workbench
 from rlmoptimizer.run_store import RunStore
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
@@ -234,13 +234,15 @@ with ThreadPoolExecutor(4) as pool:
     assert outputs(result)[0] == "[100.0, 50.0, 0.0, 100.0]"
 
 
-def gated_eval_lm() -> tuple[dspy.LM, threading.Event, threading.Event]:
-    """An eval LM that waits at a prompt with "wait" until the gate opens; says when it has come there."""
+def gated_eval_lm(examples: int = 1) -> tuple[dspy.LM, threading.Event, threading.Event]:
+    """An eval LM that waits at a prompt with "wait" until the gate opens; says when so many examples are there."""
     entered, gate = threading.Event(), threading.Event()
+    waiting = threading.Semaphore(examples - 1)
 
     def respond(question: Asked) -> dict[str, object]:
         if "wait" in question.instructions:
-            entered.set()
+            if not waiting.acquire(blocking=False):
+                entered.set()
             assert gate.wait(60)
         return toy.respond(question)
 
@@ -255,8 +257,11 @@ llm_query("has it begun?")
 """
 
 
-def test_a_kernel_that_dies_in_the_middle_of_an_evaluation_leaves_the_run_and_the_ledger_whole() -> None:
-    lm, entered, gate = gated_eval_lm()
+def test_a_kernel_that_dies_in_the_middle_of_an_evaluation_leaves_the_run_and_the_ledger_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workbench, "_CUT_SECONDS", 1.0)  # the gate opens after that
+    lm, entered, gate = gated_eval_lm(4)
 
     def sub(prompt: str) -> str:
         assert entered.wait(60)
@@ -332,7 +337,10 @@ DEADLY = {
 
 @pytest.mark.parametrize("name", DEADLY)
 def test_whatever_happens_to_the_kernel_the_compile_finishes_with_an_exact_ledger(name: str) -> None:
-    kernel = KernelInterpreter.factory(confinement="off", limits=Limits(cell_seconds=2.0))
+    # A cell that ends by itself must not be ended by a machine that stands still for a while.
+    kernel = KernelInterpreter.factory(
+        confinement="off", limits=Limits(cell_seconds=3.0 if "loop" in name else 100.0)
+    )
     result, _ = toy.compiled(
         ["kept = evaluate_program(limit=2)['run_id']", DEADLY[name], "print(kept)", SPENT, SUBMIT], kernel=kernel
     )
@@ -455,13 +463,11 @@ try:
     evaluate_program(limit=1)
 except Exception as e:
     print(type(e).__name__)
-time.sleep(60)
+time.sleep(1000)
 """
-    started = time.monotonic()
     with pytest.raises(Exception, match="results") as stopped:
         toy.compiled([code, SUBMIT], sub_lm=text_lm(spoil), run_storage_dir=tmp_path)
     assert not isinstance(stopped.value, AssertionError)
-    assert time.monotonic() - started < 55
     assert not kernels_left()
 
 

@@ -23,7 +23,7 @@ from rlmoptimizer.errors import InvalidSetup, MetricFailed
 from rlmoptimizer.evaluation import Evaluator, ExampleResult, LMsFailed
 from rlmoptimizer.program import set_prompt, step_names
 
-TIMEOUT = 30  # seconds; only a broken test waits so long
+TIMEOUT = 100  # seconds; only a broken test waits so long
 
 
 def rows_of(*examples: Mapping[str, Any], count: int | None = None) -> tuple[Row, ...]:

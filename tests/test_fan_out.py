@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rlmoptimizer.daemon_pool import DaemonPool
 from rlmoptimizer.fan_out import ExecutorFanOut, FanOut, GivenUp, ThreadFanOut
 
-TIMEOUT = 30
+TIMEOUT = 100
 
 
 def never() -> bool:

@@ -102,7 +102,7 @@ def test_a_start_that_fails_is_told_at_once_and_raised_when_the_interpreter_is_w
     told = threading.Event()
     lease = KernelLease(Broken, lambda fields: None)
     lease.start(told.set)
-    assert told.wait(10)
+    assert told.wait(60)
     with pytest.raises(OSError, match="no room"):
         lease.wait_started()
     lease.interrupt()

@@ -602,7 +602,7 @@ def test_host_tools_see_the_settings_of_the_caller(responses_lm: Any):
 
 
 def test_two_sessions_at_once_on_one_lm_do_not_mix(responses_lm: Any):
-    together = threading.Barrier(2, timeout=30)
+    together = threading.Barrier(2, timeout=100)
 
     def meet() -> str:
         together.wait()

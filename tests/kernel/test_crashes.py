@@ -114,6 +114,20 @@ def test_a_guardian_that_is_late_to_tell_how_its_kernel_ended_is_believed_all_th
         assert_it_works(session)
 
 
+def test_a_guardian_that_is_late_to_tell_how_a_kernel_ended_that_was_restoring_its_names_is_believed_too() -> None:
+    with KernelSession({"add": add}, confinement="off") as session:
+        session.run(
+            "class Deadly:\n"
+            "    def __reduce__(self):\n"
+            "        return exec, ('import os, signal; os.kill(os.getppid(), signal.SIGSTOP); os._exit(7)',)\n"
+            "deadly = Deadly()"
+        )
+        outcome = session.run("import os; os._exit(1)")
+        assert outcome.death is not None
+        assert outcome.death.lost["all names"].endswith("the kernel did not start: it exited with status 7")
+        assert session.run("print(add(1, 2))").text == "3\n"
+
+
 def test_a_kernel_that_kills_its_guardian_takes_its_children_with_it(wait_until: Callable[..., None]) -> None:
     with KernelSession({"add": add}, confinement="off") as session:
         session.run("kept = 41")
