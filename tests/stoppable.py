@@ -98,7 +98,7 @@ class Running:
 
     def ended(self) -> Ran:
         """Wait for its end."""
-        out, err = self.process.communicate(timeout=100)
+        out, err = self.process.communicate(timeout=250)
         found = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
         return Ran(self.process.returncode, err, found[0] if found else None)
 

@@ -55,7 +55,7 @@ def interrupted(running: Running, *, times: int = 1) -> Ran:
     for _ in range(times):
         running.stop(signal.SIGINT)
     ran = running.ended()
-    _, left = psutil.wait_procs(started, timeout=20)
+    _, left = psutil.wait_procs(started, timeout=60)
     assert left == []
     return ran
 
@@ -118,7 +118,7 @@ def test_a_second_interrupt_while_everything_is_being_stopped_still_ends_it_and_
         running.stop(signal.SIGINT)
         running.wait_there()
         ran = interrupted(running)
-        assert psutil.wait_procs(kernels, timeout=20)[1] == []
+        assert psutil.wait_procs(kernels, timeout=60)[1] == []
     check_stopped(ran, tmp_path)
     check_goes_on(tmp_path, again=int(points.startswith("cell")))
 

@@ -307,7 +307,10 @@ def test_a_seed_that_was_drawn_is_used_again(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_the_one_that_was_named_whatever_the_metric_does_to_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    wait_until: Callable[..., None],
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -317,7 +320,12 @@ def test_a_directory_is_the_one_that_was_named_whatever_the_metric_does_to_the_w
         os.chdir(elsewhere)
         return float(toy.metric(gold, prediction).score)
 
-    root = ScriptedRootLM(["kept = 5", "print(kept)", RuntimeError("the key was revoked")])
+    def kept_by_now(asked: Any) -> str:
+        # At the end it is waited for, too, but not for long.
+        wait_until((tmp_path / "runs" / "runs-0001.namespace").exists, "the namespace is kept")
+        raise RuntimeError("the key was revoked")
+
+    root = ScriptedRootLM(["kept = 5", "print(kept)", kept_by_now])
     with pytest.raises(dspy.LMError, match="the key was revoked"):
         toy.optimizer(root, run_storage_dir="runs").compile(toy.Triage(), **arguments(metric=restless))
     assert list(elsewhere.iterdir()) == []

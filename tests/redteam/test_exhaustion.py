@@ -282,7 +282,7 @@ def _comet(generations: int) -> bytes:
 
 _NO_COMET = """
 import os, time
-result, until = ["?"], time.time() + 20
+result, until = ["?"], time.time() + 60
 while result and time.time() < until:
     result = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
