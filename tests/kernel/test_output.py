@@ -65,7 +65,8 @@ def test_output_is_the_text_of_the_cell_in_order(kernel: KernelInterpreter, code
 
 def test_what_a_forked_child_prints_is_there(kernel: KernelInterpreter) -> None:
     code = """
-import multiprocessing
+import multiprocessing, warnings
+warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)  # what Python 3.12 and later say of a fork
 child = multiprocessing.get_context("fork").Process(target=print, args=("from the child",))
 child.start(); child.join()
 print("from the parent")

@@ -99,9 +99,10 @@ def test_what_was_printed_before_a_crash_says_that_there_was_more() -> None:
         ("async def f(): raise SystemExit(4)\nawait f()", "SystemExit", "4"),
         ("import sys; sys.settrace(lambda *a: 1 / 0)\nlen('')\n(lambda: 0)()", "ZeroDivisionError", "division"),
         ("class E:\n    def __repr__(self): raise ValueError('no repr')\nE()", "ValueError", "no repr"),
-        ("'+'.join(['1'] * 3)\n" + "+".join(["1"] * 100_000), "RecursionError", "recursion"),
+        # In many lines: in one, Python 3.12.0 to 3.12.3 take 20 GB for it, because each token keeps its line.
+        ("'+'.join(['1'] * 3)\n(" + "\n+".join(["1"] * 100_000) + ")", "RecursionError", "recursion"),
         ("x = " + "(" * 10_000, "SyntaxError", "parentheses"),
-        ("print(1)\0", "SyntaxError", "null"),
+        ("print(1)\0", "SyntaxError" if sys.version_info >= (3, 11, 4) else "ValueError", "null"),
         ("import builtins as b; b.len = None; b.print = None; b.str = None\n1 / 0", "ZeroDivisionError", "0"),
     ],
 )  # fmt: skip
@@ -138,9 +139,13 @@ def test_groups_of_exceptions_are_told_in_bounds(session: KernelSession) -> None
 
 # processes that the agent forks
 
+# Python 3.12 and later say in the output that a process with threads forks, which is true of every kernel.
+QUIETLY = "import warnings; warnings.filterwarnings('ignore', '.*multi-threaded', DeprecationWarning)\n"
+
+
 def test_forked_children_print_beside_their_parent_and_leave_the_host_alone(session: KernelSession) -> None:
     outcome = session.run(
-        "import os\n"
+        f"{QUIETLY}import os\n"
         "if (pid := os.fork()) == 0:\n"
         "    print('child')\n"
         "    try: add(1, 2)\n"
@@ -153,14 +158,14 @@ def test_forked_children_print_beside_their_parent_and_leave_the_host_alone(sess
 
 
 def test_a_forked_child_that_comes_to_the_end_of_the_cell_ends_there(session: KernelSession) -> None:
-    outcome = session.run("import os; pid = os.fork()\nif pid: print(os.waitpid(pid, 0)[1])")
+    outcome = session.run(f"{QUIETLY}import os; pid = os.fork()\nif pid: print(os.waitpid(pid, 0)[1])")
     assert outcome.text == "0\n"
     assert_it_works(session)
 
 
 def test_a_pool_of_forked_processes_works(session: KernelSession) -> None:
     outcome = session.run(
-        "import multiprocessing as mp\n"
+        f"{QUIETLY}import multiprocessing as mp\n"
         "def twice(x):\n    print('in', x)\n    return 2 * x\n"
         "with mp.get_context('fork').Pool(2) as pool: print(sum(pool.map(twice, range(10))))"
     )
