@@ -18,7 +18,8 @@ from types import FrameType, TracebackType
 
 NOTE = struct.Struct("=QQ")  # how many interrupts the host has sent so far, and the cell that the last one is for
 
-_LATE_SECONDS = 1.0  # how long after its note was read the signal itself may still come
+_LATE_SECONDS = 1.0  # how long after a note was read every signal is taken for one that belongs to it
+_OWED_SECONDS = 10.0  # how long the first signal is, when the note was read before it came: who sends it may be held up
 
 HELD, _ONCE, OPEN = 0, 1, 2
 
@@ -35,6 +36,7 @@ class Interrupts:
         self._note = -1 if note_file is None else os.open(note_file, os.O_RDONLY | os.O_CLOEXEC)
         self._seen = 0
         self._late_until = 0.0
+        self._owed_until = 0.0
         self._cell = 0
         self._pending = False
         self.mode = HELD
@@ -46,6 +48,7 @@ class Interrupts:
         count, meant = self._read_note()
         if count != self._seen and meant <= cell:
             self._note_seen(count)
+            self._owed_until = time.monotonic() + _OWED_SECONDS
             self._pending = meant == cell
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
@@ -63,7 +66,9 @@ class Interrupts:
         """Whether the signal that just came is for the running cell. To be asked once for each signal."""
         count, meant = self._read_note()
         if count == self._seen:
-            return time.monotonic() > self._late_until
+            now = time.monotonic()
+            owed, self._owed_until = now < self._owed_until, 0.0
+            return not owed and now > self._late_until
         if meant > self._cell:
             return False  # for a cell that has not begun; `begin` will find it
         self._note_seen(count)
@@ -71,6 +76,7 @@ class Interrupts:
 
     def _note_seen(self, count: int) -> None:
         self._seen = count
+        self._owed_until = 0.0
         self._late_until = time.monotonic() + _LATE_SECONDS
 
     def _read_note(self) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from living import cut_short, settled
 
@@ -262,6 +263,29 @@ def test_an_interrupt_that_comes_as_a_cell_ends_never_hits_the_next(
         assert session.run("[n for n in range(20_000)][-1]").text == "19999\n"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_an_interrupt_whose_signal_is_late_never_hits_the_next_cell(session: KernelSession) -> None:
+    session.run("import time")
+    kernel: Any = session._kernel
+    guardian = psutil.Process(kernel.process.pid)  # who sends the signal, when the system lets it
+
+    def press() -> None:
+        guardian.suspend()
+        session.interrupt()
+
+    def go_on() -> None:
+        time.sleep(1.2)
+        guardian.resume()
+
+    session.tools = {"press": press, "go_on": go_on}
+    session.run("press()")
+    assert session.run("go_on()\ntime.sleep(0.3)\n'untouched'").text == "untouched\n"
+    session.tools = {}
+    own = session.run("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)")
+    assert own.failure is not None  # the code's own signal is still one
+    assert own.failure.name == "KeyboardInterrupt"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT to the host itself")
 def test_a_host_that_is_interrupted_stops_its_cell_and_goes_on(session: KernelSession) -> None:
     session.tools = {"press": lambda: os.kill(os.getpid(), signal.SIGINT)}
@@ -475,8 +499,6 @@ def test_without_checkpoints_a_successor_starts_empty() -> None:
 def test_a_death_inside_a_host_tool_is_noticed_while_the_tool_still_runs(
     gate: Gate, beside: ThreadPoolExecutor
 ) -> None:
-    import psutil
-
     with plain(tools={"wait": gate}) as session:
         pid = int(session.run("import os; os.getpid()").text)
         running = beside.submit(session.run, "wait()")
