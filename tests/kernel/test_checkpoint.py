@@ -14,7 +14,7 @@ from kernel_bridge import (
     Limits,
 )
 
-pytestmark = [pytest.mark.skipif(os.name != "posix", reason="signals"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
 
 MADE = '''
 import collections, dataclasses, enum, functools, json as j, math, os.path as op, re, threading, typing

@@ -26,7 +26,7 @@ from kernel_bridge import (
     StartupFailed,
 )
 
-pytestmark = [pytest.mark.skipif(os.name != "posix", reason="signals"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
 
 
 # death

@@ -18,7 +18,7 @@ from kernel_bridge import (
     Limits,
 )
 
-pytestmark = [pytest.mark.skipif(os.name != "posix", reason="signals"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
 
 
 # output
