@@ -256,10 +256,11 @@ class LiveKernel:
         """The kernel cannot be talked to any more. If it does not end by itself, end it."""
         if self.process.exits_within(_PARTING_SECONDS):
             return
+        late = self.process.kernel_has_ended()  # and only its guardian has not told yet
         ended = self.process.end()
-        if ended.verdict is None and ended.code in _ENDED_BY_US:
-            raise Gone(self.tools.lost or CLOSED, unresponsive=True)
-        raise Gone(None)  # it had ended before, and only its guardian was late to tell
+        if late or ended.verdict is not None or ended.code not in _ENDED_BY_US:
+            raise Gone(None)
+        raise Gone(self.tools.lost or CLOSED, unresponsive=True)
 
     def _find_reply(self, id: str) -> Reply | None:
         """The reply to our request, if it has come; older ones are dropped."""

@@ -81,13 +81,31 @@ class KernelProcess:
         """The process the host started: the guardian, or the kernel itself where there is no guardian."""
         return self._process.pid
 
-    def cpu_clock(self) -> Callable[[], float]:
-        """What tells the CPU time of the kernel alone, without processes that it starts; always 0.0 but on Linux."""
+    def _kernel_pid(self) -> int | None:
+        """The kernel itself, behind its guardian and its wrapper. None: it is not there, or not to be found here."""
         family = descendants(self.pid) if sys.platform.startswith("linux") else []
         place = 1 + self._wrappers
-        if len(family) <= place:
+        return family[place] if len(family) > place else None
+
+    def kernel_has_ended(self) -> bool:
+        """Whether the kernel itself has ended, though its guardian may not have noticed. Never true but on Linux."""
+        if not sys.platform.startswith("linux"):
+            return False
+        kernel = self._kernel_pid()
+        if kernel is None:
+            return True
+        try:
+            with open(f"/proc/{kernel}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+        except (OSError, IndexError):
+            return True
+
+    def cpu_clock(self) -> Callable[[], float]:
+        """What tells the CPU time of the kernel alone, without processes that it starts; always 0.0 but on Linux."""
+        kernel = self._kernel_pid()
+        if kernel is None:
             return lambda: 0.0
-        clock = ~family[place] << 3 | 2  # how Linux numbers the CPU clock of a whole process
+        clock = ~kernel << 3 | 2  # how Linux numbers the CPU clock of a whole process
         last = 0.0
 
         def read() -> float:

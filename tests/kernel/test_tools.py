@@ -174,7 +174,7 @@ def test_the_same_exception_class_comes_each_time(kernel: KernelInterpreter) -> 
     assert kernel.execute("try:\n    fail('b')\nexcept Seen as e:\n    print('again', e)") == "again b"
 
 
-def test_a_tool_that_is_asked_to_stop_everything_stops_the_caller(kernel: KernelInterpreter) -> None:
+def test_a_tool_that_is_asked_to_stop_everything_stops_the_caller(kernel: KernelInterpreter, patient: None) -> None:
     def stop() -> None:
         raise KeyboardInterrupt("the person pressed Ctrl-C")
 
