@@ -202,11 +202,12 @@ class BridgeKernel(IPythonKernel):
 
     def _give_up(self, error: BaseException) -> None:
         """End this process: the agent's code has damaged it so that it cannot go on; the host starts another."""
-        line = f"{DAMAGED} {type(error).__name__}: {error!s:.300}\n"
-        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        with contextlib.suppress(OSError):
+        try:
+            line = f"{DAMAGED} {type(error).__name__}: {error!s:.300}\n"
+            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
             os.write(self._real_stderr, (trace + line).encode("utf-8", "replace"))
-        os._exit(DAMAGED_STATUS)
+        finally:  # without memory not even this can be told
+            os._exit(DAMAGED_STATUS)
 
     async def _run_host_cell(self, spec: dict[str, Any], parent: dict[str, Any]) -> dict[str, Any]:
         code = parent["content"]["code"]

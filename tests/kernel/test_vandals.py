@@ -286,6 +286,16 @@ def test_a_vandalised_process_still_runs_the_next_cell(session: KernelSession, c
     session.run("t = None\nimport gc; _ = gc.collect()")
 
 
+def test_a_kernel_that_cannot_even_tell_why_it_gives_up_ends_at_once() -> None:
+    code = "import traceback; traceback.format_exception = None; get_ipython().kernel.session.send = None"
+    with KernelSession({"add": add}) as session:
+        session.run("kept = 41")
+        outcome = session.run(code)
+        assert outcome.death is not None
+        assert outcome.death.reason == "it exited with status 70"
+        assert_it_works(session)
+
+
 @pytest.mark.parametrize(
     "code",
     [
