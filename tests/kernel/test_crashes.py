@@ -261,7 +261,7 @@ def assert_out_of_memory(outcome: CellOutcome) -> None:
         assert outcome.failure is not None
         assert outcome.failure.name == "MemoryError"
     else:
-        ways = r"SIG(ABRT|SEGV|BUS|ILL|TRAP)|together used [\d.]+ MiB of memory; 400|ended itself \(.*MemoryError"
+        ways = r"SIG(ABRT|SEGV|BUS|ILL|TRAP)|together used [\d.]+ MiB of memory; 400|ended itself \(.*MemoryError|status 70"
         assert re.search(ways, outcome.death.reason), outcome.death
         assert "kept" in outcome.death.restored
 
