@@ -13,23 +13,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import hypothesis
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
-
-# A machine that is slow, or stands still for a moment, makes neither an example wrong nor a strategy bad.
-hypothesis.settings.register_profile(
-    "ours", hypothesis.settings(), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("ours")
 
 _GRACE_SECONDS = 20.0  # how long something that is ending may take; only a leak ever waits this long
 _POLL_SECONDS = 0.01
 # Kept for the life of the process by the standard library (multiprocessing) and by DSPy.
 _NOT_OURS = ("pymp-", "dspy-cache")
-
 _LONGEST_TMP = 36  # characters; sockets some directories below it must have paths of at most 107
+
 # How long one example takes says how busy the machine is, and nothing of what is tested.
 settings.register_profile("however slow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("however slow")

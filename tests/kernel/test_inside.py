@@ -20,6 +20,7 @@ import kernel_bridge
 from kernel_bridge import Cell, KernelInterpreter, KernelSession, Pickled
 
 INSIDE = Path(kernel_bridge.__file__).parent / "inside"
+WIRE = INSIDE.parent / "wire"
 OURS = ("dspy", "rlmoptimizer", "kernel_bridge")
 
 
@@ -38,6 +39,13 @@ def imports_of(file: Path) -> set[str]:
 def test_nothing_inside_names_anything_of_ours_but_the_wire_and_inside(file: Path) -> None:
     of_ours = {name for name in imports_of(file) if name.split(".")[0] in OURS}
     assert all(name == "kernel_bridge.wire" or name.startswith("kernel_bridge.inside") for name in of_ours)
+
+
+@pytest.mark.parametrize("file", sorted(WIRE.glob("*.py")), ids=lambda file: file.stem)
+def test_nothing_of_the_wire_names_anything_of_ours_but_the_wire(file: Path) -> None:
+    imported = imports_of(file)
+    assert all(name.startswith("kernel_bridge.wire.") for name in imported if name.split(".")[0] in OURS)
+    assert not imported & {"socket", "threading", "zmq"}
 
 
 def test_only_one_file_of_the_bridge_imports_dspy() -> None:
