@@ -143,8 +143,9 @@ class SessionDirectory:
 
 
 def remove_nameless(path: Path) -> None:
-    """Remove a session's directory that tells of no host: one that was killed when it had just made it, or while it
-    removed it. Only an old one, in which nothing is.
+    """Remove a session's directory that names no host: its host was killed just after making it, or while removing it.
+
+    Only one that is old, and in which nothing is but a description without a word.
     """
     with contextlib.suppress(OSError):
         if _NAME.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _NAMELESS_SECONDS:

@@ -22,7 +22,7 @@ _LONGEST_SOURCES = 2_000_000  # characters of cells that are kept for tracebacks
 
 
 class TooLarge(Exception):
-    pass
+    """The pickle would grow beyond its limit."""
 
 
 class _Bounded(io.RawIOBase):

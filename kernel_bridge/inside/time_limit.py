@@ -17,7 +17,7 @@ _AGAIN_SECONDS = 0.2  # an object that swallows the end of its time is told agai
 
 
 class OutOfTime(BaseException):
-    pass
+    """Time is over. Not an Exception, so that `except Exception` lets it through."""
 
 
 @contextlib.contextmanager
