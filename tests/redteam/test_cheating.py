@@ -106,25 +106,38 @@ running.start()
 while running.is_alive():
     status = optimization_status()
     moments.append(tuple(status[name] for name in ("spent_budget", "cost_usd", "remaining_cost_usd")))
-print(len(moments) > 2, len(set(moments)) <= 2)
+print(len(moments) >= 8, len(set(moments)) <= 2)
 """
-    # Each example is answered when the agent has looked once more: it looks before, between and after them.
+    # One example after the other is answered, each when the agent has looked twice more: the second look, at least, was
+    # begun after the answer before. So it looks before, between and after them.
     setup = """
 import functools
-looked, status = threading.Semaphore(0), Workbench.optimization_status
+looks, looked, status = 0, threading.Condition(), Workbench.optimization_status
 @functools.wraps(status)
 def optimization_status(self):
+    global looks
     found = status(self)
-    looked.release()
+    with looked:
+        looks += 1
+        looked.notify_all()
     return found
 Workbench.optimization_status = optimization_status
+one_at_a_time = threading.Lock()
 def respond(question):
     if "one word" in question.instructions:
-        assert looked.acquire(timeout=60)
+        with one_at_a_time, looked:
+            enough = looks + 2
+            assert looked.wait_for(lambda: looks >= enough, 60)
     return toy.respond(question)
 options["eval_lm"] = field_lm(respond)
 """
-    found = cheat(bounded, [poll, SPENT], setup)
+    try:
+        found = cheat(bounded, [poll, SPENT], setup)
+    finally:
+        bounded.host(
+            "from rlmoptimizer.workbench import Workbench\n"
+            "Workbench.optimization_status = Workbench.optimization_status.__wrapped__"
+        )
     assert found["outputs"][0].split() == ["True", "True"]
     assert found["outputs"][1].split()[:2] == ["4", "0"]
 
