@@ -41,7 +41,7 @@ class LaunchOptions:
 
 
 class Launch:
-    """The launch of one kernel of a session, planned; `start` begins it. The shared `files` are then to be closed.
+    """The launch of one kernel of a session, planned; `start` begins it. Then its `files` are the caller's to close.
 
     Raises:
         StartupFailed: the interpreter cannot be run.

@@ -74,7 +74,7 @@ class KernelProcess:
         """Whether the kernel has made its checkpoint after this cell; None: it is gone. Its own word, too."""
         if self.files.has_kept(cell):
             return True
-        return None if self._exit is not None or self._process.poll() is not None else False
+        return None if self.exited() else False
 
     @property
     def pid(self) -> int:

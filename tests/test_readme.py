@@ -188,7 +188,7 @@ def test_the_console_commands_find_a_live_kernel(tmp_path: Path) -> None:
         listed = subprocess.run(["bash", "-c", listing], env=on_path(), capture_output=True, text=True, timeout=60)
         assert listed.returncode == 0, listed.stderr
         assert str(kernel.connection_file) in listed.stdout
-        environment: Any = {**on_path(), **console_environment(tmp_path), "PATH": on_path()["PATH"]}
+        environment: Any = {**console_environment(tmp_path), "PATH": on_path()["PATH"]}
         console = pexpect.spawn("bash", ["-c", attaching], env=environment, encoding="utf-8", timeout=60)
         try:
             console.expect_exact("In [")
