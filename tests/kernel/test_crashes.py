@@ -25,6 +25,7 @@ from kernel_bridge import (
     SessionClosed,
     StartupFailed,
 )
+from kernel_bridge.inside import DAMAGED_STATUS
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
 
@@ -261,7 +262,9 @@ def assert_out_of_memory(outcome: CellOutcome) -> None:
         assert outcome.failure is not None
         assert outcome.failure.name == "MemoryError"
     else:
-        ways = r"SIG(ABRT|SEGV|BUS|ILL|TRAP)|together used [\d.]+ MiB of memory; 400|ended itself \(.*MemoryError|status 70"
+        by_others = r"SIG(ABRT|SEGV|BUS|ILL|TRAP)|together used [\d.]+ MiB of memory; 400"
+        by_itself = rf"ended itself \(.*MemoryError|status {DAMAGED_STATUS}"
+        ways = f"{by_others}|{by_itself}"
         assert re.search(ways, outcome.death.reason), outcome.death
         assert "kept" in outcome.death.restored
 
