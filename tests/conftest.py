@@ -17,7 +17,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
-_GRACE_SECONDS = 20.0  # how long something that is ending may take; only a leak ever waits this long
+_GRACE_SECONDS = 60.0  # how long something that is ending may take; only a leak ever waits this long
 _POLL_SECONDS = 0.01
 # Kept for the life of the process by the standard library (multiprocessing) and by DSPy.
 _NOT_OURS = ("pymp-", "dspy-cache")
@@ -142,12 +142,12 @@ def nothing_left_by_the_test(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def wait_until() -> Callable[..., None]:
-    """`wait_until(predicate, what, seconds=30)`: returns once the predicate holds, fails with `what` if it never does.
+    """`wait_until(predicate, what, seconds=60)`: returns once the predicate holds, fails with `what` if it never does.
 
     For facts that nothing announces (a process that is gone, a file that was removed); wait on events otherwise.
     """
 
-    def wait(predicate: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    def wait(predicate: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not predicate():
             if time.monotonic() > deadline:

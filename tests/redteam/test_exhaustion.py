@@ -299,18 +299,22 @@ while result and time.time() < until:
 def test_a_process_that_is_always_another_one(bounded: Victim) -> None:
     comet = f"comet-{bounded.tier.name}"[:15]
     with victim(bounded.tier, "confinement=Confinement(processes=40)") as one:
-        one.run(
+        told = one.fate(
             """
+import contextlib
 fd = os.open(name, os.O_WRONLY | os.O_CREAT, 0o755)
 os.write(fd, bytes(program))
 os.close(fd)
 for _ in range(3):
-    subprocess.run([os.path.abspath(name)])
+    with contextlib.suppress(BlockingIOError):  # those that have ended count until somebody collects them
+        subprocess.run([os.path.abspath(name)])
 """,
             program=list(_comet(20_000)),
             name=comet,
         )
-        one.assert_works()
+        assert not told or f"{KILLED} it had" in told, told
+        # Where nothing else bounds them, the watchdog may come while they wait to be collected, under a later cell too.
+        assert "42" in [one.fate("print(echo(6 * 7))") for _ in range(3)]
     assert bounded.tier.host(_NO_COMET, name=comet) == []
 
 
