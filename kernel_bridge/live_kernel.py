@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -103,7 +104,7 @@ class LiveKernel:
         self.tools.start()
 
     def _unready(self) -> StartupFailed:
-        gone = self.process.exited()
+        gone = self.process.exited() or self.process.kernel_has_ended() is True
         late = not gone and time.monotonic() >= self._ready_by
         ended = self.process.end(_PARTING_SECONDS)  # what never was ready may not even have a guardian
         if late:
@@ -256,7 +257,8 @@ class LiveKernel:
         """The kernel cannot be talked to any more. If it does not end by itself, end it."""
         if self.process.exits_within(_PARTING_SECONDS):
             return
-        late = self.process.kernel_has_ended()  # and only its guardian has not told yet
+        # What was ready and is not to be found has ended, and only its guardian has not told yet.
+        late = sys.platform.startswith("linux") and self.process.kernel_has_ended() is not False
         ended = self.process.end()
         if late or ended.verdict is not None or ended.code not in _ENDED_BY_US:
             raise Gone(None)

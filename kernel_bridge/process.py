@@ -87,13 +87,11 @@ class KernelProcess:
         place = 1 + self._wrappers
         return family[place] if len(family) > place else None
 
-    def kernel_has_ended(self) -> bool:
-        """Whether the kernel itself has ended, though its guardian may not have noticed. Never true but on Linux."""
-        if not sys.platform.startswith("linux"):
-            return False
+    def kernel_has_ended(self) -> bool | None:
+        """Whether the kernel itself has ended, though its guardian may not know yet. None: it is not to be found."""
         kernel = self._kernel_pid()
         if kernel is None:
-            return True
+            return None
         try:
             with open(f"/proc/{kernel}/stat", "rb") as file:
                 return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
