@@ -264,7 +264,7 @@ class KernelSession:
             try:
                 outcome, taken = kernel.run(request, frames, lambda: self._interrupted and not again)
             except Gone as gone:
-                return self._succeed(gone)
+                return self._succeed(gone, number)
             except ProtocolViolation as violation:
                 self.close(violation.reason)
                 raise
@@ -291,7 +291,7 @@ class KernelSession:
 
     # -- death -------------------------------------------------------------------------------------------------------
 
-    def _succeed(self, gone: Gone) -> CellOutcome:
+    def _succeed(self, gone: Gone, number: int) -> CellOutcome:
         """Start a successor for a dead kernel, or end the session. A submission that was accepted stands."""
         with self._changing:
             kernel = self._kernel
@@ -301,7 +301,10 @@ class KernelSession:
             told = self._tell_of_death()  # first: what the dead kernel has begun may be waited for below
             reason = gone.reason or ended.clause()
             text = kernel.printed()
-            if kernel.process.files.was_keeping():
+            keeping = kernel.process.files.was_keeping()
+            if keeping == number:  # it died before its answer had left it
+                reason += ", while it kept the variables after this cell, which had come to its end"
+            elif keeping is not None:
                 reason += ", while it kept the variables after an earlier cell; this cell had not begun"
             if self._keeper is not None:
                 self._keeper.look()  # as long as the dead kernel's word can be read

@@ -53,9 +53,13 @@ class SharedFiles:
             self._interrupts += 1
             os.pwrite(self._note, NOTE.pack(self._interrupts, cell), 0)
 
-    def was_keeping(self) -> bool:
-        """Whether the kernel died while it made a checkpoint. Its own word, good for no more than to be told."""
-        return self._read_progress().startswith(KEEPING)
+    def was_keeping(self) -> int | None:
+        """The cell after which the kernel died while it made a checkpoint; None: it did not.
+
+        Its own word, good for no more than to be told.
+        """
+        note = self._read_progress()
+        return int(note[1:]) if note.startswith(KEEPING) and note[1:].isdigit() else None
 
     def has_kept(self, cell: int) -> bool:
         """Whether the kernel has made its checkpoint after this cell. Its own word, too."""

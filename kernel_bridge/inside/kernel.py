@@ -376,7 +376,7 @@ class BridgeKernel(IPythonKernel):
         if self.checkpoint is None or not self._keep_due:
             return
         self._keep_due = False
-        self._note_progress(KEEPING)
+        self._note_progress(KEEPING + b"%020d" % self._number)
         try:
             with contextlib.suppress(Exception):  # such as a full disk or no memory: the last good checkpoint stays
                 self.checkpoint.write(self._own_names())

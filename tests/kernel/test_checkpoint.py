@@ -179,14 +179,28 @@ def test_a_kernel_that_dies_while_it_keeps_its_variables_says_so(code: str) -> N
     limits = Limits(checkpoint_seconds=0.5) if "while" in code else Limits()
     with KernelSession({"add": add}, confinement="off", limits=limits) as session:
         session.run("import cloudpickle; kept = 41")  # a slow machine could not import it in the checkpoint's time
-        session.run(f"class C:\n    {code}\nbad = C(); newer = 1")
-        # On a slow machine the time may be over before it came to the object; then the next checkpoint tries it again.
+        made = session.run(f"class C:\n    {code}\nbad = C(); newer = 1")
+        # Under load the kernel may be gone before its answer has left it, or the time may be over before the pickling
+        # has come to the object: then the next checkpoint tries it again.
         deaths = (session.run("print('perhaps')").death for _ in range(20))
-        death = next(death for death in deaths if death is not None)
-        assert "while it kept the variables after an earlier cell" in death.reason
+        death = made.death or next(death for death in deaths if death is not None)
+        which = "this cell, which had come to its end" if made.death else "an earlier cell; this cell had not begun"
+        assert f"while it kept the variables after {which}" in death.reason
         assert "kept" in death.restored
         assert "newer" not in death.restored
         assert any("never finished" in reason for reason in death.lost.values())
+        assert_it_works(session)
+
+
+def test_a_kernel_that_dies_before_the_answer_of_a_cell_has_left_it_says_that_the_cell_had_ended() -> None:
+    unsent = "get_ipython().kernel._reply = lambda *parts: None\n"  # as when its sending thread is not let run
+    with KernelSession({"add": add}, confinement="off") as session:
+        session.run("kept = 41")
+        death = session.run(f"{unsent}class C:\n    def __reduce__(self): import os; os._exit(5)\nbad = C()").death
+        assert death is not None
+        assert death.reason == (
+            "it exited with status 5, while it kept the variables after this cell, which had come to its end"
+        )
         assert_it_works(session)
 
 
