@@ -28,6 +28,7 @@ __all__ = ["CHECKPOINT", "FACTS", "HostToken", "SessionDirectory", "remove_namel
 
 _NAME_BYTES = 4
 _NAME = re.compile(f"[0-9a-f]{{{2 * _NAME_BYTES}}}")
+_MODES = (0o700, 0o711)  # of a session's directory; the second one where another user has to pass through
 _NAMELESS_SECONDS = 600.0  # a host writes at once who it is, where it is not stopped
 _LONGEST_ROOT = 70  # characters; the rest of 107 bytes is for the session's name and the socket's
 FACTS = "session.json"  # what says whose directory it is; the guardian knows it too
@@ -145,14 +146,22 @@ class SessionDirectory:
 def remove_nameless(path: Path) -> None:
     """Remove a session's directory that names no host: its host was killed just after making it, or while removing it.
 
-    Only one that is old, and in which nothing is but a description without a word.
+    Only one that is old, and in which nothing is but a description without a word. What else a person may have there is
+    none of ours.
     """
     with contextlib.suppress(OSError):
-        if _NAME.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _NAMELESS_SECONDS:
+        if _NAME.fullmatch(path.name) and _is_old(path.lstat()):
             facts = path / FACTS
             if facts.exists() and not facts.stat().st_size:
                 facts.unlink()
             path.rmdir()
+
+
+def _is_old(found: os.stat_result) -> bool:
+    """Whether it may be a session's directory, and no link, and has been as it is for long."""
+    if os.name == "posix" and (found.st_uid != os.getuid() or found.st_mode & 0o777 not in _MODES):
+        return False
+    return stat.S_ISDIR(found.st_mode) and time.time() - found.st_mtime > _NAMELESS_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

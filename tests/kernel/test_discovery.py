@@ -71,7 +71,7 @@ def test_a_session_removes_what_killed_hosts_left_beside_it_and_nothing_else(roo
 def test_a_directory_that_tells_of_no_host_is_removed_once_it_is_old(facts: str | None, root: Path) -> None:
     def make(name: str, *, age: float, holds: str | None = None) -> Path:
         directory = root / name
-        directory.mkdir()
+        directory.mkdir(mode=0o700)
         for file, text in (("session.json", facts), ("holds", holds)):
             if text is not None:
                 (directory / file).write_text(text)
@@ -89,6 +89,24 @@ def test_a_directory_that_tells_of_no_host_is_removed_once_it_is_old(facts: str 
     assert young.exists()
     assert (full / "holds").exists()
     assert foreign.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and links as POSIX has them")
+def test_a_persons_directory_that_is_named_like_a_sessions_stays(root: Path, tmp_path: Path) -> None:
+    then = time.time() - 3600
+    dated = root / "20240131"
+    dated.mkdir()
+    dated.chmod(0o755)
+    os.utime(dated, (then, then))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    (elsewhere / "session.json").touch()
+    os.utime(elsewhere, (then, then))
+    (root / "0123abcd").symlink_to(elsewhere)
+    os.utime(root / "0123abcd", (then, then), follow_symlinks=False)
+    assert live_sessions(root) == []
+    assert dated.exists()
+    assert (elsewhere / "session.json").exists()
 
 
 def test_sessions_of_hosts_that_cannot_be_seen_are_not_listed(root: Path, leave: Leave) -> None:
