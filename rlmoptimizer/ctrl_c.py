@@ -24,6 +24,8 @@ _HEARD_SECONDS: Final = 0.1  # how long a main thread that is awake takes to run
 _LOST_SECONDS: Final = 8.0  # a KeyboardInterrupt that has not come through by then was dropped somewhere
 _OVER: Final = b"\0"  # no signal has this number
 
+_entered: CtrlC | None = None  # the one whose handler is set; there is but one main thread
+
 
 class CtrlC:
     """Within `with CtrlC() as ctrl_c`, Ctrl-C raises KeyboardInterrupt surely and at once, but not one upon the other.
@@ -57,12 +59,15 @@ class CtrlC:
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler
             and hasattr(signal, "pthread_kill")
         ):
-            reader, writer = self._wake = socket.socketpair()
-            writer.setblocking(False)
-            self._thread = threading.Thread(target=self._watch, args=(reader,), name="rlmoptimizer-ctrl-c", daemon=True)
-            self._thread.start()
-            self._before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+            global _entered
+            _entered = self
+            # First: from now on nothing is raised before the block begins.
             signal.signal(signal.SIGINT, self._handle)
+            try:
+                self._begin_to_watch()
+            except BaseException:
+                self._undo()
+                raise
             self._within = True
         return self
 
@@ -70,28 +75,56 @@ class CtrlC:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._within = False
-        if self._wake is None or self._thread is None:
+        if self._wake is None:
             return
-        signal.set_wakeup_fd(self._before)
-        reader, writer = self._wake
-        writer.setblocking(True)
-        writer.sendall(_OVER)
-        self._thread.join()
-        reader.close()
-        writer.close()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._undo()
         if self._held_back and (kind is None or not issubclass(kind, KeyboardInterrupt)):
             raise KeyboardInterrupt
+
+    def _begin_to_watch(self) -> None:
+        reader, writer = self._wake = socket.socketpair()
+        writer.setblocking(False)
+        self._before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._watch, args=(reader,), name="rlmoptimizer-ctrl-c", daemon=True)
+        thread.start()
+        self._thread = thread
+
+    def _undo(self) -> None:
+        """Leave all as it was found, however much of it was done."""
+        global _entered
+        if self._wake is not None:
+            try:
+                signal.set_wakeup_fd(self._before)
+            except (OSError, ValueError):  # whose it is has closed it
+                signal.set_wakeup_fd(-1)
+            reader, writer = self._wake
+            if self._thread is not None:
+                writer.setblocking(True)
+                writer.sendall(_OVER)
+                self._thread.join()
+            reader.close()
+            writer.close()
+            self._wake = self._thread = None
+        if signal.getsignal(signal.SIGINT) == self._handle:  # else the block has left one of its own
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        _entered = None
+
+    def undo_in_child(self) -> None:
+        """In a process that was forked meanwhile: its signals are not its parent's, whose thread is not here."""
+        self._within = False
+        self._thread = None
+        self._undo()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """What Python calls on the main thread."""
         nudged, self._nudged = self._nudged, False
         since = self._since()
-        if self._within and (since is None or since >= _APART_SECONDS):
+        due = since is None or since >= _APART_SECONDS
+        if due and self._within and not _enters_or_leaves(frame):
             self._raised = time.monotonic()
             self._held_back = False
             raise KeyboardInterrupt
-        if not nudged:
+        if due or not nudged:  # we nudge for a press that has not been raised
             self._held_back = True
 
     def _since(self) -> float | None:
@@ -139,3 +172,24 @@ class CtrlC:
         if numbers and self._before != -1:
             with contextlib.suppress(OSError):
                 os.write(self._before, numbers)
+
+
+def _enters_or_leaves(frame: FrameType | None) -> bool:
+    """Whether the block is being entered or left: what is raised there would leave half of it behind."""
+    while frame is not None:
+        if frame.f_code in _AT_THE_BORDERS:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_AT_THE_BORDERS: Final = (CtrlC.__enter__.__code__, CtrlC.__exit__.__code__)
+
+
+def _undo_in_child() -> None:
+    if _entered is not None:
+        _entered.undo_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_undo_in_child)

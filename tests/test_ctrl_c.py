@@ -187,6 +187,118 @@ say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
     assert lines(body) == ["raised", "True"]
 
 
+def test_a_press_in_the_first_moment_of_leaving_is_raised_when_all_is_as_it_was() -> None:
+    body = """
+def press(frame, event, argument):
+    if event == "call" and frame.f_code is ctrl_c.CtrlC.__exit__.__code__:
+        sys.settrace(None)
+        other_thread_takes_it()  # here it is the main thread itself
+        for _ in range(1000): pass
+pressed = ctrl_c.CtrlC()
+try:
+    with pressed: sys.settrace(press)
+except KeyboardInterrupt: say("raised")
+say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+say(signal.set_wakeup_fd(-1))
+say(threading.active_count())
+"""
+    assert lines(body) == ["raised", "True", "-1", "1"]
+
+
+def test_a_press_that_another_thread_takes_in_the_first_moment_of_leaving_is_not_lost() -> None:
+    body = """
+def wait(frame, event, argument):
+    if event == "call" and frame.f_code is ctrl_c.CtrlC.__exit__.__code__:
+        sys.settrace(None)
+        threading.Timer(0.1, other_thread_takes_it).start()
+        time.sleep(1)  # our own signal ends it
+        for _ in range(1000): pass
+try:
+    with ctrl_c.CtrlC(): sys.settrace(wait)
+except KeyboardInterrupt: say("raised")
+"""
+    assert lines(body) == ["raised"]
+
+
+def test_a_press_while_its_thread_is_being_started_is_raised_within() -> None:
+    body = """
+start = threading.Thread.start
+def press_first(thread):
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000): pass
+    start(thread)
+threading.Thread.start = press_first
+with ctrl_c.CtrlC():
+    try: threading.Event().wait()
+    except KeyboardInterrupt: say("raised")
+say(threading.active_count())
+"""
+    assert lines(body) == ["raised", "1"]
+
+
+def test_where_no_thread_can_be_started_all_is_as_it_was() -> None:
+    body = """
+def refuse(thread): raise RuntimeError("can't start new thread")
+threading.Thread.start = refuse
+try:
+    with ctrl_c.CtrlC(): say("entered")
+except RuntimeError as error: say(error)
+say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+say(signal.set_wakeup_fd(-1))
+"""
+    assert lines(body) == ["can't start new thread", "True", "-1"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_signal_that_only_a_forked_child_gets_is_no_press() -> None:
+    body = """
+ready, tell = os.pipe()
+with ctrl_c.CtrlC():
+    child = os.fork()
+    if not child:
+        try:
+            os.write(tell, b"x")
+            while True: time.sleep(60)
+        except KeyboardInterrupt: os._exit(3)
+    os.read(ready, 1)
+    os.kill(child, signal.SIGINT)
+    say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    try: say(threading.Event().wait(1.0))
+    except KeyboardInterrupt: say("raised")
+"""
+    assert lines(body) == ["3", "False"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_forked_child_that_leaves_the_block_takes_nothing_from_its_parent() -> None:
+    body = """
+with ctrl_c.CtrlC():
+    child = os.fork()
+    if child:
+        say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        try:
+            threading.Timer(0.1, other_thread_takes_it).start()
+            threading.Event().wait()
+        except KeyboardInterrupt: say("raised")
+if not child: os._exit(5 if signal.getsignal(signal.SIGINT) is signal.default_int_handler else 6)
+"""
+    assert lines(body) == ["5", "raised"]
+
+
+def test_a_wake_up_descriptor_that_was_closed_meanwhile_is_not_set_again() -> None:
+    body = """
+import socket
+mine, theirs = socket.socketpair()
+theirs.setblocking(False)
+signal.set_wakeup_fd(theirs.fileno())
+with ctrl_c.CtrlC(): theirs.close()
+say(signal.set_wakeup_fd(-1))
+say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+say(threading.active_count())
+"""
+    assert lines(body) == ["-1", "True", "1"]
+
+
 def test_other_signals_reach_who_asked_for_them_before() -> None:
     body = """
 import socket
@@ -211,6 +323,18 @@ def test_a_handler_of_the_program_itself_stays() -> None:
         with CtrlC():
             assert signal.getsignal(signal.SIGINT) is own
             assert set(threading.enumerate()) <= threads
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_handler_that_the_block_sets_stays() -> None:
+    def own(number: int, frame: object) -> None: ...
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with CtrlC():
+            signal.signal(signal.SIGINT, own)
+        assert signal.getsignal(signal.SIGINT) is own
     finally:
         signal.signal(signal.SIGINT, before)
 
