@@ -2,7 +2,7 @@
 
 KEEPING = b"k"
 KEPT = b"-"
-"""How a kernel's progress file begins while it makes a checkpoint, and after, when the last cell's number follows."""
+"""How a kernel's progress file begins while it makes a checkpoint, and after; the number of its cell follows."""
 
 DAMAGED_STATUS = 70
 DAMAGED = "kernel_bridge: the kernel cannot go on:"
