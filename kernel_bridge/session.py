@@ -29,6 +29,7 @@ from kernel_bridge.errors import (
     SessionBusy,
     SessionClosed,
     SessionLost,
+    StartupFailed,
 )
 from kernel_bridge.launch import LaunchOptions
 from kernel_bridge.live_kernel import GRACE_SECONDS, Gone, LiveKernel
@@ -141,7 +142,10 @@ class KernelSession:
 
     def _launch(self, *, restore: bool) -> LiveKernel:
         assert self._directory is not None
-        return LiveKernel(self._directory, self._launched_with, dispatcher=self._dispatcher, restore=restore)
+        try:
+            return LiveKernel(self._directory, self._launched_with, dispatcher=self._dispatcher, restore=restore)
+        except OSError as error:  # a full disk, or no descriptor left
+            raise StartupFailed(f"what the kernel needs of the system cannot be had: {error}") from error
 
     def _launch_first(self) -> LiveKernel:
         """A kernel that begins with what is in the checkpoint file, if it can."""

@@ -102,9 +102,14 @@ class SessionDirectory:
             "started": time.time(),
             "connection_file": str(self.connection_file),
         }
-        (self.path / FACTS).write_text(json.dumps(facts), encoding="utf-8")  # first: by it the rest is found
-        for path in (self.scratch, self.keep):
-            path.mkdir(mode=0o700)
+        try:
+            with _usable(self.path.parent):
+                (self.path / FACTS).write_text(json.dumps(facts), encoding="utf-8")  # first: by it the rest is found
+                for path in (self.scratch, self.keep):
+                    path.mkdir(mode=0o700)
+        except BaseException:
+            self.remove()
+            raise
 
     def next_layout(self) -> Layout:
         """The directories of the next kernel of this session: fresh ones for its sockets and its files.

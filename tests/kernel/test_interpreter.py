@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import subprocess
+import sys
 import tempfile
 import threading
 import weakref
@@ -291,3 +294,27 @@ def test_a_runtime_directory_of_ones_own_is_used_and_left_empty(tmp_path: Path) 
         assert list(short.iterdir()) == []
     with pytest.raises(CodeInterpreterError, match="bytes long; sockets below it need a path"):
         KernelInterpreter(runtime_dir=tmp_path / ("x" * 100), confinement="off").start()
+
+
+STARTS_WITHOUT_ROOM = """
+import resource, sys
+from pathlib import Path
+from kernel_bridge import KernelInterpreter
+root = Path(sys.argv[1])
+for most in (0, 100, 600):  # bytes of one file: of a session's own, and of what its kernel is launched with
+    interpreter = KernelInterpreter(runtime_dir=root, confinement="off")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+    try: interpreter.start()
+    except Exception as error: failed = error
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(type(failed).__name__, "File too large" in str(failed), list(root.iterdir()))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such limits")
+def test_a_start_that_finds_no_room_for_its_files_says_so_and_leaves_none() -> None:
+    with tempfile.TemporaryDirectory(prefix="kb-", dir="/tmp") as root:
+        ran = subprocess.run(
+            [sys.executable, "-c", STARTS_WITHOUT_ROOM, root], capture_output=True, text=True, timeout=100, check=False
+        )
+    assert ran.stdout.splitlines() == ["CodeInterpreterError True []"] * 3, ran.stderr
