@@ -20,7 +20,6 @@ __all__ = ["Codec"]
 _BYTES_PER_CONTAINER = 64
 _BYTES_PER_PART = 32
 _FEWEST_PARTS = 2**20  # that any session may send in one value
-_UNWEIGHED_BYTES = 65536  # a frame of no more has too few parts to matter, even when each byte is one
 
 
 class Codec:
@@ -74,7 +73,8 @@ class Codec:
         """How many parts the value in an untrusted peer's frame has, at most. Builds nothing of it.
 
         Args:
-            room: so many parts do no harm, so that a frame of no more bytes need not be looked through.
+            room: for parts, that is left. A frame of no more bytes than half of it need not be looked through: what is
+                guessed too high leaves as much for others.
 
         Raises:
             WireError: the frame is too large, or has too many parts, or too many lists and dicts.
@@ -82,7 +82,7 @@ class Codec:
         size = len(frame)
         if size > self.limit_bytes:
             raise WireError(f"a value of {size} bytes; at most {self.limit_bytes}")
-        harmless = max(_UNWEIGHED_BYTES, self.limit_parts if room is None else room)
+        harmless = self.limit_parts if room is None else room // 2
         if size <= min(harmless, self.limit_parts) and (
             size <= self._limit_containers or most_containers_in(frame) <= self._limit_containers
         ):

@@ -227,6 +227,30 @@ results
     assert kernel.execute(code) == "[0, 10, 20, 30, 40, 50, 60, 70]"
 
 
+def test_a_call_with_a_long_text_keeps_no_other_call_waiting() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold(text: str) -> bool:
+        entered.set()
+        return leave.wait(60)
+
+    def release(text: str) -> None:
+        assert entered.wait(60)
+        leave.set()
+
+    room = 2**20  # parts that all calls together may have, for so small frames
+    code = f"""
+import threading
+answers = []
+long = threading.Thread(target=lambda: answers.append(hold('x' * {room - 100})))
+long.start(); arrived(); release('y' * 1000); long.join()
+print(answers)
+"""
+    tools = {"hold": hold, "release": release, "arrived": lambda: entered.wait(60)}
+    with KernelInterpreter(tools, confinement="off", limits=Limits(frame_bytes=2 * room)) as kernel:
+        assert kernel.execute(code) == "[True]"
+
+
 def test_more_calls_than_may_run_at_once_wait_their_turn() -> None:
     lock, running, most = threading.Lock(), 0, 0
 
