@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
+from kernel_bridge.confine.asking import ask
 from kernel_bridge.confine.cgroup import scope_prefix, scopes_work
 from kernel_bridge.confine.layout import Layout
 from kernel_bridge.confine.places import SYSTEM_FILES, python_paths, system_directories
@@ -31,6 +32,7 @@ from kernel_bridge.inside.seal import landlock_abi
 
 __all__ = ["ARGUMENTS_FD", "EXTRA_PATH", "OLDEST", "find_bubblewrap", "plan_wrapped", "wrapped_guarantees"]
 
+_VERSION_SECONDS = 20
 OLDEST = (0, 8)  # the first with --disable-userns
 
 # Where things are for a kernel that has a file system of its own.
@@ -67,7 +69,7 @@ def find_bubblewrap() -> tuple[str | None, str]:
 
 def _version(path: str) -> tuple[int, ...]:
     try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        said = ask([path, "--version"], seconds=_VERSION_SECONDS).stdout.decode("utf-8", "replace")
     except (OSError, subprocess.TimeoutExpired):
         return ()
     number = re.search(r"(\d+)\.(\d+)", said)

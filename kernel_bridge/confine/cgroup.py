@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
+from kernel_bridge.confine.asking import ask
 from kernel_bridge.confine.vocabulary import Confinement
 
 __all__ = ["scope_prefix", "scopes_work"]
@@ -27,13 +28,7 @@ def scopes_work() -> bool:
     if systemd_run is None or not (os.path.exists(bus) or os.path.isdir("/run/systemd/system")):
         return False
     try:
-        asked = subprocess.run(
-            [*_scope(systemd_run), "-p", "MemoryMax=1G", "true"],
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=_TRIAL_SECONDS,
-            check=False,
-        )
+        asked = ask([*_scope(systemd_run), "-p", "MemoryMax=1G", "true"], seconds=_TRIAL_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return asked.returncode == 0

@@ -10,10 +10,10 @@ import functools
 import glob
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 
+from kernel_bridge.confine.asking import ask
 from kernel_bridge.confine.vocabulary import Confinement
 
 __all__ = ["SYSTEM_FILES", "ExtraPathUnusable", "check_extra", "check_shared", "python_paths", "system_directories"]
@@ -91,9 +91,7 @@ def python_paths(python: str) -> tuple[str, ...]:
     if python != sys.executable:  # as the kernel will have it
         for name in ("PYTHONHOME", "PYTHONPATH"):
             env.pop(name, None)
-    answer = subprocess.run(
-        asked, capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False, cwd="/", env=env
-    )
+    answer = ask(asked, seconds=30, cwd="/", env=env)
     try:
         facts = json.loads(answer.stdout)
     except ValueError:

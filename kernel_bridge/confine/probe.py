@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from kernel_bridge.confine.asking import ask
 from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, find_bubblewrap, plan_wrapped, wrapped_guarantees
 from kernel_bridge.confine.landlocked import landlocked_guarantees, plan_landlocked, why_no_landlock
 from kernel_bridge.confine.layout import Layout
@@ -27,7 +28,7 @@ __all__ = ["foresee", "limits_asked", "plan_launch", "probe", "resolve"]
 
 logger = logging.getLogger(__name__)
 
-_TRIAL_SECONDS = 20
+_TRIAL_SECONDS = 60  # a machine that is slow now must not pass for one that cannot, as long as the process lives
 
 
 @functools.cache
@@ -144,14 +145,11 @@ def _run_trial(plan: LaunchPlan, layout: Layout) -> str | None:
         descriptor = arguments_descriptor(plan.wrapper_arguments)
         command[command.index(str(ARGUMENTS_FD))] = str(descriptor)
     try:
-        ended = subprocess.run(
+        ended = ask(
             command,
+            seconds=_TRIAL_SECONDS,
             env=dict(plan.environment),
-            pass_fds=() if descriptor is None else (descriptor,),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TRIAL_SECONDS,
-            check=False,
+            files=() if descriptor is None else (descriptor,),
             cwd=layout.scratch,
         )
     except subprocess.TimeoutExpired:

@@ -6,10 +6,12 @@ import os
 import pickle
 import platform
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +227,62 @@ def test_the_command_line_gives_the_same_table() -> None:
     wrong = subprocess.run([sys.executable, "-m", "kernel_bridge", "prob"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "invalid choice: 'prob'" in wrong.stderr
+
+
+PROBES = """
+import signal, threading
+signal.signal(signal.SIGINT, lambda *_: None)
+from kernel_bridge import probe
+found = []
+thread = threading.Thread(target=lambda: found.append(probe().tier))  # as a compile does beside its baseline
+print("ready", flush=True)
+thread.start()
+while thread.is_alive(): thread.join(0.1)
+print(*found)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of a terminal")
+def test_a_ctrl_c_while_it_is_probed_does_not_make_the_machine_look_weaker(wait_until: Callable[..., None]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROBES],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+
+        def press() -> bool:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGINT)  # a terminal sends it to all of its foreground
+            return running.poll() is not None
+
+        wait_until(press, "the end of the probe")
+        assert running.stdout.read() == f"{probe().tier}\n"
+
+
+CUT_ONCE = """#!/bin/sh
+if [ "$1" = --version ] || [ -e "$0.ran" ]; then exec {bwrap} "$@"; fi
+touch "$0.ran"
+kill -9 $$
+"""
+
+
+def test_a_trial_that_somebody_else_ended_is_made_again(tmp_path: Path) -> None:
+    real = shutil.which("bwrap")
+    if probe().tier != "N" or real is None:
+        pytest.skip("needs bubblewrap of the system that works")
+    fake = tmp_path / "bwrap"
+    fake.write_text(CUT_ONCE.format(bwrap=real))
+    fake.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    command = [sys.executable, "-c", "from kernel_bridge import probe; print(probe().tier)"]
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert (tmp_path / "bwrap.ran").exists()
+    assert ran.stdout == "N\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a closed pipe is told otherwise there")
