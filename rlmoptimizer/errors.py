@@ -81,7 +81,8 @@ class CostLimitReached(OptimizerError):
         self.split = split
         super().__init__(
             f"max_cost_usd={limit_usd:g} does not pay for the baseline: after {done} of {total} examples of {split} "
-            f"{usd_text(spent_usd)} were spent, and nothing was optimized. Raise it or pass fewer examples"
+            f"{usd_text(spent_usd)} were spent, and nothing was optimized. Begin anew with a higher limit or fewer "
+            "examples"
         )
 
 

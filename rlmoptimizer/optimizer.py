@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -35,6 +34,7 @@ from .resume import open_store, resume_line, resume_note, resumed_line
 from .run_store import RunStore
 from .seeds import fresh_seed
 from .setup_record import describe_setup, model_name, scored_split
+from .temporary_directory import temporary_directory
 
 __all__ = ["RLMDocstringOptimizer"]
 
@@ -169,7 +169,7 @@ class RLMDocstringOptimizer(Teleprompter):
         with CtrlC() as ctrl_c, self._saying_how_to_go_on(opened), ExitStack() as stack:
             directory = self.run_storage_dir
             if directory is None:
-                directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlmoptimizer-")))
+                directory = stack.enter_context(temporary_directory())
             store = stack.enter_context(open_store(directory, setup, resume=resume))
             opened.append(store)
             if resume:

@@ -119,7 +119,8 @@ def resumed_line(store: RunStore) -> str:
     where = str(store.path)
     if store.outcome() is not None:
         return f"RLMDocstringOptimizer: the optimization in {where} is finished; this is its result."
-    runs, turns = store.run_count(), len(store.iterations())
+    runs = store.run_count()
+    turns = len(store.iterations()) + (store.unfinished_iteration() is not None)  # that was cut counts as one
     if not runs:
         nothing = f"there was nothing to resume in {store.path.parent}"
         return f"RLMDocstringOptimizer: {nothing}; a new one begins in {where}."

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import tempfile
 from pathlib import Path
 from typing import Final
+
+from .temporary_directory import temporary_directory
 
 __all__ = ["copy_of", "copy_of_files", "needs_a_copy"]
 
@@ -35,8 +36,8 @@ def copy_of(database: sqlite3.Connection) -> sqlite3.Connection:
 
 def copy_of_files(path: Path, log: Path) -> sqlite3.Connection:
     """The same of a database and its write-ahead log, which are only read. Raises sqlite3.Error and OSError."""
-    with tempfile.TemporaryDirectory(prefix="rlmoptimizer-") as directory:
-        twin = Path(directory) / "store"
+    with temporary_directory() as directory:
+        twin = directory / "store"
         for _ in range(_TRIES):
             before = _marks(path, log)
             shutil.copyfile(path, twin)

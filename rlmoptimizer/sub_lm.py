@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import logging
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, wait
@@ -16,11 +17,14 @@ from typing import Any, cast
 import dspy
 from dspy.utils.exceptions import format_error_for_lm
 
+from kernel_bridge.shown import printable_line
+
 from .budget import Ledger
 from .costs import CostLedger
 from .daemon_pool import DaemonPool
 from .errors import BudgetExceededError
 from .events import BudgetCharged, Emitter
+from .lm_failures import LM_FAILURES, failure_kind
 from .usage_meter import UsageMeter
 
 try:
@@ -29,6 +33,8 @@ except ImportError:  # DSPy 3.5 drops it together with the warning
     _marked_as_an_adapters = None
 
 __all__ = ["PURPOSE", "Paid", "SubLM", "SubLMMeter", "checked_llm_tools"]
+
+logger = logging.getLogger(__name__)
 
 PURPOSE = "llm_query"  # of every charge for a sub-LM prompt
 _AT_ONCE = 8  # prompts of one batch under way, as in DSPy
@@ -55,6 +61,7 @@ class SubLMMeter:
         self._emitter = emitter
         self._lock = threading.Lock()
         self._calls = calls  # earlier processes' too
+        self._warned = False
         self._closed = closed  # set when the agent is gone: its sub-agents must not go on spending
 
     @property
@@ -87,7 +94,22 @@ class SubLMMeter:
             if self._usage.ledger.reached:
                 # What was admitted with these has turned out dearer. An error of an LM costs a batch one answer only.
                 raise dspy.LMError("max_cost_usd is used up; this prompt was not sent")
-            yield
+            try:
+                yield
+            except Exception as error:
+                self._warn_once(error)
+                raise
+
+    def _warn_once(self, error: Exception) -> None:
+        """Say that the sub-LM cannot be reached: the agent is told of every prompt, its person of none."""
+        if self._warned or failure_kind(error) not in LM_FAILURES:
+            return
+        self._warned = True
+        logger.warning(
+            "A prompt to the sub-LM failed (%s: %s). The agent is told, and goes on; this is said once",
+            type(error).__name__,
+            printable_line(str(error))[:300],
+        )
 
 
 class SubLM:

@@ -221,3 +221,16 @@ def test_a_root_lm_that_cannot_be_reached_for_the_conclusion_is_asked_again_wher
     assert result.optimized_dspy_program == tried
     assert [log["run_id"] for log in result.trial_logs] == ["r1", "r2", "r3"]
     assert len(result.agent_trajectory) == 1
+
+
+@pytest.mark.parametrize("kind", ["server", "transport"])
+def test_a_sub_lm_that_cannot_be_reached_is_told_to_the_agent_each_time_and_to_its_person_once(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ask = "for text in ('one', 'two'):\n    try: llm_query(text)\n    except Exception as e: print(type(e).__name__)"
+    with FlakyServer(toy.eval_lm().engine) as server:
+        server.kind, server.failing = kind, ("one", "two")
+        result, _ = toy.compiled([ask, SUBMIT], sub_lm=reached(server, kind=kind, model="openai/sub"))
+    assert result.agent_trajectory[0]["output"].split() == [ERRORS[kind]] * 2
+    (said,) = [record.getMessage() for record in caplog.records if "sub-LM" in record.getMessage()]
+    assert ERRORS[kind] in said

@@ -167,6 +167,18 @@ def test_without_turns_left_the_agent_is_only_asked_for_its_conclusion(tmp_path:
     assert CUT_OUTPUT in root.history
 
 
+def test_a_turn_that_was_cut_is_counted_in_the_line_that_says_what_was_found(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    begun(tmp_path, ["pass"])
+    with RunStore.open_in(tmp_path) as store:
+        store.begin_iteration("pass")
+        turns = len(store.iterations()) + 1
+    result, _ = resumed(tmp_path, [SUBMIT])
+    assert f"turns of the agent {turns}." in capfd.readouterr().err
+    assert len(result.agent_trajectory) == turns + 1
+
+
 def test_without_turns_or_a_conclusion_the_best_run_is_taken(tmp_path: Path) -> None:
     begun(tmp_path, [f"evaluate_program('val', prompts={{'topic': {toy.FIX!r}}})"], rlm_max_iterations=2)
     with RunStore.open_in(tmp_path) as store:
