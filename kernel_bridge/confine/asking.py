@@ -42,33 +42,24 @@ def ask(
         OSError: it cannot be run.
         subprocess.TimeoutExpired: it took longer than `seconds` and was killed.
     """
-    for _ in range(_TRIES - 1):
-        ended = _run(command, seconds, env, cwd, files)
-        if not _was_cut(ended):
+    tries = 0
+    while True:
+        for descriptor in files:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        ended = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+            start_new_session=True,
+            env=env,
+            cwd=cwd,
+            pass_fds=files,
+        )
+        tries += 1
+        if tries == _TRIES or not _was_cut(ended):
             return ended
-    return _run(command, seconds, env, cwd, files)
-
-
-def _run(
-    command: Sequence[str],
-    seconds: float,
-    env: Mapping[str, str] | None,
-    cwd: str | Path | None,
-    files: Sequence[int],
-) -> subprocess.CompletedProcess[bytes]:
-    for descriptor in files:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=seconds,
-        check=False,
-        start_new_session=True,
-        env=env,
-        cwd=cwd,
-        pass_fds=files,
-    )
 
 
 def _was_cut(ended: subprocess.CompletedProcess[bytes]) -> bool:

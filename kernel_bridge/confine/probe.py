@@ -164,11 +164,10 @@ def _run_trial(plan: LaunchPlan, layout: Layout) -> str | None:
 
 
 def arguments_descriptor(arguments: Sequence[str]) -> int:
-    """An open file with a wrapper's arguments, each ended by a zero byte, read from its start."""
+    """An open file with a wrapper's arguments, each ended by a zero byte, to be read from its start."""
     descriptor = os.memfd_create("arguments")
     for argument in arguments:
         os.write(descriptor, os.fsencode(argument) + b"\0")
-    os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
 
 

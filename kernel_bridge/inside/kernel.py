@@ -164,8 +164,7 @@ class BridgeKernel(IPythonKernel):
         newer]`; buffer 0 is the binding; again says that a set-up cell is run for a successor, whose restored names it
         must not undo. Its reply has `content["kernel_bridge"]`: head, tail, omitted, result, failure, submitted, taken.
         """
-        if self._keep_due:  # this request came while the reply before it was sent, and the event loop took it first
-            self._keep()
+        self._keep()  # if this request came while the reply before it was sent, and the event loop took it first
         spec = parent["metadata"].get("kernel_bridge")
         if spec is None:
             await self._run_console_cell(stream, ident, parent)
@@ -372,7 +371,7 @@ class BridgeKernel(IPythonKernel):
     # -- checkpoint ----------------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
-        """Write the checkpoint, now that the reply is on its way and the host is busy with it."""
+        """Write the checkpoint if it is due, now that the reply is on its way and the host is busy with it."""
         if self.checkpoint is None or not self._keep_due:
             return
         self._keep_due = False

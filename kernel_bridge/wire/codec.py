@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
-from kernel_bridge.wire.frame import Frame, WireError, count_parts, most_containers_in
+from kernel_bridge.wire.frame import Frame, WireError, count_parts
 from kernel_bridge.wire.values import LEAVES, Translation, Unsendable, read_any_extension, read_extension
 
 __all__ = ["Codec"]
@@ -83,9 +83,7 @@ class Codec:
         if size > self.limit_bytes:
             raise WireError(f"a value of {size} bytes; at most {self.limit_bytes}")
         harmless = self.limit_parts if room is None else room // 2
-        if size <= min(harmless, self.limit_parts) and (
-            size <= self._limit_containers or most_containers_in(frame) <= self._limit_containers
-        ):
+        if size <= min(harmless, self._limit_containers):
             return size
         parts, containers = count_parts(frame, self.limit_parts, self._limit_containers)
         if containers > self._limit_containers:

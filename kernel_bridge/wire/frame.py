@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Frame", "WireError", "count_parts", "most_containers_in"]
+__all__ = ["Frame", "WireError", "count_parts"]
 
 Frame = bytes | bytearray | memoryview
 
@@ -30,12 +30,6 @@ _LENGTHS = {
     **{0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1)},
 }
 _CONTAINERS = frozenset([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
-_NO_CONTAINERS = bytes(code for code in range(256) if code not in _CONTAINERS)
-
-
-def most_containers_in(data: Frame) -> int:
-    """Lists and dicts are at most as many as bytes that may begin one. Few in text; found much faster."""
-    return len(bytes(data).translate(None, _NO_CONTAINERS))
 
 
 def count_parts(data: Frame, most: int, most_containers: int) -> tuple[int, int]:
