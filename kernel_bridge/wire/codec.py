@@ -44,9 +44,9 @@ class Codec:
     def dump(self, value: Any, path: str = "", pickler: Callable[[Any], bytes | None] | None = None) -> bytes:
         """Encode a value.
 
-        Dataclass and pydantic instances and namedtuples become dicts; tuples, sets and frozensets become lists;
-        subclasses of the plain types become the plain type; numpy scalars become Python numbers; bytearray and
-        memoryview become bytes.
+        A pydantic model becomes what `model_dump(mode="json")` gives. Dataclass instances and namedtuples become dicts;
+        tuples, sets and frozensets become lists; subclasses of the plain types become the plain type; numpy scalars
+        become Python numbers; bytearray and memoryview become bytes.
 
         Args:
             path: what to call the value in an error.

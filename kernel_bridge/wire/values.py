@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -71,6 +72,10 @@ class Translation:
             self._around.remove(id(value))
 
     def _container(self, value: Any, path: str) -> Any:
+        if _is_model(value):
+            value = self._dumped(value, path)
+            if (leaf := _translate_leaf(value, path)) is not _NOT_A_LEAF:
+                return leaf
         if isinstance(value, dict):
             pairs = cast("dict[Any, Any]", value)
         elif (fields := _fields_of(value)) is not None:
@@ -82,6 +87,20 @@ class Translation:
             raise Unsendable(path, type(value).__name__, _advice(value))
         self._parts += len(pairs)  # its keys
         return {_key(key, path): self._part(item, _join(path, key)) for key, item in pairs.items()}
+
+    def _dumped(self, model: Any, path: str) -> Any:
+        try:
+            return model.model_dump(mode="json")
+        except Exception as error:  # noqa: BLE001 - the model's own serializers
+            reason = f"it has no JSON form: {type(error).__name__}: {error!s:.200}"
+        for name in cast("Any", type(model)).model_fields:
+            try:
+                model.model_dump(mode="json", include={name})
+            except Exception:  # noqa: BLE001 - the same serializers
+                part = getattr(model, name, None)
+                self._part(part, _join(path, name))  # refuses what is at fault deeper in there
+                raise Unsendable(_join(path, name), type(part).__name__, reason) from None
+        raise Unsendable(path, type(model).__name__, reason)
 
 
 _NOT_A_LEAF = object()
@@ -115,18 +134,20 @@ def _translate_leaf(value: Any, path: str) -> Any:
 
 
 def _fields_of(value: Any) -> dict[str, Any] | None:
-    """The fields of a dataclass instance, a pydantic model or a namedtuple; None for anything else."""
+    """The fields of a dataclass instance or a namedtuple; None for anything else."""
     if isinstance(value, type):
         return None
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return dict(zip(cast("Any", value)._fields, cast("tuple[Any, ...]", value), strict=True))
-    dump = getattr(value, "model_dump", None)
-    if callable(dump) and hasattr(type(value), "model_fields"):
-        fields = dump()
-        return cast("dict[str, Any]", fields) if isinstance(fields, dict) else None
     return None
+
+
+def _is_model(value: Any) -> bool:
+    """Whether it is an instance of a pydantic model. The kernel's Python may have no pydantic to ask."""
+    kind = type(value)
+    return hasattr(kind, "model_fields") and callable(getattr(kind, "model_dump", None))
 
 
 def _key(key: Any, path: str) -> str:
@@ -146,13 +167,19 @@ def _join(path: str, key: Any) -> str:
 
 
 def _advice(value: Any) -> str:
-    if hasattr(value, "tolist"):
+    if isinstance(value, enum.Enum):
+        return "enum members do not cross; send .value"
+    if callable(getattr(value, "isoformat", None)):
+        return "dates and times do not cross; send .isoformat()"
+    if hasattr(value, "tolist") and getattr(value, "shape", None) != ():
         return "arrays do not cross; send .tolist() or a summary"
+    if callable(getattr(value, "to_dict", None)):
+        return "tables do not cross; send .to_dict(), with text for keys, or a summary"
     if callable(value):
         return "code does not cross the process border"
     return (
-        "only None, bool, int, float, str, bytes, lists and dicts with str keys cross "
-        "(and dataclasses, pydantic models, tuples and sets, turned into these)"
+        "only None, bool, int, float, str, bytes, lists and dicts with str keys cross (and dataclasses, pydantic "
+        "models, named tuples, tuples and sets, turned into these); send str() of it, or what is needed of it"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,32 @@ def test_kinds_that_are_not_plain_arrive_as_documented(kernel: KernelInterpreter
 
     class Model(pydantic.BaseModel):
         points: tuple[int, ...]
+        day: datetime.date = datetime.date(2020, 1, 2)
 
-    given = {"p": Point(1), "m": Model(points=(1, 2)), "s": {3}, "e": dspy.Example(q="x")["q"]}
-    assert kernel.execute("p, m, s, e", given) == "({'x': 1}, {'points': [1, 2]}, [3], 'x')"
+    given = {"p": Point(1), "m": Model(points=(1, 2)), "s": {3}, "c": dspy.Code(code="x"), "e": dspy.Example(q="x").q}
+    expected = "({'x': 1}, {'points': [1, 2], 'day': '2020-01-02'}, [3], 'x', 'x')"
+    assert kernel.execute("p, m, s, c, e", given) == expected
+
+
+def test_models_cross_both_ways_as_results_arguments_and_submissions(kernel: KernelInterpreter) -> None:
+    dates = pydantic.RootModel[list[datetime.date]]
+    got: list[Any] = []
+
+    def tool(value: Any, default: Any = dates([])) -> Any:  # noqa: B008 - a default that cannot be sent as it is
+        got.append(value)
+        return dates(value)
+
+    kernel.bind(tools={"tool": tool}, output_fields=[{"name": "days", "type": "list"}])
+    code = """
+import datetime, pydantic
+dates = pydantic.RootModel[list[datetime.date]]([datetime.date(2020, 1, 2)])
+SUBMIT(tool(dates) + dates.model_dump(mode="json"))
+"""
+    answer = kernel.execute(code)
+    assert (got, answer.output) == ([["2020-01-02"]], {"days": ["2020-01-02"] * 2})
+    assert kernel.execute("SUBMIT(dates)").output == {"days": ["2020-01-02"]}
+    with pytest.raises(CodeExecutionError, match=r"tool\(\) argument\[0\] \(date\) cannot be sent: .*isoformat"):
+        kernel.execute("tool(dates.root[0])")
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import collections
+import datetime
+import decimal
 import enum
 import math
+import pathlib
 import tracemalloc
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import dspy
 import msgspec
 import numpy
 import pydantic
@@ -152,6 +157,73 @@ def _endless() -> list[Any]:
     return loop
 
 
+class Weekday(enum.Enum):
+    MON = "mon"
+
+
+class Shop(pydantic.BaseModel):
+    opened: datetime.datetime = datetime.datetime(2020, 1, 2, 3, 4)
+    open_for: datetime.timedelta = datetime.timedelta(hours=2)
+    turnover: decimal.Decimal = decimal.Decimal("1.10")
+    closed: Weekday = Weekday.MON
+    id: uuid.UUID = uuid.UUID(int=7)
+    path: pathlib.Path = pathlib.Path("a/b")
+    stock: dict[int, set[str]] = {3: {"bolt"}}
+    share: float = float("nan")
+    grains: int = 2**80
+    logo: bytes = b"abc"
+    key: pydantic.SecretStr = pydantic.SecretStr("hidden")
+    twin: Any = Pair(datetime.date(2020, 1, 1), Point(1, decimal.Decimal(2)))
+
+    @pydantic.field_serializer("path", when_used="json")
+    def path_text(self, path: pathlib.Path) -> str:
+        return f"<{path}>"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Shop(),
+        pydantic.RootModel[list[datetime.date]]([datetime.date(2020, 1, 1)]),
+        pydantic.RootModel[dict[int, Shop]]({1: Shop()}),
+        pydantic.RootModel[str]("text"),
+        pydantic.RootModel[None](None),
+        pydantic.RootModel[decimal.Decimal](decimal.Decimal("0.1")),
+        dspy.Image(url="https://example.org/a.png"),
+        dspy.Code(code="x = 1"),
+        dspy.History(messages=[{"q": Shop()}]),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_a_model_crosses_as_its_json_form_wherever_it_stands(codec: Codec, model: pydantic.BaseModel) -> None:
+    form = model.model_dump(mode="json")
+    for value, arrives in (
+        (model, form),
+        ([{"m": (model,)}], [{"m": [form]}]),
+        (Holder(model), {"image": form}),
+        (Pair(model, 1), {"left": form, "right": 1}),
+    ):
+        assert same(codec.load(codec.dump(value), verify=True), arrives)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (datetime.time(1), "send .isoformat()"),
+        (Weekday.MON, "send .value"),
+        (decimal.Decimal(1), "send str() of it"),
+        (numpy.zeros(2), "send .tolist()"),
+        (numpy.datetime64("2020-01-01"), "send str() of it"),
+    ],
+)
+def test_a_refusal_says_what_to_send_instead_and_that_crosses(codec: Codec, value: Any, says: str) -> None:
+    with pytest.raises(Unsendable) as refusal:
+        codec.dump(value)
+    assert says in str(refusal.value)
+    expression = says.removeprefix("send ").removesuffix(" of it").replace("str()", "str(value)")
+    codec.dump(eval(f"value{expression}" if expression.startswith(".") else expression, {"value": value}))
+
+
 def _family() -> dict[str, Any]:
     """A tree whose nodes know their parents, as many real object graphs do."""
     root: dict[str, Any] = {"parent": None, "children": ()}
@@ -166,6 +238,12 @@ class Holder:
 
 class Stubborn(pydantic.BaseModel):
     inner: Any
+
+
+class Faulty(pydantic.BaseModel):
+    @pydantic.model_serializer
+    def fail(self) -> Any:
+        raise ZeroDivisionError("its own serializer")
 
 
 @pytest.mark.parametrize(
@@ -186,6 +264,15 @@ class Stubborn(pydantic.BaseModel):
         (_endless(), "it[0]", "list"),
         (_family(), "it.children[0].parent", "dict"),
         (Stubborn(inner=[{"deep": object()}]), "it.inner[0].deep", "object"),
+        (Stubborn(inner=Holder(lambda: 1)), "it.inner.image", "function"),
+        ({"m": Stubborn(inner=b"\xff")}, "it.m.inner", "bytes"),
+        ([Faulty()], "it[0]", "Faulty"),
+        ([datetime.datetime(2020, 1, 1)], "it[0]", "datetime"),
+        (Holder(datetime.timedelta(1)), "it.image", "timedelta"),
+        (Pair(decimal.Decimal(1), 0), "it.left", "Decimal"),
+        (Pair(uuid.UUID(int=1), 0), "it.left", "UUID"),
+        ({"p": pathlib.Path()}, "it.p", type(pathlib.Path()).__name__),
+        ([Weekday.MON], "it[0]", "Weekday"),
     ],
 )
 def test_what_cannot_cross_is_named_by_its_path(codec: Codec, value: Any, path: str, type_name: str) -> None:
@@ -203,7 +290,9 @@ def nested(depth: int, kind: Callable[[Any], Any] = lambda inner: [inner]) -> An
     return value
 
 
-@pytest.mark.parametrize("kind", [lambda v: [v], lambda v: {"k": v}, lambda v: (v,), Holder])
+@pytest.mark.parametrize(
+    "kind", [lambda v: [v], lambda v: {"k": v}, lambda v: (v,), Holder, lambda v: Stubborn(inner=v)]
+)
 def test_the_depth_limit_is_exact_on_both_sides(kind: Callable[[Any], Any]) -> None:
     codec = Codec(limit_bytes=2**20, limit_depth=8)
     codec.load(codec.dump(nested(8, kind)), verify=True)
