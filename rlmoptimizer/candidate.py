@@ -1,6 +1,7 @@
 """One candidate: a program ready to be run on rows, one at a time, in this process or another. Knows no threads.
 
-Whatever the program or the metric does, running a row ends in an outcome; nothing of theirs is raised.
+Whatever the program or the metric raises ends in an outcome, but for what is meant to end the process: a
+KeyboardInterrupt, and exceptions of the kind that nobody catches.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -27,7 +28,7 @@ import cloudpickle
 import dspy
 
 from .dataset import Row
-from .errors import InvalidScore
+from .errors import InvalidScore, add_note
 from .fan_out import GivenUp
 from .lm_failures import LM_FAILURES, failure_kind
 from .loop_thread import LoopThread
@@ -156,9 +157,18 @@ class Candidate:
         self._only_async = _is_only_async(program)
 
     def run(self, row: Row) -> Outcome:
-        """Run the program on one row and score what it predicts. Raises `GivenUp` when it was."""
+        """Run the program on one row and score what it predicts.
+
+        Raises `GivenUp` when it was, and what is no failure of this row: a KeyboardInterrupt of the program's own, say.
+        """
         context = self._context.copy() if self._context is not None else contextvars.copy_context()
-        return context.run(self._run, row)
+        try:
+            return context.run(self._run, row)
+        except GivenUp:
+            raise
+        except BaseException as error:
+            add_note(error, f"Raised while {row.where} was evaluated")
+            raise
 
     def _run(self, row: Row) -> Outcome:
         started = time.perf_counter()
@@ -173,7 +183,7 @@ class Candidate:
             prediction = self._predict({name: _own(value) for name, value in inputs.items()}, trace)
             at = "metric"
             verdict = read_verdict(self._ask_metric(row.example, prediction, trace))
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
+        except (Exception, SystemExit, GeneratorExit, asyncio.CancelledError) as error:
             if self._halt.is_set():
                 raise GivenUp from error  # perhaps it failed only because it was stopped
             failure = _innermost(error)

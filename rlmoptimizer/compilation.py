@@ -108,6 +108,7 @@ class Compilation:
         self.metric = metric
         self.store = store
         self._resumable = namespace is not None
+        self._gave_up = False  # on evaluations that hang
         self.past = take_up(store)
         gate = Gate(on_failure=lambda: self.kernels.interrupt())
         lms = {id(lm): lm for lm in (options.root_lm, options.sub_lm, *lms_of(student, eval_lm)) if lm is not None}
@@ -121,6 +122,7 @@ class Compilation:
         display = Display(verbose=options.verbose)
         stack.callback(display.close)
         self.emitter = Emitter([_recorder(store), display])
+        stack.callback(self.emitter.close)
         val_count = len(data.val or ())
         self.ledger = Ledger(options.max_iterations * len(data.train) + val_count, journal=store)
         self.meter = SubLMMeter(
@@ -162,7 +164,7 @@ class Compilation:
         baselines, agent_outcome = self._worked()
         # What the agent's threads have begun ends now, so that the result does not depend on when it is looked at.
         self.bench.cancel()
-        self.bench.wait_idle(_IDLE_SECONDS)
+        self._come_to_rest(_IDLE_SECONDS)
         self.kernels.close()  # its variables are kept no longer
         prompts = self._choose(agent_outcome)
         self.usage.ledger.flush()
@@ -193,7 +195,13 @@ class Compilation:
             self.evaluator.abort()
 
     def _wait_idle(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        self.bench.wait_idle(_HURRIED_SECONDS if _hurried(kind) else _IDLE_SECONDS)
+        self._come_to_rest(_HURRIED_SECONDS if _hurried(kind) else _IDLE_SECONDS)
+
+    def _come_to_rest(self, seconds: float) -> None:
+        """Wait for what is under way, once: what was given up is waited for by nobody any more."""
+        if not self._gave_up and not self.bench.wait_idle(seconds):
+            self._gave_up = True
+            self.evaluator.close(wait=False)
 
     # the agent
 

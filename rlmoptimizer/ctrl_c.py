@@ -22,6 +22,7 @@ __all__ = ["CtrlC"]
 _APART_SECONDS: Final = 1.0  # between two KeyboardInterrupts
 _HEARD_SECONDS: Final = 0.1  # how long a main thread that is awake takes to run the handler
 _LOST_SECONDS: Final = 8.0  # a KeyboardInterrupt that has not come through by then was dropped somewhere
+_JOIN_SECONDS: Final = 5.0  # of the watching thread, which ends at once; it is a daemon if ever it does not
 _OVER: Final = b"\0"  # no signal has this number
 
 _entered: CtrlC | None = None  # the one whose handler is set; there is but one main thread
@@ -101,7 +102,7 @@ class CtrlC:
             if self._thread is not None:
                 writer.setblocking(True)
                 writer.sendall(_OVER)
-                self._thread.join()
+                self._thread.join(_JOIN_SECONDS)
             reader.close()
             writer.close()
             self._wake = self._thread = None
@@ -134,6 +135,7 @@ class CtrlC:
         """See to it that what was pressed is raised. Python writes the number of every signal that comes here."""
         heard_by: float | None = None  # when the handler must have run for the signal that came last
         while True:
+            # Without anything to see to it sleeps until a signal comes or the block ends, which writes `_OVER`.
             quiet = heard_by is None and self._raised is None and not self._held_back
             reader.settimeout(None if quiet else _HEARD_SECONDS)
             try:

@@ -32,6 +32,7 @@ class Row:
     example_id: str  # 1-based position in its split: "1", "2", ...
     source_example_id: str | None  # the example's own non-empty `example_id` or `id` field as text; None: neither
     example: dspy.Example
+    where: str  # for people: "example 3 of trainset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def _build_row(name: str, position: int, example: Any) -> Row:
             f"{where} does not say which of its fields are inputs (it has {fields or 'no fields'}); "
             f"build it with dspy.Example(...).with_inputs(...), naming the input fields"
         ) from error
-    return Row(example_id=str(position), source_example_id=_source_id(example), example=example)
+    return Row(example_id=str(position), source_example_id=_source_id(example), example=example, where=where)
 
 
 def _source_id(example: dspy.Example) -> str | None:

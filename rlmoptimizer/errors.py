@@ -7,8 +7,9 @@ Attributes carry the facts, the message ends with the next step.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .money import usd_text
 
@@ -29,9 +30,23 @@ __all__ = [
     "StoreInUse",
     "SubmissionError",
     "UnknownRunError",
+    "add_note",
+    "notes_of",
 ]
 
 _E = TypeVar("_E", bound="OptimizerError")
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add what Python prints below an exception, from 3.11 on; `notes_of` gives it everywhere."""
+    notes = [*notes_of(error), note]
+    with contextlib.suppress(AttributeError, TypeError):  # a class that takes no attributes
+        error.__notes__ = notes  # pyright: ignore[reportAttributeAccessIssue] # in typeshed from 3.11 on
+
+
+def notes_of(error: BaseException) -> list[str]:
+    notes: Any = getattr(error, "__notes__", None)
+    return list(cast("list[str]", notes)) if isinstance(notes, list) else []
 
 
 def _rebuild(kind: type[_E], args: tuple[Any, ...], facts: dict[str, Any]) -> _E:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from types import TracebackType
@@ -25,8 +27,11 @@ from .program import clone, separate_stages
 
 __all__ = ["PASSED_AT", "Evaluator", "ExampleResult", "LMsFailed", "StepTrace"]
 
+logger = logging.getLogger(__name__)
+
+_IDLE_SECONDS = 600.0  # how long an end waits for the examples under way, each of which has a limit in its LM
 _LEAVE_SECONDS = 0.2  # how long threads that were abandoned may take to notice it
-_GRACE_SECONDS = 2.0  # how long a Ctrl-C in the middle of an evaluation waits for the examples under way
+_GRACE_SECONDS = 2.0  # how long a Ctrl-C waits for the examples under way, and an end for what is being delivered
 
 
 class LMsFailed(Exception):
@@ -136,11 +141,16 @@ class Evaluator:
         if not wait:
             with self._lock:
                 under_way = tuple(self._under_way)
+            deadline = time.monotonic() + _GRACE_SECONDS  # of all of them together
             for fan_out in under_way:
-                fan_out.abandon()
+                fan_out.stop()
+            for fan_out in under_way:
+                fan_out.abandon(max(0.0, deadline - time.monotonic()))
         if self._pool is not None:
             self._pool.close()
-            self._pool.join(None if wait else _LEAVE_SECONDS)
+            left = self._pool.join(_IDLE_SECONDS if wait else _LEAVE_SECONDS)
+            if wait and left:
+                logger.warning("Examples are still being evaluated after %.0f s; they are abandoned", _IDLE_SECONDS)
         self._loop.close()
 
     def __enter__(self) -> Evaluator:

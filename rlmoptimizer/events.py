@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -185,12 +186,14 @@ class Emitter:
     """Hands every event to every observer, one event at a time.
 
     `emit` may be called from any thread; observers are called in the emitting thread, never two at once, in the order
-    they were added. An observer must not wait for another thread that emits. One that raises is logged once, with its
-    traceback, and gets no further event: a broken display never stops a compile.
+    they were added. An observer must not wait for another thread that emits. One that raises never stops a compile and
+    gets the next event as any other: what it failed of may pass, as a full disk does. The first failure of each kind is
+    logged with its traceback; `close` says how many there were.
     """
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers = list(observers)
+        self._failures: Counter[str] = Counter()  # by exception class and observer
         # Re-entrant: an observer may emit.
         self._lock = threading.RLock()
 
@@ -204,7 +207,23 @@ class Emitter:
                 try:
                     observer(event)
                 except Exception as error:  # noqa: BLE001 - an observer is foreign code
-                    kind, trace = type(event).__name__, traceback_shown(error)
-                    logger.warning("An observer failed on %s and is detached:\n%s", kind, trace)
-                    if observer in self._observers:
-                        self._observers.remove(observer)
+                    self._note(observer, event, error)
+
+    def close(self) -> None:
+        """Say of how many events observers have missed something, if that was not said of each. Idempotent."""
+        with self._lock:
+            failures, self._failures = self._failures, Counter()
+        if failures.total() > len(failures):
+            counts = ", ".join(f"{kind} {count} times" for kind, count in failures.items())
+            logger.warning("Observers failed on %d events in all: %s", failures.total(), counts)
+
+    def _note(self, observer: Observer, event: Event, error: Exception) -> None:
+        kind = f"{type(error).__name__} of {_name_of(observer)}"
+        self._failures[kind] += 1
+        if self._failures[kind] == 1:
+            what, trace = type(event).__name__, traceback_shown(error)
+            logger.warning("An observer failed on %s; this is said once for each kind of failure:\n%s", what, trace)
+
+
+def _name_of(observer: Observer) -> str:
+    return getattr(observer, "__qualname__", None) or type(observer).__qualname__

@@ -76,18 +76,26 @@ class FanOut(Generic[_T, _R]):
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until nothing is under way and nothing more will begin, and every outcome was delivered.
 
+        Without a deadline this lasts as long as the slowest item, which only its own LM can bound; it notices a halt, a
+        failure and a Ctrl-C within half a second.
         False: that took longer than `seconds` (None: as long as it takes), or everything was abandoned.
         Raises what the function, the executor or `deliver` raised.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
-            self._news.wait(_POLL_SECONDS if deadline is None else min(_POLL_SECONDS, max(0.0, seconds or 0.0)))
+            left = _POLL_SECONDS if deadline is None else max(0.0, min(_POLL_SECONDS, deadline - time.monotonic()))
+            self._news.wait(left)
             self._news.clear()
             if self._is_halted():
                 self._drop_queued()
             over = self._all_came.is_set()  # before the last look, not after it
-            with self._delivering:
-                self._hand_on()
+            if self._delivering.acquire(timeout=left):
+                try:
+                    self._hand_on()
+                finally:
+                    self._delivering.release()
+            else:
+                over = False  # somebody is still delivering
             if self._failure is not None:
                 raise self._failure
             if over:
@@ -100,11 +108,15 @@ class FanOut(Generic[_T, _R]):
         self._stopped.set()
         self._drop_queued()
 
-    def abandon(self) -> None:
-        """Wait for nothing any more: outcomes that still come are dropped, and nothing is delivered after this."""
+    def abandon(self, seconds: float = 2.0) -> None:
+        """Wait for no item any more: outcomes that still come are dropped, and no further delivery begins.
+
+        One that is under way is waited for, but not longer than this.
+        """
         self.stop()
-        with self._delivering:
-            self._abandoned = True
+        self._abandoned = True
+        if self._delivering.acquire(timeout=seconds):
+            self._delivering.release()
         self._end()
 
     def _is_halted(self) -> bool:

@@ -73,11 +73,13 @@ class Gate:
         """Let no call in any more. Idempotent."""
         self.closed.set()
 
-    def wait_empty(self, seconds: float) -> None:
-        """Wait until no call is inside; close the gate first. Gives up with a warning."""
+    def wait_empty(self, seconds: float) -> bool:
+        """Wait until no call is inside; close the gate first. False: it gave up, with a warning."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._inside == 0, seconds):
-                logger.warning("An evaluation is still running after %.0f s; it is abandoned", seconds)
+            empty = self._changed.wait_for(lambda: self._inside == 0, seconds)
+        if not empty:
+            logger.warning("An evaluation is still running after %.0f s; it is abandoned", seconds)
+        return empty
 
     def fail(self, error: BaseException) -> None:
         """Close the gate because of something that is not the agent's to mend. The first such error is kept."""

@@ -8,20 +8,25 @@ from __future__ import annotations
 import contextvars
 import logging
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from kernel_bridge.shown import traceback_shown
 
-from .errors import InvalidSetupType
+from .errors import InvalidSetup, InvalidSetupType
 from .events import KernelStarted
 
 __all__ = ["Interpreter", "InterpreterFactory", "KernelLease", "kernel_started"]
 
 logger = logging.getLogger(__name__)
+
+# A KernelInterpreter bounds its own start (`Limits.start_seconds`); others may have to download themselves first.
+_START_SECONDS: Final = 1800.0
+_JOIN_SECONDS: Final = 20.0  # how long the end waits for a start that is under way; then it is left to itself
 
 
 @runtime_checkable
@@ -64,6 +69,8 @@ class KernelLease:
     Args:
         submit_validator, on_death, checkpoint_file: for the agent's own interpreter, as far as it has attributes of
             these names; see `kernel_bridge.KernelInterpreter`.
+        start_seconds: how long the agent's own may take to start.
+        join_seconds: how long `close` waits for a start that is under way.
     """
 
     def __init__(
@@ -73,12 +80,17 @@ class KernelLease:
         *,
         on_death: Callable[[], str] | None = None,
         checkpoint_file: Path | None = None,
+        start_seconds: float = _START_SECONDS,
+        join_seconds: float = _JOIN_SECONDS,
     ) -> None:
         self._factory = factory
         self._own = {"submit_validator": submit_validator, "on_death": on_death, "checkpoint_file": checkpoint_file}
         self._lock = threading.Lock()
         self._made: list[Interpreter] = []
         self._first: Future[Interpreter] = Future()
+        self._start_seconds = start_seconds
+        self._join_seconds = join_seconds
+        self._deadline = 0.0  # of the start
         self._starter: threading.Thread | None = None
         self._taken = False
         self._closed = False
@@ -92,7 +104,10 @@ class KernelLease:
         """Make and start the agent's interpreter on a thread of its own; `on_failure` is called there if that fails."""
         # DSPy's callbacks and settings are context variables.
         context = contextvars.copy_context()
-        self._starter = threading.Thread(target=context.run, args=(self._start, on_failure), name="rlmoptimizer-kernel")
+        self._deadline = time.monotonic() + self._start_seconds
+        self._starter = threading.Thread(
+            target=context.run, args=(self._start, on_failure), name="rlmoptimizer-kernel", daemon=True
+        )
         self._starter.start()
 
     def _start(self, on_failure: Callable[[], None]) -> None:
@@ -102,6 +117,10 @@ class KernelLease:
                 if value is not None and hasattr(interpreter, name):
                     setattr(interpreter, name, value)
             interpreter.start()
+            with self._lock:
+                late = self._closed
+            if late:  # `close` did not wait for it, or was not to
+                interpreter.shutdown()
         except BaseException as error:  # noqa: BLE001 - it is raised by `wait_started`, on the thread that compiles
             self._first.set_exception(error)
             on_failure()
@@ -123,7 +142,15 @@ class KernelLease:
         return interpreter
 
     def wait_started(self) -> Interpreter:
-        """The agent's interpreter, when it runs. Raises what its start raised."""
+        """The agent's interpreter, when it runs.
+
+        Raises what its start raised, and `InvalidSetup` when it takes too long.
+        """
+        wait([self._first], max(0.0, self._deadline - time.monotonic()))
+        if not self._first.done():
+            raise InvalidSetup(
+                f"the agent's interpreter has not started within {self._start_seconds:g} s; look at what `kernel` makes"
+            )
         return self._first.result()
 
     def __call__(self) -> Interpreter:
@@ -143,15 +170,23 @@ class KernelLease:
                 logger.warning("The agent's cell could not be interrupted:\n%s", traceback_shown(error))
 
     def close(self) -> None:
-        """Shut down every interpreter that was made, and wait for the starting thread. Idempotent."""
+        """Shut down every interpreter that was made. Idempotent.
+
+        One that is being started is waited for, but not for ever. How long a shutdown takes is the interpreter's own
+        to bound, as `KernelInterpreter` does.
+        """
         with self._lock:
             # One that is being made now sees this and is shut down by its maker.
             self._closed = True
+            made = tuple(self._made)
         if self._starter is not None:
             # Not every interpreter can be shut down while another thread starts it.
-            self._starter.join()
+            self._starter.join(self._join_seconds)
+            if self._starter.is_alive():
+                logger.warning("The agent's interpreter is still being started; it is shut down when that has ended")
+                made = made[1:]  # the first is the one
         with ExitStack() as stack:
-            for interpreter in tuple(self._made):
+            for interpreter in made:
                 stack.callback(interpreter.shutdown)
 
 

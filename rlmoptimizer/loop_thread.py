@@ -12,7 +12,7 @@ import contextvars
 import logging
 import threading
 from collections.abc import Awaitable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Any, Final, TypeVar
 
 __all__ = ["LoopThread"]
@@ -21,7 +21,14 @@ logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS: Final = 5.0  # how long each part of closing may take; only what refuses to be cancelled ever does
 
+_CLOSED: Final = "the event loop is closed"
+
 _T = TypeVar("_T")
+
+
+def _fail(outcome: Future[Any], error: BaseException) -> None:
+    with contextlib.suppress(InvalidStateError):  # it has one already
+        outcome.set_exception(error)
 
 
 class LoopThread:
@@ -32,20 +39,25 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds tasks only weakly
+        self._awaited: set[Future[Any]] = set()  # under the lock
         self._closed = False
 
     def run(self, awaitable: Awaitable[_T]) -> _T:
         """Wait for `awaitable` and give its result; it sees the context variables of the calling thread.
 
-        Raises whatever it raises, SystemExit and CancelledError included, without harm to the loop.
+        Raises whatever it raises, SystemExit and CancelledError included, without harm to the loop, and RuntimeError
+        when the loop was closed meanwhile.
         """
         outcome: Future[_T] = Future()
 
         async def settle() -> None:
             try:
-                outcome.set_result(await awaitable)
+                answer = await awaitable
             except BaseException as error:  # noqa: BLE001 - handed to the thread that asked; the loop must live on
-                outcome.set_exception(error)
+                _fail(outcome, error)
+            else:
+                with contextlib.suppress(InvalidStateError):  # nobody waits for it any more
+                    outcome.set_result(answer)
 
         def start() -> None:
             task = asyncio.ensure_future(settle())
@@ -53,12 +65,17 @@ class LoopThread:
             task.add_done_callback(self._tasks.discard)
 
         try:
-            self._running_loop().call_soon_threadsafe(start, context=contextvars.copy_context())
+            self._running_loop(outcome).call_soon_threadsafe(start, context=contextvars.copy_context())
         except RuntimeError:
             if asyncio.iscoroutine(awaitable):
                 awaitable.close()
             raise
-        return outcome.result()
+        try:
+            # As long as the program takes. Whatever becomes of the loop, `close` ends this.
+            return outcome.result()
+        finally:
+            with self._lock:
+                self._awaited.discard(outcome)
 
     def close(self) -> None:
         """Cancel what runs and stop the thread, or warn and leave one that will not stop in time. Idempotent."""
@@ -71,11 +88,16 @@ class LoopThread:
             thread.join(3 * _CLOSE_SECONDS)
             if thread.is_alive():
                 logger.warning("An async program or metric blocks its event loop; its thread is abandoned")
+        with self._lock:
+            left = tuple(self._awaited)
+        for outcome in left:  # what refused to be cancelled, what the loop never came to, and what blocks it
+            _fail(outcome, RuntimeError(_CLOSED))
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def _running_loop(self, awaited: Future[Any]) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._closed:
-                raise RuntimeError("the event loop is closed")
+                raise RuntimeError(_CLOSED)
+            self._awaited.add(awaited)
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(

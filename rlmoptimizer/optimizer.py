@@ -26,7 +26,7 @@ from .checks import a_bool, a_cost_limit, a_directory, a_factory, a_seed, an_lm,
 from .compilation import Compilation, Options, lms_of
 from .ctrl_c import CtrlC
 from .dataset import Dataset, build_dataset
-from .errors import CostLimitReached, InvalidSetup
+from .errors import CostLimitReached, InvalidSetup, add_note, notes_of
 from .metric import bind_metric
 from .prices import check_priced
 from .program import check_program
@@ -201,10 +201,12 @@ class RLMDocstringOptimizer(Teleprompter):
             yield
         except BaseException as error:
             make_showable(error)  # it may quote an LM or a kernel, and Python prints what nobody catches as it is
+            if not isinstance(error, Exception):
+                for note in notes_of(error):  # Python 3.10 would print none
+                    _say(printable_line(f"{type(error).__name__}: {note}"))
             if opened and self.run_storage_dir is not None and not isinstance(error, (InvalidSetup, CostLimitReached)):
                 _say(resume_line(opened[0].path, error))
-                if sys.version_info >= (3, 11):
-                    error.add_note(resume_note(opened[0].path))
+                add_note(error, resume_note(opened[0].path))
             raise
 
     def _compiled(

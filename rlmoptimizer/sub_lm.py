@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import logging
@@ -22,7 +23,7 @@ from kernel_bridge.shown import printable_line
 from .budget import Ledger
 from .costs import CostLedger
 from .daemon_pool import DaemonPool
-from .errors import BudgetExceededError
+from .errors import BudgetExceededError, add_note
 from .events import BudgetCharged, Emitter
 from .lm_failures import LM_FAILURES, failure_kind
 from .usage_meter import UsageMeter
@@ -99,6 +100,9 @@ class SubLMMeter:
             except Exception as error:
                 self._warn_once(error)
                 raise
+            except BaseException as error:
+                add_note(error, "Raised while the sub-LM was asked")
+                raise
 
     def _warn_once(self, error: Exception) -> None:
         """Say that the sub-LM cannot be reached: the agent is told of every prompt, its person of none."""
@@ -127,11 +131,17 @@ class SubLM:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self._asking(self._completions(kwargs)), self._marked(kwargs):
-            return self._lm(*args, **kwargs)
+            try:
+                return self._lm(*args, **kwargs)
+            except (SystemExit, GeneratorExit, asyncio.CancelledError) as error:  # of the LM's own code
+                raise dspy.LMError(f"the sub-LM raised {type(error).__name__}: {error}") from error
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         with self._asking(self._completions(kwargs)), self._marked(kwargs):
-            return await self._lm.acall(*args, **kwargs)
+            try:
+                return await self._lm.acall(*args, **kwargs)
+            except SystemExit as error:
+                raise dspy.LMError(f"the sub-LM raised SystemExit: {error}") from error
 
     def copy(self, **kwargs: Any) -> SubLM:
         return SubLM(self._lm.copy(**kwargs), self._asking)

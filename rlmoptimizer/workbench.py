@@ -221,9 +221,9 @@ class Workbench:
         """Start nothing more: evaluations under way end with the examples that are running."""
         self._gate.close()
 
-    def wait_idle(self, seconds: float) -> None:
-        """Wait for tool calls under way; call `cancel` first."""
-        self._gate.wait_empty(seconds)
+    def wait_idle(self, seconds: float) -> bool:
+        """Wait for tool calls under way; call `cancel` first. False: it gave up."""
+        return self._gate.wait_empty(seconds)
 
     # what the agent calls; these docstrings are what the model reads
 

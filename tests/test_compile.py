@@ -20,6 +20,7 @@ from responses_server import ResponsesServer, turn
 
 from kernel_bridge import KernelInterpreter, Limits
 from rlmoptimizer import workbench
+from rlmoptimizer.errors import notes_of
 from rlmoptimizer.run_store import RunStore
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
@@ -196,6 +197,39 @@ def test_a_sub_lm_that_fails_is_told_to_the_agent_and_the_compile_goes_on() -> N
 
 
 # threads
+
+
+def test_a_sub_lm_that_exits_is_told_to_the_agent_and_the_compile_goes_on() -> None:
+    def exits(prompt: str) -> str:
+        raise SystemExit(3) if "quit" in prompt else GeneratorExit
+
+    code = """
+try:
+    print(llm_query("quit"))
+except Exception as e:
+    print(type(e).__name__, "SystemExit: 3" in str(e))
+print(llm_query_batched(["a", "b"]))
+"""
+    result, _ = toy.compiled([code, SUBMIT], sub_lm=text_lm(exits))
+    first, second = outputs(result)[0].splitlines()
+    assert first == "LMError True"
+    assert second.count("[ERROR]") == second.count("GeneratorExit") == 2
+
+
+def test_a_program_that_interrupts_ends_the_compile_and_the_example_is_named(
+    capfd: pytest.CaptureFixture[str], kernels_left: Left
+) -> None:
+    class Interrupts(toy.Triage):
+        def forward(self, message: str) -> dspy.Prediction:
+            if "explode" in self.topic.signature.instructions and "message 1 " in message:
+                raise KeyboardInterrupt
+            return super().forward(message)
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        toy.compiled(["evaluate_program(ids='2', prompts={'topic': 'explode'})"], student=Interrupts())
+    assert "Raised while example 2 of trainset was evaluated" in notes_of(raised.value)
+    assert "KeyboardInterrupt: Raised while example 2 of trainset was evaluated" in capfd.readouterr().err
+    assert not kernels_left()
 
 
 def test_sixty_four_threads_of_the_agent_spend_the_budget_to_the_last_unit_and_no_further(tmp_path: Path) -> None:

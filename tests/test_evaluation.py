@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import copy
 import math
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
@@ -18,9 +21,11 @@ from dspy import lm15
 from dspy.utils.exceptions import LMServerError, LMTimeoutError
 from offline import Asked, field_lm
 
+from rlmoptimizer import evaluation
 from rlmoptimizer.dataset import Row, build_dataset
-from rlmoptimizer.errors import InvalidSetup, MetricFailed
+from rlmoptimizer.errors import InvalidSetup, MetricFailed, notes_of
 from rlmoptimizer.evaluation import Evaluator, ExampleResult, LMsFailed
+from rlmoptimizer.fan_out import FanOut
 from rlmoptimizer.program import set_prompt, step_names
 
 TIMEOUT = 100  # seconds; only a broken test waits so long
@@ -354,6 +359,7 @@ class _Group(Exception):
     ("error", "text"),
     [
         (SystemExit(3), "SystemExit: 3"),
+        (GeneratorExit("over"), "GeneratorExit: over"),
         (asyncio.CancelledError(), "CancelledError"),
         (StopIteration("x"), "StopIteration: x"),
         (RecursionError("deep"), "RecursionError: deep"),
@@ -369,6 +375,49 @@ def test_whatever_a_program_raises_ends_as_a_row(error: BaseException, text: str
 
     (result,) = evaluate(function, rows=rows_of(count=1))
     assert result.error == text
+
+
+class _Fatal(BaseException):
+    """What nobody catches."""
+
+
+def _raises(error: BaseException) -> Callable[[Any], Any]:
+    def function(question: Any) -> Any:
+        if question == "q1":
+            raise error
+        return dspy.Prediction(answer=question)
+
+    return function
+
+
+class _Async(dspy.Module):
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    async def aforward(self, question: Any) -> Any:
+        await asyncio.sleep(0)
+        return self.function(question)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), _Fatal("stop")], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("at", ["program", "async program", "metric", "async metric"])
+def test_what_is_meant_to_end_the_process_ends_the_run_and_says_at_which_example(
+    error: BaseException, at: str
+) -> None:
+    error = copy.copy(error)
+    raises = _raises(error)
+
+    async def asynchronous(example: Any, prediction: Any) -> float:
+        raises(example.question)
+        return 1.0
+
+    metrics: dict[str, Any] = {"metric": lambda example, _: raises(example.question), "async metric": asynchronous}
+    program = _Async(raises) if at == "async program" else Scripted(raises if at == "program" else str)
+    with Evaluator(metrics.get(at, same_answer), None, 2) as evaluator, pytest.raises(type(error)) as raised:
+        evaluator.score(program, rows_of(count=4))
+    assert raised.value is error
+    assert notes_of(error) == ["Raised while example 2 of trainset was evaluated"]
 
 
 def failing_lm(error: Exception) -> dspy.LM:
@@ -760,6 +809,39 @@ def test_results_are_delivered_each_once_as_they_come_never_two_calls_at_a_time(
         )
     assert [one for batch in batches for one in batch] == single
     assert sorted(single, key=int) == [str(n) for n in range(1, 41)]
+
+
+def test_closing_without_waiting_gives_all_runs_together_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    given: list[float] = []
+    delivering, go_on = threading.Semaphore(0), threading.Event()
+    abandon = FanOut.abandon
+
+    def stuck(results: Any) -> None:
+        delivering.release()
+        assert go_on.wait(TIMEOUT)
+
+    def abandoned(self: FanOut[Any, Any], seconds: float = 0.0) -> None:
+        nonlocal now
+        given.append(seconds)
+        now += seconds  # it takes all that it is given
+        abandon(self, 0.0)
+
+    evaluator = Evaluator(always(1.0), None, 3)
+    score = partial(evaluator.score, Scripted(str), rows_of(count=1), on_results=stuck)
+    threads = [threading.Thread(target=score) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert delivering.acquire(timeout=TIMEOUT)
+    monkeypatch.setattr(FanOut, "abandon", abandoned)
+    monkeypatch.setattr(evaluation, "time", SimpleNamespace(monotonic=lambda: now))
+    evaluator.close(wait=False)
+    assert [second > 0 for second in given] == [True, False, False]
+    go_on.set()
+    for thread in threads:
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
 
 
 def test_a_closed_evaluator_scores_nothing_more() -> None:

@@ -24,23 +24,33 @@ def test_every_observer_gets_every_event_in_order() -> None:
     assert second == [charged(2)]
 
 
-def test_an_observer_that_raises_is_logged_once_and_detached(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_observer_that_fails_is_logged_once_for_each_kind_and_gets_every_further_event(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     seen: list[Event] = []
     calls: list[Event] = []
+    failures: list[Exception | None] = [OSError("no space left"), OSError("still none"), ValueError("closed"), None]
 
-    def broken(event: Event) -> None:
+    def unsteady(event: Event) -> None:
         calls.append(event)
-        raise OSError("the terminal is gone")
+        if (failure := failures.pop(0)) is not None:
+            raise failure
 
-    emitter = Emitter([broken, seen.append])
+    emitter = Emitter([unsteady, seen.append])
+    events = [charged(number) for number in range(len(failures))]
     with caplog.at_level(logging.WARNING):
-        emitter.emit(charged(1))
-        emitter.emit(charged(2))
-    assert calls == [charged(1)]
-    assert seen == [charged(1), charged(2)]
-    ours = [record for record in caplog.records if record.name == "rlmoptimizer.events"]
-    assert [record.levelname for record in ours] == ["WARNING"]
-    assert "the terminal is gone" in caplog.text
+        for event in events:
+            emitter.emit(event)
+        told = [record.getMessage() for record in caplog.records if record.name == "rlmoptimizer.events"]
+        emitter.close()
+        emitter.close()
+    assert calls == seen == events
+    assert len(told) == 2
+    assert "no space left" in told[0]
+    assert "closed" in told[1]
+    *_, total = [record.getMessage() for record in caplog.records if record.name == "rlmoptimizer.events"]
+    assert caplog.text.count("events in all") == 1
+    assert total.startswith("Observers failed on 3 events in all: OSError of ")
 
 
 def test_an_interrupt_in_an_observer_goes_through() -> None:

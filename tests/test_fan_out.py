@@ -216,6 +216,27 @@ def test_nothing_is_delivered_once_everything_was_abandoned(kind: str) -> None:
     assert outcomes == []
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_abandoned_delivery_that_hangs_is_not_waited_for(kind: str) -> None:
+    delivering, go_on = threading.Event(), threading.Event()
+
+    def deliver(batch: list[tuple[int, Any]]) -> None:
+        delivering.set()
+        assert go_on.wait(TIMEOUT)
+
+    with a_pool(kind, 2) as pool:
+        fan_out = over(kind, pool, lambda item: item, [1, 2], deliver)
+        fan_out.start()
+        waiting = threading.Thread(target=fan_out.wait)
+        waiting.start()
+        assert delivering.wait(TIMEOUT)
+        assert not fan_out.wait(0.0)
+        fan_out.abandon(0.0)
+        go_on.set()
+        waiting.join(TIMEOUT)
+        assert not waiting.is_alive()
+
+
 def test_fan_outs_on_one_pool_take_turns() -> None:
     order: list[str] = []
     first_is_inside, go_on = threading.Event(), threading.Event()

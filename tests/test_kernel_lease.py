@@ -109,6 +109,35 @@ def test_a_start_that_fails_is_told_at_once_and_raised_when_the_interpreter_is_w
     lease.close()
 
 
+def test_a_start_that_hangs_is_given_up_and_ended_when_it_has_come_to_its_end(
+    watched: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    starting, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    class Hangs(watched):
+        def start(self) -> None:
+            starting.set()
+            assert go_on.wait(100)
+            super().start()
+
+        def shutdown(self) -> None:
+            super().shutdown()
+            ended.set()
+
+    lease = KernelLease(Hangs, lambda fields: None, start_seconds=0.01, join_seconds=0.01)
+    lease.start(nothing)
+    assert starting.wait(100)
+    with pytest.raises(InvalidSetup, match=r"has not started within 0\.01 s"):
+        lease.wait_started()
+    lease.close()
+    assert "is still being started" in caplog.text
+    (interpreter,) = watched.made
+    assert interpreter.log == []
+    go_on.set()
+    assert ended.wait(100)
+    assert interpreter.log == ["start", "shutdown"]
+
+
 def test_a_factory_that_makes_no_interpreter_is_refused() -> None:
     lease = KernelLease(dict, lambda fields: None)  # type: ignore[arg-type]
     lease.start(nothing)
