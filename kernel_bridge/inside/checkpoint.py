@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import hashlib
 import importlib
 import json
@@ -28,13 +29,14 @@ from typing import Any, cast
 
 from kernel_bridge.inside.namespace import Pickling, TooLarge
 from kernel_bridge.inside.salvage import salvage
-from kernel_bridge.inside.time_limit import OutOfTime, time_limit
+from kernel_bridge.inside.time_limit import OutOfTime, call_within
+from kernel_bridge.inside.tracebacks import in_brief
 
 __all__ = ["Checkpoint"]
 
 _PYTHON = f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
 _HOPELESS = 3  # times the limit: pickling that goes on for so long cannot be ended but with the process
-_LONGEST_REASON = 300  # characters
+_REASON_SECONDS = 0.2  # that an exception may take to give its text
 
 
 class Checkpoint:
@@ -89,8 +91,7 @@ class Checkpoint:
         names = kept = {name: value for name, value in names.items() if name not in modules}
         data = b""
         try:
-            with time_limit(self._limit_seconds / 2):
-                data = self._dump(kept)
+            data = call_within(self._limit_seconds / 2, lambda: self._dump(kept))
         except BaseException:  # noqa: BLE001 - pickling runs the agent's own code
             data = b""  # one name is at fault, or some are: the others are kept without it
         if not data:
@@ -126,7 +127,7 @@ class Checkpoint:
         except FileNotFoundError:
             return [], {}
         except (OSError, ValueError, RecursionError) as error:
-            return [], {"(all names)": f"the checkpoint cannot be read: {error}"[:_LONGEST_REASON]}
+            return [], {"(all names)": f"the checkpoint cannot be read: {in_brief(error, _REASON_SECONDS)}"}
         lost: dict[str, str] = dict(head["lost"])
         if older:
             lost["(what changed since an earlier cell)"] = "the checkpoint after the last cell was never finished"
@@ -137,30 +138,28 @@ class Checkpoint:
         modules = self._import(head["modules"], lost)
         restored: dict[str, Any] = {}
         try:
-            with time_limit(self._limit_seconds):
-                restored = pickle.loads(data)
+            restored = call_within(self._limit_seconds, lambda: pickle.loads(data))
         except BaseException as error:  # noqa: BLE001 - unpickling runs the agent's own code
-            reason = f"restoring it raised {type(error).__name__}: {error}"[:_LONGEST_REASON]
             try:
-                with time_limit(self._limit_seconds / 4, only_in_cells=True):
-                    restored, broken = salvage(data, self._namespace)
+                restored, broken = salvage(data, self._namespace, self._limit_seconds / 2)
                 lost.update(broken)
-            except BaseException:  # noqa: BLE001 - the same code, or no pickle at all
+            except BaseException:  # noqa: BLE001 - no pickle at all, or no memory
+                reason = f"restoring it raised {in_brief(error, _REASON_SECONDS)}"
                 return sorted(modules), {**lost, **dict.fromkeys(head["names"], reason)}
         self._namespace.update(restored)
         return sorted([*restored, *modules]), lost
 
     def _import(self, modules: Mapping[str, str], lost: dict[str, str]) -> list[str]:
-        found: list[str] = []
+        imported: list[str] = []
         for name, module in modules.items():
             try:
-                with time_limit(self._limit_seconds):
-                    self._namespace[name] = importlib.import_module(module)
+                found = call_within(self._limit_seconds, functools.partial(importlib.import_module, module))
             except BaseException as error:  # noqa: BLE001 - a module runs code when it is imported
-                lost[name] = f"importing {module} raised {type(error).__name__}: {error}"[:_LONGEST_REASON]
+                lost[name] = f"importing {module} raised {in_brief(error, _REASON_SECONDS)}"
             else:
-                found.append(name)
-        return found
+                self._namespace[name] = found
+                imported.append(name)
+        return imported
 
     def _sieve(self, names: Mapping[str, Any], started: float) -> tuple[dict[str, Any], dict[str, str]]:
         """Try each name alone, smallest guess first, until the bytes or the seconds are used up."""
@@ -173,14 +172,14 @@ class Checkpoint:
                 lost[name] = f"the checkpoint's {self._limit_seconds:g} s were used up"
                 continue
             try:
-                with time_limit(seconds / 2):  # so that the slow ones leave something for the others
-                    size = len(self._dump({name: value}))
+                # Half of what is left, so that the slow ones leave something for the others.
+                size = len(call_within(seconds / 2, functools.partial(self._dump, {name: value})))
             except TooLarge:
                 lost[name] = f"larger than the checkpoint's {self._limit_bytes} bytes"
             except OutOfTime:
                 lost[name] = f"pickling it took longer than the checkpoint's {self._limit_seconds:g} s"
             except BaseException as error:  # noqa: BLE001 - pickling runs the agent's own code
-                lost[name] = _reason(error)
+                lost[name] = in_brief(error, _REASON_SECONDS)
             else:
                 if size > room:
                     lost[name] = f"no room left in the checkpoint's {self._limit_bytes} bytes"
@@ -191,8 +190,7 @@ class Checkpoint:
 
     def _dump_kept(self, kept: dict[str, Any], lost: dict[str, str]) -> bytes:
         try:
-            with time_limit(self._limit_seconds):
-                return self._dump(kept)
+            return call_within(self._limit_seconds, lambda: self._dump(kept))
         except BaseException as error:  # noqa: BLE001 - each went alone, but not all together
             lost.update(dict.fromkeys(kept, f"pickling all names together failed: {type(error).__name__}"))
             kept.clear()
@@ -233,10 +231,3 @@ _HEAD = {"python": str, "names": list, "lost": dict, "sources": dict, "modules":
 def _guess_size(value: Any) -> int:
     # Only of what cannot run the agent's own code when it is asked.
     return sys.getsizeof(value, 0) if type(value).__module__ in ("builtins", "numpy") else 0
-
-
-def _reason(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
-    except Exception:  # noqa: BLE001 - the agent's own __str__
-        return type(error).__name__

@@ -10,6 +10,7 @@ import functools
 import io
 import linecache
 import pickle
+import sys
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -61,6 +62,8 @@ class Pickling:
     def dump(self, names: dict[str, Any], limit_bytes: int) -> tuple[bytes, dict[str, str]]:
         """The pickle of some names, and the sources of the cells that define what is in it, by their file names.
 
+        Sources are only for tracebacks: beyond two million characters they are left out.
+
         Raises:
             TooLarge: it would be larger than the limit.
             BaseException: whatever the agent's objects raise when they are pickled.
@@ -73,18 +76,27 @@ class Pickling:
         return bytes(buffer.data), _sources_of(_cells_used)
 
 
-_cells_used: set[str] = set()  # the file names of cells whose functions the running dump met
+_cells_used: set[str] = set()  # the file names of all code that the running dump met
 
 
 def _sources_of(cells: set[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     room = _LONGEST_SOURCES
     for cell in sorted(cells):
-        source = "".join(linecache.getlines(cell))
+        source = _source_of(cell)
         if source and len(source) <= room:
             room -= len(source)
             found[cell] = source
     return found
+
+
+def _source_of(name: str) -> str:
+    """The text that tracebacks show for a file name, when no file holds it."""
+    try:
+        _, changed, lines, _ = cast("Any", linecache.cache[name])
+        return "".join(lines) if changed is None else ""
+    except Exception:  # noqa: BLE001 - it was never shown, or the agent's code put something else there
+        return ""
 
 
 def _make_pickler(namespace: dict[str, Any]) -> type[pickle.Pickler]:
@@ -104,10 +116,12 @@ def _make_pickler(namespace: dict[str, Any]) -> type[pickle.Pickler]:
             kind = cast("type[Any]", type(obj))
             if kind is types.FunctionType:
                 if obj.__globals__ is namespace:
-                    _cells_used.add(obj.__code__.co_filename)
                     return _reduce_function(obj, self.closures)
                 if obj.__module__ == HOST_TOOLS:
                     return _find_tool, (obj.__name__,)
+            elif kind is types.CodeType:
+                _cells_used.add(obj.co_filename)
+                return _make_code, ({name: getattr(obj, name) for name in _CODE_FIELDS},)
             elif kind is _Closed:
                 return _make_cell, ()
             elif kind is _LRU_CACHE and obj.__wrapped__.__module__ == "__main__":
@@ -115,6 +129,19 @@ def _make_pickler(namespace: dict[str, Any]) -> type[pickle.Pickler]:
             return cast("Any", super()).reducer_override(obj)
 
     return NamespacePickler
+
+
+# All that `CodeType.replace` takes here. The file name is that of a cell, and by it tracebacks find their lines.
+_CODE_FIELDS = [
+    *("co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_nlocals", "co_stacksize", "co_flags", "co_code"),
+    *("co_consts", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_filename", "co_name"),
+    *("co_firstlineno", "co_linetable"),
+    *(("co_qualname", "co_exceptiontable") if sys.version_info >= (3, 11) else ()),
+]
+
+
+def _make_code(fields: dict[str, Any]) -> types.CodeType:
+    return _make_code.__code__.replace(**fields)
 
 
 HOST_TOOLS = "host_tools"

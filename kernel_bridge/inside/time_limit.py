@@ -1,59 +1,61 @@
-"""A limit on the time of a block, for code of the agent's that may swallow it. Knows nothing of what the block does."""
+"""A limit on the time of one call of code that may swallow it. Knows nothing of what is called."""
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 import time
 import types
-from collections.abc import Generator
+from collections.abc import Callable
+from typing import TypeVar
 
-from kernel_bridge.inside.tracebacks import CELL_PREFIX
-
-__all__ = ["OutOfTime", "time_limit"]
+__all__ = ["OutOfTime", "call_within"]
 
 _AGAIN_SECONDS = 0.2  # an object that swallows the end of its time is told again, so often
+_Result = TypeVar("_Result")
 
 
 class OutOfTime(BaseException):
     """Time is over. Not an Exception, so that `except Exception` lets it through."""
 
 
-@contextlib.contextmanager
-def time_limit(seconds: float, *, only_in_cells: bool = False) -> Generator[None]:
-    """Raise OutOfTime in the block after some seconds, where the platform has timers and this is the main thread.
+def call_within(seconds: float, action: Callable[[], _Result]) -> _Result:
+    """What the action gives, where the platform has timers and this is the main thread within some seconds.
 
-    Code that swallows it is told again. The agent's own timer goes on afterwards.
+    Code that swallows the end of its time is told again. The agent's own timer goes on afterwards.
 
-    Args:
-        only_in_cells: raise it only where code of the agent's cells runs, each time that so many seconds have passed.
+    Raises:
+        OutOfTime: it took longer.
+        BaseException: whatever the action raises.
     """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    armed = True
+        return action()
 
     def stop(signum: int, frame: types.FrameType | None) -> None:
-        if armed and (not only_in_cells or _in_a_cell(frame)):
+        if _is_acting(frame):
             raise OutOfTime(f"it took longer than {seconds:g} s")
 
     started = time.monotonic()
     before = signal.signal(signal.SIGALRM, stop)
-    left, every = signal.setitimer(signal.ITIMER_REAL, seconds, seconds if only_in_cells else _AGAIN_SECONDS)
+    left, every = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_SECONDS)
     try:
-        yield
+        return _act(action)
     finally:
-        armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)
         if left:
             signal.setitimer(signal.ITIMER_REAL, max(0.001, left - (time.monotonic() - started)), every)
 
 
-def _in_a_cell(frame: types.FrameType | None) -> bool:
+def _act(action: Callable[[], _Result]) -> _Result:
+    # A function of its own: while its frame is on the stack, the time of the action may end; before and after, nothing
+    # of what puts the timer back can be broken off.
+    return action()
+
+
+def _is_acting(frame: types.FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_code.co_filename.startswith(CELL_PREFIX):
+        if frame.f_code is _act.__code__:
             return True
         frame = frame.f_back
     return False

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from types import TracebackType
 
 from kernel_bridge.inside.output import sendable
+from kernel_bridge.inside.time_limit import call_within
 
-__all__ = ["CELL_PREFIX", "clip", "describe_failure", "name_cell"]
+__all__ = ["CELL_PREFIX", "clip", "describe_failure", "in_brief", "name_cell"]
 
 CELL_PREFIX = "<cell "
 _LONGEST_NAME = 200  # characters
 _LONGEST_MESSAGE = 100_000
+_LONGEST_BRIEF = 300
 _LONGEST_TRACEBACK = 100_000
 _MOST_FRAMES = 2_000  # of one exception; the first and the last are kept
 _MOST_CAUSES = 50
@@ -39,7 +41,7 @@ def describe_failure(
 
     Whatever the agent's exception does when it is asked for its text, this returns.
     """
-    name = sendable(str(type.__dict__["__name__"].__get__(kind)))[:_LONGEST_NAME]
+    name = _name_of(kind)
     try:
         message = clip(sendable(str.__str__(text_of(error))), _LONGEST_MESSAGE)
     except BaseException:  # noqa: BLE001 - the agent's own __str__, and an interrupt if that never ends
@@ -51,6 +53,23 @@ def describe_failure(
     except BaseException as broken:  # noqa: BLE001 - a cause's __str__, or a chain that is too long or too deep
         text = f"{name}: {message}\n(its traceback cannot be made: {type(broken).__name__})"
     return name, message, text
+
+
+def in_brief(error: BaseException, seconds: float) -> str:
+    """An exception's class name and message on one line of at most 300 characters, whatever its `__str__` does.
+
+    Args:
+        seconds: that its `__str__` may take.
+    """
+    try:
+        message = call_within(seconds, lambda: str.__str__(str(error)))
+    except BaseException:  # noqa: BLE001 - the agent's own __str__
+        message = "<exception str() failed>"
+    return sendable(f"{_name_of(type(error))}: {message[:_LONGEST_BRIEF]}")[:_LONGEST_BRIEF]
+
+
+def _name_of(kind: type[BaseException]) -> str:
+    return sendable(str(type.__dict__["__name__"].__get__(kind)))[:_LONGEST_NAME]
 
 
 def _format(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> str:

@@ -123,6 +123,78 @@ def test_a_namespace_is_restored_faithfully_and_each_loss_is_named(fresh: Kernel
     assert_it_works(fresh)
 
 
+KINDS = """
+import contextlib, dataclasses, enum, functools
+def plain(): return 1 / 0  # plain
+def outer():
+    def inner(): return 1 / 0  # nested
+    return inner
+def closing(zero):
+    return lambda: 1 / zero  # closure
+def generating(): yield 1 / 0  # generator
+async def awaiting(): return 1 / 0  # coroutine
+def decorate(function):
+    @functools.wraps(function)
+    def wrapper(*args): return function(*args)  # wrapper
+    return wrapper
+@decorate
+def decorated(): return 1 / 0  # decorated
+@functools.lru_cache
+def cached(): return 1 / 0  # cached
+@contextlib.contextmanager
+def managing(): yield 1 / 0  # manager
+class Base:
+    def method(self): return 1 / 0  # method
+class Child(Base):
+    def method(self): return super().method()  # overriding
+    @property
+    def prop(self): return 1 / 0  # property
+    @classmethod
+    def build(cls): return 1 / 0  # classmethod
+    @staticmethod
+    def still(): return 1 / 0  # staticmethod
+@dataclasses.dataclass
+class Data:
+    zero: int = 0
+    def __post_init__(self): 1 / self.zero  # dataclass
+class Meta(type):
+    def __call__(cls): return 1 / 0  # metaclass
+class Made(metaclass=Meta): pass
+class Colour(enum.Enum):
+    RED = 1
+    def mix(self): return 1 / 0  # enum
+def in_a_list(): return [[1 / 0 for _ in "1"] for _ in "1"]  # comprehension
+def by_default(call=lambda: 1 / 0): return call()  # default
+kinds = {
+    "plain": plain, "nested": outer(), "closure": closing(0), "generator": lambda: next(generating()),
+    "coroutine": lambda: awaiting().send(None), "wrapper": decorated,
+    "decorated": decorated, "cached": cached, "manager": lambda: managing().__enter__(), "method": Base().method,
+    "overriding": Child().method, "property": lambda: Child().prop, "classmethod": Child.build,
+    "staticmethod": Child.still, "dataclass": Data, "metaclass": Made, "enum": Colour.RED.mix,
+    "comprehension": in_a_list, "default": by_default, "partial": functools.partial(plain),
+}
+own_globals = {}
+exec(compile("def elsewhere(): return 1 / 0", plain.__code__.co_filename, "exec"), own_globals)
+kinds["own globals"] = own_globals.pop("elsewhere")
+"""
+
+
+def test_restored_functions_of_every_kind_have_their_lines_in_tracebacks() -> None:
+    with KernelSession({"add": add}, confinement="off") as session:
+        assert session.run(KINDS).failure is None
+        kinds = session.run("print(*kinds, sep=',')").text.strip().split(",")
+        for _ in range(2):  # what was restored is kept again
+            died = session.run("import os; os._exit(1)").death
+            assert died is not None
+            assert "kinds" in died.restored
+            for kind in kinds:
+                failure = session.run(f"kinds[{kind!r}]()").failure
+                assert failure is not None
+                assert failure.name == "ZeroDivisionError"
+                line = {"partial": "# plain", "own globals": "# plain"}.get(kind, f"# {kind}")
+                assert ("in elsewhere" if kind == "own globals" else line) in failure.traceback
+
+
 MADE_ONCE: list[str] = []
 
 
@@ -164,6 +236,57 @@ def test_one_object_that_cannot_be_kept_costs_only_itself(
         for name, reason in {**lost, "g": "cannot pickle"}.items():
             assert reason in death.lost[name]
         assert not set(death.lost) & set(death.restored)
+        assert_it_works(session)
+
+
+ENDLESS = """
+import cloudpickle, time
+class Plain:
+    def __init__(self): self.a = 1
+class InACell(Plain):
+    def __setstate__(self, state):
+        while True: pass
+exec("class InNoCell(Plain):\\n    def __setstate__(self, state):\\n        while True: pass")
+class Swallowing(Plain):
+    def __setstate__(self, state):
+        for _ in range(3):
+            try:
+                while True: pass
+            except BaseException: pass
+        while True: pass
+class WithoutCode:
+    def __reduce__(self): return time.sleep, (1e6,)
+class Key(Plain):
+    def __hash__(self):
+        while not hasattr(self, "a"): pass
+        return 1
+class Endless(Exception):
+    def __str__(self):
+        while True: pass
+def fail(): raise Endless
+class Failing:
+    def __reduce__(self): return fail, ()
+class Setter(Plain):
+    def __reduce__(self): return Plain, (), 1, None, None, lambda made, state: time.sleep(1e6)
+key = Key()
+key.a = {key: 1}
+bad = [InACell(), InNoCell(), Swallowing(), WithoutCode(), Failing(), Setter()]
+bad0, bad1, bad2, bad3, bad4, bad5 = bad
+bad6 = key.a
+shared, kept = [1], 41
+same = [shared]
+"""
+
+
+def test_objects_that_never_end_while_they_are_restored_cost_only_themselves() -> None:
+    with KernelSession({"add": add}, confinement="off", limits=Limits(checkpoint_seconds=2)) as session:
+        assert session.run(ENDLESS).failure is None
+        death = session.run("import os; os._exit(9)").death
+        assert death is not None
+        assert death.reason == "it exited with status 9"
+        assert set(death.lost) == {"key", "bad", *(f"bad{number}" for number in range(7))}
+        assert all(reason.startswith("restoring it raised ") for reason in death.lost.values())
+        assert session.run("same[0] is shared").text == "True\n"
         assert_it_works(session)
 
 

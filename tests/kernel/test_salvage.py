@@ -1,0 +1,173 @@
+"""Salvage of a pickle: it gives what pickle itself gives, and where that gives nothing, all but what is at fault."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import decimal
+import functools
+import pickle
+import re
+from typing import Any
+
+import numpy
+import pytest
+
+from kernel_bridge.inside.salvage import salvage
+
+
+class Plain:
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+
+
+class Slotted(Plain):
+    __slots__ = ("extra",)
+
+    def __init__(self) -> None:
+        super().__init__([1])
+        self.extra = "slot"
+
+
+class WithKeywords:
+    def __new__(cls, *, size: int) -> WithKeywords:
+        made = super().__new__(cls)
+        made.size = size
+        return made
+
+    size: int
+
+    def __getnewargs_ex__(self) -> tuple[Any, ...]:
+        return (), {"size": self.size}
+
+
+class Listed(list[Any]):
+    pass
+
+
+class Mapped(dict[Any, Any]):
+    pass
+
+
+class WithSetter:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WithSetter, (), {"set": [1]}, None, None, set_fields
+
+
+def set_fields(made: Any, fields: dict[str, Any]) -> None:
+    vars(made).update(fields)
+
+
+class Growing:
+    """Takes one item after the other."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+
+    def append(self, item: Any) -> None:
+        self.items.append(item)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Growing, (), None, iter(self.items)
+
+
+def everything() -> dict[str, Any]:
+    loop: list[Any] = []
+    loop.append(loop)
+    ring = Plain()
+    ring.value = (ring, {"ring": ring})
+    growing = Growing()
+    growing.items += range(3)
+    shared = ["shared"]
+    mapped = Mapped({n: n for n in range(5)})
+    mapped["self"] = mapped
+    return {
+        "atoms": [None, True, 1, 2**200, 1.5, "text", b"bytes", bytearray(b"more"), ...],
+        "containers": [(), (1,), (1, 2, 3, 4), {1: 2}, {1, 2}, frozenset({3})],
+        "long": [list(range(5000)), dict.fromkeys(range(5000), shared), set(range(5000)), b"x" * 200_000, "y" * 99_999],
+        "loops": [loop, ring],
+        "objects": [Plain(shared), Slotted(), WithKeywords(size=3), WithSetter(), growing, Listed([1, shared]), mapped],
+        "library": [collections.deque([1]), collections.defaultdict(list, a=[1]), collections.OrderedDict(b=1),
+                    collections.Counter("aab"), datetime.datetime(2020, 1, 1), decimal.Decimal("1.5"),
+                    re.compile("a+"), functools.partial(set_fields, 1), ValueError("said"), range(3), 1j,
+                    numpy.arange(6).reshape(2, 3), numpy.array([shared, None], dtype=object)],
+        "shared": shared,
+    }  # fmt: skip
+
+
+def test_what_can_be_loaded_is_what_pickle_itself_loads() -> None:
+    data = pickle.dumps(everything(), pickle.HIGHEST_PROTOCOL)
+    loaded, lost = salvage(data, {}, 60)
+    assert lost == {}
+    # Pickled again, what is equal and equally shared has equal bytes.
+    assert pickle.dumps(loaded) == pickle.dumps(pickle.loads(data))
+    assert loaded["shared"] is loaded["objects"][0].value is loaded["long"][1][7]
+
+
+class Unmakeable:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("no number",)
+
+
+class Unfillable(Plain):
+    def __setstate__(self, state: Any) -> None:
+        raise KeyError("no state")
+
+
+class Unhashable(Plain):
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+
+class Unsettable:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Plain, (), 1, None, None, refuse
+
+
+def refuse(made: Any, state: Any) -> None:
+    raise TypeError("no state")
+
+
+class Unreadable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+def fail() -> None:
+    raise Unreadable
+
+
+class Failing:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return fail, ()
+
+
+class Disguised(Plain):
+    armed = False
+
+    @property
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self.armed:
+            raise SystemExit
+        return Disguised
+
+
+def test_each_name_that_holds_what_cannot_be_loaded_is_lost_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    early = Unhashable(1)
+    vars(early)["me"] = {early}  # to be hashed before it is whole
+    bad = [Unmakeable(), Unfillable(1), Unsettable(), Failing(), early, {1: Unmakeable()}]
+    shared = [1]
+    names = {f"bad{number}": value for number, value in enumerate(bad)}
+    names |= {"all bad": tuple(bad), "shared": shared, "whole": Plain(shared), "disguised": Disguised(1)}
+    data = pickle.dumps(names)
+    monkeypatch.setattr(Disguised, "armed", True)
+    loaded, lost = salvage(data, {}, 60)
+    assert set(loaded) == {"shared", "whole", "disguised"}
+    assert loaded["whole"].value is loaded["shared"]
+    number = "ValueError: invalid literal for int() with base 10: 'no number'"
+    reasons = [number, "KeyError: 'no state'", "TypeError: no state", "Unreadable: <exception str() failed>",
+               "AttributeError: 'Unhashable' object has no attribute 'value'", number]  # fmt: skip
+    assert {name: lost.pop(name).removeprefix("restoring it raised ") for name in tuple(lost) if name != "all bad"} == {
+        f"bad{number}": reason for number, reason in enumerate(reasons)
+    }
+    assert set(lost) == {"all bad"}
