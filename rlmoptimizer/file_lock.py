@@ -1,15 +1,21 @@
-"""A lock that one process at a time holds on a file, and that ends with it, however it ends. Knows no stores."""
+"""A lock that one process at a time holds on a file, and that ends with it, however it ends. Knows no stores.
+
+The file may lie in a directory that others may write to. So what lies under its name is neither followed nor changed
+before it is known for a lock of ours: a link there would lead to any file of this user.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
+import stat
 import weakref
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["FileLock", "Held"]
+__all__ = ["FileLock", "Held", "check_own"]
 
 
 class Held(Exception):
@@ -24,14 +30,14 @@ class FileLock:
     """Holds the lock from its making to `release`. The file is there only as long as the lock is, or was when killed.
 
     Raises `Held` at once when somebody else has it, also another thread of this process, and OSError when the file
-    cannot be made.
+    cannot be made, or something else lies in its place.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd = _acquire(path)
         with contextlib.suppress(OSError):  # a full disk: the lock holds without the name of its holder
-            os.truncate(path, 0)
+            os.ftruncate(self._fd, 0)
             os.write(self._fd, str(os.getpid()).encode())
         if hasattr(os, "register_at_fork"):
             # A child of a fork has the lock too, and would keep it when this process is killed.
@@ -64,18 +70,52 @@ def _forget(lock: weakref.ref[FileLock]) -> None:
 
 def _acquire(path: Path) -> int:
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        fd = _open(path)
         try:
             if not _try_lock(fd):
                 raise Held(_holder(fd))
             # Its last holder may have removed the file between our opening and our locking it.
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.stat(path)):
+                if os.path.samestat(os.fstat(fd), os.lstat(path)):
                     return fd
         except BaseException:
             os.close(fd)
             raise
         os.close(fd)
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT
+    for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"):
+        flags |= getattr(os, name, 0)
+    try:
+        fd = os.open(path, flags, 0o644)
+    except OSError as error:
+        if path.is_symlink():
+            raise OSError(error.errno, "it is a symbolic link, which is not followed; remove it", str(path)) from error
+        raise
+    try:
+        check_own(os.fstat(fd), path)
+        if hasattr(os, "fchmod"):  # the mask for new files may keep its own owner out
+            os.fchmod(fd, 0o644)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def check_own(found: os.stat_result, path: Path) -> None:
+    """See that what lies at a path is a plain file without other names, of this user or of the directory's owner.
+
+    Raises OSError that says what it is.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EPERM, "it is no plain file; remove it", str(path))
+    if found.st_nlink > 1:
+        raise OSError(errno.EPERM, "it has another name, under which it may be any file of yours; remove it", str(path))
+    if os.name == "posix" and found.st_uid not in (os.geteuid(), path.parent.stat().st_uid):
+        text = f"it belongs to another user (number {found.st_uid}); remove it, or use a directory of your own"
+        raise OSError(errno.EPERM, text, str(path))
 
 
 def _holder(fd: int) -> int | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .errors import InvalidSetup, StoreCorrupt, StoreInUse
-from .file_lock import FileLock, Held
+from .file_lock import FileLock, Held, check_own
 from .store_copy import copy_of, copy_of_files, needs_a_copy
 from .stored_json import decode
 
@@ -59,6 +59,7 @@ class StoreFile:
         try:
             if path.exists():
                 raise InvalidSetup(f"{path} exists already; pass another place for the run store")
+            _remove_strays(path)
             with _translated(path):
                 _make(path)
                 return cls(path, _connect(path, "rw"), lock)
@@ -73,9 +74,11 @@ class StoreFile:
         Raises `InvalidSetup` when there is none, `StoreInUse` while another process (or another part of this one)
         writes to it, and `StoreCorrupt`.
         """
+        _check_link(path)
         path = _found(path)
         lock = _locked(path)
         try:
+            _check_beside(path)
             with _translated(path):
                 _check_identity(path)
                 _check_whole(path)
@@ -214,6 +217,40 @@ def _locked(path: Path) -> FileLock:
         raise InvalidSetup(f"no run store can be kept at {path}: {error}") from error
 
 
+_BESIDE: Final = ("-wal", "-shm", "-journal")  # the files that SQLite keeps beside a database, and takes as its own
+
+
+def _remove_strays(path: Path) -> None:
+    """Remove what lies beside a store that is not there: SQLite would take it for a part of the new one."""
+    for suffix in _BESIDE:
+        stray = path.with_name(path.name + suffix)
+        try:
+            stray.unlink(missing_ok=True)
+        except OSError as error:
+            raise InvalidSetup(f"no run store can be made at {path}: {stray} is in its way ({error})") from error
+
+
+def _check_beside(path: Path) -> None:
+    """See that what SQLite keeps beside the store is no link and nobody else's: it would be read and written."""
+    for suffix in _BESIDE:
+        beside = path.with_name(path.name + suffix)
+        try:
+            check_own(beside.lstat(), beside)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InvalidSetup(f"the run store at {path} cannot be opened: {error}") from error
+
+
+def _check_link(path: Path) -> None:
+    """See that a link to a store is this user's, or the directory's owner's: others may have put one there."""
+    if os.name != "posix" or not path.is_symlink():
+        return
+    owner = path.lstat().st_uid
+    if owner not in (os.geteuid(), path.parent.stat().st_uid):
+        raise InvalidSetup(f"{path} is a link that another user (number {owner}) has made; it is not followed")
+
+
 def _connect(path: Path, mode: str, options: str = "") -> sqlite3.Connection:
     address = f"{path.absolute().as_uri()}?mode={mode}{options}"
     database = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None, timeout=BUSY_SECONDS)
@@ -225,10 +262,15 @@ def _connect(path: Path, mode: str, options: str = "") -> sqlite3.Connection:
 def _make(path: Path) -> None:
     """Make the file under another name first, so that nobody ever sees half a store."""
     new = path.with_name(path.name + ".new")
-    for left in (new, new.with_name(new.name + "-journal")):
-        left.unlink(missing_ok=True)
+    new.unlink(missing_ok=True)
+    _remove_strays(new)
     # It holds the examples, the validation set's too: for its owner only, and SQLite makes the files beside it alike.
-    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    made = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        if hasattr(os, "fchmod"):  # the mask for new files may keep its own owner out
+            os.fchmod(made, 0o600)
+    finally:
+        os.close(made)
     database = _connect(new, "rw")
     try:
         marks = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {VERSION};"

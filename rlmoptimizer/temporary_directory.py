@@ -30,10 +30,15 @@ def temporary_directory() -> Generator[Path]:
     Raises OSError when none can be made.
     """
     _sweep()
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
-        directory = Path(name)
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    owner = os.getpid()
+    try:
+        directory.chmod(0o700)  # the mask for new files may keep its own owner out
         with FileLock(directory / _LOCK):
             yield directory
+    finally:
+        if os.getpid() == owner:  # a child of a fork leaves by here too, when it raises
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _sweep() -> None:
