@@ -81,7 +81,7 @@ def test_a_new_store_touches_nothing_that_lies_beside_it(
     path = tmp_path / "runs-0001.sqlite"
     plant(path.with_name(path.name + suffix), victim)
     if suffix == ".lock":
-        with pytest.raises(InvalidSetup, match="no run store can be kept at .* remove it"):
+        with pytest.raises(InvalidSetup, match=r"no run store can be kept at .* remove it"):
             RunStore.create(path)
     else:
         with RunStore.create(path) as store:
@@ -111,7 +111,7 @@ def test_a_link_to_a_store_is_followed_only_if_it_is_ones_own(tmp_path: Path) ->
     link.symlink_to(tmp_path / "mine" / "runs-0001.sqlite")
     RunStore.open_in(tmp_path).close()
     os.lchown(link, 54321, 54321)
-    with pytest.raises(InvalidSetup, match="another user .* has made; it is not followed"):
+    with pytest.raises(InvalidSetup, match=r"another user .* has made; it is not followed"):
         RunStore.open_in(tmp_path)
 
 
