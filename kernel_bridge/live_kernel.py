@@ -17,6 +17,7 @@ from kernel_bridge.dispatch import ToolDispatcher
 from kernel_bridge.encoder import CellFrame, CellVariable
 from kernel_bridge.errors import ProtocolViolation, StartupFailed
 from kernel_bridge.exit_reason import ExitReason
+from kernel_bridge.inside.screen import Screen
 from kernel_bridge.launch import LaunchOptions
 from kernel_bridge.peer import Frame, Peer, PeerError, PeerGone, wait_for, wake_pair
 from kernel_bridge.process import KernelProcess
@@ -288,7 +289,8 @@ class LiveKernel:
         """What the cell under which the kernel died had printed, from the file the kernel kept it in."""
         limit = self._limits.output_bytes
         data = self.process.files.take_transcript(limit)
-        text = data.decode("utf-8", "replace")
+        screen = Screen()
+        text = screen.feed(data.decode("utf-8", "replace")) + screen.rest()
         if len(data) < limit // 2:
             return text
         return f"{text}\n... [what it printed after this was lost with it] ..."

@@ -311,7 +311,7 @@ class BridgeKernel(IPythonKernel):
         if isinstance(text, str):
             self._drain()
             self.result = sendable(text) if len(text) <= self.longest_result else None
-            self.transcript.add(text if text.endswith("\n") else text + "\n")
+            self.transcript.add_result(text if text.endswith("\n") else text + "\n")
 
     # -- what the agent's code may have done to this process ------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """What a cell prints: one bounded transcript for the host, and a live stream for consoles. No sockets of its own.
 
-Text goes three ways. Into memory, head and tail kept and the middle counted, for the reply of the cell. Into a
-file, at once, so that what was printed before a crash is still there for the host to read. And, only while a
-console listens, to iopub.
+Text goes three ways. Into memory, as a terminal would show it, head and tail kept and the middle counted, for the reply
+of the cell. Into a file, at once and as it came, so that what was printed before a crash is still there for the host to
+read. And, only while a console listens, to iopub.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from kernel_bridge.inside.interrupts import Interrupts
+from kernel_bridge.inside.screen import Screen
 
 _PIPE_READ = 65536
 _DRAIN_READS = 32  # a pipe holds at most 1 MiB; a process that goes on writing must not keep a cell from its end
@@ -37,6 +38,9 @@ class Transcript:
         if file_path is not None:
             self._file = os.open(file_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.active = False
+        self._screen = Screen()
+        self._unseen: deque[str] = deque()  # of the screen yet
+        self._showing = False
         self._reset()
 
     def _reset(self) -> None:
@@ -46,6 +50,7 @@ class Transcript:
         self._tail_size = 0
         self._omitted = 0
         self._on_file = 0
+        self._screen.rest()
 
     def begin(self) -> None:
         """Start a cell: what comes from now on is its text."""
@@ -60,21 +65,43 @@ class Transcript:
         """End the cell: its head, its tail, and how many characters between them were left out."""
         with self._lock:
             self.active = False
+            self._keep(self._screen.rest())
             return "".join(self._head), "".join(self._tail), self._omitted
 
     def add(self, text: str) -> None:
+        """What was printed: it may write over what was printed before."""
         text = sendable(text)
         with self._lock:
             if not self.active:
                 return
             self._mirror(text)
-            room = self._half - self._head_size
-            if room > 0:
-                kept, text = text[:room], text[room:]
-                self._head.append(kept)
-                self._head_size += len(kept)
-            if text:
-                self._add_to_tail(text)
+            self._unseen.append(text)
+            if self._showing:  # in a signal handler that came in the middle of what follows
+                return
+            self._showing = True
+            try:
+                while self._unseen:
+                    self._keep(self._screen.feed(self._unseen.popleft()))
+            finally:
+                self._showing = False
+
+    def add_result(self, text: str) -> None:
+        """A value's text, every character of which counts."""
+        text = sendable(text)
+        with self._lock:
+            if self.active:
+                self._mirror(text)
+                self._keep(self._screen.rest())
+                self._keep(text)
+
+    def _keep(self, text: str) -> None:
+        room = self._half - self._head_size
+        if room > 0:
+            kept, text = text[:room], text[room:]
+            self._head.append(kept)
+            self._head_size += len(kept)
+        if text:
+            self._add_to_tail(text)
 
     def _add_to_tail(self, text: str) -> None:
         if len(text) > self._half:

@@ -46,7 +46,7 @@ class BridgeDisplayPublisher(ZMQDisplayPublisher):
         kernel = self.shell.kernel
         text = data.get("text/plain") if isinstance(data, dict) else None
         if kernel.in_host_cell and isinstance(text, str):
-            kernel.transcript.add(text + "\n")
+            kernel.transcript.add_result(text + "\n")
         if kernel.iopub_socket.listened_to():
             super().publish(_sendable_data(data), *args, **kwargs)
 

@@ -24,6 +24,15 @@ _ = os.write(2, b"g\\n")
 """
 
 
+BAR = """
+import sys
+for step in range(401):
+    sys.stdout.write(f"\\rstep {step}/400")
+    sys.stdout.flush()
+_ = sys.stdout.write("\\rdone 400/400\\n")
+"""
+
+
 @pytest.mark.parametrize(
     ("code", "text"),
     [
@@ -41,6 +50,12 @@ _ = os.write(2, b"g\\n")
         ("import sys\nprint('out')\nprint('err', file=sys.stderr)\nprint('out again')", "out\nerr\nout again"),
         ("import sys\nsys.stdout.buffer.write(b'by\\xc3\\xa4tes') and None", "byätes"),
         ("print('tail', end='')", "tail"),
+        (BAR, "done 400/400"),
+        (BAR.replace("stdout", "stderr"), "done 400/400"),
+        (f"import subprocess, sys\n_ = subprocess.run([sys.executable, '-c', {BAR!r}])", "done 400/400"),
+        ("import tqdm\nfor _ in tqdm.tqdm(range(400), mininterval=0, leave=False): pass\nprint('done')", "done"),
+        ("print('one\\r\\ntwo\\r\\n', end='')", "one\ntwo"),
+        ("print('50%', end='\\r')\n'a value\\rwith a return'", "50%a value\rwith a return"),
         ("print('\\n\\nx\\n\\n')", "\n\nx"),
         ("print('\\x1b[31mred\\x1b[0m \\x1b]0;title\\x07plain')", "red plain"),
         ("display(3)\ndisplay('x')", "3\n'x'"),
@@ -205,3 +220,20 @@ def test_code_must_be_text(kernel: KernelInterpreter, code: Any) -> None:
     with pytest.raises(CodeInterpreterError, match="code must be a str"):
         kernel.execute(code)
     assert kernel.execute("1") == "1"
+
+
+def test_a_bar_takes_no_room_from_what_is_printed_around_it() -> None:
+    with KernelInterpreter(limits=Limits(output_bytes=2_000)) as kernel:
+        assert kernel.execute(f"print('before')\n{BAR * 20}\nprint('after')") == (
+            "before\n" + "done 400/400\n" * 20 + "after"
+        )
+        text = kernel.execute(f"print('x' * 1_500)\n{BAR}\nprint('y' * 1_500)\n{BAR}\nprint('after')")
+        assert text.startswith("x" * 1_000)
+        assert text.endswith("y\ndone 400/400\nafter")
+        assert "characters left out" in text
+
+
+def test_a_bar_under_which_the_kernel_dies_is_told_as_it_stood() -> None:
+    died = r"\Abefore\ndone 400/400\nbegun\nThe kernel died"
+    with KernelInterpreter() as kernel, pytest.raises(CodeExecutionError, match=died):
+        kernel.execute(f"print('before')\n{BAR}\nprint('begun', end='\\r')\nimport os; os._exit(1)")
