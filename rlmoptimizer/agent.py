@@ -68,6 +68,7 @@ class Meter(Protocol):
 
     def reserve(self, n: int = 1) -> None: ...
     def asking(self, n: int = 1) -> AbstractContextManager[None]: ...
+    def turn(self) -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
     def _prepare_execution_tools(self, budget: Any = None) -> dict[str, Callable[..., Any]]:
         tools = super()._prepare_execution_tools(cast("Any", Paid()))
-        return {**tools, **checked_llm_tools(tools["llm_query"], self._meter.reserve)}
+        return {**tools, **checked_llm_tools(tools["llm_query"], self._meter.reserve, self._meter.turn)}
 
     def _setup_facade(self, repl: Any, budget: Any, interpreter_factory: Any) -> str:
         return super()._setup_facade(repl, cast("Any", self._meter), interpreter_factory)
@@ -233,7 +234,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         submission = {SUBMISSION_FIELD: result[SUBMISSION_FIELD]} if ended else None
         self._saw_turn(iteration, entry, time.monotonic() - started, submission)
         if ended:
-            # What the agent's threads have left running in the tools ends here.
+            # What the agent's threads have left running in the tools ends here; a run on val comes to its end.
             self._bench.cancel()
         if self._lost is not None:
             return self._extract_fallback(variables, result, [SUBMISSION_FIELD])

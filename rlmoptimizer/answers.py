@@ -1,8 +1,7 @@
 """The dicts that the agent gets back from its tools. Knows how they look, not how they come about.
 
 The only place where scores are percentages, 0 to 100; only `examples[].score` stays a fraction, 0 to 1. Nothing of a
-run on `val` but its totals is put into an answer, and these only when it is whole: whoever cuts a run after each of its
-examples would else learn the verdict on every one.
+run on `val` but its totals is put into an answer.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from .lm_failures import LM_FAILURES
 from .money import dollars, usd_text
 from .run_store import RunRecord
 
-__all__ = ["cut_line", "empty_answer", "percent", "run_answer", "run_log", "run_totals", "status_answer"]
+__all__ = ["cut_line", "empty_answer", "kinds_text", "percent", "run_answer", "run_log", "run_totals", "status_answer"]
 
 
 def percent(score: float | None) -> float | None:
@@ -42,7 +41,7 @@ def run_answer(
     shown = results if record.split == "train" else ()
     rows, longest = fit([result.as_row() for result in shown])
     unanswered = {"unanswered_count": record.unanswered_count} if record.unanswered_count else {}
-    totals = _told_totals(record)
+    totals = run_totals(record)
     return {
         "score": totals["score"],
         "evaluated_count": totals["evaluated_count"],
@@ -86,15 +85,6 @@ def run_totals(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _told_totals(record: RunRecord) -> dict[str, Any]:
-    """The same as the agent may see them."""
-    return {**run_totals(record), "score": None, "passed_count": None} if _is_secret(record) else run_totals(record)
-
-
-def _is_secret(record: RunRecord) -> bool:
-    return record.split == "val" and record.evaluated_count + record.unanswered_count < record.planned_count
-
-
 def run_log(record: RunRecord) -> dict[str, Any]:
     """One entry of the result's `trial_logs`."""
     return {
@@ -121,7 +111,7 @@ def status_answer(
     usage: Mapping[Role, RoleUsage],
     costs: CostState,
 ) -> dict[str, Any]:
-    """What `optimization_status` returns. `runs` are those that ended, oldest first."""
+    """What `optimization_status` returns. `runs` are those that ended and may be told, oldest first."""
     baselines = {record.split: record.run_id for record in runs if record.baseline}
     return {
         "remaining_budget": budget.left,
@@ -142,23 +132,33 @@ def status_answer(
         "current_prompts": dict(current_prompts),
         "best_prompts": dict(current_prompts if best is None else best.prompts),
         "steps": list(current_prompts),
-        "runs": [_told_totals(record) for record in runs],
+        "runs": [run_totals(record) for record in runs],
     }
 
 
 def cut_line(record: RunRecord) -> str:
-    """What is said of a run that was cut, in the place of its answer."""
+    """What is said of a run that was under way when nobody waited for it any more, in the place of its answer."""
+    run = f"run {record.run_id} on {record.split}"
+    if record.split == "val" and record.state == "running":
+        return (
+            f"{run} goes on to its end: the same call of evaluate_program waits for it and has its answer, for nothing"
+        )
+    if record.split == "val" and record.state == "cancelled":
+        return f"{run} was cut; val is told whole or not at all: the same call of evaluate_program does the rest"
     rest = record.planned_count - record.evaluated_count
     if not rest:
-        return f"run {record.run_id} on {record.split} came to its end: run_data({record.run_id!r}) has it, for nothing"
+        return f"{run} came to its end: run_data({record.run_id!r}) has it, for nothing"
     ending = "is ending" if record.state == "running" else "ended"
-    kept = "" if record.split == "val" else f"run_data({record.run_id!r}) has what did, and "
-    again = "the same call of evaluate_program goes on with the rest"
     return (
-        f"run {record.run_id} on {record.split} was cut and {ending} after {record.evaluated_count} of "
-        f"{record.planned_count} examples; what did not run is not paid. {kept or 'Val is told whole or not at all: '}"
-        f"{again}"
+        f"{run} was cut and {ending} after {record.evaluated_count} of {record.planned_count} examples; "
+        f"what did not run is not paid. run_data({record.run_id!r}) has what did, and "
+        "the same call of evaluate_program goes on with the rest"
     )
+
+
+def kinds_text(error_kinds: Mapping[str, int]) -> str:
+    """How often an LM failed, by kind, in words."""
+    return ", ".join(f"{kind}: {error_kinds[kind]}" for kind in sorted(error_kinds) if kind in LM_FAILURES)
 
 
 def _run_line(
@@ -168,18 +168,19 @@ def _run_line(
     longest: int | None,
     error_kinds: Mapping[str, int],
 ) -> str:
-    secret = _is_secret(record)
     score = "no score" if record.score is None else f"score {percent(record.score):.2f}"
-    told = f"{score}, {record.passed_count}/{record.evaluated_count} passed"
-    parts = [f"run {record.run_id} on {record.split}: {'not told, because val is told whole' if secret else told}"]
-    if record.error_count and not secret:
+    parts = [
+        f"run {record.run_id} on {record.split}: {score}",
+        f"{record.passed_count}/{record.evaluated_count} passed",
+    ]
+    if record.error_count:
         parts.append(f"{record.error_count} with an error")
     line = ", ".join(parts)
     if record.unanswered_count:
-        kinds = ", ".join(f"{kind}: {error_kinds[kind]}" for kind in sorted(error_kinds) if kind in LM_FAILURES)
+        again = "all of val, as always" if record.split == "val" else "only those"
         line += (
-            f"; {record.unanswered_count} more have no verdict because the LM failed on them ({kinds}), and were not "
-            "paid: the same call again runs only those"
+            f"; {record.unanswered_count} more have no verdict because the LM failed on them "
+            f"({kinds_text(error_kinds)}), and were not paid: the same call again runs {again}"
         )
     if record.state == "cancelled":
         line += f"; stopped after {record.evaluated_count} of {record.planned_count} examples"

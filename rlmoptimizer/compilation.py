@@ -129,7 +129,7 @@ class Compilation:
             options.rlm_max_llm_calls,
             self.ledger,
             self.emitter,
-            gate.closed,
+            gate,
             self.usage,
             calls=store.spent(PURPOSE),
         )
@@ -190,7 +190,7 @@ class Compilation:
     # its end
 
     def _call_off(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        self.bench.cancel()
+        self.bench.stop()
         if _hurried(kind):
             self.evaluator.abort()
 
@@ -212,6 +212,7 @@ class Compilation:
             return self._known_baselines(), self._submitted_before()
         if len(turns) >= self.options.rlm_max_iterations:
             baselines = self._known_baselines()
+            self._finish_val_runs()
             with self._agent(1) as agent:
                 return baselines, agent.conclude(**self._inputs(baselines, "The REPL has ended."))
         self.kernels.start(on_failure=self.bench.cancel)
@@ -222,9 +223,15 @@ class Compilation:
         self.emitter.emit(kernel_started(interpreter))
         if not turns:
             warn_of_a_dead_baseline(self.store, baselines["train"])
+        self._finish_val_runs()
         with self._agent(self.options.rlm_max_iterations - len(turns)) as agent:
             inputs = self._inputs(baselines, namespace_text(interpreter, agent.signature.input_fields))
             return baselines, agent.work(interpreter_factory=cast("Any", self.kernels), **inputs)
+
+    def _finish_val_runs(self) -> None:
+        """What a process left half done on val is whole before the agent sees a figure again."""
+        self.bench.finish_val_runs()
+        self.past = dataclasses.replace(self.past, runs=tuple(self.store.runs()))
 
     def _known_baselines(self) -> dict[Split, RunRecord]:
         """Those that were made before the agent's first turn."""
@@ -295,6 +302,7 @@ class Compilation:
         return "\n".join([untouched, *self.bench.cut_runs()])
 
     def _check_submission(self, fields: dict[str, Any]) -> None:
+        self.bench.wait_quiet()
         self.bench.check_submission(fields)
 
     # the choice

@@ -16,6 +16,7 @@ from typing import Any
 
 import dspy
 
+from .cache_space import in_cache_space
 from .candidate import PASSED_AT, Candidate, ExampleResult, Outcome, StepTrace
 from .daemon_pool import DaemonPool
 from .dataset import Row
@@ -87,6 +88,7 @@ class Evaluator:
         on_result: Callable[[ExampleResult], None] | None = None,
         on_results: Callable[[Sequence[ExampleResult]], None] | None = None,
         cancelled: Halt | None = None,
+        space: str | None = None,
     ) -> list[ExampleResult]:
         """Run a clone of `program` on every row and score it; results in the order of `rows`.
 
@@ -95,6 +97,7 @@ class Evaluator:
         on any thread. When one of them raises, no further example is started and the exception goes to the caller.
         Once `cancelled` is set no further example is started; those under way are finished and kept, so the list may
         be shorter than `rows`. After `abort` those under way are given up.
+        In a `space` the LMs are asked as if nothing outside of it had ever been asked; see `cache_space`.
         At most `num_threads` examples of one call run at once, and of all calls together on the own pool.
         Raises `MetricFailed` when the metric raised on every example that reached it and has not given a score in
         any earlier call, and `LMsFailed` when no example has a verdict; every result has been delivered by then.
@@ -113,7 +116,7 @@ class Evaluator:
                     on_result(result)
             outcomes.update(batch)
 
-        fan_out = self._fan_out(self._candidate(program), rows, deliver, halts)
+        fan_out = self._fan_out(self._candidate(program, space), rows, deliver, halts)
         with self._lock:
             self._under_way.add(fan_out)
         try:
@@ -162,10 +165,12 @@ class Evaluator:
         # Whoever presses Ctrl-C does not want to wait for an LM's answer.
         self.close(wait=kind is None or not issubclass(kind, KeyboardInterrupt))
 
-    def _candidate(self, program: dspy.Module) -> Candidate:
+    def _candidate(self, program: dspy.Module, space: str | None) -> Candidate:
         own = clone(program)
         separate_stages(own)
         context = self._context if self._context is not None else contextvars.copy_context()
+        if space is not None:
+            context = in_cache_space(context, space)
         return Candidate(own, self._scorer, self._lm, loop=self._loop, context=context, halt=self._aborted)
 
     def _fan_out(

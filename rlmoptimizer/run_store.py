@@ -232,13 +232,15 @@ class RunStore:
     ) -> list[str]:
         """The runs that a request goes on with instead of beginning one, oldest first.
 
-        Those that were cut, those with examples that have no verdict, and finished ones whose answer nobody has.
+        Those that were cut, those on train with examples that have no verdict, and finished ones whose answer nobody
+        has.
         """
         return [
             row[0]
             for row in self._query(
                 "SELECT run_id FROM runs WHERE split = ? AND candidate = ? AND request = ? AND baseline = ? "
-                "AND (NOT answered OR unanswered > 0) AND state IN ('cancelled', 'finished') ORDER BY number",
+                "AND (NOT answered OR (unanswered > 0 AND (split = 'train' OR baseline))) "
+                "AND state IN ('cancelled', 'finished') ORDER BY number",
                 split,
                 candidate_id(encode(dict(prompts))),
                 as_column(encode(dict(request))),

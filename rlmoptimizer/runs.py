@@ -3,7 +3,10 @@
 A run that was cut short is never lost and never paid twice. Whoever asks for the same once more (same split, same
 prompts, same request) goes on with it: under its id, and only for the examples that have no verdict yet. Whoever asks
 for some of the same examples with the same prompts takes those over, for nothing. A run counts as cut also when it came
-to its end but nobody has its answer, because the process or the kernel that asked for it was gone by then.
+to its end but nobody has its answer, because the process, the kernel or the turn that asked for it was gone by then.
+
+A run on train is cut when nobody waits for it any more. One on val never is: it comes to its end whatever becomes of
+who asked, unless everything is stopped, for each way to cut it would tell of the examples before the cut.
 """
 
 # DSPy ships no type information.
@@ -29,8 +32,11 @@ from .fan_out import Halt
 from .program import read_prompts
 from .run_store import RunRecord, RunStore
 
-__all__ = ["Asked", "Runs"]
+__all__ = ["Asked", "Kernel", "Runs"]
 
+# Of DSPy's cache. What a run on train costs must not tell what one on val has asked: prompts can make a step of the
+# program ask whatever they like. Nor may it tell what somebody had asked before about the examples of val.
+_SPACES: dict[Split, str] = {"train": "rlmoptimizer train", "val": "rlmoptimizer val"}
 _LOOK_SECONDS = 0.2  # how often a wait for a run's end looks whether everything was stopped
 
 
@@ -48,11 +54,12 @@ class Asked:
 
 
 @dataclass(slots=True)
-class _Kernel:
+class Kernel:
     """What ends with a kernel of the agent."""
 
     gone: threading.Event = field(default_factory=threading.Event)  # nobody waits for answers any more
     given: set[str] = field(default_factory=set[str])  # finished runs whose answers it got in this turn
+    turns: int = 0  # that have ended
 
 
 @dataclass(slots=True)
@@ -64,10 +71,16 @@ class _Run:
     rows: tuple[Row, ...]  # those that have no verdict yet
     slot: Slot | None  # None: free of charge
     cost_slot: CostSlot
-    kernel: _Kernel  # that asked for it
+    kernel: Kernel  # that asked for it
+    turn: int  # of that kernel, in which it did
     done: int = 0
     passed: int = 0
     score_sum: float = 0.0
+
+    @property
+    def may_be_cut(self) -> bool:
+        """Whether it ends early when nobody waits for it any more."""
+        return self.asked.split == "train" or self.slot is None
 
     def add(self, results: Sequence[ExampleResult]) -> None:
         judged = [result for result in results if result.has_verdict]
@@ -92,7 +105,8 @@ class _Halt:
 class Runs:
     """Makes the runs of one compile. Thread-safe.
 
-    Once `stopped` is set, or the limit of `costs` is reached, no run goes on to another example.
+    Once `closed` is set no run on train, and no baseline, goes on to another example; no run at all once `stopped` is
+    set or the limit of `costs` is reached.
     """
 
     def __init__(
@@ -102,6 +116,7 @@ class Runs:
         ledger: Ledger,
         costs: CostLedger,
         emitter: Emitter,
+        closed: threading.Event,
         stopped: threading.Event,
     ) -> None:
         self._evaluator = evaluator
@@ -109,22 +124,27 @@ class Runs:
         self._ledger = ledger
         self._costs = costs
         self._emitter = emitter
+        self._closed = closed
         self._stopped = stopped
         self._lock = threading.Condition()  # of the next two, and of choosing what a request goes on with
         self._under_way: dict[str, _Run] = {}
-        self._kernel = _Kernel()
+        self._kernel = Kernel()
 
-    def paid(self, program: dspy.Module, asked: Asked, source: Sequence[Row]) -> RunRecord:
+    @property
+    def kernel(self) -> Kernel:
+        """The agent's present one."""
+        return self._kernel
+
+    def paid(self, program: dspy.Module, asked: Asked, source: Sequence[Row], kernel: Kernel) -> RunRecord:
         """A run that costs one unit for each example that gets a verdict now.
 
-        `source` are all rows of the split. Raises `BudgetExceededError` or `CostExceededError` before anything is
-        spent, and `LMsFailed`.
+        `source` are all rows of the split, `kernel` is who asks. Raises `BudgetExceededError` or `CostExceededError`
+        before anything is spent, and `LMsFailed`.
         """
         with ExitStack() as stack:
             with self._lock:
-                kernel = self._kernel
                 # What the agent's last kernel had asked for may still be coming to its end; then it is gone on with.
-                while self._ending() and not self._stopped.is_set():
+                while self._ending() and not self._closed.is_set():
                     self._lock.wait(_LOOK_SECONDS)
                 run = self._choose(read_prompts(program), asked, source, kernel, stack)
                 if isinstance(run, RunRecord):
@@ -144,24 +164,25 @@ class Runs:
             if record.state == "finished" and not missing:
                 return record
             with self._costs.examples(missing, purpose) as cost_slot:
-                return self._make(program, self._reopened(run_id, asked, asked.rows, None, cost_slot, _Kernel()))
+                return self._make(program, self._reopened(run_id, asked, asked.rows, None, cost_slot, Kernel()))
         planned = [row.example_id for row in asked.rows]
         with self._costs.examples(len(planned), purpose) as cost_slot:
             run_id = self._store.begin_run(
                 asked.split, asked.config, prompts, baseline=True, planned_ids=planned, request=asked.request
             )
-            return self._make(program, _Run(run_id, asked, asked.rows, None, cost_slot, _Kernel()))
+            return self._make(program, _Run(run_id, asked, asked.rows, None, cost_slot, Kernel(), 0))
 
     def kernel_died(self) -> None:
-        """Nobody waits for the runs under way any more: they begin no further example."""
+        """Nobody waits for the runs under way any more: those on train begin no further example."""
         with self._lock:
             self._kernel.gone.set()
-            self._kernel = _Kernel()
+            self._kernel = Kernel()
 
     def turn_ended(self) -> None:
         """The agent has the results of all runs that were given to it."""
         with self._lock:
             self._kernel.given.clear()
+            self._kernel.turns += 1
 
     def under_way(self) -> list[tuple[str, Asked]]:
         """The runs that have not ended, with what was asked for."""
@@ -174,10 +195,10 @@ class Runs:
             self._lock.wait_for(lambda: not self._ending(), seconds)
 
     def _ending(self) -> bool:
-        return any(run.kernel.gone.is_set() for run in self._under_way.values())
+        return any(run.may_be_cut and run.kernel.gone.is_set() for run in self._under_way.values())
 
     def _choose(
-        self, prompts: Mapping[str, str], asked: Asked, source: Sequence[Row], kernel: _Kernel, stack: ExitStack
+        self, prompts: Mapping[str, str], asked: Asked, source: Sequence[Row], kernel: Kernel, stack: ExitStack
     ) -> _Run | RunRecord:
         """The finished run, the cut one or the new one that answers a request. Called under the lock."""
         purpose = _purpose(asked.split)
@@ -186,7 +207,7 @@ class Runs:
             if run_id in busy:
                 continue
             record = self._store.run(run_id)
-            if record.state == "finished" and not record.unanswered_count:
+            if record.state == "finished" and (asked.split == "val" or not record.unanswered_count):
                 kernel.given.add(run_id)
                 return replace(record, budget_left=self._ledger.left)
             missing = record.planned_count - record.evaluated_count
@@ -211,7 +232,7 @@ class Runs:
             spare=spare,
         )
         rows = tuple(row for row in asked.rows if row.example_id not in spare)
-        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, kernel))
+        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, kernel, kernel.turns))
 
     def _reopened(
         self,
@@ -220,11 +241,11 @@ class Runs:
         source: Sequence[Row],
         slot: Slot | None,
         cost_slot: CostSlot,
-        kernel: _Kernel,
+        kernel: Kernel,
     ) -> _Run:
         by_id = {row.example_id: row for row in source}
         rows = tuple(by_id[example_id] for example_id in self._store.reopen_run(run_id))
-        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, kernel))
+        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, kernel, kernel.turns))
 
     def _counted(self, run: _Run) -> _Run:
         """The run with what it has already."""
@@ -238,9 +259,13 @@ class Runs:
         self._emitter.emit(EvaluationStarted(run.run_id, asked.split, total, slot is None))
         completed = failed = False
         try:
-            halt = _Halt((self._stopped, run.kernel.gone), self._costs)
+            halt = _Halt((self._closed, run.kernel.gone) if run.may_be_cut else (self._stopped,), self._costs)
             results = self._evaluator.score(
-                program, run.rows, on_results=lambda some: self._keep(run, total, some), cancelled=halt
+                program,
+                run.rows,
+                on_results=lambda some: self._keep(run, total, some),
+                cancelled=halt,
+                space=_SPACES[asked.split],
             )
             completed = len(results) == len(run.rows)
         except MetricFailed:
@@ -260,7 +285,8 @@ class Runs:
                 EvaluationFinished(run.run_id, asked.split, run.done, total, run.passed, score, left)
             )
             with self._lock:
-                if completed and not record.unanswered_count:
+                # One that outlived the turn in which it was asked for may have no reader: it is there to be asked for.
+                if completed and run.turn == run.kernel.turns and (asked.split == "val" or not record.unanswered_count):
                     run.kernel.given.add(run.run_id)
                 self._under_way.pop(run.run_id, None)
                 self._lock.notify_all()

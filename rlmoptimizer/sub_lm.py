@@ -21,10 +21,12 @@ from dspy.utils.exceptions import format_error_for_lm
 from kernel_bridge.shown import printable_line
 
 from .budget import Ledger
+from .cache_space import cache_space
 from .costs import CostLedger
 from .daemon_pool import DaemonPool
 from .errors import BudgetExceededError, add_note
 from .events import BudgetCharged, Emitter
+from .gate import Gate
 from .lm_failures import LM_FAILURES, failure_kind
 from .usage_meter import UsageMeter
 
@@ -38,11 +40,15 @@ __all__ = ["PURPOSE", "Paid", "SubLM", "SubLMMeter", "checked_llm_tools"]
 logger = logging.getLogger(__name__)
 
 PURPOSE = "llm_query"  # of every charge for a sub-LM prompt
+_SPACE = "rlmoptimizer sub"  # of DSPy's cache
 _AT_ONCE = 8  # prompts of one batch under way, as in DSPy
 
 
 class SubLMMeter:
     """Every prompt to the sub-LM passes `reserve` first, by whatever road the agent reached it. Thread-safe.
+
+    `reserve` and `asking` wait while a run on val is under way, and `turn` does so for several of them together; all of
+    them raise `OptimizationStopped` when the agent is gone.
 
     It has the one method that `dspy.RLM` and its sub-agents call on their own counter, so it can stand in for it.
     """
@@ -52,7 +58,7 @@ class SubLMMeter:
         ceiling: int,
         ledger: Ledger,
         emitter: Emitter,
-        closed: threading.Event,
+        gate: Gate,
         usage: UsageMeter | None = None,
         calls: int = 0,
     ) -> None:
@@ -63,11 +69,15 @@ class SubLMMeter:
         self._lock = threading.Lock()
         self._calls = calls  # earlier processes' too
         self._warned = False
-        self._closed = closed  # set when the agent is gone: its sub-agents must not go on spending
+        self._gate = gate  # closed when the agent is gone: its sub-agents must not go on spending
 
     @property
     def calls(self) -> int:
         return self._calls
+
+    def turn(self) -> AbstractContextManager[None]:
+        """One call of the agent, which may send several prompts."""
+        return self._gate.turn()
 
     def reserve(self, n: int = 1) -> None:
         """Spend `n` units for `n` prompts that are about to be sent.
@@ -77,9 +87,7 @@ class SubLMMeter:
         """
         # One lock over both: else one thread could take the place under the ceiling that another one, refused by
         # the ledger, was about to give back.
-        with self._lock:
-            if self._closed.is_set():
-                raise BudgetExceededError(n, 0, PURPOSE)
+        with self._gate.turn(), self._lock:
             if self._calls + n > self._ceiling:
                 raise BudgetExceededError(n, self._ceiling - self._calls, "rlm_max_llm_calls")
             with self._ledger.reserve(n, PURPOSE) as slot:
@@ -91,7 +99,7 @@ class SubLMMeter:
     @contextmanager
     def asking(self, n: int = 1) -> Generator[None]:
         """Around `n` prompts while they are answered. Raises an `LMError` when there is no money for them any more."""
-        with self._usage.calling("sub", n):
+        with self._gate.turn(), self._usage.calling("sub", n):
             if self._usage.ledger.reached:
                 # What was admitted with these has turned out dearer. An error of an LM costs a batch one answer only.
                 raise dspy.LMError("max_cost_usd is used up; this prompt was not sent")
@@ -119,7 +127,8 @@ class SubLMMeter:
 class SubLM:
     """An LM that takes the message lists of DSPy's sub-agents without a deprecation warning; else the LM itself.
 
-    `asking(n)` is entered around every call, for `n` completions.
+    `asking(n)` is entered around every call, for `n` completions. Its answers are kept in a part of DSPy's cache that
+    is their own: a prompt that was asked of the same LM by a program, and not by an agent, is asked anew.
 
     DSPy 3.4 wraps the LM of sub-agents and so no longer knows its own adapter's calls: it warns, in the name of
     whoever called a tool, about messages that nobody but DSPy wrote. With warnings as errors no sub-agent would run.
@@ -130,14 +139,14 @@ class SubLM:
         self._asking = asking
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self._asking(self._completions(kwargs)), self._marked(kwargs):
+        with self._asking(self._completions(kwargs)), cache_space(_SPACE), self._marked(kwargs):
             try:
                 return self._lm(*args, **kwargs)
             except (SystemExit, GeneratorExit, asyncio.CancelledError) as error:  # of the LM's own code
                 raise dspy.LMError(f"the sub-LM raised {type(error).__name__}: {error}") from error
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
-        with self._asking(self._completions(kwargs)), self._marked(kwargs):
+        with self._asking(self._completions(kwargs)), cache_space(_SPACE), self._marked(kwargs):
             try:
                 return await self._lm.acall(*args, **kwargs)
             except SystemExit as error:
@@ -169,18 +178,21 @@ class Paid:
 
 
 def checked_llm_tools(
-    ask: Callable[[str], str], reserve: Callable[[int], None]
+    ask: Callable[[str], str],
+    reserve: Callable[[int], None],
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, Callable[..., Any]]:
     """DSPy's two tools, which otherwise find out only after the meter that a prompt is none.
 
-    `ask` sends one prompt, which `reserve` has let pass.
+    `ask` sends one prompt, which `reserve` has let pass. `turn` is entered around every call.
     """
 
     def llm_query(prompt: Any) -> str:
         """Ask the sub-LM one thing. It knows nothing but the prompt. Costs 1 budget unit. Returns its answer."""
         text = _text(prompt, "prompt")
-        reserve(1)
-        return ask(text)
+        with turn():
+            reserve(1)
+            return ask(text)
 
     def llm_query_batched(prompts: Any) -> list[str]:
         """Ask the sub-LM several things at once. Costs 1 budget unit per prompt; refused whole if it does not fit.
@@ -194,8 +206,9 @@ def checked_llm_tools(
         texts = [_text(text, f"prompts[{number}]") for number, text in enumerate(given)]
         if not texts:
             return []
-        reserve(len(texts))
-        return _answers(ask, texts)
+        with turn():
+            reserve(len(texts))
+            return _answers(ask, texts)
 
     return {"llm_query": llm_query, "llm_query_batched": llm_query_batched}
 

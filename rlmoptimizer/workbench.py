@@ -24,6 +24,7 @@ from .budget import Ledger
 from .costs import CostLedger, usage_dict
 from .dataset import Dataset, Row, Selection, parse_selection, select
 from .errors import (
+    BudgetExceededError,
     CostExceededError,
     CostLimitReached,
     LMUnavailable,
@@ -34,17 +35,16 @@ from .errors import (
 )
 from .evaluation import Evaluator, LMsFailed
 from .events import Emitter, LMUsageCounted, PromptUpdated, Split, SubmissionRefused
-from .gate import Gate
+from .gate import Gate, OptimizationStopped
 from .money import dollars
 from .program import apply_prompts, clone, fingerprint, read_prompts, set_prompt, step_names
 from .run_records import best_run
 from .run_store import RunRecord, RunStore
-from .runs import Asked, Runs
+from .runs import Asked, Kernel, Runs
 from .seeds import drawn_seed
 from .stored_json import encode
 from .sub_lm import SubLMMeter
 from .submission import SUBMISSION_FIELD, read_submission
-from .told import Told
 
 __all__ = ["Workbench"]
 
@@ -55,7 +55,7 @@ _R = TypeVar("_R")
 
 
 def _tool(method: Callable[Concatenate[Workbench, _P], _R]) -> Callable[Concatenate[Workbench, _P], _R]:
-    """A method that the agent calls."""
+    """A method that the agent calls, and that waits while a run on val is under way."""
 
     @functools.wraps(method)
     def call(self: Workbench, *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -100,8 +100,7 @@ class Workbench:
         self._emitter = emitter
         self._gate = gate
         self._costs = costs if costs is not None else CostLedger()
-        self._told = Told(ledger, self._costs)
-        self._runs = Runs(evaluator, store, ledger, self._costs, emitter, gate.closed)
+        self._runs = Runs(evaluator, store, ledger, self._costs, emitter, gate.closed, gate.stopped)
         self._seed = seed
         self._num_threads = num_threads
         self._lock = threading.Lock()  # of the program's prompts
@@ -163,13 +162,14 @@ class Workbench:
         self._tell_usage()
 
     def kernel_died(self) -> None:
-        """The agent's kernel is gone, and with it whoever waits for the evaluations under way: they are cut."""
+        """The agent's kernel is gone, and with it whoever waits: evaluations on train are cut, and none begins."""
         self._kernel_died = True
         self._cut = tuple(run_id for run_id, _ in self._runs.under_way())
         self._runs.kernel_died()
+        self._gate.send_away()
 
     def cut_runs(self) -> list[str]:
-        """One line for each evaluation that the last death of the kernel has cut; once."""
+        """One line for each evaluation that was under way at the last death of the kernel; once."""
         cut, self._cut = self._cut, ()
         if cut:
             self._runs.wait_cut(_CUT_SECONDS)
@@ -190,6 +190,21 @@ class Workbench:
         }
         self._tell_usage()
         return baselines
+
+    def finish_val_runs(self) -> None:
+        """Bring the runs on val to their end that were cut when an earlier process ended: none is seen in parts.
+
+        What cannot be paid or answered stays cut, and is not told.
+        """
+        cut = [run for run in self._store.runs() if not run.baseline and _is_cut_val(run)]
+        for record in cut:
+            asked = Asked("val", self._data.val or (), dict(record.config), Selection().as_config(), record.turn)
+            with (
+                contextlib.suppress(BudgetExceededError, CostExceededError, LMsFailed),
+                self._gate.turn(alone=True),  # somebody may be at a console already
+            ):
+                # Asked by no kernel, so that the agent may still ask for it.
+                self._runs.paid(self._candidate(record.prompts), asked, self._data.val or (), Kernel())
 
     def best_run(self) -> RunRecord | None:
         """The finished run with the best score on val, or on the whole of train without a validation set.
@@ -217,17 +232,27 @@ class Workbench:
             raise
         return prompts
 
+    def wait_quiet(self) -> None:
+        """Wait while a run on val is under way."""
+        self._gate.wait_quiet()
+
     def cancel(self) -> None:
-        """Start nothing more: evaluations under way end with the examples that are running."""
+        """Start nothing more: evaluations under way end with the examples that are running, but for a run on val."""
         self._gate.close()
 
+    def stop(self) -> None:
+        """As `cancel`, and a run on val ends too."""
+        self._gate.stop()
+
     def wait_idle(self, seconds: float) -> bool:
-        """Wait for tool calls under way; call `cancel` first. False: it gave up."""
+        """Wait for tool calls under way, for a run on val without limit; call `cancel` or `stop` first.
+
+        False: it gave up.
+        """
         return self._gate.wait_empty(seconds)
 
     # what the agent calls; these docstrings are what the model reads
 
-    @_tool
     def evaluate_program(
         self,
         split: Any = "train",
@@ -248,10 +273,19 @@ class Workbench:
         Returns {score: 0-100, evaluated_count, passed_count, run_id, remaining_budget, summary_line, split, config,
         examples: [{example_id, source_example_id, inputs, expected, predicted, score: 0-1, passed, error, feedback,
         steps: [{step_index, step_name, signature_name, inputs, outputs}]}]}.
-        Several calls may run at once, from threads.
+        Several calls may run at once, from threads; while val is evaluated every other call waits for its end.
         """
-        which = _read_split(split, self._data)
         given = {"limit": limit, "ids": ids, "sample": sample, "sample_seed": sample_seed}
+        kernel = self._runs.kernel
+        with self._gate.passing(alone=_names_val(split)):
+            if kernel.gone.is_set():  # while the call waited
+                raise OptimizationStopped
+            return self._evaluate(kernel, split, given, failed_from_run, prompts)
+
+    def _evaluate(
+        self, kernel: Kernel, split: Any, given: Mapping[str, Any], failed_from_run: Any, prompts: Any
+    ) -> dict[str, Any]:
+        which = _read_split(split, self._data)
         candidate_prompts = _read_candidate(prompts)
         candidate = self._candidate(candidate_prompts or {})
         if which == "val":
@@ -259,7 +293,7 @@ class Workbench:
             ignored += ["failed_from_run"] if failed_from_run is not None else []
             config = _config(which, Selection(), candidate_prompts, ignored)
             asked = Asked(which, self._data.val or (), config, Selection().as_config(), self._turn)
-            return self._evaluated(candidate, asked, self._data.val or ())
+            return self._evaluated(candidate, asked, self._data.val or (), kernel)
         wanted = parse_selection(failed_from_run=failed_from_run, **given)
         failed = None if wanted.failed_from_run is None else self._failed_ids(wanted.failed_from_run)
 
@@ -275,7 +309,7 @@ class Workbench:
             return answers.empty_answer(asked.config, failed_from_run=source, remaining=self._ledger.left)
         if wanted.sample == "random" and wanted.sample_seed is None:
             asked = replace(asked, draw=draw)
-        return self._evaluated(candidate, asked, self._data.train)
+        return self._evaluated(candidate, asked, self._data.train, kernel)
 
     @_tool
     def run_data(self, run_id: Any) -> dict[str, Any]:
@@ -321,15 +355,15 @@ class Workbench:
         with self._lock:
             current = read_prompts(self._program)
         return answers.status_answer(
-            budget=self._told.budget(),
-            runs=[record for record in self._store.runs() if record.state != "running"],
+            budget=self._ledger.state(),
+            runs=[record for record in self._store.runs() if record.state != "running" and not _is_cut_val(record)],
             best=self.best_run(),
             current_prompts=current,
             root_lm_calls=self.root_lm_calls,
             sub_lm_calls=self._meter.calls,
             num_threads=self._num_threads,
-            usage=self._told.usage(),
-            costs=self._told.costs(),
+            usage=self._costs.usage(),
+            costs=self._costs.state(),
         )
 
     # how it is done
@@ -358,27 +392,32 @@ class Workbench:
         assert record is not None  # refused only where there is a limit
         return record
 
-    def _evaluated(self, candidate: dspy.Module, asked: Asked, source: Sequence[Row]) -> dict[str, Any]:
+    def _evaluated(self, candidate: dspy.Module, asked: Asked, source: Sequence[Row], kernel: Kernel) -> dict[str, Any]:
         try:
-            with self._told.at_its_end() if asked.split == "val" else contextlib.nullcontext():
-                record = self._runs.paid(candidate, asked, source)
+            record = self._runs.paid(candidate, asked, source, kernel)
         except LMsFailed as failed:
             raise self._lm_unavailable(asked, failed) from None
         self._gate.check()  # a run that was cut short is no answer
+        if _is_cut_val(record):
+            # By max_cost_usd. Whatever is told of units and dollars now would tell how far it came.
+            self._gate.refuse_all(_used_up)
+            raise _used_up()
         return self._answer(record, remaining=record.budget_left)
 
     def _answer(self, record: RunRecord, *, remaining: int | None) -> dict[str, Any]:
         results = self._store.examples(record.run_id) if record.split == "train" else ()
         kinds = self._store.error_kinds(record.run_id) if record.unanswered_count else None
-        costs = None if remaining is None else self._told.costs()
+        costs = None if remaining is None else self._costs.state()
         return answers.run_answer(record, results, remaining=remaining, costs=costs, error_kinds=kinds)
 
     def _lm_unavailable(self, asked: Asked, failed: LMsFailed) -> LMUnavailable:
         run_id = failed.run_id or "?"
         cause = failed.__cause__
-        name = type(cause).__name__
-        # An LM's message may quote what it was asked, and that must not be told of val.
-        return LMUnavailable(run_id, len(asked.rows), name if asked.split == "val" else f"{name}: {cause}")
+        if asked.split == "train":
+            told = f"{type(cause).__name__}: {cause}"
+        else:  # an LM's message may quote what it was asked, and the error is that of one example
+            told = answers.kinds_text(self._store.error_kinds(run_id))
+        return LMUnavailable(run_id, len(asked.rows), told)
 
     def _candidate(self, prompts: Mapping[str, str]) -> dspy.Module:
         """A clone with the prompts that are set now, and `prompts` on top."""
@@ -405,10 +444,27 @@ class Workbench:
         record = self._store.run(run_id)
         if record.state == "running":
             raise SelectionError(f"run {run_id} is still being evaluated; ask again when it has ended")
+        if _is_cut_val(record):
+            raise SelectionError(
+                f"run {run_id} on val was cut, and val is told whole or not at all; the same call of evaluate_program "
+                "goes on with the rest of it"
+            )
         return record
 
     def _failed_ids(self, run_id: str) -> tuple[str, ...]:
         return self._store.failed_ids(self._ended_run(run_id).run_id)
+
+
+def _is_cut_val(record: RunRecord) -> bool:
+    return record.split == "val" and record.state == "cancelled"
+
+
+def _used_up() -> CostExceededError:
+    return CostExceededError(0.0, 0.0, "validate")
+
+
+def _names_val(split: Any) -> bool:
+    return isinstance(split, str) and split.strip().lower() == "val"
 
 
 def _read_split(split: Any, data: Dataset) -> Split:

@@ -24,6 +24,7 @@ from rlmoptimizer import CostExceededError, CostLimitReached, InvalidSetup
 from rlmoptimizer.budget import Ledger
 from rlmoptimizer.costs import BUFFER_SECONDS, CostLedger, CostSlot, CostState, LMCall, Role, RoleUsage, total_usd
 from rlmoptimizer.events import Emitter
+from rlmoptimizer.gate import Gate
 from rlmoptimizer.money import dollars, picodollars, usd_text
 from rlmoptimizer.prices import why_unpriced
 from rlmoptimizer.run_store import RunStore
@@ -727,7 +728,7 @@ with ThreadPoolExecutor(32) as pool:
 def test_of_threads_that_ask_at_one_moment_only_those_whose_prompts_can_be_paid_go_on() -> None:
     costs = CostLedger(1.0)
     costs.record(call("sub", 0.3))
-    meter = SubLMMeter(1000, Ledger(1000), Emitter([]), threading.Event(), UsageMeter(costs))
+    meter = SubLMMeter(1000, Ledger(1000), Emitter([]), Gate(), UsageMeter(costs))
     start = threading.Barrier(64)
 
     def reserve(_: int) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from offline import Asked, field_lm
 
 from rlmoptimizer import (
     BudgetExceededError,
+    CostExceededError,
     InvalidSetup,
     PromptUpdateError,
     SelectionError,
@@ -99,7 +100,7 @@ def desk(
     ):
         ledger = Ledger(budget, journal=store)
         gate = Gate()
-        meter = SubLMMeter(ceiling, ledger, emitter, gate.closed)
+        meter = SubLMMeter(ceiling, ledger, emitter, gate)
         bench = Workbench(
             clone(program or toy.Triage()),
             data,
@@ -329,70 +330,194 @@ def test_nothing_of_val_but_totals_is_in_any_answer_event_or_log(at: Desk, caplo
     assert any(toy.SECRET in repr(result) for result in at.store.examples("r2"))  # the host keeps it
 
 
-def test_of_a_val_run_that_was_cut_no_verdict_is_told(tmp_path: Path) -> None:
-    entered, gone = threading.Event(), threading.Event()
+@contextlib.contextmanager
+def val_held(path: Path, **options: Any) -> Iterator[tuple[Desk, Callable[[], Future[Any]], Callable[[], None]]]:
+    """A desk; what begins a run on val that is held at its second example; and what lets it go on."""
+    entered, go = threading.Event(), threading.Event()
 
     def respond(question: Asked) -> dict[str, object]:
-        if "one word" in question.instructions and "message 1 " in question.inputs["message"]:
+        if "one word" in question.instructions and question.inputs["message"].startswith(f"{toy.SECRET} message 1 "):
             entered.set()
-            assert gone.wait(60)
+            assert go.wait(60)
         return toy.respond(question)
 
-    with desk(tmp_path, lm=field_lm(respond), threads=1) as at, ThreadPoolExecutor(1) as pool:
-        running = pool.submit(at.evaluate, "val", prompts={"topic": toy.FIX})
+    with desk(path, lm=field_lm(respond), threads=1, **options) as at, ThreadPoolExecutor(80) as pool:
+
+        def begin() -> Future[Any]:
+            running = pool.submit(at.evaluate, "val", prompts={"topic": toy.FIX})
+            assert entered.wait(60)
+            return running
+
+        try:
+            yield at, begin, go.set
+        finally:
+            go.set()
+
+
+def test_while_val_runs_every_other_call_waits_for_its_end(tmp_path: Path) -> None:
+    with val_held(tmp_path) as (at, begin, go), ThreadPoolExecutor(80) as pool:
+        running = begin()
+        ended: list[str] = []
+
+        def ask(sent: Callable[[], object]) -> None:
+            sent()
+            ended.append("other")
+
+        def send(prompt: str) -> None:
+            with at.meter.asking():
+                ended.append(prompt)
+
+        calls: list[Callable[[], object]] = [
+            lambda: at.evaluate(limit=1),
+            lambda: at.evaluate("val"),
+            lambda: at.bench.run_data("r1"),
+            lambda: at.bench.update_prompt("reply", "Answer."),
+            lambda: at.bench.optimization_status(),
+            lambda: at.meter.reserve(1),
+            lambda: send("a prompt"),
+            lambda: at.bench.wait_quiet(),
+            *[lambda: at.bench.optimization_status()] * 56,
+        ]
+        running.add_done_callback(lambda _: ended.append("val"))
+        waiting = [pool.submit(ask, call) for call in calls]
+        assert wait(waiting, timeout=0.3).done == set()
+        assert at.ledger.state().reserved == 3  # nothing else has begun
+        go()
+        for call in waiting:
+            call.result(60)
+        assert running.result(60)["passed_count"] == 4
+        assert [run.split for run in at.store.runs()[2:]].count("val") == 2
+
+
+def test_a_val_run_begins_when_the_calls_before_it_have_ended(tmp_path: Path) -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    def prompt() -> None:
+        with at.meter.asking():
+            entered.set()
+            assert go.wait(60)
+
+    with desk(tmp_path) as at, ThreadPoolExecutor(3) as pool:
+        asking = pool.submit(prompt)
         assert entered.wait(60)
+        running = pool.submit(at.evaluate, "val")
+        behind = pool.submit(at.bench.optimization_status)
+        assert wait([running, behind], timeout=0.3).done == set()
+        assert len(at.store.runs()) == 2
+        go.set()
+        asking.result(60)
+        assert running.result(60)["evaluated_count"] == 4
+        assert behind.result(60)["runs"][-1]["split"] == "val"
+
+
+def test_a_val_run_comes_to_its_end_when_its_kernel_dies_and_its_answer_can_be_asked_for_again(tmp_path: Path) -> None:
+    with val_held(tmp_path) as (at, begin, go), ThreadPoolExecutor(2) as pool:
+        running = begin()
+        waiting = pool.submit(at.evaluate, "val")  # of the same kernel, and not begun
         at.bench.kernel_died()
-        gone.set()
         [line] = at.bench.cut_runs()
-        told = running.result(60)
         assert line == (
-            "run r3 on val was cut and ended after 2 of 4 examples; what did not run is not paid. Val is told whole or "
-            "not at all: the same call of evaluate_program goes on with the rest"
+            "run r3 on val goes on to its end: the same call of evaluate_program waits for it and has its answer, for "
+            "nothing"
         )
-        for answer in (told, at.bench.run_data("r3")):
-            assert (answer["score"], answer["passed_count"], answer["evaluated_count"]) == (None, None, 2)
-            assert answer["summary_line"].startswith("run r3 on val: not told, because val is told whole")
-        listed = at.bench.optimization_status()["runs"][-1]
-        assert (listed["run_id"], listed["score"], listed["passed_count"]) == ("r3", None, None)
-        whole = at.evaluate("val", prompts={"topic": toy.FIX})
-        assert (whole["run_id"], whole["score"], whole["passed_count"]) == ("r3", 100.0, 4)
-        assert at.bench.run_data("r3")["score"] == at.bench.optimization_status()["runs"][-1]["score"] == 100.0
+        with pytest.raises(OptimizationStopped):
+            waiting.result(60)
+        again = pool.submit(at.evaluate, "val", prompts={"topic": toy.FIX})
+        assert wait([again], timeout=0.3).done == set()
+        go()
+        told = again.result(60)
+        assert (told["run_id"], told["score"], told["passed_count"], told["remaining_budget"]) == ("r3", 100.0, 4, 96)
+        running.result(60)
+        assert len(at.store.runs()) == 3
+        assert at.evaluate("val", prompts={"topic": toy.FIX})["run_id"] == "r4"  # the agent had the answer
 
 
-def test_what_a_val_run_spends_is_told_at_its_end(tmp_path: Path) -> None:
-    turn, polled = threading.Semaphore(0), threading.Semaphore(0)
+def test_the_answer_of_a_val_run_that_outlived_its_turn_can_be_asked_for_again(tmp_path: Path) -> None:
+    with val_held(tmp_path) as (at, begin, go):
+        running = begin()
+        at.bench.begin_turn("interrupted")
+        at.bench.record_turn("", "interrupted", "", 0.0)  # whoever waited was interrupted with the cell
+        go()
+        running.result(60)
+        assert at.evaluate("val", prompts={"topic": toy.FIX})["run_id"] == "r3"
+        assert at.ledger.spent == 4
+
+
+def test_a_val_run_that_has_begun_ends_after_the_agent_and_one_that_waits_does_not_begin(tmp_path: Path) -> None:
+    with val_held(tmp_path) as (at, begin, go), ThreadPoolExecutor(2) as pool:
+        running = begin()
+        waiting = pool.submit(at.evaluate, "val")
+        assert wait([waiting], timeout=0.3).done == set()
+        at.bench.cancel()
+        with pytest.raises(OptimizationStopped):
+            waiting.result(60)
+        idle = pool.submit(at.bench.wait_idle, 0.0)
+        assert wait([idle], timeout=0.3).done == set()
+        go()
+        idle.result(60)
+        with pytest.raises(OptimizationStopped):
+            running.result(60)
+        assert [(run.state, run.evaluated_count) for run in at.store.runs()[2:]] == [("finished", 4)]
+
+
+def test_a_val_run_that_is_stopped_from_outside_is_whole_before_the_agent_is_told_anything(tmp_path: Path) -> None:
+    with val_held(tmp_path) as (at, begin, go):
+        running = begin()
+        at.bench.stop()
+        go()
+        with pytest.raises(OptimizationStopped):
+            running.result(60)
+        assert [(run.state, run.evaluated_count) for run in at.store.runs()[2:]] == [("cancelled", 2)]
+    with desk(tmp_path, again=True) as at:
+        assert [run["run_id"] for run in at.bench.optimization_status()["runs"]] == ["r1", "r2"]
+        with pytest.raises(SelectionError, match="whole or not at all"):
+            at.bench.run_data("r3")
+        at.bench.finish_val_runs()
+        assert at.bench.run_data("r3")["passed_count"] == 4
+        assert at.ledger.spent == 4
+        answer = at.evaluate("val", prompts={"topic": toy.FIX})
+        assert (answer["run_id"], answer["remaining_budget"]) == ("r3", 96)
+
+
+def test_a_val_run_whose_rest_cannot_be_paid_is_not_told(tmp_path: Path) -> None:
+    with val_held(tmp_path, budget=5) as (at, begin, go):
+        running = begin()
+        at.bench.stop()
+        go()
+        with pytest.raises(OptimizationStopped):
+            running.result(60)
+        at.ledger.charge(2, "llm_query")
+    with desk(tmp_path, again=True, budget=5) as at:
+        at.bench.finish_val_runs()
+        assert [run["run_id"] for run in at.bench.optimization_status()["runs"]] == ["r1", "r2"]
+        assert at.ledger.left == 1
+
+
+def test_a_val_run_in_which_the_money_ends_tells_nothing_and_nothing_is_told_after_it(tmp_path: Path) -> None:
     costs = CostLedger(1.0)
 
     def respond(question: Asked) -> dict[str, object]:
-        costs.record(LMCall("eval", "m", "answered", len(question.text), 1, 10**9))
-        if "one word" in question.instructions:
-            turn.release()
-            assert polled.acquire(timeout=60)
+        if "one word" in question.instructions and question.inputs["message"].startswith(f"{toy.SECRET} message 1 "):
+            costs.record(LMCall("eval", "m", "answered", 1, 1, 2 * 10**12))
         return toy.respond(question)
 
-    def figures() -> dict[str, Any]:
-        status = at.bench.optimization_status()
-        names = ("spent_budget", "evaluated_examples", "cost_usd", "remaining_cost_usd", "remaining_budget")
-        assert status["spent_budget"] + status["reserved_budget"] + status["remaining_budget"] == status["budget"]
-        return {name: status[name] for name in names}
-
-    with desk(tmp_path, lm=field_lm(respond), threads=1, costs=costs) as at, ThreadPoolExecutor(1) as pool:
-        before = figures()
-        running = pool.submit(at.evaluate, "val", prompts={"topic": toy.FIX})
-        seen: list[dict[str, Any]] = []
-        for _ in range(4):
-            assert turn.acquire(timeout=60)
-            seen.append(figures())
-            polled.release()
-        answer = running.result(60)
-        assert [moment for moment in seen if moment != seen[0]] == []
-        assert (seen[0]["spent_budget"], seen[0]["remaining_budget"]) == (before["spent_budget"], 96)
-        assert seen[0]["cost_usd"] == before["cost_usd"]
-        after = figures()
-        assert after["spent_budget"] == before["spent_budget"] + 4
-        assert after["cost_usd"] > before["cost_usd"]
-        assert after["remaining_cost_usd"] < before["remaining_cost_usd"]
-        assert answer["remaining_budget"] == after["remaining_budget"] == 96
+    with desk(tmp_path, lm=field_lm(respond), threads=1, costs=costs) as at:
+        at.meter._usage.ledger = costs  # pyright: ignore[reportPrivateUsage]
+        said: set[str] = set()
+        for call in (
+            lambda: at.evaluate("val", prompts={"topic": toy.FIX}),
+            lambda: at.evaluate(limit=1),
+            lambda: at.bench.run_data("r3"),
+            lambda: at.bench.optimization_status(),
+            lambda: at.bench.update_prompt("topic", "x"),
+            lambda: at.meter.reserve(10**6),
+        ):
+            with pytest.raises(CostExceededError) as refused:
+                call()
+            said.add(str(refused.value))
+        assert said == {"max_cost_usd is used up; no more of it can be paid; submit what is best so far"}
+        assert at.bench.check_submission({"optimized_dspy_program": {"topic": "a", "reply": "b"}})
+        assert at.store.run("r3").evaluated_count == 2
 
 
 def test_a_val_run_that_does_not_fit_says_that_val_is_always_whole(tmp_path: Path) -> None:
@@ -537,7 +662,7 @@ def test_after_cancel_no_call_of_the_agent_does_anything(at: Desk) -> None:
     ):
         with pytest.raises(OptimizationStopped):
             call()
-    with pytest.raises(BudgetExceededError):
+    with pytest.raises(OptimizationStopped):
         at.meter.reserve(1)
     assert at.ledger.spent == 0
 

@@ -97,84 +97,111 @@ for path in glob.glob(FOLDER + "/*") or [FOLDER + "/x.sqlite"]:
     assert found["outputs"][3].strip() == "1"
 
 
+# In the host: `run_data("val runs")` returns, by an error, when a run on val with "one word" in its prompt has begun;
+# `came` and `ended` are the calls of the agent since then.
+WATCH = """
+import functools
+from rlmoptimizer import UnknownRunError
+entered, came, ended, changed = threading.Event(), [], [], threading.Condition()
+def watch(name):
+    tool = getattr(Workbench, name)
+    @functools.wraps(tool)
+    def call(self, *args, **kwargs):
+        if "val runs" in (*args, *kwargs.values()):
+            assert entered.wait(60)
+            raise UnknownRunError("val runs", ())
+        with changed:
+            came.append(name)
+            changed.notify_all()
+        found = tool(self, *args, **kwargs)
+        ended.append(name)
+        return found
+    setattr(Workbench, name, call)
+for name in ("optimization_status", "run_data", "update_prompt"):
+    watch(name)
+def is_val(question):
+    return "one word" in question.instructions and question.inputs["message"].startswith(toy.SECRET)
+"""
+UNWATCH = """
+from rlmoptimizer.workbench import Workbench
+for name in ("optimization_status", "run_data", "update_prompt"):
+    setattr(Workbench, name, getattr(Workbench, name).__wrapped__)
+"""
+BEGIN_VAL = """
+told, wanted = [], {"prompts": {"topic": "In one word."}}
+running = threading.Thread(target=lambda: told.append(evaluate_program("val", **wanted)))
+running.start()
+try: run_data("val runs")
+except Exception as error: assert "val runs" in str(error), error
+"""
+
+
 @at_every_tier
 def test_the_time_and_the_price_of_single_validation_examples(bounded: Victim) -> None:
-    poll = """
-wanted = {"prompts": {"topic": "In one word."}}
-moments, running = [], threading.Thread(target=evaluate_program, args=("val",), kwargs=wanted)
-running.start()
-while running.is_alive():
-    status = optimization_status()
-    moments.append(tuple(status[name] for name in ("spent_budget", "cost_usd", "remaining_cost_usd")))
-print(len(moments) >= 8, len(set(moments)) <= 2)
+    look = """
+calls = [(optimization_status,), (run_data, "r1"), (update_prompt, "reply", "Answer."), (llm_query, "x"),
+         (llm_query_batched, ["x", "y"]), (evaluate_program,)]
+looking = [threading.Thread(target=tool, args=args) for tool, *args in calls]
+for one in looking: one.start()
+for one in [*looking, running]: one.join()
+print(told[0]["passed_count"], optimization_status()["spent_budget"])
 """
-    # One example after the other is answered, each when the agent has looked twice more: the second look, at least, was
-    # begun after the answer before. So it looks before, between and after them.
-    setup = """
-import functools
-looks, looked, status = 0, threading.Condition(), Workbench.optimization_status
-@functools.wraps(status)
-def optimization_status(self):
-    global looks
-    found = status(self)
-    with looked:
-        looks += 1
-        looked.notify_all()
-    return found
-Workbench.optimization_status = optimization_status
-one_at_a_time = threading.Lock()
+    # Whatever ends before val has makes an example of val fail.
+    setup = f"""
+{WATCH}
 def respond(question):
-    if "one word" in question.instructions:
-        with one_at_a_time, looked:
-            enough = looks + 2
-            assert looked.wait_for(lambda: looks >= enough, 60)
+    if is_val(question):
+        came.clear() if not entered.is_set() else None
+        entered.set()
+        with changed:
+            assert changed.wait_for(lambda: {{"optimization_status", "run_data", "update_prompt"}} <= set(came), 60)
+        assert not ended, ended
+    elif entered.is_set() and not question.inputs["message"].startswith(toy.SECRET):
+        ended.append("an example of train")
     return toy.respond(question)
-options["eval_lm"] = field_lm(respond)
+def prompt(text):
+    ended.append("a prompt")
+    return text
+options.update(eval_lm=field_lm(respond), sub_lm=text_lm(prompt))
 """
     try:
-        found = cheat(bounded, [poll, SPENT], setup)
+        found = cheat(bounded, [BEGIN_VAL + look], setup)
     finally:
-        bounded.host(
-            "from rlmoptimizer.workbench import Workbench\n"
-            "Workbench.optimization_status = Workbench.optimization_status.__wrapped__"
-        )
-    assert found["outputs"][0].split() == ["True", "True"]
-    assert found["outputs"][1].split()[:2] == ["4", "0"]
+        bounded.host(UNWATCH)
+    assert found["outputs"][0].split() == ["4", str(4 + 6 + 1 + 2)]
 
 
 @at_every_tier
-def test_the_verdicts_on_single_validation_examples_by_dying_between_them(bounded: Victim) -> None:
-    setup = """
-entered, gone = threading.Event(), threading.Event()
+def test_the_verdicts_and_the_price_of_single_validation_examples_by_dying_between_them(bounded: Victim) -> None:
+    setup = f"""
+{WATCH}
+gone = threading.Event()
 def respond(question):
-    if "one word" in question.instructions and "message 1 " in question.inputs["message"]:
+    if is_val(question) and "message 1 " in question.inputs["message"]:
         entered.set()
         assert gone.wait(60)
     return toy.respond(question)
-def wait(prompt):
-    assert entered.wait(60)
-    return "it runs"
 died = Workbench.kernel_died
+@functools.wraps(died)
 def kernel_died(self):
     died(self)
     gone.set()
 Workbench.kernel_died = kernel_died
-options.update(eval_lm=field_lm(respond), sub_lm=text_lm(wait), num_threads=1)
+options.update(eval_lm=field_lm(respond), num_threads=1)
 """
-    die = """
-threading.Thread(target=evaluate_program, args=("val",), kwargs={"prompts": {"topic": "In one word."}}).start()
-llm_query("wait until the second example runs")
-os._exit(1)
+    look = """
+status = optimization_status()
+print([(run['split'], run['score'], run['passed_count']) for run in status['runs'][2:]], status['spent_budget'])
 """
-    look = "print([(run['split'], run['score'], run['passed_count']) for run in optimization_status()['runs'][2:]])"
-    told = "answer = run_data('r3'); print(answer['score'], answer['passed_count'], answer['examples'])"
-    again = "print(evaluate_program('val', prompts={'topic': 'In one word.'})['passed_count'])"
-    found = cheat(bounded, [die, look, told, again, look], setup)
-    assert "Val is told whole or not at all" in found["outputs"][0]
-    assert found["outputs"][1].strip() == "[('val', None, None)]"
-    assert found["outputs"][2].strip() == "None None []"
-    assert found["outputs"][3].strip() == "4"
-    assert found["outputs"][4].strip() == "[('val', 100.0, 4)]"
+    again = "answer = evaluate_program('val', prompts={'topic': 'In one word.'}); print(answer['run_id'])"
+    try:
+        found = cheat(bounded, [BEGIN_VAL + "os._exit(1)", look, again, look], setup)
+    finally:
+        bounded.host(f"{UNWATCH}\nWorkbench.kernel_died = Workbench.kernel_died.__wrapped__")
+    assert "run r3 on val goes on to its end" in found["outputs"][0]
+    assert found["outputs"][1].strip() == "[('val', 100.0, 4)] 4"
+    assert found["outputs"][2].strip() == "r3"
+    assert found["outputs"][3].strip() == "[('val', 100.0, 4)] 4"
 
 
 @at_every_tier

@@ -1,0 +1,66 @@
+"""Spaces in DSPy's cache: what is asked in one of them is answered from no other. Knows nothing of who asks.
+
+Whoever chooses the requests of one part of an optimization would else learn from their price and their time what
+another part has asked: by a prompt to the sub-LM, or by a step that a prompt makes repeat a guess, whether an example
+of the validation set reads like that.
+
+The space is one of DSPy's settings, so it goes where they go: into the threads that DSPy starts, too. It becomes part
+of the cache's keys, at the place that DSPy names for keys of one's own. An entry is found again in the same space, by
+another compile too. Nothing of it is sent to a provider.
+"""
+
+# DSPy ships no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import dspy
+
+__all__ = ["cache_space", "in_cache_space"]
+
+_SETTING: Final = "rlmoptimizer_cache_space"
+_lock = threading.Lock()
+
+
+@contextmanager
+def cache_space(name: str) -> Generator[None]:
+    """In the block, and wherever DSPy's settings are handed on from it, the cache is that of the space `name`."""
+    _separate(dspy.cache)
+    with dspy.context(**{_SETTING: name}):
+        yield
+
+
+def in_cache_space(context: contextvars.Context, name: str) -> contextvars.Context:
+    """A copy of `context` that is in the space `name`."""
+
+    def enter() -> contextvars.Context:
+        with cache_space(name):
+            return contextvars.copy_context()
+
+    return context.copy().run(enter)
+
+
+class _Keys:
+    """A cache's own way to make its keys, with the space in front of them."""
+
+    def __init__(self, own: Callable[..., Any]) -> None:
+        self._own = own
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        key, space = self._own(*args, **kwargs), dspy.settings.get(_SETTING)
+        return key if space is None else f"{space}:{key}"
+
+
+def _separate(cache: Any) -> None:
+    # Not put back: outside of any space the keys are what they were. Looked at anew each time, for the cache may be
+    # replaced at any moment (`dspy.configure_cache`).
+    if not isinstance(cache.cache_key, _Keys):
+        with _lock:
+            if not isinstance(cache.cache_key, _Keys):
+                cache.cache_key = _Keys(cache.cache_key)
