@@ -399,11 +399,13 @@ class RunStore:
         *,
         seconds: float | None = None,
         answered: bool = True,
+        val_given: Collection[str] = (),
         submission: Mapping[str, Any] | None = None,
     ) -> int:
         """Record one turn of the agent, now that it has ended, and give its number.
 
-        `answered`: the agent has the results of all runs that have finished. `submission`: what it submitted.
+        `answered`: the agent has the results of all runs on train that have finished, and of those on val that are
+        named in `val_given`. `submission`: what it submitted.
         """
         with self._file.transaction() as database:
             number = _next_turn(database)
@@ -412,7 +414,9 @@ class RunStore:
                 "INSERT OR REPLACE INTO iterations VALUES (?, ?, ?, ?, ?, ?)", (number, *texts, seconds, self._clock())
             )
             if answered:
-                database.execute("UPDATE runs SET answered = 1 WHERE state = 'finished' AND NOT baseline")
+                told = "UPDATE runs SET answered = 1 WHERE state = 'finished' AND NOT baseline AND"
+                database.execute(f"{told} split = 'train'")
+                database.executemany(f"{told} split = 'val' AND run_id = ?", [(run_id,) for run_id in val_given])
             if submission is not None:
                 database.execute("UPDATE compile SET submission = ?", (as_column(encode(dict(submission))),))
             return number

@@ -178,6 +178,11 @@ class Runs:
             self._kernel.gone.set()
             self._kernel = Kernel()
 
+    def given(self) -> tuple[str, ...]:
+        """The finished runs whose answers the agent got in this turn."""
+        with self._lock:
+            return tuple(self._kernel.given)
+
     def turn_ended(self) -> None:
         """The agent has the results of all runs that were given to it."""
         with self._lock:
@@ -285,8 +290,9 @@ class Runs:
                 EvaluationFinished(run.run_id, asked.split, run.done, total, run.passed, score, left)
             )
             with self._lock:
-                # One that outlived the turn in which it was asked for may have no reader: it is there to be asked for.
-                if completed and run.turn == run.kernel.turns and (asked.split == "val" or not record.unanswered_count):
+                # One on val that outlived the turn in which it was asked for may have no reader: the cell was stopped.
+                read = run.turn == run.kernel.turns if asked.split == "val" else not record.unanswered_count
+                if completed and read:
                     run.kernel.given.add(run.run_id)
                 self._under_way.pop(run.run_id, None)
                 self._lock.notify_all()

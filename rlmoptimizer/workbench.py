@@ -154,7 +154,13 @@ class Workbench:
         """Keep one turn of the agent, and with it what it submitted, if it did."""
         answered = not self._kernel_died
         self._store.record_iteration(
-            reasoning, code, output, seconds=seconds, answered=answered, submission=submission
+            reasoning,
+            code,
+            output,
+            seconds=seconds,
+            answered=answered,
+            val_given=self._runs.given(),
+            submission=submission,
         )
         if answered:
             self._runs.turn_ended()

@@ -439,8 +439,14 @@ def test_the_answer_of_a_val_run_that_outlived_its_turn_can_be_asked_for_again(t
         at.bench.record_turn("", "interrupted", "", 0.0)  # whoever waited was interrupted with the cell
         go()
         running.result(60)
+        for _ in range(2):
+            at.bench.begin_turn("look")
+            assert at.bench.optimization_status()["latest_run_id"] == "r3"
+            at.bench.record_turn("", "look", "", 0.0)
         assert at.evaluate("val", prompts={"topic": toy.FIX})["run_id"] == "r3"
         assert at.ledger.spent == 4
+        at.bench.record_turn("", "asked", "", 0.0)
+        assert at.evaluate("val", prompts={"topic": toy.FIX})["run_id"] == "r4"
 
 
 def test_a_val_run_that_has_begun_ends_after_the_agent_and_one_that_waits_does_not_begin(tmp_path: Path) -> None:
