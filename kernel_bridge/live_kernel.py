@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from kernel_bridge.cells import CellOutcome, Limits
+from kernel_bridge.cells import CellOutcome
 from kernel_bridge.dispatch import ToolDispatcher
 from kernel_bridge.encoder import CellFrame, CellVariable
 from kernel_bridge.errors import ProtocolViolation, StartupFailed
@@ -33,6 +33,7 @@ _PARTING_SECONDS = 2.0  # between a kernel's sockets closing and its exit
 _LONGEST_POLL_SECONDS = 0.5  # another thread may have taken a Ctrl-C: Python raises when the main one runs again
 _SWEEP_SECONDS = 0.5  # how often a platform without pidfd looks whether the kernel lives
 _MOST_FRAMES = 16  # of a reply; Jupyter's have six
+_MOST_STRAYS = 8  # replies in one cell that are not to it; an honest kernel sends one, to a cell that was given up
 _ENDED_BY_US = (None, -9) if os.name == "posix" else (None, 1)  # exit codes of what was killed
 
 
@@ -71,12 +72,14 @@ class LiveKernel:
         )
         self._cut = False  # the kernel's end of the shell socket is gone
         self._cell = 0  # the number of the cell that the kernel has not answered yet
+        self._request = ""  # the id of the message that it came in
+        self._strays = 0  # since the last cell began
         self._open = True
         try:
             self._open_doors()
             self._connect()
             self._wait_ready()
-            self.tools.measure(self.process.cpu_clock())
+            self.tools.clock.measure(self.process.cpu_clock())
         except BaseException:
             self.close()
             raise
@@ -125,7 +128,7 @@ class LiveKernel:
             left = self._ready_by - time.monotonic()
             if left <= 0:
                 raise self._unready()
-            self._poll(left)
+            self._poll(left, shell=False)
             if self.tools.violation is not None:
                 raise ProtocolViolation(self.tools.violation)
             if self.tools.lost is not None:
@@ -135,10 +138,13 @@ class LiveKernel:
                 raise self._unready()
         self._open_doors()  # those that only a console needs
 
-    def _poll(self, seconds: float) -> None:
-        """Wait for the shell socket, the process's end or a wake-up, and send what waits to be sent."""
+    def _poll(self, seconds: float, *, shell: bool = True) -> None:
+        """Wait for the shell socket, the process's end or a wake-up, and send what waits to be sent.
+
+        `shell`: what comes on the socket is read after this; else it would end every wait at once.
+        """
         watched = [self._wake_in.fileno()]
-        if not self._cut:
+        if shell and not self._cut:
             watched.append(self._shell.fd)
         if self.process.exit_fd is not None:
             watched.append(self.process.exit_fd)
@@ -196,11 +202,13 @@ class LiveKernel:
         if self.tools.lost is not None:
             self._part()
             raise Gone(None)
+        self._strays = 0
         while self._receive() is not None:
-            pass  # the late answer to a cell that was given up
+            self._count_stray()  # such as the late answer to a cell that was given up
         parts = [*self._messages.serialize(request), *frames]
         self.tools.open_cell()
         self._cell = request["metadata"]["kernel_bridge"]["number"]
+        self._request = request["header"]["msg_id"]
         try:
             try:
                 self._shell.send(parts)
@@ -208,7 +216,7 @@ class LiveKernel:
                 self._cut = True
             if interrupted():
                 self.interrupt()
-            reply, timed_out = self._await_reply(request["header"]["msg_id"])
+            reply, timed_out = self._await_reply()
         except Gone as gone:
             gone.submitted = self.tools.close_cell()
             raise
@@ -223,8 +231,8 @@ class LiveKernel:
         if number := self._cell:
             self.process.interrupt(number)
 
-    def _await_reply(self, id: str) -> tuple[Reply, str | None]:
-        clock = _CellClock(self.tools, self._limits)
+    def _await_reply(self) -> tuple[Reply, str | None]:
+        clock = self.tools.clock
         overran: str | None = None
         deadline = 0.0
         while True:
@@ -243,14 +251,14 @@ class LiveKernel:
             self._poll(min(left, _LONGEST_POLL_SECONDS))
             if self.tools.fatal is not None:  # before the answer of the cell, which it may have ended
                 raise self.tools.fatal
-            if (reply := self._find_reply(id)) is not None:
+            if (reply := self._find_reply()) is not None:
                 return reply, overran
             if self.tools.violation is not None:
                 raise ProtocolViolation(f"the kernel broke the protocol: {self.tools.violation}")
             if self._cut or self.tools.lost is not None:
                 self._part()
             if self.process.exited():
-                if (reply := self._find_reply(id)) is not None:
+                if (reply := self._find_reply()) is not None:
                     return reply, overran
                 raise Gone(None)
 
@@ -265,24 +273,33 @@ class LiveKernel:
             raise Gone(None)
         raise Gone(self.tools.lost or CLOSED, unresponsive=True)
 
-    def _find_reply(self, id: str) -> Reply | None:
-        """The reply to our request, if it has come; older ones are dropped."""
+    def _find_reply(self) -> Reply | None:
+        """The reply to our request, if it has come; others are dropped, but not for long."""
         while (frames := self._receive()) is not None:
-            if (reply := find_reply(frames, id)) is not None:
+            if (reply := find_reply(frames, self._request)) is not None:
                 self._cell = 0
                 return reply
+            self._count_stray()
         return None
+
+    def _count_stray(self) -> None:
+        self._strays += 1
+        if self._strays > _MOST_STRAYS:
+            raise ProtocolViolation(
+                f"the kernel broke the protocol: it sent more than {_MOST_STRAYS} replies to what it was not asked"
+            )
 
     def stop(self, seconds: float) -> bool:
         """Interrupt the running cell and wait until it has answered. False: it has not, or the kernel is gone."""
         self.interrupt()
         deadline = time.monotonic() + seconds
-        while self._cell and (left := deadline - time.monotonic()) > 0:
-            self._poll(left)
-            if self._receive() is not None:
-                return True
-            if self._cut or self.process.exited():
-                return False
+        try:
+            while self._cell and (left := deadline - time.monotonic()) > 0:
+                self._poll(left)
+                if self._find_reply() is None and (self._cut or self.process.exited()):
+                    return False
+        except ProtocolViolation:
+            return False
         return not self._cell
 
     def printed(self) -> str:
@@ -316,23 +333,3 @@ def _stillborn(ended: ExitReason) -> str:
     if "No module named" in ended.stderr_tail:
         reason += "; its Python needs the packages ipykernel (7 or newer) and msgspec"
     return reason
-
-
-class _CellClock:
-    """A cell's own time, which stands still while its host tools or a console's cell run, and its whole time."""
-
-    def __init__(self, tools: ToolServer, limits: Limits) -> None:
-        self._tools = tools
-        self._limits = limits
-        self._started = time.monotonic()
-        self._before = tools.excused_seconds()
-
-    def left(self) -> tuple[float, str]:
-        """Seconds until the first limit may be reached, and which one, as a clause."""
-        whole = time.monotonic() - self._started
-        own = whole - (self._tools.excused_seconds() - self._before)
-        seconds, total = self._limits.cell_seconds, self._limits.cell_total_seconds
-        return min(
-            (seconds - own, f"ran longer than {seconds:g} s of its own time"),
-            (total - whole, f"took longer than {total:g} s, with the host tools that it called"),
-        )

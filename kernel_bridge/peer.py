@@ -22,6 +22,7 @@ __all__ = ["Peer", "PeerError", "PeerGone", "wait_for", "wake_pair"]
 _BUFFER_BYTES = 65536
 _FIRST_BYTES = 2**20  # of a long frame that are made room for before they come: its length is only a claim
 _MOST_VECTORS = 64  # buffers for one system call
+_MOST_TURNS = 64  # reads or writes in a row: the other end may keep up with any number of them
 _COMMAND_BYTES = 1024
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -124,7 +125,9 @@ class Peer:
     def flush(self) -> bool:
         """Send what waits, as much as goes at once. True: nothing waits any more. Raises: PeerGone."""
         out = self._out
-        while out:
+        for _ in range(_MOST_TURNS):
+            if not out:
+                return True
             try:
                 sent = self._send_some()
             except (BlockingIOError, InterruptedError):
@@ -138,7 +141,7 @@ class Peer:
                     break
                 sent -= len(first)
                 out.popleft()
-        return True
+        return not out
 
     def _send_some(self) -> int:
         if self._socket is None:
@@ -153,20 +156,22 @@ class Peer:
     # -- in ----------------------------------------------------------------------------------------------------------
 
     def receive(self) -> list[Frame] | None:
-        """The next message, or None when it is not all there yet.
+        """The next message, or None when it is not all there yet, or more has come of it than is read at once.
 
-        Ask until it is None before waiting for the descriptor: several messages may have come at once.
+        Ask until it is None before waiting for the descriptor: several messages may have come at once. It returns soon
+        however fast the other end sends; where bytes are left unread, the descriptor is ready again.
 
         Raises:
             PeerGone: the other end has closed the connection.
             PeerError: it speaks something else, or beyond the bounds.
         """
-        while True:
+        for _ in range(_MOST_TURNS):
             message = self._next()
             if message is not None:
                 return message
             if not self._fill():
                 return None
+        return self._next()
 
     def _fill(self) -> bool:
         """Read what is there. False: nothing is."""

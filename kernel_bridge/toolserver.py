@@ -13,8 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+from kernel_bridge.cell_clock import CellClock
 from kernel_bridge.cells import Limits
 from kernel_bridge.dispatch import ToolDispatcher
+from kernel_bridge.in_flight import CallSize, InFlight
 from kernel_bridge.peer import Frame, Peer, PeerError, PeerGone, wait_for, wake_pair
 from kernel_bridge.wire import (
     Call,
@@ -35,9 +37,9 @@ __all__ = ["CLOSED", "ToolServer"]
 
 _SEND_SECONDS = 30.0  # a kernel that does not take its answers for so long is given up
 _JOIN_SECONDS = 2.0  # for tools that still run; what they do later goes nowhere
-_CONSOLE_SECONDS = 600.0
 _HEAD_BYTES = 2**20  # a small limit for values is none for the messages around them
 _LONGEST_TEXT = 100_000  # characters of a tool's error
+_LONGEST_NAME = 200  # characters of its class
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,7 @@ class _Waiting:
 
     head: Call | Submit
     body: Frame  # not yet decoded
-    size: int  # bytes of both
-    parts: int  # that the body has, at most
+    size: CallSize
 
 
 class ToolServer:
@@ -70,28 +71,20 @@ class ToolServer:
         self._wake = wake
         self._codec = Codec(limit_bytes=limits.frame_bytes, limit_depth=limits.frame_depth)
         self._most = limits.calls_in_flight
-        self._most_bytes = limits.frame_bytes
+        self._sizes = InFlight(limits.frame_bytes, self._codec.limit_parts)
         longest = max(limits.frame_bytes, _HEAD_BYTES)
         self._calls = Peer(calls_url, "PAIR", message_bytes=longest + _HEAD_BYTES, most_frames=2)
         self._replies = Peer(replies_url, "PAIR", message_bytes=0, most_frames=0)
         self._turn = threading.Lock()
         self._replying = threading.Lock()
         self._state = threading.Lock()
-        self._room = threading.Condition(self._state)  # notified when a message has been handled
-        self._bytes = self._parts = 0  # of the messages being handled
         self._threads: list[threading.Thread] = []
         self._idle = 0
-        self._in_flight = 0
-        self._busy_since = self._busy_cpu = 0.0  # when the first call now in flight came, on both clocks
-        self._busy_seconds = 0.0
-        self._cpu: Callable[[], float] = lambda: 0.0
-        self._foreign_cpu = 0.0
-        self._foreign_since: float | None = None
-        self._foreign_credit = _CONSOLE_SECONDS
         self._accepting = False
         self._cells = 0
         self._closed = False
         self._wake_in, self._wake_out = wake_pair()
+        self.clock = CellClock(limits)
         self.ready: Ready | None = None
         self.submitted: dict[str, Any] | None = None
         self.violation: str | None = None
@@ -108,10 +101,6 @@ class ToolServer:
         """Begin to serve, once connected."""
         self._add_thread()
 
-    def measure(self, cpu_seconds: Callable[[], float]) -> None:
-        """From now on, do not excuse the CPU time that the kernel uses while its calls are running."""
-        self._cpu = cpu_seconds
-
     def open_cell(self) -> None:
         """A cell starts: its submission, if it makes one, is awaited."""
         with self._state:
@@ -119,7 +108,7 @@ class ToolServer:
             self.fatal = None
             self._accepting = True
             self._cells += 1
-            self._foreign_credit = _CONSOLE_SECONDS
+        self.clock.open_cell()
 
     def close_cell(self) -> dict[str, Any] | None:
         """The cell is over. Returns what it submitted, if that was accepted."""
@@ -127,30 +116,13 @@ class ToolServer:
             self._accepting = False
             return self.submitted
 
-    def excused_seconds(self) -> float:
-        """Seconds so far during which a host tool was running, or a person's cell on a console.
-
-        Without the CPU time that the kernel used while tools were running: code that computes beside its calls does
-        not wait for them. A kernel's word that a console is at work is believed for ten minutes in each cell.
-        """
-        since = self._foreign_since
-        if since is not None and time.monotonic() - since > self._foreign_credit:
-            self._note_foreign(False)
-        with self._state:
-            return self._busy_seconds + (self._excused_now() if self._in_flight else 0.0)
-
-    def _excused_now(self) -> float:
-        """What of the time since the first call now in flight is not the cell's own."""
-        cpu = self._cpu() if self._foreign_since is None else self._foreign_cpu
-        return max(0.0, time.monotonic() - self._busy_since - max(0.0, cpu - self._busy_cpu))
-
     def close(self) -> None:
         """Stop serving. Tools that still run are waited for, but not for long; their answers are dropped."""
         with self._state:
             if self._closed:
                 return
             self._closed = True
-            self._room.notify_all()
+        self._sizes.close()
         self._wake_out.send(b"x")  # never taken out again: every wait from now on ends at once
         deadline = time.monotonic() + _JOIN_SECONDS
         mine = threading.current_thread()
@@ -178,8 +150,9 @@ class ToolServer:
                 call = self._receive()
                 if call is None or not self._admit(call):
                     return
+            sent = False
             try:
-                self._handle(call)
+                sent = self._handle(call)
             except WireError as error:
                 self._break(str(error))
                 return
@@ -191,38 +164,30 @@ class ToolServer:
                 self._wake()
                 return
             finally:
-                self._release(call)
+                self._sizes.end(call.size, sent=sent)
+                with self._state:
+                    self._idle += 1
                 del call
 
     def _admit(self, call: _Waiting) -> bool:
-        """Wait, with the turn, until so much more may be held; see to the next reader. False: closing."""
+        """Wait, with the turn, until so much more may be in flight; see to the next reader. False: closing."""
+        if not self._sizes.begin(call.size):
+            return False
         with self._state:
-            while self._bytes and not self._closed and not self._fits(call):
-                self._room.wait()
-            self._bytes += call.size
-            self._parts += call.parts
             self._idle -= 1
             if not self._idle and len(self._threads) < self._most and not self._closed:
                 self._add_thread()
             return not self._closed
 
-    def _fits(self, call: _Waiting) -> bool:
-        return self._bytes + call.size <= self._most_bytes and self._parts + call.parts <= self._codec.limit_parts
-
-    def _release(self, call: _Waiting) -> None:
-        with self._state:
-            self._bytes -= call.size
-            self._parts -= call.parts
-            self._idle += 1
-            self._room.notify_all()
-
     def _lose(self, why: str) -> None:
         if not self._closed:
             self.lost = why
+            self._sizes.close()
             self._wake()
 
     def _break(self, why: str) -> None:
         self.violation = why
+        self._sizes.close()
         self._wake()
 
     def _receive(self) -> _Waiting | None:
@@ -243,47 +208,54 @@ class ToolServer:
     def _sort(self, frames: list[Frame]) -> _Waiting | None:
         if len(frames) != 2:
             raise WireError(f"{len(frames)} frames; a message has two")
-        head = read_kernel_head(frames[0])
+        head = read_kernel_head(frames[0], ready=self.ready is None)
         if isinstance(head, Ready):
             if self.ready is not None:
                 raise WireError("Ready comes once")
             self.ready = head
             self._wake()
         elif isinstance(head, Foreign):
-            self._note_foreign(head.running)
+            self.clock.note_console(head.running)
         else:
-            parts = self._codec.weigh(frames[1], self._codec.limit_parts - self._parts)
-            return _Waiting(head, frames[1], len(frames[0]) + len(frames[1]), parts)
+            name = head.name if isinstance(head, Call) else "SUBMIT"
+            parts = self._codec.weigh(frames[1], self._sizes.room)
+            return _Waiting(head, frames[1], CallSize(name, len(frames[0]) + len(frames[1]), parts))
         return None
 
-    def _handle(self, call: _Waiting) -> None:
+    def _handle(self, call: _Waiting) -> bool:
+        """Run a call and send its answer. False: the answer was refused for its size, which is the answer then."""
         head = call.head
         body = self._codec.load(call.body, verify=True, weighed=True)
         if isinstance(head, Call):
             args, kwargs = _arguments(body)
-            self._answer(head, lambda: self._dispatcher.call(head.name, args, kwargs), f"{head.name}()")
+            answer, data = self._run(head, lambda: self._dispatcher.call(head.name, args, kwargs), f"{head.name}()")
         elif isinstance(body, dict):
-            self._answer(head, lambda: self._accept(cast("dict[str, Any]", body)), "SUBMIT")
+            answer, data = self._run(head, lambda: self._accept(cast("dict[str, Any]", body)), "SUBMIT")
         else:
             raise WireError("a submission is a dict")
+        fits = self._sizes.answer(call.size, len(data))
+        if not fits:
+            waiting = f"answers of {self._sizes.answer_bytes} bytes wait to be taken already"
+            said = f"the answer of {len(data)} bytes was dropped, because {waiting}; call fewer tools at once"
+            answer, data = Raise(head.id, "RuntimeError", said), b""
+        self._send(answer, data)
+        return fits
 
-    def _answer(self, head: Call | Submit, ask: Callable[[], Any], path: str) -> None:
-        self._count(1)
-        data = b""
-        answer: HostMessage = Return(head.id)
+    def _run(self, head: Call | Submit, ask: Callable[[], Any], path: str) -> tuple[HostMessage, bytes]:
+        """The answer: its head and its body."""
+        self.clock.begin_call()
         try:
-            data = self._codec.dump(ask(), path)
+            return Return(head.id), self._codec.dump(ask(), path)
         except Unsendable as error:
-            answer = Raise(head.id, "NotSendable", f"the host's answer does not fit the border: {error}")
+            return Raise(head.id, "NotSendable", f"the host's answer does not fit the border: {error}"), b""
         except Exception as error:  # noqa: BLE001 - foreign code: whatever a tool raises is the agent's to read
-            answer = Raise(head.id, type(error).__name__, _text_of(error))
+            return Raise(head.id, _name_of(error), _text_of(error)), b""
         except BaseException as error:  # noqa: BLE001 - an interrupt or an exit belongs to the caller of the cell
             self.fatal = error
             self._wake()
-            answer = Raise(head.id, type(error).__name__, _text_of(error))
+            return Raise(head.id, _name_of(error), _text_of(error)), b""
         finally:
-            self._count(-1)
-        self._send(answer, data)
+            self.clock.end_call()
 
     def _accept(self, fields: dict[str, Any]) -> None:
         with self._state:
@@ -297,31 +269,6 @@ class ToolServer:
             if not self._accepting or self._cells != cell or self.submitted is not None:
                 raise RuntimeError("the cell that submitted has ended, or has submitted something else")
             self.submitted = fields
-
-    def _note_foreign(self, running: bool) -> None:
-        since = self._foreign_since
-        if running == (since is not None) or (running and self._foreign_credit <= 0):
-            return
-        cpu = self._cpu()
-        if since is not None:
-            self._foreign_credit -= time.monotonic() - since
-            self._busy_cpu += cpu - self._foreign_cpu  # that was the person's
-        self._foreign_cpu = cpu
-        if running:
-            self._count(1)
-            self._foreign_since = time.monotonic()
-        else:
-            self._foreign_since = None
-            self._count(-1)
-
-    def _count(self, by: int) -> None:
-        with self._state:
-            if by > 0 and not self._in_flight:
-                self._busy_since = time.monotonic()
-                self._busy_cpu = self._cpu()
-            self._in_flight += by
-            if by < 0 and not self._in_flight:
-                self._busy_seconds += self._excused_now()
 
     def _send(self, head: HostMessage, body: bytes) -> None:
         with self._replying:
@@ -351,6 +298,10 @@ def _arguments(body: Any) -> tuple[list[Any], dict[str, Any]]:
     if len(parts) != 2 or not isinstance(parts[0], list) or not isinstance(parts[1], dict):
         raise WireError("a call's body is [positional arguments, keyword arguments]")
     return cast("list[Any]", parts[0]), cast("dict[str, Any]", parts[1])
+
+
+def _name_of(error: BaseException) -> str:
+    return type(error).__name__[:_LONGEST_NAME]
 
 
 def _text_of(error: BaseException) -> str:

@@ -18,6 +18,7 @@ import zmq
 
 from kernel_bridge.inside.interrupts import Interrupts
 from kernel_bridge.wire import (
+    LONGEST_NAME,
     Call,
     Codec,
     HostMessage,
@@ -87,6 +88,8 @@ class HostChannel:
 
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a host tool and return its result. Raises: what the tool raised, under the same class name."""
+        if len(name) > LONGEST_NAME:
+            raise NameError(f"there is no tool named {name[:50]!r}..., a name of {len(name)} characters")
         body = _PAIR + self._dump(list(args), f"{name}() argument") + self._dump(kwargs, f"{name}()")
         if len(body) > self.codec.limit_bytes:
             reason = f"{len(body)} bytes encoded, all together; at most {self.codec.limit_bytes}"

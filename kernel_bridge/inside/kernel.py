@@ -37,7 +37,7 @@ from kernel_bridge.inside.output import CellStream, DescriptorCapture, Transcrip
 from kernel_bridge.inside.shell import BridgeShell
 from kernel_bridge.inside.stubs import Binding, Submitted
 from kernel_bridge.inside.tracebacks import CELL_PREFIX, describe_failure, name_cell
-from kernel_bridge.wire import Foreign, Ready
+from kernel_bridge.wire import Foreign, fitting_ready
 
 _HOST_OWNED = ("_dspy", "__dspy", "_Dspy")  # prefixes of the names that DSPy's own set-up cells make
 
@@ -107,7 +107,7 @@ class BridgeKernel(IPythonKernel):
             if spec["restore"]:
                 restored, lost = self.checkpoint.restore()
                 self.restored = set(restored)
-        channel.tell(Ready(sys.version.split()[0], restored, lost))
+        channel.tell(fitting_ready(sys.version.split()[0], restored, lost))
 
     # -- cells ---------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from kernel_bridge.wire.codec import Codec
 from kernel_bridge.wire.frame import WireError
 from kernel_bridge.wire.messages import (
+    LONGEST_NAME,
     Call,
     Foreign,
     HostMessage,
@@ -18,6 +19,7 @@ from kernel_bridge.wire.messages import (
     Ready,
     Return,
     Submit,
+    fitting_ready,
     read_host_head,
     read_kernel_head,
     write_head,
@@ -25,6 +27,7 @@ from kernel_bridge.wire.messages import (
 from kernel_bridge.wire.values import Unsendable
 
 __all__ = [
+    "LONGEST_NAME",
     "Call",
     "Codec",
     "Foreign",
@@ -36,6 +39,7 @@ __all__ = [
     "Submit",
     "Unsendable",
     "WireError",
+    "fitting_ready",
     "read_host_head",
     "read_kernel_head",
     "write_head",

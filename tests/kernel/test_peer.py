@@ -203,6 +203,35 @@ def test_a_length_is_only_a_claim_until_the_bytes_have_come(place: str) -> None:
         one.close()
 
 
+class Dribble:
+    """A connection at whose other end somebody always keeps up: each read gives one byte, each write takes one."""
+
+    def recv_into(self, target: memoryview) -> int:
+        target[:1] = b"x"
+        return 1
+
+    def sendmsg(self, *_: object) -> int:
+        return 1
+
+    send = sendmsg
+
+    def close(self) -> None:
+        return None
+
+
+def test_reading_and_writing_come_back_however_long_the_other_end_keeps_up(place: str) -> None:
+    with anybody(place) as (ours, other):
+        other.sendall(GREETING + READY + b"\x02" + struct.pack(">Q", 2**20))
+        until(ours.connect, ours)
+        assert ours._socket is not None
+        ours._socket.close()
+        ours._socket = Dribble()  # type: ignore[assignment]
+        for _ in range(3):
+            assert ours.receive() is None
+        ours.send([bytes(2**20)])
+        assert not ours.flush()
+
+
 @pytest.mark.parametrize("hidden", ["link", "file"])
 def test_it_connects_to_a_socket_only_and_follows_no_link(place: str, hidden: str) -> None:
     with socket.socket(socket.AF_UNIX) as listener:

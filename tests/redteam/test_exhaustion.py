@@ -480,6 +480,23 @@ def test_a_flood_of_output(bounded: Victim) -> None:
         assert _peak(bounded.tier) - before < _MOST_GROWTH, kind
 
 
+@at_every_tier
+def test_answers_that_nobody_takes(bounded: Victim) -> None:
+    options = "tools={**tools, 'large': lambda: 'x' * (8 * 2**20)}, limits=Limits(cell_seconds=4, frame_bytes=2**25)"
+    with victim(bounded.tier, options) as one:
+        before = _peak(bounded.tier)
+        told = one.dies("""
+import msgspec
+pack = msgspec.msgpack.encode
+for number in range(64):
+    get_ipython().kernel.channel._out.send_multipart([pack(["call", 10**6 + number, "large"]), pack([[], {}])])
+print("begun")
+os.kill(os.getpid(), signal.SIGSTOP)
+""")
+        assert "begun" in told
+        assert _peak(bounded.tier) - before < 250 * MIB  # all of them are 504 MiB, and as much again while being made
+
+
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 
 

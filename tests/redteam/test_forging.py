@@ -28,6 +28,8 @@ _VIOLATIONS = {
     "more parts than a value may have": CALL.format("b'\\x92\\xdd\\x00\\x20\\x00\\x00' + b'\\xe0' * 2**21 + b'\\x80'"),
     "text that is none": CALL.format("b'\\x92\\x91\\xa2\\xff\\xfe\\x80'"),
     "frames without number": "send(*[b''] * 1000)",
+    "a name without end": "send(pack(['call', 1, 'x' * 10**6]), pack([[], {}]))",
+    "a head of many names": "send(pack(['ready', '3', ['n'] * 10**6, {}]), b'')",
 }
 
 
@@ -171,6 +173,20 @@ def test_identities_of_others(bounded: Victim) -> None:
         assert [one.run(f"print({n})") for n in range(3)] == list("012")
         assert int(one.run("print(len(sent))")) >= 3
         one.assert_works()
+
+
+@at_every_tier
+def test_replies_to_nobody_without_end(bounded: Victim) -> None:
+    with victim(bounded.tier, "limits=Limits(cell_seconds=60)") as one:
+        told = one.ends(
+            f"{RAW}\nhonest = kernel.session.send\n"
+            "def flood(stream, kind, content=None, parent=None, ident=None, *args, **kwargs):\n"
+            "    header = {**parent['header'], 'msg_id': 'of-another'}\n"
+            "    while kind == 'execute_reply': honest(stream.socket, kind, {}, {**parent, 'header': header}, ident)\n"
+            "    return honest(stream, kind, content, parent, ident, *args, **kwargs)\n"
+            "kernel.session.send = flood"
+        )
+        assert "it sent more than 8 replies to what it was not asked" in told
 
 
 @at_every_tier

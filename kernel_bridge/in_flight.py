@@ -1,0 +1,120 @@
+"""What is in flight on a tool channel: one account of the bytes of calls and of their answers. Knows no sockets."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+__all__ = ["CallSize", "InFlight"]
+
+_LEAST_BYTES = 64 * 2**20  # a small limit of one value is none for the answers of many calls at once
+_SMALL_BYTES = 2**16  # of an answer that need not wait: all that can be made at once are few bytes
+_FREELY = 8  # calls that begin at once, though nothing is known of how large their answers are
+_KNOWN_SECONDS = 0.01  # that further ones wait for one of these answers
+_MOST_NAMES = 1000  # of tools whose answers are remembered
+
+
+@dataclass(slots=True)
+class CallSize:
+    """What one call takes of the account."""
+
+    name: str  # of its tool
+    bytes: int  # of the call
+    parts: int  # that its value has, at most
+    answer: int = 0  # bytes; what is expected, until it is made
+
+
+class InFlight:
+    """The account. Thread-safe; each call goes through `begin`, then at most once through `answer`, then `end`.
+
+    A call begins when its bytes, its parts, and the bytes of the answer that it is expected to have (that of the last
+    call of its tool) fit beside those in flight. An answer for which there is no room waits until others were sent; as
+    many bytes as there is room for may wait, and what is beyond that is refused. So nothing of what is to be sent waits
+    for anything but the sending. What is alone always fits.
+
+    Args:
+        limit_bytes: of one value, and of all calls.
+        limit_parts: of all calls.
+    """
+
+    def __init__(self, limit_bytes: int, limit_parts: int) -> None:
+        self.answer_bytes = max(limit_bytes, _LEAST_BYTES)  # of all answers, as many again may wait
+        self._limit_bytes = limit_bytes
+        self._limit_parts = limit_parts
+        self._changed = threading.Condition()  # guards all below; notified when any of it changes
+        self._bytes = self._parts = 0  # of calls
+        self._expected = 0  # bytes of answers that are expected or were made
+        self._sending = self._waiting = 0  # bytes of large answers that are being sent, that wait for that
+        self._running = 0
+        self._answers: dict[str, int] = {}  # name of a tool -> bytes of its last answer
+        self._closed = False
+
+    @property
+    def room(self) -> int:
+        """Parts that there is room for."""
+        with self._changed:
+            return self._limit_parts - self._parts
+
+    def begin(self, call: CallSize) -> bool:
+        """Wait until there is room for a call. False: closed."""
+        with self._changed:
+            if self._running >= _FREELY:
+                self._changed.wait_for(lambda: self._closed or call.name in self._answers, _KNOWN_SECONDS)
+            self._changed.wait_for(lambda: self._closed or not self._running or self._fits(call))
+            call.answer = self._answers.get(call.name, 0)
+            self._running += 1
+            self._add(call, 1)
+            return not self._closed
+
+    def answer(self, call: CallSize, size: int) -> bool:
+        """Wait until an answer may be sent. False: refused, too many bytes wait already."""
+        with self._changed:
+            if len(self._answers) >= _MOST_NAMES:
+                self._answers.clear()
+            self._answers[call.name] = size
+            self._expected += size - call.answer
+            call.answer = size
+            self._changed.notify_all()
+            if size <= _SMALL_BYTES:
+                return True
+            if not self._may_send(size):
+                if self._waiting and self._waiting + size > self.answer_bytes:
+                    self._expected -= size
+                    call.answer = 0
+                    return False
+                self._waiting += size
+                self._changed.wait_for(lambda: self._may_send(size))
+                self._waiting -= size
+            self._sending += size
+            return True
+
+    def end(self, call: CallSize, *, sent: bool) -> None:
+        """A call is done. `sent`: `answer` let its answer pass."""
+        with self._changed:
+            self._running -= 1
+            self._add(call, -1)
+            if sent and call.answer > _SMALL_BYTES:
+                self._sending -= call.answer
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End every wait, now and from now on."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _add(self, call: CallSize, sign: int) -> None:
+        self._bytes += sign * call.bytes
+        self._parts += sign * call.parts
+        self._expected += sign * call.answer
+
+    def _fits(self, call: CallSize) -> bool:
+        answer = self._answers.get(call.name, 0)
+        return (
+            self._bytes + call.bytes <= self._limit_bytes
+            and self._parts + call.parts <= self._limit_parts
+            and (answer <= _SMALL_BYTES or self._bytes + call.bytes + self._expected + answer <= self.answer_bytes)
+        )
+
+    def _may_send(self, size: int) -> bool:
+        return self._closed or not self._sending or self._sending + size <= self.answer_bytes
