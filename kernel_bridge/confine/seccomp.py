@@ -61,6 +61,47 @@ REFUSED: Sequence[Refused] = (
         error=errno.ENOSYS,
     ),
     *_group(
+        "its queues are counted for the whole machine; programs fall back to the ordinary calls",
+        ("io_setup", 206, 0),
+        ("io_destroy", 207, 1),
+        ("io_getevents", 208, 4),
+        ("io_pgetevents", 333, 292),
+        ("io_submit", 209, 2),
+        ("io_cancel", 210, 3),
+        error=errno.ENOSYS,
+    ),
+    *_group(
+        "its instances are counted for the user, host and all; and it tells names and moments of what happens in "
+        "directories of the host, for which Landlock has no rule",
+        ("inotify_init", 253, None),
+        ("inotify_init1", 294, 26),
+        ("inotify_add_watch", 254, 27),
+    ),
+    *_group(
+        "writes to disk what all of the machine has to write, and keeps its others waiting",
+        ("sync", 162, 81),
+        ("syncfs", 306, 267),
+    ),
+    *_group(
+        "takes room on a disk at once, and beyond the limit of a file's size; programs fall back to writing",
+        ("fallocate", 285, 47),
+        error=errno.EOPNOTSUPP,
+    ),
+    *_group(
+        "attributes of files take room that no limit counts; programs take it for a file system that has none",
+        ("setxattr", 188, 5),
+        ("lsetxattr", 189, 6),
+        ("fsetxattr", 190, 7),
+        error=errno.EOPNOTSUPP,
+    ),
+    *_group(
+        "sets of rules take memory that no limit counts, and a kernel is fenced in already",
+        ("landlock_create_ruleset", 444, 444),
+        ("landlock_add_rule", 445, 445),
+        ("landlock_restrict_self", 446, 446),
+        error=errno.ENOSYS,
+    ),
+    *_group(
         "the keyring holds secrets of the user and is shared between processes",
         ("keyctl", 250, 219),
         ("add_key", 248, 217),
@@ -150,12 +191,11 @@ REFUSED: Sequence[Refused] = (
 """Every call that is refused whatever its arguments; `filter_for` adds the few that depend on them."""
 
 REFUSED_UNFENCED: Sequence[Refused] = _group(
-    "tells names and moments of what happens in directories of the host, and Landlock has no rule for it",
-    ("inotify_init", 253, None),
-    ("inotify_init1", 294, 26),
-    ("inotify_add_watch", 254, 27),
+    "sends descriptors too, and files without a name that are on their way in a socket are found by nobody",
+    ("sendmsg", 46, 211),
+    ("sendmmsg", 307, 269),
 )
-"""What is refused besides, where the kernel sees the host's file system."""
+"""What is refused besides, where the kernel writes to the host's file system."""
 
 REFUSED_SAME_USER: Sequence[Refused] = _group(
     "changes modes, owners, times and attributes of the user's files anywhere, and Landlock has no rule for it",
@@ -171,9 +211,6 @@ REFUSED_SAME_USER: Sequence[Refused] = _group(
     ("utimes", 235, None),
     ("futimesat", 261, None),
     ("utimensat", 280, 88),
-    ("setxattr", 188, 5),
-    ("lsetxattr", 189, 6),
-    ("fsetxattr", 190, 7),
     ("removexattr", 197, 14),
     ("lremovexattr", 198, 15),
     ("fremovexattr", 199, 16),
@@ -191,6 +228,9 @@ class _Architecture:
     connect: int
     clone: int
     ioctl: int
+    fcntl: int
+    mmap: int
+    setsockopt: int
     x32_bit: int | None
     by_pid: tuple[int, ...]  # prlimit64, sched_setaffinity, sched_setattr, sched_setparam: whom comes first
     sched_setscheduler: int
@@ -199,8 +239,10 @@ class _Architecture:
 
 
 ARCHITECTURES: Mapping[str, _Architecture] = {
-    "x86_64": _Architecture(0xC000003E, 41, 53, 42, 56, 16, 0x40000000, (302, 203, 314, 142), 144, 141, 251),
-    "aarch64": _Architecture(0xC00000B7, 198, 199, 203, 220, 29, None, (261, 122, 274, 118), 119, 140, 30),
+    "x86_64": _Architecture(0xC000003E, 41, 53, 42, 56, 16, 72, 9, 54, 0x40000000, (302, 203, 314, 142), 144, 141, 251),
+    "aarch64": _Architecture(
+        0xC00000B7, 198, 199, 203, 220, 29, 25, 222, 208, None, (261, 122, 274, 118), 119, 140, 30
+    ),
 }
 """The machines a filter can be made for, by `platform.machine()`; the first argument of their `clone` is its flags."""
 
@@ -210,6 +252,13 @@ _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data; argumen
 _AF_UNIX, _AF_NETLINK, _SOCK_STREAM, _SOCK_MASK = 1, 16, 1, 0xF
 _NEW_NAMESPACES = 0x7E020080  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET, and TIME as CLONE_NEWTIME
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_PREALLOCATE = (0x40305828, 0x4030582A, 0x40305839)  # FS_IOC_RESVSP, RESVSP64, ZERO_RANGE: as fallocate
+# Leases and dnotify tell when the host opens what; locks of open files are seen by no count; pipes grow unaccounted.
+_F_OFD_SETLK, _F_OFD_SETLKW, _F_SETLEASE, _F_NOTIFY, _F_SETPIPE_SZ = 37, 38, 1024, 1026, 1031
+_MAP_HUGETLB = 0x40000  # from a pool of the machine, and counted nowhere
+_SOL_SOCKET = 1
+# SO_SNDBUF and SNDBUFFORCE, by which a socket holds more than it is taken to hold, and the four SO_ATTACH: filters.
+_SOCKET_OPTIONS = (7, 32, 26, 50, 51, 52)
 _FILE_ATTRIBUTES = (0x40086602, 0x40046602, 0x401C5820, 0x40806685)  # FS_IOC_SETFLAGS (two), FSSETXATTR, ENABLE_VERITY
 _PRIO_PROCESS, _IOPRIO_WHO_PROCESS, _SCHED_OTHER = 0, 1, 0
 
@@ -246,8 +295,9 @@ def filter_for(machine: str, *, unix_connect: bool, same_user: bool = False) -> 
 
     Args:
         machine: `platform.machine()`.
-        unix_connect: allow connections to unix sockets, and datagrams on them. Only where no socket of the host is
-            in reach: Landlock does not keep a process from the sockets of others that have a path.
+        unix_connect: allow connections to unix sockets, datagrams on them, and descriptors to be sent. Only where no
+            socket and no directory of the host is in reach: Landlock does not keep a process from the sockets of others
+            that have a path.
         same_user: the kernel sees the host's processes and files and runs as the host's own user, so that every call
             must be refused by which it could change them.
     """
@@ -271,7 +321,11 @@ def filter_for(machine: str, *, unix_connect: bool, same_user: bool = False) -> 
     for number in (known.socket, known.socketpair):
         _only_unix_sockets(program, number, any_kind=unix_connect)
     _refuse_flags(program, known.clone, _ARGUMENTS, _NEW_NAMESPACES)
-    _refuse_requests(program, known.ioctl, (_TIOCSTI, _TIOCLINUX, *(_FILE_ATTRIBUTES if same_user else ())))
+    attributes = _FILE_ATTRIBUTES if same_user else ()
+    _refuse_requests(program, known.ioctl, (_TIOCSTI, _TIOCLINUX, *_PREALLOCATE, *attributes))
+    _refuse_requests(program, known.fcntl, (_F_OFD_SETLK, _F_OFD_SETLKW, _F_SETLEASE, _F_NOTIFY, _F_SETPIPE_SZ))
+    _refuse_flags(program, known.mmap, _ARGUMENTS + 8 * 3, _MAP_HUGETLB, errno.ENOMEM)
+    _refuse_options(program, known.setsockopt)
     if same_user:
         for number in known.by_pid:
             _only_arguments(program, number, (0, 0))
@@ -299,20 +353,33 @@ def _only_unix_sockets(program: _Program, number: int, *, any_kind: bool) -> Non
     _when(program, number, body)
 
 
-def _refuse_flags(program: _Program, number: int, offset: int, flags: int) -> None:
+def _refuse_flags(program: _Program, number: int, offset: int, flags: int, error: int = errno.EPERM) -> None:
     body = _Program()
     body.load(offset)
-    body.refuse_if(_JSET, flags, errno.EPERM)
+    body.refuse_if(_JSET, flags, error)
     body.end(_ALLOW)
     _when(program, number, body)
 
 
 def _refuse_requests(program: _Program, number: int, requests: Sequence[int]) -> None:
-    """Refuse some requests of ioctl, which are its second argument."""
+    """Refuse some requests of ioctl or commands of fcntl, which are their second argument."""
     body = _Program()
     body.load(_ARGUMENTS + 8)
     for request in requests:
         body.refuse_if(_JEQ, request, errno.EPERM)
+    body.end(_ALLOW)
+    _when(program, number, body)
+
+
+def _refuse_options(program: _Program, number: int) -> None:
+    """Refuse some options of sockets: the level and the option are the second and third argument of setsockopt."""
+    body = _Program()
+    body.load(_ARGUMENTS + 8)
+    body.jump(_JEQ, _SOL_SOCKET, 1, 0)
+    body.end(_ALLOW)
+    body.load(_ARGUMENTS + 8 * 2)
+    for option in _SOCKET_OPTIONS:
+        body.refuse_if(_JEQ, option, errno.EPERM)
     body.end(_ALLOW)
     _when(program, number, body)
 

@@ -32,6 +32,10 @@ setpriority 141 140; settimeofday 164 170; setxattr 188 5; shmat 30 196; shmctl 
 shmget 29 194; socket 41 198; socketpair 53 199; swapoff 168 225; swapon 167 224; syslog 103 116; umount2 166 39;
 unshare 272 97; userfaultfd 323 282; utime 132 -; utimensat 280 88; utimes 235 -; vfork 58 -; vhangup 153 58;
 vmsplice 278 75; write 1 64;
+fallocate 285 47; fcntl 72 25; io_cancel 210 3; io_destroy 207 1; io_getevents 208 4; io_pgetevents 333 292;
+io_setup 206 0; io_submit 209 2;
+landlock_add_rule 445 445; landlock_create_ruleset 444 444; landlock_restrict_self 446 446;
+sendmmsg 307 269; sendmsg 46 211; setsockopt 54 208; sync 162 81; syncfs 306 267;
 """
 
 

@@ -97,8 +97,8 @@ def test_the_table_has_the_numbers_that_the_system_has(machine: str) -> None:
     assert table == {name: NUMBERS[machine][name] for name in table}
     known, numbers = ARCHITECTURES[machine], NUMBERS[machine]
     assert known.audit == AUDIT[machine]
-    for name in ("socket", "socketpair", "connect", "clone", "ioctl", "sched_setscheduler", "setpriority",
-                 "ioprio_set"):  # fmt: skip
+    for name in ("socket", "socketpair", "connect", "clone", "ioctl", "fcntl", "mmap", "setsockopt",
+                 "sched_setscheduler", "setpriority", "ioprio_set"):  # fmt: skip
         assert getattr(known, name) == numbers[name], name
     by_pid = ("prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam")
     assert known.by_pid == tuple(numbers[name] for name in by_pid)
@@ -149,8 +149,9 @@ def test_what_python_needs_is_allowed(kind: Kind, verdict: Any) -> None:
 
 def test_calls_that_are_not_in_the_table_are_allowed_and_newer_ones_are_unknown(kind: Kind, verdict: Any) -> None:
     refused = {number_of(call, kind[0]) for call in refused_by(kind)}
-    special = {"socket", "socketpair", "connect", "clone", "ioctl", "prlimit64", "sched_setaffinity", "sched_setattr",
-               "sched_setparam", "sched_setscheduler", "setpriority", "ioprio_set"}  # fmt: skip
+    special = {"socket", "socketpair", "connect", "clone", "ioctl", "fcntl", "mmap", "setsockopt", "prlimit64",
+               "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler", "setpriority",
+               "ioprio_set"}  # fmt: skip
     refused |= {NUMBERS[kind[0]][name] for name in special}
     for number in range(NEWEST + 1):
         if number not in refused:
@@ -197,6 +198,24 @@ def test_no_key_can_be_put_into_a_terminal(kind: Kind, verdict: Any) -> None:
     assert verdict(ioctl, 0, 0x5401) == ALLOWED
     for request in (0x40086602, 0x40046602, 0x401C5820, 0x40806685):
         assert verdict(ioctl, 0, request) == ("EPERM" if kind[2] else ALLOWED)
+
+
+def test_what_takes_memory_or_disk_that_nobody_counts_is_refused(kind: Kind, verdict: Any) -> None:
+    numbers = NUMBERS[kind[0]]
+    for high in (0, 1 << 32, 0xFFFFFFFF << 32):  # the system looks at the lower half only
+        for command in (37, 38, 1024, 1026, 1031):  # locks of open files, leases, dnotify, larger pipes
+            assert verdict(numbers["fcntl"], 3, high | command) == "EPERM"
+        for request in (0x40305828, 0x4030582A, 0x40305839):  # room on disk at once
+            assert verdict(numbers["ioctl"], 3, high | request) == "EPERM"
+        assert verdict(numbers["mmap"], 0, 2**21, 3, high | 0x40022) == "ENOMEM"  # from the pool of huge pages
+        for option in (7, 26, 32, 50, 51, 52):
+            assert verdict(numbers["setsockopt"], 3, high | 1, high | option) == "EPERM"
+    for command in (0, 1, 2, 3, 4, 5, 6, 7, 36, 1030, 1032):  # POSIX locks too, without which there is no SQLite
+        assert verdict(numbers["fcntl"], 3, command) == ALLOWED
+    for flags in (0x1, 0x2, 0x22, 0x20022, 0x32):
+        assert verdict(numbers["mmap"], 0, 2**21, 3, flags) == ALLOWED
+    for level, option in ((1, 2), (1, 8), (1, 20), (6, 7), (41, 26)):
+        assert verdict(numbers["setsockopt"], 3, level, option) == ALLOWED
 
 
 def test_a_kernel_of_the_hosts_own_user_changes_only_itself(kind: Kind, verdict: Any) -> None:
