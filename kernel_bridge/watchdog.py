@@ -1,4 +1,4 @@
-"""The watchdog: kills a kernel whose processes together use more than they may. Knows /proc and directories, no cells.
+"""The watchdog: kills a kernel whose processes together use more than they may. Knows processes and files, no cells.
 
 Resource limits bound each process by itself; only the sum bounds what a kernel with many processes takes. Linux only;
 elsewhere the dog sleeps.
@@ -18,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernel_bridge.process_use import Descriptors, Unmeasurable, deleted_mappings, memory, resident, tasks
+
 __all__ = ["Bounds", "Watchdog", "descendants"]
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ _MOST_FILES, _FEWEST_FILES = 100_000, 10_000  # that a kernel may have, between 
 _FILE_BYTES = 4096
 _DEEPEST = 64  # directories within directories
 _FILES_FOR_EACH_PROCESS = 8  # open files of all processes together, as a multiple of what one may have
+# What the machine or the user has only so many of, and honest code needs few of.
+_MOST_LOCKS, _MOST_TERMINALS, _MOST_WATCHES_BYTES = 10_000, 64, 64 * 2**20
+_LOCK_LIST_BYTES = 16 * 2**20  # of the system's list that are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class Watchdog:
         self._bounds = bounds
         self._wait = _LOOK_SECONDS
         self._next_disk = 0.0
+        self._system_bytes = 0  # of memory that the system may have for the kernel's descriptors
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         if not bounds.nothing() and sys.platform.startswith("linux"):
@@ -90,19 +96,32 @@ class Watchdog:
                 return
 
     def _look(self, family: Sequence[int]) -> str | None:
-        verdict = self._too_many(family) or self._too_much_memory(family)
-        now = time.monotonic()
-        if verdict is None and now >= self._next_disk:
-            verdict = self._too_many_open(family) or self._too_much_disk(family)
-            took = time.monotonic() - now
-            self._next_disk = now + max(_DISK_SECONDS, 5 * took)
+        try:
+            verdict = self._too_many(family) or self._too_much_memory(family)
+            now = time.monotonic()
+            if verdict is None and now >= self._next_disk:
+                verdict = self._look_closely(family)
+                took = time.monotonic() - now
+                self._next_disk = now + max(_DISK_SECONDS, 5 * took)
+        except (Unmeasurable, _Refused) as refused:
+            return f"it was killed, because {refused}"
         return verdict
+
+    def _look_closely(self, family: Sequence[int]) -> str | None:
+        found = Descriptors(family)
+        self._system_bytes = sum(found.system_memory().values())
+        return (
+            self._too_many_open(found)
+            or self._too_many_shared(family, found)
+            or self._too_much_memory(family)
+            or self._too_much_disk(family, found)
+        )
 
     def _too_many(self, family: Sequence[int]) -> str | None:
         limit = self._bounds.processes
         if limit is None:
             return None
-        count = sum(_threads(pid) for pid in family)
+        count = sum(len(tasks(pid)) for pid in family)
         if count <= limit + _OWN_THREADS:
             return None
         return f"it was killed, because it had {count} processes and threads; {limit} are allowed"
@@ -111,44 +130,52 @@ class Watchdog:
         limit = self._bounds.memory_bytes
         if limit is None:
             return None
-        resident = sum(_resident(pid) for pid in family)
-        self._wait = _CLOSE_LOOK_SECONDS if resident > limit // 2 else _LOOK_SECONDS
-        if resident <= limit:
+        held = self._system_bytes
+        used = held + sum(map(resident, family))
+        self._wait = _CLOSE_LOOK_SECONDS if used > limit // 2 else _LOOK_SECONDS
+        if used <= limit:
             return None
-        used = sum(_proportional(pid) for pid in family)  # the fair sum, dearer to get: shared pages count once
+        used = held + memory(family)  # the fair sum, dearer to get: shared pages count once
         if used <= limit:
             return None
         used_mib, limit_mib = _mib(used, limit)
-        return f"it was killed, because its processes together used {used_mib} of memory; {limit_mib} are allowed"
+        told = f", {held / 2**20:.0f} MiB of it for sockets, pipes and epolls" if held > used // 10 else ""
+        return f"it was killed, because its processes together used {used_mib} of memory{told}; {limit_mib} are allowed"
 
-    def _too_many_open(self, family: Sequence[int]) -> str | None:
+    def _too_many_open(self, found: Descriptors) -> str | None:
         each = self._bounds.open_files
-        if each is None:
-            return None
-        count = 0
-        for pid in family:
-            with suppress(OSError):
-                count += len(os.listdir(f"/proc/{pid}/fd"))
-        if count <= each * _FILES_FOR_EACH_PROCESS:
+        if each is None or found.count() <= each * _FILES_FOR_EACH_PROCESS:
             return None
         return (
-            f"it was killed, because its processes together had {count} open files; "
+            f"it was killed, because its processes together had {found.count()} open files; "
             f"{each * _FILES_FOR_EACH_PROCESS} are allowed"
         )
 
-    def _too_much_disk(self, family: Sequence[int]) -> str | None:
+    def _too_many_shared(self, family: Sequence[int], found: Descriptors) -> str | None:
+        """Whether it uses up what others of the machine or of the same user need too."""
+        if self._bounds.open_files is None:
+            return None
+        for what, count, most in (
+            ("file locks", _locks(family), _MOST_LOCKS),
+            ("terminals", found.terminals(), _MOST_TERMINALS),
+            ("bytes of epoll watches", found.system_memory()["watches"], _MOST_WATCHES_BYTES),
+        ):
+            if count > most:
+                return f"it was killed, because it had {count} {what}; {most} are allowed"
+        return None
+
+    def _too_much_disk(self, family: Sequence[int], found: Descriptors) -> str | None:
         limit = self._bounds.disk_bytes
         if limit is None:
             return None
-        try:
-            use = _DiskUse(max(_FEWEST_FILES, min(_MOST_FILES, limit // _FILE_BYTES)))
-            for directory in self._bounds.directories:
-                use.walk(directory)
+        use = _DiskUse(max(_FEWEST_FILES, min(_MOST_FILES, limit // _FILE_BYTES)))
+        for directory in self._bounds.directories:
+            use.walk(directory)
+        if self._bounds.directories:
+            use.unlinked(found)
             for pid in family[1 + self._bounds.wrappers :]:
-                use.unlinked(pid)
-            use.in_memory(family, self._bounds.tmpfs)
-        except _Refused as refused:
-            return f"it was killed, because {refused}"
+                use.mapped(pid, self._bounds.directories)
+        use.in_memory(family, self._bounds.tmpfs)
         if use.size <= limit:
             return None
         used_mib, limit_mib = _mib(use.size, limit)
@@ -181,7 +208,9 @@ class _DiskUse:
             top = os.open(directory, _DIRECTORY)
         except FileNotFoundError:
             return
-        self._devices.add(os.fstat(top).st_dev)
+        status = os.fstat(top)
+        self._devices.add(status.st_dev)
+        self._count(status)
         self._below(top, 0)
 
     def _below(self, directory: int, depth: int) -> None:
@@ -198,31 +227,36 @@ class _DiskUse:
             os.close(directory)
 
     def _count(self, found: os.stat_result) -> None:
+        self._add_files(1)  # each name, for a name takes room too
         if (found.st_dev, found.st_ino) not in self._seen:
             self._seen.add((found.st_dev, found.st_ino))
             self.size += found.st_blocks * 512
-            self._add_files(1)
 
     def _add_files(self, count: int) -> None:
         self._files += count
         if self._files > self._most_files:
             raise _Refused(f"it made more than {self._most_files} files")
 
-    def unlinked(self, pid: int) -> None:
-        """Count the files that a process holds open, and that no directory names any more."""
-        try:
-            names = os.listdir(f"/proc/{pid}/fd")
-        except PermissionError:
-            if _resident(pid):  # else it is ending: it has no memory any more that could show
-                raise _Refused("it hid its open files from the watchdog") from None
-            return
-        except OSError:
-            return  # it has ended
-        for name in names:
-            with suppress(OSError):
-                found = os.stat(f"/proc/{pid}/fd/{name}")
-                if not found.st_nlink and stat.S_ISREG(found.st_mode) and found.st_dev in self._devices:
-                    self._count(found)
+    def unlinked(self, descriptors: Descriptors) -> None:
+        """Count the files that processes hold open, and that no directory names any more."""
+        for place, link in descriptors.links.items():
+            if link.endswith(" (deleted)"):
+                with suppress(OSError):
+                    found = os.stat(place)
+                    if not found.st_nlink and stat.S_ISREG(found.st_mode) and found.st_dev in self._devices:
+                        self._count(found)
+
+    def mapped(self, pid: int, directories: Sequence[Path]) -> None:
+        """Count the files that a process has mapped, and that no directory names any more."""
+        for path, link in deleted_mappings(pid, [os.path.realpath(directory) for directory in directories]).items():
+            try:
+                self._count(os.stat(link))
+            except PermissionError:  # only root may look, and then not in every container
+                inode = int(path.rpartition(" ")[2])
+                if inode not in {number for _, number in self._seen}:
+                    raise _Refused("it deleted a file that it kept mapped, which hides the file's size") from None
+            except OSError:
+                continue  # it is mapped no more
 
     def in_memory(self, family: Sequence[int], places: Sequence[str]) -> None:
         """Count the files in the kernel's own file systems. Their bytes are bounded by their size, their number is not.
@@ -260,33 +294,15 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def _threads(pid: int) -> int:
+def _locks(family: Sequence[int]) -> int:
+    """How many POSIX locks these processes have; the system bounds neither them nor their memory."""
     try:
-        return len(os.listdir(f"/proc/{pid}/task"))
+        with open("/proc/locks", "rb") as file:
+            lines = file.read(_LOCK_LIST_BYTES).splitlines()
     except OSError:
         return 0
-
-
-def _resident(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * _PAGE_BYTES
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
-
-
-def _proportional(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("Pss:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return _resident(pid)
+    ours = {str(pid).encode() for pid in family}
+    return sum(1 for line in lines if (parts := line.split())[1:2] == [b"POSIX"] and parts[4:5] and parts[4] in ours)
 
 
 def _mib(used: int, limit: int) -> tuple[str, str]:

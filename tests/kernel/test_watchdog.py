@@ -27,7 +27,7 @@ Wait = Callable[..., None]
 
 # A root that does as the guardian does: it starts a tree, collects what ends, and stays until it is told to go.
 ROOT = """
-import os, sys, threading
+import ctypes, fcntl, mmap, os, socket, sys, threading
 go = os.pipe()
 def child(work):
     ready = os.pipe()  # its own: a grandchild would answer for its parent
@@ -123,6 +123,80 @@ def test_memory_that_processes_share_counts_once(tree: Callable[[str], int]) -> 
     assert "MiB of memory; 100 MiB are allowed" in str(look(root, bounds(memory_bytes=100 * MIB)))
 
 
+# A child whose first thread has ended, while another one has what it has; it tells of that when the first one is gone.
+LEADERLESS = """
+ready = os.pipe()
+if os.fork() == 0:
+    def live():
+        global kept
+        kept = {what}
+        first = f"/proc/self/task/{{os.getpid()}}/stat"
+        while open(first).read().rpartition(")")[2].split()[0] != "Z":
+            pass
+        os.write(ready[1], b"x")
+        os.read(go[0], 1)
+        os._exit(0)
+    threading.Thread(target=live).start()
+    ctypes.CDLL(None).syscall({{"x86_64": 60, "aarch64": 93}}[os.uname().machine], 0)
+os.read(ready[0], 1)
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_is_measured_by_the_others(
+    tree: Callable[[str], int], wait_until: Wait
+) -> None:
+    root = tree(LEADERLESS.format(what="touched(120)"))
+    assert look(root, bounds(memory_bytes=300 * MIB)) is None
+    assert "MiB of memory; 100 MiB are allowed" in ended(root, bounds(memory_bytes=100 * MIB), wait_until)
+
+
+@pytest.mark.parametrize("own_table", ["False", "ctypes.CDLL(None).unshare(0x400)"])
+def test_files_that_only_a_later_thread_has_open_count(
+    tree: Callable[[str], int], tmp_path: Path, own_table: str
+) -> None:
+    hide = f"open({str(tmp_path / 'gone')!r}, 'wb', buffering=0)"
+    keep = f"[{own_table}, {hide}]; kept[1].write(os.urandom(3 * 2**20)); os.unlink(kept[1].name)"
+    root = tree(LEADERLESS.format(what=keep))
+    found = look(root, bounds(disk_bytes=2 * MIB, directories=(tmp_path,)))
+    assert re.fullmatch(r"it was killed, because its files take [34] MiB; 2 MiB are allowed", str(found)), found
+
+
+def test_a_child_that_has_its_parents_memory_until_it_runs_something_else_counts_once(
+    tree: Callable[[str], int],
+) -> None:
+    # The parent stands still and is never to go on.
+    root = tree("""
+ready = os.pipe()
+if os.fork() == 0:
+    kept = touched(120)
+    ctypes.PyDLL(None).vfork()
+    os.write(ready[1], b"x")
+    os.read(go[0], 1)
+    os._exit(0)
+os.read(ready[0], 1)
+""")
+    assert sum(psutil.Process(pid).memory_info().rss for pid in descendants(root)) > 250 * MIB
+    assert look(root, bounds(memory_bytes=200 * MIB)) is None
+
+
+def test_what_the_system_holds_for_sockets_is_memory_too(tree: Callable[[str], int]) -> None:
+    root = tree("child(lambda: [socket.socketpair() for _ in range(450)])")
+    found = look(root, bounds(memory_bytes=150 * MIB))
+    assert re.search(r"together used \d+ MiB of memory, \d+ MiB of it for sockets, pipes and epolls; 150", str(found))
+
+
+def test_locks_are_counted(tree: Callable[[str], int], tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    lock = "fcntl.lockf(kept[at % 50], fcntl.LOCK_EX, 1, at)"
+    code = f"""
+kept = [open(f"{tmp_path / "file"}{{n}}", "w") for n in range(50)]
+for at in range(10_500): {lock}
+"""
+    root = tree(code)
+    found = look(root, bounds(open_files=1000))
+    assert re.fullmatch(r"it was killed, because it had \d+ file locks; 10000 are allowed", str(found)), found
+
+
 def test_processes_and_threads_of_the_whole_tree_are_counted(tree: Callable[[str], int], wait_until: Wait) -> None:
     threads = "[threading.Thread(target=os.read, args=(go[0], 1), daemon=True).start() for _ in range(9)]"
     root = tree(f"for _ in range(4): child(lambda: {threads})")
@@ -167,6 +241,34 @@ def test_files_without_a_name_count_while_they_are_open(tree: Callable[[str], in
     assert os.listdir(tmp_path) == []
     found = look(root, bounds(disk_bytes=2 * MIB, directories=(tmp_path,)))
     assert re.fullmatch(r"it was killed, because its files take [34] MiB; 2 MiB are allowed", str(found)), found
+
+
+def test_files_without_a_name_count_while_they_are_mapped(tree: Callable[[str], int], tmp_path: Path) -> None:
+    path = str(tmp_path / "gone")
+    hide = f"""
+    global kept
+    file = os.open({path!r}, os.O_RDWR | os.O_CREAT)
+    os.write(file, os.urandom(3 * 2**20))
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    assert libc.mmap(None, ctypes.c_size_t(4096), 1, 2, file, ctypes.c_long(0)) != 2**64 - 1
+    os.close(file)
+    os.unlink({path!r})
+"""
+    root = tree(f"def hide():{hide}child(hide)")
+    found = str(look(root, bounds(disk_bytes=2 * MIB, directories=(tmp_path,))))
+    if os.geteuid() == 0:
+        assert re.fullmatch(r"it was killed, because its files take [34] MiB; 2 MiB are allowed", found), found
+    else:
+        assert "kept mapped, which hides the file's size" in found
+
+
+def test_names_without_end_are_refused(tree: Callable[[str], int], tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for number in range(10_001):
+        os.link(tmp_path / "file", tmp_path / str(number))
+    found = look(tree("child(lambda: None)"), bounds(disk_bytes=2**20, directories=(tmp_path,)))
+    assert found == "it was killed, because it made more than 10000 files"
 
 
 def test_directories_without_end_are_refused(tree: Callable[[str], int], tmp_path: Path) -> None:

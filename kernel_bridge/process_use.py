@@ -1,0 +1,197 @@
+"""What processes take of memory and descriptors, read from /proc. Linux only. Knows no limits.
+
+A process is looked at through its tasks, not through its first one alone: that one may have ended while others live,
+and then tells of no memory and no files; and another task may have descriptors of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+__all__ = ["Descriptors", "Unmeasurable", "deleted_mappings", "memory", "resident", "tasks"]
+
+_LINES = (b"VmRSS:", b"VmSwap:", b"VmPTE:")  # of status: memory, what of it is swapped out, and the tables for it
+_PIPE_BYTES = 65536  # that one holds; none can be made larger
+_WATCH_BYTES = 200  # of the system's memory for one descriptor in one epoll
+_SOCKET_BYTES = 212_992  # that one may hold, where the system does not tell
+_KCMP = {"x86_64": 312, "aarch64": 272}.get(platform.machine())
+_KCMP_VM, _KCMP_FILES = 1, 2
+
+
+class Unmeasurable(Exception):
+    """A process lives, and the system does not let it be measured. The text is the reason, as a clause."""
+
+
+def tasks(pid: int) -> list[str]:
+    """The threads of a process, the first one first, also when that has ended; none: it is gone."""
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has, with all that it shares. Raises: Unmeasurable."""
+    return _first(pid)[1]
+
+
+def _first(pid: int) -> tuple[str, int]:
+    """The first task of a process that has memory, and how much; 0 when none has: it has ended, or is about to."""
+    for task in tasks(pid):
+        try:
+            with open(f"/proc/{pid}/task/{task}/status", "rb") as file:
+                lines = file.read().splitlines()
+        except PermissionError:
+            raise Unmeasurable("it hid its memory from the watchdog") from None
+        except OSError:
+            continue
+        found = [int(line.split()[1]) * 1024 for line in lines if line.startswith(_LINES)]
+        if found:
+            return task, sum(found)
+    return "", 0
+
+
+def memory(pids: Iterable[int]) -> int:
+    """Bytes of memory that these processes have together; what they share counts once. Dear. Raises: Unmeasurable."""
+    seen: list[int] = []
+    used = 0
+    for pid in pids:
+        task, all_of_it = _first(pid)
+        if all_of_it and not any(_same(pid, other, _KCMP_VM) for other in seen):  # as a child before its exec does
+            seen.append(pid)
+            used += _proportional(pid, task, all_of_it)
+    return used
+
+
+def deleted_mappings(pid: int, below: Sequence[str]) -> dict[str, str]:
+    """What a process has mapped of files that no directory names any more: their last paths, and a link to each.
+
+    Args:
+        below: the directories in which these files were.
+    """
+    task, _ = _first(pid)
+    found: dict[str, str] = {}
+    try:
+        with open(f"/proc/{task}/maps", "rb") as file:
+            for line in file:
+                if line.endswith(_DELETED):
+                    place, _, _, _, inode, path = os.fsdecode(line.rstrip(b"\n")).split(None, 5)
+                    if path.startswith(tuple(f"{directory}/" for directory in below)):
+                        first, last = (int(end, 16) for end in place.split("-"))
+                        found[f"{path} {inode}"] = f"/proc/{task}/map_files/{first:x}-{last:x}"
+    except (OSError, ValueError):
+        pass  # it has ended
+    return found
+
+
+_DELETED = b" (deleted)\n"
+
+
+def _proportional(pid: int, task: str, otherwise: int) -> int:
+    used = 0
+    try:
+        with open(f"/proc/{pid}/task/{task}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith((b"Pss:", b"SwapPss:")):
+                    used += int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return otherwise
+    return used or otherwise
+
+
+def _same(one: int, other: int, what: int) -> bool:
+    """Whether two tasks have the same memory, or descriptors. False, too, where the system does not tell."""
+    return _KCMP is not None and _libc.syscall(_KCMP, one, other, what, 0, 0) == 0
+
+
+_libc = ctypes.CDLL(None)
+
+
+class Descriptors:
+    """The descriptors of some processes, each table of them once.
+
+    Raises:
+        Unmeasurable: a process does not show them.
+    """
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        self.links: dict[str, str] = {}  # /proc/N/task/N/fd/N -> what it says there
+        self._watches = self._networks = 0
+        networks: set[str] = set()
+        for pid in pids:
+            for place in _tables(pid):
+                self._add(place)
+            self._count_network(pid, networks)
+
+    def _add(self, place: str) -> None:
+        found = dict(_read_links(place))
+        self.links.update(found)
+        self._watches += len(found) * sum(link == "anon_inode:[eventpoll]" for link in found.values())
+
+    def _count_network(self, pid: int, networks: set[str]) -> None:
+        """Count the sockets of a network namespace that is not ours: those, too, of which no descriptor is left."""
+        try:
+            network = os.readlink(f"/proc/{pid}/ns/net")
+            if network not in networks and network != os.readlink("/proc/self/ns/net"):
+                networks.add(network)
+                with open(f"/proc/{pid}/net/unix", "rb") as file:
+                    self._networks += sum(1 for _ in file) - 1  # but for the heading
+        except OSError:
+            return
+
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.links)
+
+    def terminals(self) -> int:
+        """How many are of terminals that they made."""
+        return sum(link.endswith("/ptmx") for link in self.links.values())
+
+    def system_memory(self) -> Mapping[str, int]:
+        """Bytes of memory that the system may have for them, by what for: no process shows it as its own."""
+        names = set(self.links.values())
+        sockets = max(self._networks, sum(name.startswith("socket:") for name in names))
+        return {
+            "sockets": sockets * _socket_bytes(),
+            "pipes": sum(name.startswith("pipe:") for name in names) * _PIPE_BYTES,
+            "watches": self._watches * _WATCH_BYTES,
+        }
+
+
+def _tables(pid: int) -> Iterator[str]:
+    """Where the descriptors of a process are, once each."""
+    seen: list[str] = []
+    for task in tasks(pid):
+        if not any(_same(int(task), int(other), _KCMP_FILES) for other in seen):
+            if seen and _KCMP is None:
+                return
+            seen.append(task)
+            yield f"/proc/{pid}/task/{task}/fd"
+
+
+def _read_links(place: str) -> Iterator[tuple[str, str]]:
+    try:
+        names = os.listdir(place)
+    except PermissionError:
+        # Of a process that is ending they cannot be seen either: then it has no memory any more that could show.
+        if resident(int(place.split("/")[2])):
+            raise Unmeasurable("it hid its open files from the watchdog") from None
+        return
+    except OSError:
+        return  # it has ended
+    for name in names:
+        try:
+            yield f"{place}/{name}", os.readlink(f"{place}/{name}")
+        except OSError:
+            continue
+
+
+def _socket_bytes() -> int:
+    try:
+        with open("/proc/sys/net/core/wmem_default", "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return _SOCKET_BYTES
