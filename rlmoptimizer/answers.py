@@ -32,11 +32,13 @@ def run_answer(
     remaining: int | None,
     costs: CostState | None = None,
     error_kinds: Mapping[str, int] | None = None,
+    note: str | None = None,
 ) -> dict[str, Any]:
     """What an evaluation returns. `remaining` None: the answer of `run_data`, which tells nothing of the budget.
 
     Texts are cut when they are too long together to be sent; the summary says so. `error_kinds`, how many errors of
-    each kind there were, is needed when the record has unanswered examples.
+    each kind there were, is needed when the record has unanswered examples. `note` ends the summary; None: nothing to
+    add.
     """
     shown = results if record.split == "train" else ()
     rows, longest = fit([result.as_row() for result in shown])
@@ -49,7 +51,8 @@ def run_answer(
         **unanswered,
         "run_id": record.run_id,
         **({} if remaining is None else {"remaining_budget": remaining}),
-        "summary_line": _run_line(record, remaining, costs, longest, error_kinds or {}),
+        "summary_line": _run_line(record, remaining, costs, longest, error_kinds or {})
+        + ("" if note is None else f"; {note}"),
         "split": record.split,
         "config": dict(record.config),
         "examples": rows,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import copy
 import functools
 import inspect
 import threading
@@ -20,13 +19,14 @@ import time
 import traceback
 from collections.abc import Mapping
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
 import cloudpickle
 import dspy
 
+from .copies import own_copy
 from .dataset import Row
 from .errors import InvalidScore, add_note
 from .fan_out import GivenUp
@@ -34,26 +34,15 @@ from .lm_failures import LM_FAILURES, failure_kind
 from .loop_thread import LoopThread
 from .metric import Scorer, Verdict, bind_metric, read_verdict
 from .plain import to_plain
-from .program import step_of
+from .program import all_modules, step_of
+from .steps import Steps, StepTrace, Trace, describe_error, record_steps
 
 __all__ = ["PASSED_AT", "Candidate", "ExampleResult", "Outcome", "StepTrace"]
 
 PASSED_AT: Final = 1.0 - 1e-9  # an example passed when its score is at least this
 
-_ATOMS: Final = frozenset({type(None), bool, int, float, str, bytes})
 _OWN_FILES: Final = str(Path(__file__).parent)
 _FUTURES: Final = str(Path(futures.__file__).parent)  # an async metric is waited for through it
-
-
-@dataclass(frozen=True, slots=True)
-class StepTrace:
-    """One call of one predictor."""
-
-    step_index: int  # 0-based, in the order in which the calls returned
-    step_name: str  # the name that `update_prompt` takes
-    signature_name: str
-    inputs: dict[str, Any]  # plain values
-    outputs: dict[str, Any]  # plain values
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +59,7 @@ class ExampleResult:
     error: str | None  # "ExceptionType: message"; None: no error
     error_kind: str | None  # None: no error; "program", "metric", "score", or DSPy's code of an LM's failure
     feedback: str | None
-    steps: tuple[StepTrace, ...]  # in an error row: the steps that returned before the program raised
+    steps: tuple[StepTrace, ...]  # those that ended before the program did, also those that failed
     seconds: float  # program and metric together
 
     @property
@@ -92,16 +81,7 @@ class ExampleResult:
             "error": self.error,
             **failure,
             "feedback": self.feedback,
-            "steps": [
-                {
-                    "step_index": step.step_index,
-                    "step_name": step.step_name,
-                    "signature_name": step.signature_name,
-                    "inputs": step.inputs,
-                    "outputs": step.outputs,
-                }
-                for step in self.steps
-            ],
+            "steps": [step.as_row() for step in self.steps],
         }
 
 
@@ -113,19 +93,7 @@ class Outcome:
     metric_called: bool
     metric_traceback: str | None  # None: the metric did not raise
     lm_failure: BaseException | None = None  # why there is no verdict; None: there is one
-
-
-class _Trace(list[Any]):
-    """What DSPy appends every step to, and thereby the one place where a program can be stopped between two steps."""
-
-    def __init__(self, halt: threading.Event) -> None:
-        super().__init__()
-        self._halt = halt
-
-    def append(self, step: Any) -> None:
-        if self._halt.is_set():
-            raise GivenUp
-        super().append(step)
+    strays: bool = False  # until then, a step of the program was called where DSPy's settings had not come along
 
 
 class Candidate:
@@ -154,6 +122,8 @@ class Candidate:
         self._settings = dict(settings or {})  # of the process this was pickled in
         self._halt = halt if halt is not None else threading.Event()
         self._name_of = step_of(program)
+        self._strays = threading.Event()  # a step was called where its row cannot be told
+        record_steps(all_modules(program), self._strays)
         self._only_async = _is_only_async(program)
 
     def run(self, row: Row) -> Outcome:
@@ -163,26 +133,33 @@ class Candidate:
         """
         context = self._context.copy() if self._context is not None else contextvars.copy_context()
         try:
-            return context.run(self._run, row)
+            outcome = context.run(self._run, row)
         except GivenUp:
             raise
         except BaseException as error:
             add_note(error, f"Raised while {row.where} was evaluated")
             raise
+        return replace(outcome, strays=True) if self._strays.is_set() else outcome
 
     def _run(self, row: Row) -> Outcome:
         started = time.perf_counter()
         inputs, expected = _split(row.example)
-        shown = to_plain(inputs)  # before the program can change them
-        trace: list[Any] = _Trace(self._halt)
-        prediction: Any = None
+        shown, expected = to_plain(inputs), to_plain(expected)  # before anybody can change them
+        steps = Steps(self._name_of, self._halt, keeps_copies=self._scorer.wants_steps)
+        trace = Trace(steps)
+        taken: tuple[StepTrace, ...] = ()
+        predicted: Any = None
         verdict = Verdict(0.0, None)
         failure: BaseException | None = None
         at = "program"
         try:
-            prediction = self._predict({name: _own(value) for name, value in inputs.items()}, trace)
+            try:
+                prediction = self._predict({name: own_copy(value) for name, value in inputs.items()}, steps, trace)
+            finally:
+                taken = steps.close()
+            predicted = to_plain(prediction)
             at = "metric"
-            verdict = read_verdict(self._ask_metric(row.example, prediction, trace))
+            verdict = read_verdict(self._ask_metric(row.example, prediction, steps, trace))
         except (Exception, SystemExit, GeneratorExit, asyncio.CancelledError) as error:
             if self._halt.is_set():
                 raise GivenUp from error  # perhaps it failed only because it was stopped
@@ -191,14 +168,14 @@ class Candidate:
             example_id=row.example_id,
             source_example_id=row.source_example_id,
             inputs=shown,
-            expected=to_plain(expected),
-            predicted=_plain_prediction(prediction),
+            expected=expected,
+            predicted=predicted,
             score=verdict.score,
             passed=failure is None and verdict.score >= PASSED_AT,
-            error=None if failure is None else _describe(failure),
+            error=None if failure is None else describe_error(failure),
             error_kind=None if failure is None else _kind(failure, at),
             feedback=verdict.feedback,
-            steps=tuple(self._steps(trace)),
+            steps=taken,
             seconds=time.perf_counter() - started,
         )
         if not result.has_verdict:
@@ -206,34 +183,22 @@ class Candidate:
         raised = at == "metric" and failure is not None and not isinstance(failure, InvalidScore)
         return Outcome(result, at == "metric", _foreign_traceback(failure) if raised and failure else None)
 
-    def _predict(self, inputs: dict[str, Any], trace: list[Any]) -> Any:
+    def _predict(self, inputs: dict[str, Any], steps: Steps, trace: Trace) -> Any:
         program = cast("Any", self._program)
-        with dspy.context(**self._overrides(self._lm), trace=trace):
+        with dspy.context(**self._overrides(self._lm), trace=trace, caller_modules=_called_by(steps)):
             answer = program.acall(**inputs) if self._only_async else program(**inputs)
             return self._loop.run(answer) if inspect.isawaitable(answer) else answer
 
-    def _ask_metric(self, example: dspy.Example, prediction: Any, trace: list[Any]) -> Any:
+    def _ask_metric(self, example: dspy.Example, prediction: Any, steps: Steps, trace: Trace) -> Any:
         # The metric may use predictors too: their calls are no steps of the program.
-        steps = list(trace)
         judge = None if self._settings.get("lm") or dspy.settings.lm else self._lm
-        with dspy.context(**self._overrides(judge), trace=steps):
-            answer = self._scorer(example, prediction, list(trace))
+        with dspy.context(**self._overrides(judge), trace=list(trace), caller_modules=_called_by(steps)):
+            # Copies: many metrics normalize in place.
+            answer = self._scorer(own_copy(example), own_copy(prediction), steps.trace)
             return self._loop.run(answer) if inspect.isawaitable(answer) else answer
 
     def _overrides(self, lm: dspy.BaseLM | None) -> dict[str, Any]:
         return self._settings if lm is None else {**self._settings, "lm": lm}
-
-    def _steps(self, trace: list[Any]) -> list[StepTrace]:
-        return [
-            StepTrace(
-                step_index=index,
-                step_name=self._name_of(predictor),
-                signature_name=getattr(predictor.signature, "__name__", "?"),
-                inputs=_plain_fields(inputs),
-                outputs=_plain_fields(outputs),
-            )
-            for index, (predictor, inputs, outputs) in enumerate(trace)
-        ]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _load, (self._pickled,)
@@ -274,14 +239,9 @@ def _split(example: dspy.Example) -> tuple[dict[str, Any], dict[str, Any]]:
     return inputs, {name: value for name, value in items if name not in inputs}
 
 
-def _own(value: Any) -> Any:
-    """A value that the program may change without changing the data set."""
-    if type(value) in _ATOMS:
-        return value
-    try:
-        return copy.deepcopy(value)
-    except Exception:  # noqa: BLE001 - any object may refuse to be copied, in its own way
-        return value
+def _called_by(steps: Steps) -> list[Any]:
+    """DSPy's list of who is calling, with the steps in it."""
+    return [*(dspy.settings.caller_modules or ()), steps]
 
 
 def _is_only_async(program: dspy.Module) -> bool:
@@ -302,14 +262,6 @@ def _innermost(error: BaseException) -> BaseException:
     return error
 
 
-def _describe(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception as unreadable:  # noqa: BLE001 - a foreign exception's own __str__
-        text = f"(its message cannot be read: {type(unreadable).__name__})"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def _kind(error: BaseException, at: str) -> str:
     """Whose fault it was: DSPy's code when an LM failed, also when the program wrapped that error in its own."""
     return "score" if isinstance(error, InvalidScore) else failure_kind(error) or at
@@ -321,13 +273,3 @@ def _foreign_traceback(error: BaseException) -> str:
     frames = [frame for frame in shown.stack if not frame.filename.startswith((_OWN_FILES, _FUTURES))]
     shown.stack = traceback.StackSummary.from_list(frames)
     return "".join(shown.format()).rstrip()
-
-
-def _plain_fields(record: Any) -> dict[str, Any]:
-    plain = _plain_prediction(record)
-    return plain if isinstance(plain, dict) else {"value": plain}
-
-
-def _plain_prediction(prediction: Any) -> Any:
-    # The quick way for what nearly every predictor gives; `to_plain` comes to the same.
-    return to_plain(dict(prediction.items()) if type(prediction) is dspy.Prediction else prediction)

@@ -78,6 +78,7 @@ class Evaluator:
         self._aborted = threading.Event()
         self._lock = threading.Lock()  # of the next one
         self._under_way: set[FanOut[Row, Outcome]] = set()
+        self.strays = False  # steps were called where DSPy's settings had not come along, so not under `lm`
         self.metric_works = False  # it has judged an example at least once; a resumed optimization may know already
 
     def score(
@@ -115,6 +116,8 @@ class Evaluator:
                 for result in results:
                     on_result(result)
             outcomes.update(batch)
+            if any(outcome.strays for _, outcome in batch):
+                self._tell_of_strays()
 
         fan_out = self._fan_out(self._candidate(program, space), rows, deliver, halts)
         with self._lock:
@@ -193,6 +196,17 @@ class Evaluator:
             pool=self._pool,
             is_crowded=lambda: len(self._under_way) > 1,
         )
+
+    def _tell_of_strays(self) -> None:
+        with self._lock:
+            first, self.strays = not self.strays, True
+        if first:
+            logger.warning(
+                "The program calls steps in threads of its own to which DSPy's settings are not handed on. There they "
+                "run on the LM that dspy.configure has set, not on eval_lm; they are not among the steps that the "
+                "agent sees, and what they cost is not counted. Use dspy.Parallel or dspy.asyncify, or run the thread "
+                "in contextvars.copy_context()"
+            )
 
     def _check(self, outcomes: Sequence[Outcome], *, whole: bool) -> None:
         lm_failures = [outcome.lm_failure for outcome in outcomes if outcome.lm_failure is not None]

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from dspy.utils.exceptions import LMError
 
-__all__ = ["LM_FAILURES", "failure_kind"]
+__all__ = ["LM_FAILURES", "causes", "failure_kind"]
 
 LM_FAILURES: Final = frozenset(
     {
@@ -31,15 +31,15 @@ LM_FAILURES: Final = frozenset(
 
 def failure_kind(error: BaseException) -> str | None:
     """DSPy's code of the LM's error that this one is, or came from; None: no LM failed."""
-    return next((_exact_kind(cause) for cause in _causes(error) if isinstance(cause, LMError)), None)
+    return next((_exact_kind(cause) for cause in causes(error) if isinstance(cause, LMError)), None)
 
 
 def _exact_kind(error: LMError) -> str:
     """DSPy's code, made more exact where DSPy does not know what its LM's own error means."""
-    for cause in _causes(error):
+    for cause in causes(error):
         status: Any = getattr(cause, "status", None) or getattr(cause, "status_code", None)
         code = getattr(type(cause), "default_code", None) if isinstance(cause, LMError) else None
-        if code == "transport" and any(isinstance(deeper, TimeoutError) for deeper in _causes(cause)):
+        if code == "transport" and any(isinstance(deeper, TimeoutError) for deeper in causes(cause)):
             return "timeout"  # DSPy's own client calls a read that timed out a broken connection
         if code in LM_FAILURES:
             return code
@@ -52,7 +52,7 @@ def _exact_kind(error: LMError) -> str:
     return type(error).default_code or "lm_error"
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """An error and what it came from, the nearest first."""
     seen: set[int] = set()
     cause: BaseException | None = error

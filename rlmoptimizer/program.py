@@ -20,6 +20,7 @@ from ._fingerprint import digest, module_digests
 from .errors import InvalidSetup, InvalidSetupType, PromptUpdateError
 
 __all__ = [
+    "all_modules",
     "apply_prompts",
     "check_program",
     "clone",
@@ -150,6 +151,11 @@ def step_of(program: dspy.Module) -> Callable[[Any], str]:
         return name or f"<{type(predictor).__name__}({getattr(predictor.signature, 'signature', '?')})>"
 
     return name_of
+
+
+def all_modules(program: dspy.Module) -> list[BaseModule]:
+    """The program and every module in it, once each, also those in nested containers and in frozen modules."""
+    return [module for _, module in _modules(program)]
 
 
 def separate_stages(program: dspy.Module) -> None:

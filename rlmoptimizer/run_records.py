@@ -152,7 +152,11 @@ def _optional_text(column: str | bytes | None) -> str | None:
 
 def detail_row(result: ExampleResult) -> tuple[Any, ...]:
     """The columns of `details` after its id."""
-    steps = [[step.step_name, step.signature_name, step.inputs, step.outputs] for step in result.steps]
+    steps = [
+        [step.step_name, step.signature_name, step.inputs, step.outputs]
+        + ([] if step.error is None else [step.error, step.completion])
+        for step in result.steps
+    ]
     return (
         _optional_column(result.source_example_id),
         _optional_column(result.error),

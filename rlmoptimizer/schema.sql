@@ -81,7 +81,8 @@ CREATE TABLE details (
     inputs             TEXT NOT NULL,                 -- JSON
     expected           TEXT NOT NULL,                 -- JSON
     predicted          TEXT NOT NULL,                 -- JSON
-    steps              TEXT NOT NULL                  -- JSON: [[step_name, signature_name, inputs, outputs], ...]
+    steps              TEXT NOT NULL                  -- JSON: [[step_name, signature_name, inputs, outputs], ...]; two
+                                                      -- more where one failed: error, what its LM wrote or null
 );
 
 CREATE TABLE charges (

@@ -100,6 +100,8 @@ class Workbench:
         self._emitter = emitter
         self._gate = gate
         self._costs = costs if costs is not None else CostLedger()
+        self._evaluator = evaluator
+        self._told_of_strays = False
         self._runs = Runs(evaluator, store, ledger, self._costs, emitter, gate.closed, gate.stopped)
         self._seed = seed
         self._num_threads = num_threads
@@ -278,7 +280,8 @@ class Workbench:
         prompts: {step: text} to try in this run only, without setting them.
         Returns {score: 0-100, evaluated_count, passed_count, run_id, remaining_budget, summary_line, split, config,
         examples: [{example_id, source_example_id, inputs, expected, predicted, score: 0-1, passed, error, feedback,
-        steps: [{step_index, step_name, signature_name, inputs, outputs}]}]}.
+        steps: [{step_index, step_name, signature_name, inputs, outputs}]}]}. A step that failed has outputs == {}, an
+        error, and, where its LM answered, the completion that could not be used.
         Several calls may run at once, from threads; while val is evaluated every other call waits for its end.
         """
         given = {"limit": limit, "ids": ids, "sample": sample, "sample_seed": sample_seed}
@@ -414,7 +417,19 @@ class Workbench:
         results = self._store.examples(record.run_id) if record.split == "train" else ()
         kinds = self._store.error_kinds(record.run_id) if record.unanswered_count else None
         costs = None if remaining is None else self._costs.state()
-        return answers.run_answer(record, results, remaining=remaining, costs=costs, error_kinds=kinds)
+        note = self._note()
+        return answers.run_answer(record, results, remaining=remaining, costs=costs, error_kinds=kinds, note=note)
+
+    def _note(self) -> str | None:
+        """What the agent must know about the program and has not been told; None: nothing."""
+        with self._lock:
+            if not self._evaluator.strays or self._told_of_strays:
+                return None
+            self._told_of_strays = True
+        return (
+            "note that the program calls steps in threads of its own without DSPy's settings: those calls are answered "
+            "by another LM than the others, and are not in `steps`"
+        )
 
     def _lm_unavailable(self, asked: Asked, failed: LMsFailed) -> LMUnavailable:
         run_id = failed.run_id or "?"

@@ -329,7 +329,10 @@ def test_an_error_row_keeps_the_steps_that_were_done() -> None:
         (result,) = evaluator.score(TwoSteps(), rows_of(count=1))
     assert result.error is not None
     assert result.error.startswith("AdapterParseError: ")
-    assert [step.step_name for step in result.steps] == ["extract"]
+    assert [(step.step_name, step.error is None) for step in result.steps] == [
+        ("extract", True),
+        ("answer.predict", False),
+    ]
 
 
 def test_a_program_that_always_raises_is_no_failure_of_the_metric() -> None:

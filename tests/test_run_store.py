@@ -601,6 +601,12 @@ values = st.recursive(
 fields = st.dictionaries(texts, values, max_size=3)
 
 
+def steps(index: int) -> st.SearchStrategy[StepTrace]:
+    done = st.builds(StepTrace, st.just(index), texts, texts, fields, fields)
+    failed = st.builds(StepTrace, st.just(index), texts, texts, fields, st.just({}), texts, st.none() | texts)
+    return done | failed
+
+
 @st.composite
 def results(draw: st.DrawFn) -> ExampleResult:
     score = draw(st.floats(0, 1))
@@ -617,7 +623,7 @@ def results(draw: st.DrawFn) -> ExampleResult:
         error=None if kind is None else draw(texts),
         error_kind=kind,
         feedback=draw(st.none() | texts),
-        steps=tuple(StepTrace(index, draw(texts), draw(texts), draw(fields), draw(fields)) for index in range(count)),
+        steps=tuple(draw(steps(index)) for index in range(count)),
         seconds=draw(st.floats(0, 1e6)),
     )
 

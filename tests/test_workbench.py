@@ -795,3 +795,21 @@ def test_samples_that_are_asked_for_again_after_the_process_ended_are_the_same_a
         with desk(path, train=20, again=True, baseline=False) as at:
             assert [sample(at) for _ in range(4)] == undisturbed
             assert at.ledger.spent == 4 * 3
+
+
+class Stray(toy.Triage):
+    """Calls its second step in a thread to which DSPy's settings are not handed on."""
+
+    def forward(self, message: str) -> dspy.Prediction:
+        topic = self.topic(message=message).topic
+        with ThreadPoolExecutor(1) as pool, contextlib.suppress(ValueError):  # no LM is configured
+            pool.submit(self.reply, message=message, topic=topic).result()
+        return dspy.Prediction(topic=topic, answer="none")
+
+
+def test_the_agent_is_told_once_of_steps_that_are_not_run_by_the_evaluation_lm(tmp_path: Path) -> None:
+    with desk(tmp_path, program=Stray()) as work:
+        first, second = (work.evaluate(limit=1) for _ in range(2))
+        assert "steps in threads of its own" in first["summary_line"]
+        assert "threads" not in second["summary_line"]
+        assert [step["step_name"] for step in first["examples"][0]["steps"]] == ["topic"]
