@@ -11,6 +11,7 @@ import decimal
 import enum
 import fractions
 import hashlib
+import math
 import pathlib
 import re
 import typing
@@ -28,7 +29,7 @@ __all__ = ["digest", "module_digests", "value_digest"]
 # "max_tokens" is a setting; "api_token" is a secret. Where an LM lives does not belong to the program either: a server
 # of one's own has another port the next time.
 _SECRET: Final = re.compile(r"(?i)(^|[_-])(api_?key|key|secret|password|token|auth(orization)?|credentials?|headers?)$")
-_ACCESS: Final = frozenset({"api_base", "base_url", "timeout"})
+_ACCESS: Final = frozenset({"api_base", "base_url", "model_list", "timeout"})
 
 
 _DEEPEST: Final = 100  # levels of a value; what lies deeper counts by its class alone, however deep Python could go
@@ -81,8 +82,9 @@ _SPELLED: Final = (  # classes whose values their texts tell apart
 class _Description:
     """A text that is equal for equal values in every process: no addresses, no order of sets."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, as_saved: bool = False) -> None:
         self._inside: set[int] = set()
+        self._as_saved = as_saved  # values that DSPy's `save` writes alike are alike
 
     def module(self, module: BaseModule, *, with_instructions: bool) -> str:
         parts = [_name(type(module))]
@@ -93,7 +95,10 @@ class _Description:
             elif isinstance(value, type) and issubclass(value, dspy.Signature):
                 parts.append(f"{name}={self.signature(value, with_instructions=with_instructions)}")
         if isinstance(module, dspy.Predict):
-            parts += [f"{name}={self.value(values.get(name))}" for name in ("demos", "config", "fields")]
+            saved = _Description(as_saved=True)
+            parts.append(f"demos={saved.value(values.get('demos'))}")
+            parts.append(f"config={self.value(values.get('config'))}")
+            parts.append(f"fields={saved.value(values.get('fields'))}")
         return "|".join(parts)
 
     def signature(self, signature: Any, *, with_instructions: bool) -> str:
@@ -119,9 +124,11 @@ class _Description:
     def lm(self, lm: dspy.BaseLM) -> str:
         settings = {"model": lm.model, "model_type": lm.model_type, **lm.kwargs}
         known = {key: settings[key] for key in sorted(settings) if key not in _ACCESS and not _SECRET.search(key)}
-        return f"{_name(type(lm))}{self.value(known)}"
+        return f"{_name(type(lm))}{_Description(as_saved=True).value(known)}"
 
     def value(self, value: Any) -> str:
+        if self._as_saved:
+            value = _saved(value)
         if value is None or isinstance(value, bool | float | str | bytes):
             return repr(value) if not isinstance(value, enum.Enum) else f"{_name(type(value))}.{value.name}"
         if isinstance(value, int):
@@ -168,6 +175,28 @@ class _Description:
         if issubclass(cls, BaseModel) and not cls.__module__.startswith("dspy."):
             return f"{_name(cls)}{self.value({name: field.annotation for name, field in cls.model_fields.items()})}"
         return _name(cls)
+
+
+def _saved(value: Any) -> Any:
+    """What a value is after DSPy has saved it to JSON and loaded it; of a container, itself, but not what is in it."""
+    if isinstance(value, dspy.Example):
+        return dict(value.items(include_dspy=True))
+    if isinstance(value, BaseModel):
+        try:
+            return value.model_dump(mode="json")
+        except Exception:  # noqa: BLE001 - a foreign model's own serializers run here
+            return value
+    if isinstance(value, enum.Enum):
+        return _saved(value.value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    if isinstance(value, datetime.date | datetime.time):  # a datetime too
+        return value.isoformat()
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _name(value: Any) -> str:

@@ -37,7 +37,10 @@ _RECORDS: Final = frozenset({"history", "callbacks", "traces", "train"})
 
 
 def check_program(program: Any) -> None:
-    """Raise `InvalidSetup` unless `program` is a `dspy.Module` with at least one step and distinct step names."""
+    """Raise `InvalidSetup` unless `program` is a `dspy.Module` that can be called, cloned and improved.
+
+    It has at least one step, distinct step names, and clones whose prompts are their own.
+    """
     if not isinstance(program, dspy.Module):
         if isinstance(program, type):
             raise InvalidSetupType(f"student must be a dspy.Module, not the class {program.__name__}; pass an instance")
@@ -55,6 +58,9 @@ def check_program(program: Any) -> None:
             f"DSPy gives several predictors of the student the same name ({', '.join(twice)}); "
             f"give attributes and dict keys distinct texts"
         )
+    if not _can_be_called(program):
+        raise InvalidSetup(f"the student cannot be called: {type(program).__name__} has neither forward nor aforward")
+    _check_clones(program)
 
 
 def step_names(program: dspy.Module) -> tuple[str, ...]:
@@ -169,6 +175,42 @@ def separate_stages(program: dspy.Module) -> None:
             if module.stage in seen:
                 module.stage = f"{module.stage}-{number}"
             seen.add(module.stage)
+
+
+def _can_be_called(program: dspy.Module) -> bool:
+    kind = cast("Any", type(program))
+    if kind.__call__ is not dspy.Module.__call__ or kind.acall is not dspy.Module.acall:
+        return True
+    if hasattr(kind, "__getattr__"):
+        return True  # it may hand everything on to another module
+    # Looked up without touching `program.forward`, which DSPy answers with a warning.
+    found = (vars(program).get(name) or getattr(kind, name, None) for name in ("forward", "aforward"))
+    return any(callable(method) for method in found)
+
+
+def _check_clones(program: dspy.Module) -> None:
+    """Raise `InvalidSetup` when what is done to a clone would be done to the program itself."""
+    twin = clone(program)
+    own = {id(module): path for path, module in _modules(program) if isinstance(module, dspy.Predict)}
+    shared = {own[id(module)] for _, module in _modules(twin) if id(module) in own}
+    shared |= {name for name, predictor in _steps(twin) if id(predictor) not in own and _writes_to(program, predictor)}
+    if shared:
+        raise InvalidSetup(
+            f"a copy of the student shares {', '.join(sorted(shared))} with it, so trying a prompt would change the "
+            "student itself: give that module, or the one it is in, a __deepcopy__ that makes a copy, or none"
+        )
+
+
+def _writes_to(program: dspy.Module, predictor: dspy.Predict) -> bool:
+    """Whether a new signature for `predictor`, a step of a clone, is one for a step of `program` too."""
+    before, kept = [step.signature for _, step in _steps(program)], predictor.signature
+    try:
+        predictor.signature = _with_instructions(kept, "anything else")
+        return any(step.signature is not was for (_, step), was in zip(_steps(program), before, strict=True))
+    except Exception:  # noqa: BLE001 - a foreign signature that takes no prompt is refused when it is given one
+        return False
+    finally:
+        predictor.signature = kept
 
 
 def _with_freedom(program: dspy.Module) -> Iterator[tuple[str, BaseModule, bool]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import datetime
 import enum
 import functools
 import inspect
@@ -10,6 +12,7 @@ import os
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -527,3 +530,172 @@ def test_the_fingerprint_is_the_same_in_every_process() -> None:
         timeout=100,
     )
     assert there.stdout.strip() == fingerprint(Program())
+
+
+@dataclasses.dataclass
+class Span:
+    start: int
+    words: tuple[str, ...]
+
+
+DEMOS: dict[str, list[Any]] = {
+    "an example": [dspy.Example(question="q", answer="a", augmented=True).with_inputs("question")],
+    "a prediction": [dspy.Prediction(question="q", dspy_uuid="7")],
+    "a dict": [{"question": "q"}],
+    "a model": [dspy.Example(question=Address(street="s", number=1), answer=dspy.History(messages=[{"q": "a"}]))],
+    "an image": [{"question": dspy.Image("https://example.org/a.png")}],
+    "nested": [dspy.Example(question=dspy.Example(deep=[dspy.Example(x=1)]), answer=("a", 1, [("b",)]))],
+    "times": [dspy.Example(question=datetime.date(2020, 1, 2), answer=datetime.datetime(2020, 1, 2, 3, 4, 5, 6))],
+    "an enum": [dspy.Example(question=Mood.GOOD, answer=uuid.UUID(int=5))],
+    "a dataclass": [dspy.Example(question=Span(1, ("a",)), answer=float("nan"))],
+}
+
+
+@pytest.mark.parametrize("ending", ["json", "pkl"])
+@pytest.mark.parametrize("demos", DEMOS.values(), ids=DEMOS)
+def test_what_dspy_saves_and_loads_has_the_same_fingerprint(demos: list[Any], ending: str, tmp_path: Path) -> None:
+    program, loaded = (Uses(dspy.ChainOfThought(Triage)) for _ in range(2))
+    program.first.demos = demos
+    program.first.lm = dspy.LM("offline/some", api_base="http://localhost:1", stop=("x", "y"), temperature=0.5)
+    program.save(tmp_path / f"state.{ending}")
+    loaded.load(tmp_path / f"state.{ending}", allow_pickle=True)
+    assert fingerprint(loaded) == fingerprint(program)
+    program.save(tmp_path / "whole", save_program=True)
+    assert fingerprint(dspy.load(str(tmp_path / "whole"), allow_pickle=True)) == fingerprint(program)
+    loaded.first.demos = [*loaded.first.demos, {"question": "more"}]
+    assert fingerprint(loaded) != fingerprint(program)
+
+
+# Programs that cannot be called, or whose clones are not their own.
+
+
+class Uncallable(dspy.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = dspy.Predict("question -> answer")
+
+
+class Wrapper(Uncallable):
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["first"], name)
+
+
+class OnlyCalled(Uncallable):
+    def __call__(self, **inputs: Any) -> Any:
+        return self.first(**inputs)
+
+
+class OnlyAsync(Uncallable):
+    async def aforward(self, **inputs: Any) -> Any:
+        return await self.first.acall(**inputs)
+
+
+class Patched(Uncallable):
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = self.first.__call__
+
+
+def test_a_student_that_cannot_be_called_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InvalidSetup, match="Uncallable has neither forward nor aforward"):
+        check_program(Uncallable())
+    for program in (Wrapper(), OnlyCalled(), OnlyAsync(), Patched(), dspy.ChainOfThought("question -> answer")):
+        check_program(program)
+    assert not caplog.records
+
+
+class Itself(dspy.Predict):
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+class SharesItsPredictor(dspy.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = dspy.Predict("question -> answer")
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        made = SharesItsPredictor()
+        made.inner = self.inner
+        return made
+
+    def forward(self, question: str) -> Any:
+        return self.inner(question=question)
+
+
+class Singleton(dspy.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = dspy.Predict("question -> answer")
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+    def forward(self, question: str) -> Any:
+        return self.inner(question=question)
+
+
+class HoldsItsSignatureElsewhere(dspy.Predict):
+    """Keeps its signature in an object that all copies share."""
+
+    @property
+    def signature(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.shared.signature
+
+    @signature.setter
+    def signature(self, value: Any) -> None:
+        if "shared" not in vars(self):
+            self.shared = Board()
+        self.shared.signature = value
+
+
+class Board:
+    signature: Any = None
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+class Uses(dspy.Module):
+    def __init__(self, part: Any) -> None:
+        super().__init__()
+        self.first = dspy.Predict("question -> answer")
+        self.part = part
+
+    def forward(self, question: str) -> Any:
+        return self.first(question=question)
+
+
+def _frozen_singleton() -> dspy.Module:
+    module = Singleton()
+    module._compiled = True
+    return module
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        (Itself("question -> answer"), "shares part with it"),
+        ([SharesItsPredictor()], r"shares part\[0\].inner with it"),
+        ({"a": Singleton()}, r"shares part\['a'\].inner with it"),
+        (_frozen_singleton(), "shares part.inner with it"),
+        (HoldsItsSignatureElsewhere("question -> answer"), "shares part with it"),
+    ],
+    ids=["itself", "its predictor", "singleton", "frozen", "its signature"],
+)
+def test_a_student_whose_copy_shares_a_predictor_with_it_is_refused_and_left_as_it_was(part: Any, named: str) -> None:
+    student = Uses(part)
+    before = read_prompts(student)
+    with pytest.raises(InvalidSetup, match=named):
+        check_program(student)
+    assert read_prompts(student) == before
+
+
+def test_a_student_whose_copies_are_its_own_is_taken_though_it_has_a_deepcopy_of_its_own() -> None:
+    class Careful(Uses):
+        def __deepcopy__(self, memo: Any) -> Any:
+            made = type(self)(copy.deepcopy(self.part, memo))
+            made.first = copy.deepcopy(self.first, memo)
+            return made
+
+    check_program(Careful(threading.Lock))
