@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         SessionClosed,
         SessionLost,
         StartupFailed,
+        SubAgentError,
     )
     from kernel_bridge.interpreter import KernelInterpreter, KernelInterpreterFactory
     from kernel_bridge.session import KernelSession
@@ -58,6 +59,7 @@ __all__ = [
     "SessionClosed",
     "SessionLost",
     "StartupFailed",
+    "SubAgentError",
     "live_sessions",
     "probe",
 ]
@@ -77,6 +79,7 @@ _HOMES = {
         "SessionClosed",
         "SessionLost",
         "StartupFailed",
+        "SubAgentError",
     ),
     "interpreter": ("KernelInterpreter", "KernelInterpreterFactory"),
     "session": ("KernelSession",),

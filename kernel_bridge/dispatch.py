@@ -7,16 +7,30 @@ import contextvars
 import inspect
 import keyword
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kernel_bridge.wire import Codec, Unsendable
 
-__all__ = ["RESERVED_NAMES", "ToolDispatcher", "check_names", "describe_tool"]
+__all__ = ["RESERVED_NAMES", "BoundedTool", "ToolDispatcher", "check_names", "describe_tool"]
 
 RESERVED_NAMES = frozenset({"SUBMIT", "__builtins__"})
 
 Tool = Callable[..., Any]
 Invoke = Callable[[str, list[Any], dict[str, Any]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedTool:
+    """A tool with bounds of its own."""
+
+    run: Tool
+    what: str  # it does, for an error
+    most_bytes: int  # of the arguments as they come; of a longer call nothing is read
+    own_time: bool  # the time that it takes is the cell's own, unlike that of other tools
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
 
 
 def check_names(names: Sequence[Any], what: str) -> None:
@@ -58,6 +72,18 @@ class ToolDispatcher:
     def call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Run a tool in a copy of the binding's context. Raises: whatever it raises."""
         return self._context.copy().run(self._invoke, name, args, kwargs)
+
+    def too_long(self, name: str, size: int) -> str | None:
+        """Why a call of so many bytes is not read at all; None: it is."""
+        tool = self._tools.get(name)
+        if not isinstance(tool, BoundedTool) or size <= tool.most_bytes:
+            return None
+        return f"{tool.what} came with {size:,} bytes; at most {tool.most_bytes:,} are accepted"
+
+    def takes_own_time(self, name: str) -> bool:
+        """Whether the time of a call is the cell's own."""
+        tool = self._tools.get(name)
+        return isinstance(tool, BoundedTool) and tool.own_time
 
     def submit(self, fields: dict[str, Any]) -> None:
         """Let the judge look at a submission. Raises: the refusal."""

@@ -18,10 +18,12 @@ __all__ = [
     "KernelUnresponsive",
     "NotSendable",
     "ProtocolViolation",
+    "Refusal",
     "SessionBusy",
     "SessionClosed",
     "SessionLost",
     "StartupFailed",
+    "SubAgentError",
 ]
 
 
@@ -54,6 +56,14 @@ class SessionBusy(BridgeError):
 
 class SessionClosed(BridgeError):
     """The session was closed; make a new one."""
+
+
+class Refusal(Exception):
+    """Mixed into an exception of a host's tool or meter whose text is written for agent code, and may reach it."""
+
+
+class SubAgentError(BridgeError, ValueError):
+    """A sub-agent that agent code asked for cannot be had, or could not answer. Read by the agent, who can mend it."""
 
 
 class ConfinementUnavailable(BridgeError):

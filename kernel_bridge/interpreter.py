@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
+import inspect
 import logging
 import os
+import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER
+from dspy.adapters.types.tool import Tool
+from dspy.dsp.utils.settings import settings
 from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
 from dspy.primitives.example import Example
+from dspy.signatures import field as dspy_field
+from dspy.signatures.signature import Signature
 from dspy.utils import callback as dspy_callbacks
 from dspy.utils.callback import BaseCallback
+from dspy.utils.constants import IS_TYPE_UNDEFINED
+from dspy.utils.exceptions import AdapterParseError, LMError
 
 from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, Restored
 from kernel_bridge.checks import check_tools, refuse_unless
-from kernel_bridge.confine import Confinement, ConfinementReport
+from kernel_bridge.confine import Confinement, ConfinementReport, limits_asked
 from kernel_bridge.dispatch import ToolDispatcher, check_names
-from kernel_bridge.errors import BridgeError, NotSendable, SessionBusy
+from kernel_bridge.errors import BridgeError, NotSendable, Refusal, SessionBusy, SubAgentError
 from kernel_bridge.instructions import execution_instructions
 from kernel_bridge.session import KernelSession
+from kernel_bridge.shown import traceback_shown
+from kernel_bridge.signature_text import SignatureText
+from kernel_bridge.sub_agents import Account, SubAgents
 
 __all__ = ["KernelInterpreter", "KernelInterpreterFactory"]
 
@@ -34,6 +48,10 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 def with_callbacks(method: _Method) -> _Method:
     """DSPy's decorator of the same name, with a type."""
     return cast("_Method", cast("Any", dspy_callbacks).with_callbacks(method))
+
+
+_input_field = cast("Callable[..., Any]", cast("Any", dspy_field).InputField)
+_output_field = cast("Callable[..., Any]", cast("Any", dspy_field).OutputField)
 
 
 class _Instructions:
@@ -120,6 +138,10 @@ class KernelInterpreter:
         self.output_fields = _checked_fields(output_fields)
         self.submit_validator = submit_validator
         self.callbacks = list(callbacks or [])
+        account = Account.current()
+        if account is not None:
+            confinement = _shared(confinement)
+        self._sub_agents = SubAgents(_DSPy(), Account() if account is None else account)
         invoke = weakref.WeakMethod(self.invoke_tool)  # the session's threads must not keep the interpreter alive
 
         def run_tool(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -211,7 +233,7 @@ class KernelInterpreter:
         variables = {} if variables is None else variables
         self._check_call(code, variables)
         session = self._session
-        session.tools = self.tools
+        session.tools = self._sub_agents.guarded(self.tools)
         session.judge = self.submit_validator
         session.on_death = self.on_death
         session.checkpoint_label = self.checkpoint_label
@@ -278,6 +300,121 @@ class KernelInterpreter:
     def __call__(self, code: str, variables: Mapping[str, Any] | None = None) -> Any:
         """The same as `execute`."""
         return self.execute(code, variables)
+
+
+class _DSPy:
+    """What stands between a kernel and DSPy's facade must know of DSPy."""
+
+    def taken_names(self) -> frozenset[str]:
+        return _TAKEN_NAMES
+
+    def signature(self, read: SignatureText, instructions: str | None) -> Any:
+        # Inputs count as untyped, so that DSPy does not log the values that it finds to be of another type.
+        untyped = {IS_TYPE_UNDEFINED: True}
+        fields: dict[str, Any] = {made.name: (made.annotation, _input_field(**untyped)) for made in read.inputs}
+        fields.update({made.name: (made.annotation, _output_field()) for made in read.outputs})
+        return cast("Any", Signature)(fields, instructions)
+
+    def types(self, facade: object) -> Mapping[str, Any]:
+        declared = cast("Mapping[str, Any]", getattr(facade, "_custom_types", None) or {})
+        return {name: kind for name, kind in declared.items() if isinstance(kind, type)}
+
+    def tools(self, facade: object) -> Mapping[str, Any]:
+        return cast("Mapping[str, Any]", getattr(facade, "_tools", None) or {})
+
+    def tool(self, tool: Any) -> Any:
+        made: Any = tool if isinstance(tool, Tool) else Tool(tool)
+        parts = {name: getattr(made, name) for name in ("name", "desc", "args", "arg_types", "arg_desc")}
+        if inspect.iscoroutinefunction(made.func) or inspect.iscoroutinefunction(type(made.func).__call__):
+
+            @functools.wraps(made.func)
+            async def acall(*args: Any, **kwargs: Any) -> Any:
+                try:
+                    return await made.func(*args, **kwargs)
+                except Exception as error:  # noqa: BLE001 - foreign code
+                    return _told(error)
+
+            return Tool(acall, **parts)
+
+        @functools.wraps(made.func)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return made.func(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - foreign code
+                # DSPy would tell a sub-agent's LM the traceback, with paths and source lines of the host.
+                return _told(error)
+
+        return Tool(call, **parts)
+
+    def original(self, facade: object, text: str) -> bool:
+        return text in cast("Mapping[str, Any]", getattr(facade, "_originals", None) or {})
+
+    def clean(self, text: str) -> str:
+        return only_text(text).encode("utf-8", "replace").decode("utf-8")
+
+    def untraced(self) -> AbstractContextManager[Any]:
+        # The trace that DSPy keeps by default holds the last 10,000 predictors with their inputs.
+        now = cast("Any", settings)
+        kept = contextvars.Context().run(getattr, now, "trace")
+        return now.context(trace=None) if now.trace is kept else nullcontext()
+
+    def refusal(self, error: BaseException, kind: str) -> Exception:
+        return _refusal(error, kind)
+
+
+# What pydantic and DSPy have on every signature.
+_TAKEN_NAMES = frozenset(
+    name for part in (Signature, type(Signature)) for name in dir(part) if not name.startswith("_")
+)
+_LM_FAILED = re.compile(r"\[dspy bridge lm-error #\d+\]")  # dspy.Flex raises the LM's own error when it reads this
+_NO_MORE_CALLS = re.compile(r"LLM call limit exceeded: \d+ \+ \d+ > \d+\.")
+_NO_MORE_PREDICTIONS = re.compile(r"Sandboxed forward exceeded its predictor-call budget \(\d+\)\.")
+_ANSWER_CHARS = 2000
+
+
+def _refusal(error: BaseException, kind: str) -> Exception:
+    """What a kernel is told of an error of a sub-agent: nothing of the host's, whatever is in the error's text."""
+    if isinstance(error, (SubAgentError, Refusal)):
+        return error
+    if isinstance(error, AdapterParseError):
+        answer = error.lm_response
+        shown = answer[:_ANSWER_CHARS] if isinstance(answer, str) else ""  # pyright: ignore[reportUnnecessaryIsInstance]
+        return SubAgentError(f"the LM's answer to dspy.{kind} could not be read as its output fields. It was: {shown}")
+    if isinstance(error, CodeInterpreterError) and isinstance(error.__cause__, LMError):
+        tag = _LM_FAILED.match(str(error))
+        mark = "" if tag is None else f"{tag.group()} "
+        return SubAgentError(f"{mark}the LM of dspy.{kind} failed: {_class(error.__cause__)}")
+    for known in (_NO_MORE_CALLS, _NO_MORE_PREDICTIONS):
+        if (found := known.match(str(error))) is not None:
+            return SubAgentError(found.group())
+    logger.info("A sub-agent (dspy.%s) failed:\n%s", kind, traceback_shown(error))
+    return SubAgentError(f"dspy.{kind} failed on the host: {_class(error)}")
+
+
+def _class(error: BaseException) -> str:
+    """The name of an exception's class, where that is Python's or DSPy's own."""
+    kind = type(error)
+    return kind.__name__ if kind.__module__.partition(".")[0] in ("builtins", "dspy", "pydantic_core") else "Exception"
+
+
+def _told(error: Exception) -> str:
+    return f"Failed: {type(error).__name__}: {error}"[:_ANSWER_CHARS]
+
+
+def only_text(text: str) -> str:
+    """`text` without the marks between which DSPy's adapters read attachments, such as the URL of an image."""
+    return text.replace(CUSTOM_TYPE_START_IDENTIFIER, _NO_MARK)
+
+
+_NO_MARK = CUSTOM_TYPE_START_IDENTIFIER.replace("<<", "< <")
+
+
+def _shared(confinement: str | Confinement | frozenset[str] | set[str]) -> str | Confinement:
+    """The confinement of the kernel of a sub-agent, which shares the memory of the agent's with others of its kind."""
+    if confinement == "off":
+        return "off"
+    asked = limits_asked(confinement)
+    return replace(asked, memory_bytes=Account.share(asked.memory_bytes))
 
 
 _FLEX_INPUTS = "__dspy_flex_inputs"  # dspy.Flex reads the last expression's value, whatever else was printed

@@ -16,6 +16,7 @@ from typing import Any, cast
 from kernel_bridge.cell_clock import CellClock
 from kernel_bridge.cells import Limits
 from kernel_bridge.dispatch import ToolDispatcher
+from kernel_bridge.errors import SubAgentError
 from kernel_bridge.in_flight import CallSize, InFlight
 from kernel_bridge.peer import Frame, Peer, PeerError, PeerGone, wait_for, wake_pair
 from kernel_bridge.wire import (
@@ -225,6 +226,9 @@ class ToolServer:
     def _handle(self, call: _Waiting) -> bool:
         """Run a call and send its answer. False: the answer was refused for its size, which is the answer then."""
         head = call.head
+        if isinstance(head, Call) and (why := self._dispatcher.too_long(head.name, len(call.body))) is not None:
+            self._send(Raise(head.id, SubAgentError.__name__, why), b"")
+            return True
         body = self._codec.load(call.body, verify=True, weighed=True)
         if isinstance(head, Call):
             args, kwargs = _arguments(body)
@@ -243,7 +247,9 @@ class ToolServer:
 
     def _run(self, head: Call | Submit, ask: Callable[[], Any], path: str) -> tuple[HostMessage, bytes]:
         """The answer: its head and its body."""
-        self.clock.begin_call()
+        excused = not (isinstance(head, Call) and self._dispatcher.takes_own_time(head.name))
+        if excused:
+            self.clock.begin_call()
         try:
             return Return(head.id), self._codec.dump(ask(), path)
         except Unsendable as error:
@@ -255,7 +261,8 @@ class ToolServer:
             self._wake()
             return Raise(head.id, _name_of(error), _text_of(error)), b""
         finally:
-            self.clock.end_call()
+            if excused:
+                self.clock.end_call()
 
     def _accept(self, fields: dict[str, Any]) -> None:
         with self._state:

@@ -23,6 +23,7 @@ from typing import Any, Protocol, cast
 
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
+from dspy.primitives.facade import HOST_TOKEN_VAR
 from dspy.primitives.repl_types import REPLHistory, REPLVariable
 from dspy.utils.exceptions import AdapterParseError
 
@@ -80,12 +81,14 @@ class AgentOutcome:
     final_reasoning: str
 
 
-def agent_instructions() -> str:
-    """The agent's prompt, as the package carries it."""
-    return (resources.files("rlmoptimizer") / "prompts" / "agent.md").read_text(encoding="utf-8").strip()
+def agent_instructions(*, sub_agents: bool = False) -> str:
+    """The agent's prompt, as the package carries it. `sub_agents`: it may build some."""
+    folder = resources.files("rlmoptimizer") / "prompts"
+    names = ("agent.md", "sub_agents.md") if sub_agents else ("agent.md",)
+    return "\n\n".join((folder / name).read_text(encoding="utf-8").strip() for name in names)
 
 
-def agent_signature() -> type[dspy.Signature]:
+def agent_signature(*, sub_agents: bool = False) -> type[dspy.Signature]:
     """What the agent gets and what it must produce."""
     fields: dict[str, tuple[Any, Any]] = {
         "program_steps": (list[dict[str, Any]], dspy.InputField(desc="the steps, their fields and present prompts")),
@@ -95,7 +98,7 @@ def agent_signature() -> type[dspy.Signature]:
         "work_so_far": (str, dspy.InputField(desc="where an interrupted work stands; empty: it is a new one")),
         SUBMISSION_FIELD: (dict[str, str], dspy.OutputField(desc="the whole prompt of every step, by step name")),
     }
-    return cast("type[dspy.Signature]", dspy.Signature(fields, agent_instructions()))  # pyright: ignore[reportCallIssue]
+    return cast("type[dspy.Signature]", dspy.Signature(fields, agent_instructions(sub_agents=sub_agents)))  # pyright: ignore[reportCallIssue]
 
 
 class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's decorator hides that it is a class
@@ -108,6 +111,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             when the agent is run.
         earlier: the turns of earlier processes, as `reasoning`, `code` and `output`.
         max_iters: turns that are left.
+        sub_agents: its code may `import dspy`.
         resumable: an LM that cannot be reached for the conclusion may be asked again by another process.
     """
 
@@ -122,6 +126,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         max_iters: int,
         max_llm_calls: int,
         max_output_chars: int,
+        sub_agents: bool = False,
         earlier: Sequence[Mapping[str, Any]] = (),
         resumable: bool = False,
     ) -> None:
@@ -131,11 +136,12 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._emitter = emitter
         self._earlier = earlier
         self._resumable = resumable
+        self._sub_agents = sub_agents
         self._lost: CodeInterpreterError | None = None
         self._unreadable = 0
         self._problem: str | None = None
         super().__init__(
-            agent_signature(),
+            agent_signature(sub_agents=sub_agents),
             max_iters=max_iters,
             max_llm_calls=max_llm_calls,
             max_output_chars=max_output_chars,
@@ -169,6 +175,9 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         return {**tools, **checked_llm_tools(tools["llm_query"], self._meter.reserve, self._meter.turn)}
 
     def _setup_facade(self, repl: Any, budget: Any, interpreter_factory: Any) -> str:
+        if not self._sub_agents:
+            _say_that_there_are_no_sub_agents(repl)
+            return ""
         return super()._setup_facade(repl, cast("Any", self._meter), interpreter_factory)
 
     # how inputs and tools look
@@ -313,6 +322,41 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._problem = problem
         trajectory = [entry.model_dump() for entry in history]
         return dspy.Prediction(trajectory=trajectory, final_reasoning="", **{SUBMISSION_FIELD: None})
+
+
+_NO_SUB_AGENTS = """
+def _no_dspy():
+    import sys, types
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name.partition(".")[0] == "dspy":
+                raise ModuleNotFoundError(
+                    "there is no dspy here: sub-agents are off in this optimization. Ask the sub-LM with "
+                    "llm_query(prompt) or llm_query_batched(prompts)", name=name
+                )
+    sys.modules.pop("dspy", None)
+    sys.meta_path.insert(0, Finder)
+    if isinstance(globals().get("dspy"), types.ModuleType):  # of a process in which they were on
+        del globals()["dspy"]
+_no_dspy()
+del _no_dspy, {variable}
+"""
+
+
+def _say_that_there_are_no_sub_agents(repl: Any) -> None:
+    """Let `import dspy` say so, where it would find the library itself, which has no LM there.
+
+    In a kernel only: another interpreter's modules may be the host's own. That one only shows that it works, so that
+    one that does not stops the compile before the first turn.
+    """
+    from kernel_bridge import KernelInterpreter
+
+    if isinstance(repl, KernelInterpreter):
+        code = _NO_SUB_AGENTS.replace("{variable}", HOST_TOKEN_VAR)
+        repl.execute(code, {HOST_TOKEN_VAR: ""})  # with this variable it is run again in a successor
+    else:
+        repl.execute("pass")
 
 
 def _after(earlier: Sequence[Mapping[str, Any]], history: REPLHistory) -> REPLHistory:

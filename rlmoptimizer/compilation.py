@@ -76,6 +76,7 @@ class Options:
     root_stateful_session: bool
     rlm_multiturn_history: bool
     verbose: bool
+    sub_agents: bool
     kernel: Callable[[], CodeInterpreter] | None
     max_cost_usd: float | None
 
@@ -151,6 +152,7 @@ class Compilation:
             self._check_submission,
             on_death=self._kernel_died,
             checkpoint_file=namespace,
+            sub_agents=self.meter.check if options.sub_agents else None,
         )
         # Ended in this order: nothing new starts, the kernels go, what was under way is waited for.
         stack.push(self._wait_idle)
@@ -264,6 +266,7 @@ class Compilation:
                 max_iters=turns,
                 max_llm_calls=options.rlm_max_llm_calls,
                 max_output_chars=options.rlm_max_output_chars,
+                sub_agents=options.sub_agents,
                 earlier=trajectory_of(self.store),
                 resumable=self._resumable,
             )

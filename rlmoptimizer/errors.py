@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, cast
 
+from kernel_bridge.errors import Refusal
+
 from .money import usd_text
 
 __all__ = [
@@ -127,7 +129,7 @@ class InvalidScore(OptimizerError, ValueError):
     """The metric returned something that is not a score. Makes one error row; never ends a run."""
 
 
-class AgentError(OptimizerError):
+class AgentError(OptimizerError, Refusal):
     """A request of the agent that was refused before anything happened. The agent reads the message and mends it."""
 
 

@@ -9,6 +9,7 @@ import contextvars
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
@@ -60,6 +61,12 @@ def kernel_started(interpreter: Interpreter) -> KernelStarted:
     )
 
 
+def _checks_sub_agents(interpreter: Interpreter) -> bool:
+    from kernel_bridge import KernelInterpreter
+
+    return isinstance(interpreter, KernelInterpreter)
+
+
 class KernelLease:
     """A DSPy `interpreter_factory` for one compile.
 
@@ -67,6 +74,8 @@ class KernelLease:
     for a sub-agent that runs code of its own. `close` shuts all of them down.
 
     Args:
+        sub_agents: called before the interpreter of a sub-agent is made; raises where it could ask nothing. None: there
+            are no sub-agents.
         submit_validator, on_death, checkpoint_file: for the agent's own interpreter, as far as it has attributes of
             these names; see `kernel_bridge.KernelInterpreter`.
         start_seconds: how long the agent's own may take to start.
@@ -80,13 +89,16 @@ class KernelLease:
         *,
         on_death: Callable[[], str] | None = None,
         checkpoint_file: Path | None = None,
+        sub_agents: Callable[[], None] | None = None,
         start_seconds: float = _START_SECONDS,
         join_seconds: float = _JOIN_SECONDS,
     ) -> None:
         self._factory = factory
+        self._sub_agents = sub_agents
         self._own = {"submit_validator": submit_validator, "on_death": on_death, "checkpoint_file": checkpoint_file}
         self._lock = threading.Lock()
-        self._made: list[Interpreter] = []
+        self._agents: Interpreter | None = None
+        self._others: weakref.WeakSet[Interpreter] = weakref.WeakSet()  # each of them ends with its sub-agent
         self._first: Future[Interpreter] = Future()
         self._start_seconds = start_seconds
         self._join_seconds = join_seconds
@@ -112,7 +124,7 @@ class KernelLease:
 
     def _start(self, on_failure: Callable[[], None]) -> None:
         try:
-            interpreter = self._make()
+            interpreter = self._make(own=True)
             for name, value in self._own.items():
                 if value is not None and hasattr(interpreter, name):
                     setattr(interpreter, name, value)
@@ -127,15 +139,23 @@ class KernelLease:
         else:
             self._first.set_result(interpreter)
 
-    def _make(self) -> Interpreter:
+    def _make(self, *, own: bool) -> Interpreter:
         interpreter: Any = self._factory()
         if not isinstance(interpreter, Interpreter):
             raise InvalidSetupType(
                 f"kernel made a {type(interpreter).__name__}; it must make a DSPy code interpreter, "
                 "as KernelInterpreter.factory() does"
             )
+        if self._sub_agents is not None and not _checks_sub_agents(interpreter):
+            raise InvalidSetupType(
+                f"kernel made a {type(interpreter).__name__}, which does not check what is asked of sub-agents; with "
+                "sub_agents=True it must make a KernelInterpreter, as KernelInterpreter.factory() does"
+            )
         with self._lock:
-            self._made.append(interpreter)
+            if own:
+                self._agents = interpreter
+            else:
+                self._others.add(interpreter)
             closed = self._closed
         if closed:
             interpreter.shutdown()
@@ -156,7 +176,12 @@ class KernelLease:
     def __call__(self) -> Interpreter:
         with self._lock:
             first, self._taken = not self._taken, True
-        return self.wait_started() if first else self._make()
+        if first:
+            return self.wait_started()
+        if self._sub_agents is None:
+            raise RuntimeError("an interpreter was asked for a sub-agent, and there are none")
+        self._sub_agents()
+        return self._make(own=False)
 
     def interrupt(self) -> None:
         """Stop the cell that the agent is running, where the interpreter can do that."""
@@ -178,15 +203,16 @@ class KernelLease:
         with self._lock:
             # One that is being made now sees this and is shut down by its maker.
             self._closed = True
-            made = tuple(self._made)
+            own = () if self._agents is None else (self._agents,)
+            others = tuple(self._others)
         if self._starter is not None:
             # Not every interpreter can be shut down while another thread starts it.
             self._starter.join(self._join_seconds)
             if self._starter.is_alive():
                 logger.warning("The agent's interpreter is still being started; it is shut down when that has ended")
-                made = made[1:]  # the first is the one
+                own = ()
         with ExitStack() as stack:
-            for interpreter in made:
+            for interpreter in (*own, *others):
                 stack.callback(interpreter.shutdown)
 
 

@@ -48,7 +48,7 @@ class RLMDocstringOptimizer(Teleprompter):
         max_iterations: the budget is this times len(trainset), plus len(valset), in units. One evaluated example costs
             one unit, one prompt to the sub-LM costs one; the baseline and the agent's own turns are free.
         root_lm: the agent.
-        sub_lm: answers `llm_query`, `llm_query_batched` and the agent's sub-agents. None: `root_lm`.
+        sub_lm: answers `llm_query`, `llm_query_batched` and sub-agents. None: `root_lm`.
         eval_lm: runs the program, as `dspy.settings.lm`; predictors that have an LM of their own keep it. None:
             `dspy.settings.lm` as it is when `compile` is called.
         num_threads: examples evaluated at once.
@@ -60,6 +60,8 @@ class RLMDocstringOptimizer(Teleprompter):
         verbose: show the agent's turns as panels on stderr. A progress bar is shown for every evaluation in any case.
         run_storage_dir: directory to keep the run store in, which `compile(..., resume=True)` goes on with. None: a
             temporary one, removed when `compile` ends.
+        sub_agents: let the agent build sub-agents (`import dspy` in its code), which run on `sub_lm`, a unit for each
+            prompt. They need a `KernelInterpreter`, which checks all that is asked of them.
         kernel: makes the agent's interpreter: a zero-argument callable, as `dspy.RLM` takes it. None:
             `KernelInterpreter.factory()`.
         max_cost_usd: what all LM calls of one compile may cost, the baseline's and the agent's own included, by DSPy's
@@ -92,6 +94,7 @@ class RLMDocstringOptimizer(Teleprompter):
         rlm_multiturn_history: bool = False,
         verbose: bool = False,
         run_storage_dir: str | os.PathLike[str] | None = None,
+        sub_agents: bool = False,
         kernel: Callable[[], CodeInterpreter] | None = None,
         max_cost_usd: float | None = None,
         seed: int | None = 0,
@@ -109,6 +112,7 @@ class RLMDocstringOptimizer(Teleprompter):
         self.rlm_multiturn_history = a_bool("rlm_multiturn_history", rlm_multiturn_history)
         self.verbose = a_bool("verbose", verbose)
         self.run_storage_dir = a_directory("run_storage_dir", run_storage_dir)
+        self.sub_agents = a_bool("sub_agents", sub_agents)
         self.kernel = a_factory("kernel", kernel)
         self.max_cost_usd = a_cost_limit("max_cost_usd", max_cost_usd)
         self.seed = a_seed("seed", seed)
@@ -242,6 +246,7 @@ class RLMDocstringOptimizer(Teleprompter):
             "rlm_max_output_chars",
             "root_stateful_session",
             "rlm_multiturn_history",
+            "sub_agents",
             "max_cost_usd",
             "seed",
         )

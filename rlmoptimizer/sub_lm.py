@@ -88,13 +88,24 @@ class SubLMMeter:
         # One lock over both: else one thread could take the place under the ceiling that another one, refused by
         # the ledger, was about to give back.
         with self._gate.turn(), self._lock:
-            if self._calls + n > self._ceiling:
-                raise BudgetExceededError(n, self._ceiling - self._calls, "rlm_max_llm_calls")
+            self._check_ceiling(n)
             with self._ledger.reserve(n, PURPOSE) as slot:
                 self._usage.ledger.admit(n)
                 slot.settle(n)
             self._calls += n
         self._emitter.emit(BudgetCharged(units=n, left=self._ledger.left))
+
+    def check(self) -> None:
+        """Raise what `reserve` would raise for one prompt. Spends nothing."""
+        with self._gate.turn(), self._lock:
+            self._check_ceiling(1)
+            if self._ledger.left < 1:
+                raise BudgetExceededError(1, self._ledger.left, PURPOSE)
+            self._usage.ledger.check("sub")
+
+    def _check_ceiling(self, n: int) -> None:
+        if self._calls + n > self._ceiling:
+            raise BudgetExceededError(n, self._ceiling - self._calls, "rlm_max_llm_calls")
 
     @contextmanager
     def asking(self, n: int = 1) -> Generator[None]:

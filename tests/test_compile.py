@@ -124,6 +124,7 @@ def test_every_prompt_to_the_sub_lm_costs_one_unit_whichever_way_it_goes() -> No
             SUBMIT,
         ],
         sub_lm=sub,
+        sub_agents=True,
     )
     said = outputs(result)
     assert said[0] == "1"
@@ -146,7 +147,7 @@ try:
 except Exception as e:
     print(asked, type(e).__name__)
 """
-    result, _ = toy.compiled([code, SPENT, SUBMIT], sub_lm=sub, max_iterations=1)
+    result, _ = toy.compiled([code, SPENT, SUBMIT], sub_lm=sub, max_iterations=1, sub_agents=True)
     assert outputs(result)[:2] == ["10 BudgetExceededError", "10"]
     assert sub.engine.calls == 10  # type: ignore[attr-defined]
 
@@ -154,7 +155,7 @@ except Exception as e:
 def test_several_completions_of_one_prompt_cost_one_each() -> None:
     sub = field_lm(lambda question: dict.fromkeys(question.outputs or ("answer",), "fine"), "sub")
     code = "import dspy; dspy.Predict('question -> answer', n=3, temperature=1.0)(question='q')"
-    result, _ = toy.compiled([code, SPENT, SUBMIT], sub_lm=sub)
+    result, _ = toy.compiled([code, SPENT, SUBMIT], sub_lm=sub, sub_agents=True)
     assert outputs(result)[1] == "3"
 
 
@@ -510,7 +511,7 @@ def test_nothing_is_left_of_a_compile_with_sub_agents(kernels_left: Left) -> Non
         lambda question: {"reasoning": "r", "code": "```python\nSUBMIT(answer='x')\n```", "answer": "x"}, "sub"
     )
     code = "import dspy\nagents = [dspy.RLM('q -> answer') for _ in range(2)]\nprint([a(q='x').answer for a in agents])"
-    result, _ = toy.compiled([code, SUBMIT], sub_lm=sub)
+    result, _ = toy.compiled([code, SUBMIT], sub_lm=sub, sub_agents=True)
     assert outputs(result)[0] == "['x', 'x']"
     assert not kernels_left()
 

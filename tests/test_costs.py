@@ -577,7 +577,7 @@ def test_what_sub_agents_ask_is_the_sub_lms() -> None:
 
     sub = priced_fields(fine, "sub", price=by_call(0.5))
     code = "import dspy; print(dspy.Predict('question -> answer')(question='q').answer)"
-    result, _ = compiled([code, SUBMIT], sub_lm=sub)
+    result, _ = compiled([code, SUBMIT], sub_lm=sub, sub_agents=True)
     assert outputs(result)[0] == "fine"
     assert result.usage["sub"]["cost_usd"] == 0.5
     assert result.usage["root"]["calls"] == 2

@@ -16,13 +16,13 @@ from rlmoptimizer.kernel_lease import KernelLease, kernel_started
 def nothing() -> None: ...
 
 
-class Watched(dspy.LocalInterpreter):
+class Watched(KernelInterpreter):
     """Counts what is made, started and ended."""
 
     made: list[Watched]
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(confinement="off")
         self.log: list[str] = []
         type(self).made.append(self)
 
@@ -42,7 +42,7 @@ def watched() -> type[Watched]:
 
 @pytest.mark.smoke
 def test_the_first_interpreter_is_started_early_and_the_others_are_fresh(watched: Any) -> None:
-    lease = KernelLease(watched, lambda fields: None)
+    lease = KernelLease(watched, lambda fields: None, sub_agents=nothing)
     lease.start(nothing)
     first, second, third = lease(), lease(), lease()
     assert watched.made == [first, second, third]
@@ -56,7 +56,7 @@ def test_only_the_agents_own_interpreter_gets_the_validator() -> None:
     def refuse(fields: dict[str, Any]) -> None:
         raise SubmissionError(f"no {fields['output']}")
 
-    lease = KernelLease(toy.KERNEL, refuse)
+    lease = KernelLease(toy.KERNEL, refuse, sub_agents=nothing)
     lease.start(nothing)
     try:
         own, other = lease(), lease()
@@ -147,12 +147,35 @@ def test_a_factory_that_makes_no_interpreter_is_refused() -> None:
 
 
 def test_an_interpreter_that_is_made_after_the_end_does_not_live_on(watched: Any) -> None:
-    lease = KernelLease(watched, lambda fields: None)
+    lease = KernelLease(watched, lambda fields: None, sub_agents=nothing)
     lease.start(nothing)
     lease.close()
     lease()
     late = lease()
     assert late.log == ["shutdown"]
+
+
+def test_an_interpreter_of_a_sub_agent_is_made_only_where_it_may_be() -> None:
+    def spent() -> None:
+        raise SubmissionError("nothing left")
+
+    for sub_agents, error in ((None, RuntimeError), (spent, SubmissionError)):
+        made: list[KernelInterpreter] = []
+        lease = KernelLease(lambda made=made: made.append(toy.KERNEL()) or made[-1], nothing, sub_agents=sub_agents)  # type: ignore[arg-type,misc]
+        lease.start(nothing)
+        assert lease() is made[0]
+        with pytest.raises(error):
+            lease()
+        assert len(made) == 1
+        lease.close()
+
+
+def test_with_sub_agents_an_interpreter_that_does_not_check_them_is_refused() -> None:
+    lease = KernelLease(dspy.LocalInterpreter, lambda fields: None, sub_agents=nothing)
+    lease.start(nothing)
+    with pytest.raises(InvalidSetup, match="sub_agents=True it must make a KernelInterpreter"):
+        lease.wait_started()
+    lease.close()
 
 
 def test_closing_while_the_kernel_starts_leaves_nothing() -> None:

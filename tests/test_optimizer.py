@@ -50,6 +50,7 @@ def test_the_parameters_are_keyword_only_and_have_the_documented_defaults() -> N
         "rlm_multiturn_history": False,
         "verbose": False,
         "run_storage_dir": None,
+        "sub_agents": False,
         "kernel": None,  # KernelInterpreter.factory()
         "max_cost_usd": None,
         "seed": 0,
@@ -69,6 +70,8 @@ def test_the_parameters_are_keyword_only_and_have_the_documented_defaults() -> N
         ("root_lm", "openai/gpt-5"),
         ("sub_lm", "openai/gpt-5"),
         ("eval_lm", object()),
+        ("sub_agents", 1),
+        ("sub_agents", None),
         ("num_threads", 0),
         ("num_threads", None),
         ("rlm_max_iterations", 0),

@@ -249,8 +249,8 @@ def test_the_agent_cannot_choose_where_a_sub_agent_runs(made: Made) -> None:
         inputs={"q": "?"},
         sub_lm=field_lm(lambda asked: {"b": "x"}),
     )
-    assert "cannot choose its interpreter_factory" in result.trajectory[0]["output"]
-    assert "may not set LM option(s) ['api_key']" in result.trajectory[1]["output"]
+    assert "nothing else is accepted here" in result.trajectory[0]["output"]
+    assert "exactly the inputs of its signature" in result.trajectory[1]["output"]
 
 
 # -- inputs ----------------------------------------------------------------------------------------------------------
