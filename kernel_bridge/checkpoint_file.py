@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from kernel_bridge.private_files import open_new
+from kernel_bridge.threads import begin
+
 __all__ = ["CheckpointKeeper", "Fetched", "fetch_checkpoint"]
 
 logger = logging.getLogger(__name__)
@@ -75,8 +78,14 @@ class CheckpointKeeper:
         with self._changed:
             self._wanted = _Wanted(cell, label, is_made)
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._work, name="kernel checkpoints", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="kernel checkpoints", daemon=True)
+                try:
+                    begin(thread)
+                except OSError as error:
+                    self._wanted = None
+                    logger.warning("The variables of a kernel could not be kept in %s: %s", self._file, error)
+                    return
+                self._thread = thread
             self._changed.notify_all()
 
     def look(self) -> None:
@@ -166,7 +175,7 @@ class CheckpointKeeper:
     def _replace(self, source: int, wanted: _Wanted) -> tuple[int, int]:
         new = self._file.with_name(self._file.name + ".new")
         new.unlink(missing_ok=True)
-        file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o600)
+        file = open_new(new)
         try:
             os.write(file, b"\0" * _HEAD.size)
             size, digest = _copy_bytes(source, file, self._limit_bytes)
@@ -193,6 +202,9 @@ def fetch_checkpoint(file: Path, target: Path, limit_bytes: int) -> Fetched | No
     except (OSError, ValueError) as error:
         return Fetched("", 0, f"it cannot be read: {error}")
     with source:
+        owner = os.fstat(source.fileno()).st_uid
+        if os.name == "posix" and owner not in (os.geteuid(), file.absolute().parent.stat().st_uid):
+            return Fetched("", 0, f"it belongs to another user (number {owner})")
         head = source.read(_HEAD.size)
         if len(head) < _HEAD.size or not head.startswith(_MAGIC):
             return Fetched("", 0, "it is no checkpoint of a kernel")
@@ -204,7 +216,7 @@ def fetch_checkpoint(file: Path, target: Path, limit_bytes: int) -> Fetched | No
             return Fetched(told, cell, f"it has {size:,} bytes, and checkpoint_bytes allows {limit_bytes:,}")
         try:
             # Others may read it: the directory is the kernel's own, and the kernel may be another user.
-            copy = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o644)
+            copy = open_new(target, 0o644)
             try:
                 found = _copy_bytes(source.fileno(), copy, size)
             finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import secrets
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from typing import Any
 
 from kernel_bridge.confine import Layout
 from kernel_bridge.doors import Doors
+from kernel_bridge.private_files import make_file
 from kernel_bridge.session_directory import SessionDirectory
 
 __all__ = ["Connection"]
@@ -58,13 +59,16 @@ _CONSOLE_SOCKETS = ("s-2", "s-3", "s-4", "s-5")
 _CHANNELS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
 
-def _write_connection(path: Path, **facts: Any) -> dict[str, Any]:
-    from jupyter_client.connect import write_connection_file
+def _write_connection(path: Path, *, key: bytes, **facts: Any) -> dict[str, Any]:
+    info = {**facts, "key": key.decode(), "signature_scheme": "hmac-sha256", "kernel_name": "kernel_bridge"}
+    if os.name == "posix":  # Jupyter's own function fails under a mask that takes from an owner what he needs
+        make_file(path, json.dumps(info, indent=2).encode())
+    else:  # and here it keeps other users out
+        from jupyter_client.connect import write_connection_file
 
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    _, info = write_connection_file(str(path), kernel_name="kernel_bridge", **facts)
-    return dict(info)
+        path.unlink(missing_ok=True)
+        write_connection_file(str(path), key=key, kernel_name="kernel_bridge", **facts)
+    return info
 
 
 def _free_ports(count: int) -> list[int]:

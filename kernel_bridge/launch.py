@@ -5,9 +5,8 @@ from __future__ import annotations
 import compileall
 import functools
 import json
-import marshal
 import os
-import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,16 +16,20 @@ from typing import Any, cast
 
 from kernel_bridge.cells import Limits
 from kernel_bridge.confine import Confinement, Layout, plan_launch, prepare_files
-from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, EXTRA_PATH
+from kernel_bridge.confine.bubblewrap import EXTRA_PATH
+from kernel_bridge.confine.outcome import what_to_do
 from kernel_bridge.confine.places import ExtraPathUnusable
 from kernel_bridge.confine.plan import PACKAGE
+from kernel_bridge.confine.probe import write_guard
 from kernel_bridge.connection import Connection
 from kernel_bridge.errors import StartupFailed
+from kernel_bridge.private_files import make_directory, make_file
 from kernel_bridge.replies import result_chars
 from kernel_bridge.session_directory import CHECKPOINT, SessionDirectory
 from kernel_bridge.shared_files import INTERRUPT, PROGRESS, TRANSCRIPT, SharedFiles
+from kernel_bridge.standard_files import occupy_standard_files
 
-__all__ = ["Launch", "LaunchOptions"]
+__all__ = ["Launch", "LaunchOptions", "Started"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,14 @@ class LaunchOptions:
     confinement: Confinement
     tier: str  # how it is confined; see `kernel_bridge.confine.resolve`
     checkpoint: bool  # keep the namespace for a successor
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process that was begun."""
+
+    process: subprocess.Popen[bytes]  # the guardian, or the kernel itself where there is none
+    lifeline: socket.socket | None  # to the guardian
 
 
 class Launch:
@@ -60,7 +71,8 @@ class Launch:
         except ExtraPathUnusable as error:
             raise StartupFailed(str(error)) from error
         except OSError as error:
-            raise StartupFailed(f"the kernel's interpreter cannot be used: {error}") from error
+            text = f"the kernel's interpreter cannot be used: {error}"
+            raise StartupFailed(text + what_to_do(text)) from error
         self.connection = Connection.open(directory, self.layout, self.plan.inside)
         self.files = SharedFiles(self.layout.sockets)
 
@@ -69,7 +81,7 @@ class Launch:
         """How many processes stand between the guardian and the kernel."""
         return 0 if self.plan.wrapper_arguments is None else 2  # the wrapper, and its first process inside
 
-    def start(self, *, restore: bool) -> subprocess.Popen[bytes]:
+    def start(self, *, restore: bool) -> Started:
         """Begin the process: the guardian, or the kernel itself where there is none.
 
         Args:
@@ -81,7 +93,7 @@ class Launch:
         try:
             extra_path = _extra_path(self._options.python, self._directory, self.plan.inside)
             config = self._configuration(extra_path, restore=restore)
-            self.layout.config.write_text(json.dumps(config), encoding="utf-8")
+            make_file(self.layout.config, json.dumps(config).encode())
             self._hand_over()
             return self._launch()
         except BaseException:
@@ -111,13 +123,10 @@ class Launch:
             "working_directory": str(inside.scratch),
             "extra_path": extra_path,
             "seal": self.plan.seal,
-            "guardian": None if self.plan.guarded_from_outside else self._guardian(),
             "checkpoint": keeping if options.checkpoint else None,
         }
 
-    def _guardian(self) -> dict[str, Any] | None:
-        if os.name != "posix":
-            return None
+    def _guardian(self) -> dict[str, Any]:
         return {"host_pid": os.getpid(), "session_dir": str(self._directory.path), "layers": self.wrappers}
 
     def _hand_over(self) -> None:
@@ -127,40 +136,51 @@ class Launch:
                 os.chown(path, self.plan.owner, self.plan.owner)
             self._directory.let_pass()
 
-    def _command(self) -> list[str]:
-        plan = self.plan
-        argv = [*plan.argv, str(plan.inside.config)]
-        if not plan.guarded_from_outside:
-            return argv
-        file = self._directory.path / "guard"
-        guard = {
-            "guardian": self._guardian(),
-            "argv": argv,
-            "arguments": plan.wrapper_arguments,
-            "descriptor": ARGUMENTS_FD,
-        }
-        file.write_bytes(marshal.dumps(guard))
-        return [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "guard.py"), str(file)]
+    def _launch(self) -> Started:
+        _compile_inside()
+        argv = [*self.plan.argv, str(self.plan.inside.config)]
+        try:
+            return self._launch_guarded(argv) if os.name == "posix" else self._launch_plain(argv)
+        except OSError as error:
+            text = f"cannot run {argv[0]!r}: {error}"
+            raise StartupFailed(text + what_to_do(text)) from error
 
-    def _launch(self) -> subprocess.Popen[bytes]:
+    def _launch_guarded(self, argv: list[str]) -> Started:
+        """The guardian, which starts the kernel; and the lifeline to it."""
+        occupy_standard_files()
+        file = self._directory.path / "guard"
+        write_guard(file, self.plan, self._guardian(), argv)
+        ours, theirs = socket.socketpair()  # no pipe: writing to one whose reader is gone may kill a host
+        with theirs:
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "guard.py"), str(file)],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=dict(self.plan.environment),
+                    cwd=str(self.layout.session),  # the kernel goes to its scratch directory when it is sealed
+                    start_new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        ours.setblocking(False)  # a guardian that was stopped must not stop the host
+        return Started(process, ours)
+
+    def _launch_plain(self, argv: list[str]) -> Started:
         from jupyter_client import launcher
 
-        _compile_inside()
         launch = cast("Callable[..., subprocess.Popen[bytes]]", launcher.launch_kernel)  # pyright: ignore[reportUnknownMemberType] - untyped
-        argv = self._command()
-        try:
-            return launch(
-                argv,
-                stdin=subprocess.PIPE if os.name == "posix" else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=dict(self.plan.environment),
-                cwd=str(self.layout.session),  # the kernel goes to its scratch directory when it is sealed
-                # Jupyter's own death watch polls the parent's pid once a second; the guardian is that parent.
-                independent=os.name == "posix",
-            )
-        except OSError as error:
-            raise StartupFailed(f"cannot run {argv[0]!r}: {error}") from error
+        process = launch(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(self.plan.environment),
+            cwd=str(self.layout.session),
+        )
+        return Started(process, None)
 
 
 @functools.cache
@@ -180,7 +200,8 @@ def _extra_path(python: str, directory: SessionDirectory, inside: Layout) -> lis
     folder = directory.path / "path"
     if not folder.exists():
         assert cloudpickle.__file__ is not None
-        shutil.copytree(
-            Path(cloudpickle.__file__).parent, folder / "cloudpickle", ignore=shutil.ignore_patterns("__pycache__")
-        )
+        for made in (folder, folder / "cloudpickle"):
+            make_directory(made, 0o755)  # the kernel may be another user
+        for source in Path(cloudpickle.__file__).parent.glob("*.py"):
+            make_file(folder / "cloudpickle" / source.name, source.read_bytes(), 0o644)
     return [str(folder if inside.session == inside.sockets.parent else EXTRA_PATH)]

@@ -19,7 +19,7 @@ from kernel_bridge.errors import ProtocolViolation, StartupFailed
 from kernel_bridge.exit_reason import ExitReason
 from kernel_bridge.inside.screen import Screen
 from kernel_bridge.launch import LaunchOptions
-from kernel_bridge.peer import Frame, Peer, PeerError, PeerGone, wait_for, wake_pair
+from kernel_bridge.peer import NO_SIGNAL, Frame, Peer, PeerError, PeerGone, wait_for, wake_pair
 from kernel_bridge.process import KernelProcess
 from kernel_bridge.replies import Reply, find_reply, largest_reply, outcome_of
 from kernel_bridge.session_directory import SessionDirectory
@@ -64,25 +64,29 @@ class LiveKernel:
         self.process = KernelProcess(directory, options, restore=restore)
         self._ready_by = time.monotonic() + limits.start_seconds
         connection = self.process.connection
-        self._messages = Session(key=connection.info["key"], username="host")
-        self._wake_in, self._wake_out = wake_pair()
-        self.tools = ToolServer(*connection.urls, dispatcher=dispatcher, limits=limits, wake=self._wake)
-        self._shell = Peer(
-            connection.url("shell"), "DEALER", message_bytes=largest_reply(limits), most_frames=_MOST_FRAMES
-        )
-        self._cut = False  # the kernel's end of the shell socket is gone
-        self._cell = 0  # the number of the cell that the kernel has not answered yet
-        self._request = ""  # the id of the message that it came in
-        self._strays = 0  # since the last cell began
-        self._open = True
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.process.files.close)
+            undo.callback(self.process.end)
+            self._messages = Session(key=connection.info["key"], username="host")
+            self._wake_in, self._wake_out = wake_pair()
+            undo.callback(self._wake_in.close)
+            undo.callback(self._wake_out.close)
+            self.tools = ToolServer(*connection.urls, dispatcher=dispatcher, limits=limits, wake=self._wake)
+            undo.callback(self.tools.close)
+            self._shell = Peer(
+                connection.url("shell"), "DEALER", message_bytes=largest_reply(limits), most_frames=_MOST_FRAMES
+            )
+            undo.callback(self._shell.close)
+            undo.callback(self.process.end)  # first: a tool that still runs is waited for
+            self._cut = False  # the kernel's end of the shell socket is gone
+            self._cell = 0  # the number of the cell that the kernel has not answered yet
+            self._request = ""  # the id of the message that it came in
+            self._strays = 0  # since the last cell began
             self._open_doors()
             self._connect()
             self._wait_ready()
             self.tools.clock.measure(self.process.cpu_clock())
-        except BaseException:
-            self.close()
-            raise
+            self._ending = undo.pop_all()
 
     def _open_doors(self) -> None:
         """Wait until the kernel listens."""
@@ -121,7 +125,7 @@ class LiveKernel:
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):
-            self._wake_out.send(b"w")
+            self._wake_out.send(b"w", NO_SIGNAL)
 
     def _wait_ready(self) -> None:
         while self.tools.ready is None:
@@ -314,18 +318,7 @@ class LiveKernel:
 
     def close(self) -> None:
         """Kill the process and close all sockets; idempotent."""
-        self.process.end()
-        self.process.files.close()
-        self._close_sockets()
-
-    def _close_sockets(self) -> None:
-        if not self._open:
-            return
-        self._open = False
-        self.tools.close()
-        self._shell.close()
-        self._wake_in.close()
-        self._wake_out.close()
+        self._ending.close()
 
 
 def _stillborn(ended: ExitReason) -> str:

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-__all__ = ["Peer", "PeerError", "PeerGone", "wait_for", "wake_pair"]
+__all__ = ["NO_SIGNAL", "Peer", "PeerError", "PeerGone", "wait_for", "wake_pair"]
 
 _BUFFER_BYTES = 65536
 _FIRST_BYTES = 2**20  # of a long frame that are made room for before they come: its length is only a claim
@@ -27,7 +27,7 @@ _COMMAND_BYTES = 1024
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 _SHORTEST_LONG = 256
-_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # a host may have SIGPIPE kill it
+NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # for every send: a host may have SIGPIPE kill it
 
 Frame = bytes | bytearray
 
@@ -88,7 +88,7 @@ class Peer:
             except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
                 return False
             self._socket.setblocking(False)
-            self._socket.send(self._handshake)  # the first bytes of a connection find room
+            self._socket.send(self._handshake, NO_SIGNAL)  # the first bytes of a connection find room
         # libzmq refuses a message that comes before its own handshake was sent.
         while not self._is_ready:
             taken = self._take_frame() if self._greeted or self._take_greeting() else None
@@ -149,9 +149,9 @@ class Peer:
         while self._out and not self._out[0]:
             self._out.popleft()  # an empty frame
         if len(self._out) == 1 or not hasattr(self._socket, "sendmsg"):
-            return self._socket.send(self._out[0], _NO_SIGNAL) if self._out else 0
+            return self._socket.send(self._out[0], NO_SIGNAL) if self._out else 0
         some = [self._out[i] for i in range(min(len(self._out), _MOST_VECTORS))]
-        return self._socket.sendmsg(some, (), _NO_SIGNAL)
+        return self._socket.sendmsg(some, (), NO_SIGNAL)
 
     # -- in ----------------------------------------------------------------------------------------------------------
 

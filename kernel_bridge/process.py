@@ -16,8 +16,10 @@ import threading
 import time
 from collections.abc import Callable
 
+from kernel_bridge.confine import Confinement
 from kernel_bridge.exit_reason import ExitReason
 from kernel_bridge.launch import Launch, LaunchOptions
+from kernel_bridge.peer import NO_SIGNAL
 from kernel_bridge.session_directory import SessionDirectory
 from kernel_bridge.watchdog import Bounds, Watchdog, descendants
 
@@ -45,20 +47,30 @@ class KernelProcess:
         *,
         restore: bool,
     ) -> None:
-        confinement = options.confinement
         launch = Launch(directory, options)
         self._directory = directory
         self._plan = launch.plan
         self._wrappers = launch.wrappers
         self.connection = launch.connection
         self.files = launch.files
-        self._lifeline = threading.Lock()  # guards the pipe to the guardian
+        self._telling = threading.Lock()  # guards the lifeline
         self._ending = threading.Lock()
-        self._process = launch.start(restore=restore)
-        if self._process.stdin is not None and os.name == "posix":
-            os.set_blocking(self._process.stdin.fileno(), False)  # a guardian that was stopped must not stop the host
         self._exit: ExitReason | None = None
-        self.exit_fd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
+        self._watchdog: Watchdog | None = None
+        self.exit_fd: int | None = None
+        started = launch.start(restore=restore)
+        self._process, self._lifeline = started.process, started.lifeline
+        try:
+            if hasattr(os, "pidfd_open"):
+                with contextlib.suppress(ProcessLookupError):  # it has ended, and somebody else has collected it
+                    self.exit_fd = os.pidfd_open(self._process.pid)
+            self._watchdog = self._watch(launch, options.confinement)
+        except BaseException:
+            self.end()
+            self.files.close()
+            raise
+
+    def _watch(self, launch: Launch, confinement: Confinement) -> Watchdog:
         bounds = Bounds(
             memory_bytes=confinement.memory_bytes,
             processes=confinement.processes,
@@ -68,7 +80,7 @@ class KernelProcess:
             tmpfs=self._plan.tmpfs,
             wrappers=self._wrappers,
         )
-        self._watchdog = Watchdog(self._process.pid, bounds)
+        return Watchdog(self._process.pid, bounds)
 
     def has_kept(self, cell: int) -> bool | None:
         """Whether the kernel has made its checkpoint after this cell; None: it is gone. Its own word, too."""
@@ -139,24 +151,23 @@ class KernelProcess:
 
             send_interrupt(self._process.win32_interrupt_event)  # type: ignore[attr-defined]
             return
-        stdin = self._process.stdin
-        assert stdin is not None
-        with self._lifeline, contextlib.suppress(OSError):  # it is ending already, or takes no more
-            if not stdin.closed:
+        with self._telling, contextlib.suppress(OSError):  # it is ending already, or takes no more
+            if self._lifeline is not None:
                 self.files.note_interrupt(cell)
-                os.write(stdin.fileno(), b"i")
+                self._lifeline.send(b"i", NO_SIGNAL)
 
     def kill(self) -> None:
         """Let the kernel and all it started be killed. From any thread; does not wait."""
         process = self._process
-        if process.stdin is None:
+        if os.name != "posix":
             process.kill()
             return
-        with self._lifeline:
-            if not process.stdin.closed:
+        with self._telling:
+            lifeline, self._lifeline = self._lifeline, None
+            if lifeline is not None:
                 with contextlib.suppress(OSError):  # it is gone already, or stopped; the lifeline's end will do
-                    os.write(process.stdin.fileno(), b"k")
-            process.stdin.close()
+                    lifeline.send(b"k", NO_SIGNAL)
+                lifeline.close()
         with contextlib.suppress(OSError, AttributeError):
             process.send_signal(signal.SIGCONT)  # the agent's code may have stopped its guardian
 
@@ -172,7 +183,8 @@ class KernelProcess:
             return self._exit
 
     def _end(self, patience: float) -> ExitReason:
-        self._watchdog.stop()
+        if self._watchdog is not None:
+            self._watchdog.stop()
         process = self._process
         for pipe in (process.stdout, process.stderr):
             assert pipe is not None
@@ -186,7 +198,8 @@ class KernelProcess:
         code, reported = self._reported_code()
         if not reported:
             self._kill_strays()
-        reason = ExitReason(code, self._tail(), self._watchdog.verdict)
+        verdict = None if self._watchdog is None else self._watchdog.verdict
+        reason = ExitReason(code, self._tail(), verdict)
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, RemoteFailure,
 from kernel_bridge.checkpoint_file import CheckpointKeeper, fetch_checkpoint
 from kernel_bridge.checks import check_session_options
 from kernel_bridge.confine import Confinement, ConfinementReport, resolve
+from kernel_bridge.confine.outcome import what_to_do
 from kernel_bridge.discovery import sweep
 from kernel_bridge.dispatch import ToolDispatcher
 from kernel_bridge.encoder import CellEncoder
@@ -128,24 +129,25 @@ class KernelSession:
                 raise SessionClosed(self._closed)
             if self._kernel is not None:
                 return
-            confinement, tier, report = resolve(self._asked)
-            self._directory = SessionDirectory(self._runtime_dir)
-            sweep(self._directory.path.parent)
-            try:
-                self._launched_with = LaunchOptions(self._python, self.limits, confinement, tier, self._checkpoint)
-                self._kernel = self._launch_first()
-            except BaseException:
-                self._directory.remove()
-                self._directory = None
-                raise
-            self.report = report
+            with _told_of_trouble():
+                self._start()
+
+    def _start(self) -> None:
+        directory = self._directory = SessionDirectory(self._runtime_dir)
+        try:
+            sweep(directory.path.parent)
+            confinement, tier, self.report = resolve(self._asked, directory.path.parent)
+            self._launched_with = LaunchOptions(self._python, self.limits, confinement, tier, self._checkpoint)
+            self._kernel = self._launch_first()
+        except BaseException:
+            directory.remove()
+            self._directory = self.report = None
+            raise
 
     def _launch(self, *, restore: bool) -> LiveKernel:
         assert self._directory is not None
-        try:
+        with _told_of_trouble():
             return LiveKernel(self._directory, self._launched_with, dispatcher=self._dispatcher, restore=restore)
-        except OSError as error:  # a full disk, or no descriptor left
-            raise StartupFailed(f"what the kernel needs of the system cannot be had: {error}") from error
 
     def _launch_first(self) -> LiveKernel:
         """A kernel that begins with what is in the checkpoint file, if it can."""
@@ -353,6 +355,16 @@ class KernelSession:
             except SessionLost as ended:  # restoring runs the agent's own code
                 lost["all names"] = f"restoring them failed: {ended.reason}"
         return self._launch(restore=False)
+
+
+@contextlib.contextmanager
+def _told_of_trouble() -> Generator[None]:
+    """A full disk, no descriptor, thread or memory left: one kind of error, with what to do."""
+    try:
+        yield
+    except (OSError, ImportError, MemoryError) as error:  # a library that is loaded late meets such trouble, too
+        text = f"what the kernel needs of the system cannot be had: {error or type(error).__name__}"
+        raise StartupFailed(text + what_to_do(text)) from error
 
 
 def _interpreter(python: str | os.PathLike[str] | None) -> str:

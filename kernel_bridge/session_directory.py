@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from kernel_bridge.confine import Layout
+from kernel_bridge.confine.layout import Layout
+from kernel_bridge.confine.outcome import what_to_do
 from kernel_bridge.errors import StartupFailed
 from kernel_bridge.inside.removal import remove_tree
+from kernel_bridge.private_files import make_directory, make_file
 
 __all__ = ["CHECKPOINT", "FACTS", "HostToken", "SessionDirectory", "remove_nameless", "runtime_root"]
 
@@ -37,23 +39,47 @@ _KEPT = (CHECKPOINT, f"{CHECKPOINT}.old")  # the second one while the first is m
 
 
 def runtime_root() -> Path:
-    """The directory, private to this user, under which sessions live; made when it is not there."""
-    uid = os.getuid() if hasattr(os, "getuid") else "user"
-    candidates = [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"]
-    for base in candidates:
-        if not base or not os.path.isdir(base) or not os.access(base, os.W_OK | os.X_OK):
-            continue
-        root = Path(base) / f"kernel_bridge-{uid}"
-        if len(str(root)) > _LONGEST_ROOT and os.name == "posix":
-            continue
-        with contextlib.suppress(FileExistsError):
-            root.mkdir(mode=0o700)
-        if _is_private(root):
+    """The directory, private to this user, under which sessions live; made when it is not there.
+
+    Raises:
+        StartupFailed: no place for it can be used; says of each why.
+    """
+    places = (os.environ.get("XDG_RUNTIME_DIR"), _temporary(), "/tmp")
+    refused: dict[Path, str] = {}
+    for place in filter(None, places):
+        root = Path(place) / f"kernel_bridge-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+        reason = _why_unusable(root)
+        if reason is None:
             return root
+        refused[root] = reason
+    reasons = "; ".join(f"{root}: {reason}" for root, reason in refused.items())
     raise StartupFailed(
-        f"no private directory with a short path for the kernel's sockets: tried {[c for c in candidates if c]}; "
-        "pass runtime_dir=, a directory of yours with mode 0700 and a path under 70 characters"
+        f"there is no private directory with a short path for the kernel's sockets: {reasons}. Pass "
+        f"runtime_dir=, a directory of yours with mode 0700 and a path of at most {_LONGEST_ROOT} bytes"
     )
+
+
+def _temporary() -> str | None:
+    try:
+        return tempfile.gettempdir()
+    except OSError:  # there is none that can be written
+        return None
+
+
+def _why_unusable(root: Path) -> str | None:
+    """Why sessions cannot live below a directory, which is made if it can be; None: they can."""
+    if not root.is_absolute():
+        return "the path is relative"
+    if os.name == "posix" and len(os.fsencode(root)) > _LONGEST_ROOT:
+        return f"the path has more than {_LONGEST_ROOT} bytes"
+    try:
+        with contextlib.suppress(FileExistsError):
+            make_directory(root)
+        if not _is_private(root):
+            return "it is there already and is not a directory of this user alone"
+    except OSError as error:
+        return error.strerror or str(error)
+    return None if os.access(root, os.W_OK | os.X_OK) else "it cannot be written"
 
 
 def _is_private(path: Path) -> bool:
@@ -69,7 +95,8 @@ def _usable(root: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        raise StartupFailed(f"the runtime directory {str(root)!r} cannot be used: {error}") from error
+        text = f"the runtime directory {str(root)!r} cannot be used: {error}"
+        raise StartupFailed(text + what_to_do(text)) from error
 
 
 class SessionDirectory:
@@ -77,9 +104,9 @@ class SessionDirectory:
 
     def __init__(self, root: Path | None) -> None:
         if root is not None:
-            root = root.expanduser().absolute()
             with _usable(root):
-                root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                root = Path(os.path.expanduser(root)).absolute()
+                make_directory(root, parents=True)
             if os.name == "posix" and len(os.fsencode(root)) > _LONGEST_ROOT:
                 raise StartupFailed(
                     f"runtime_dir {str(root)!r} is {len(os.fsencode(root))} bytes long; sockets below it need a path "
@@ -87,7 +114,7 @@ class SessionDirectory:
                 )
         self.path = (runtime_root() if root is None else root) / secrets.token_hex(_NAME_BYTES)
         with _usable(self.path.parent):
-            self.path.mkdir(mode=0o700)
+            make_directory(self.path)
         self.scratch = self.path / "scratch"
         self.keep = self.path / "keep"
         self.connection_file = self.path / "kernel.json"
@@ -104,9 +131,9 @@ class SessionDirectory:
         }
         try:
             with _usable(self.path.parent):
-                (self.path / FACTS).write_text(json.dumps(facts), encoding="utf-8")  # first: by it the rest is found
+                make_file(self.path / FACTS, json.dumps(facts).encode())  # first: by it the rest is found
                 for path in (self.scratch, self.keep):
-                    path.mkdir(mode=0o700)
+                    make_directory(path)
         except BaseException:
             self.remove()
             raise
@@ -118,13 +145,13 @@ class SessionDirectory:
         """
         self._generation += 1
         path = self.path / f"k{self._generation}"
-        path.mkdir(mode=0o700)
-        self.doors.mkdir(mode=0o700)
+        make_directory(path)
+        make_directory(self.doors)
         if self._generation > 1:
             remove_tree(self.path / f"k{self._generation - 1}")
             remove_tree(self.path / f"h{self._generation - 1}")
             remove_tree(self.scratch)
-            self.scratch.mkdir(mode=0o700, exist_ok=True)
+            make_directory(self.scratch, parents=True)
             os.chmod(self.keep, 0o700)  # as its owner, the predecessor may have shut it
             for name in os.listdir(self.keep):
                 if name not in _KEPT:

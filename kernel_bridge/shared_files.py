@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kernel_bridge.inside import KEEPING, KEPT
 from kernel_bridge.inside.interrupts import NOTE
+from kernel_bridge.private_files import open_new
 
 __all__ = ["INTERRUPT", "PROGRESS", "TRANSCRIPT", "SharedFiles"]
 
@@ -27,11 +28,16 @@ class SharedFiles:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._transcript = _new_file(directory / TRANSCRIPT)
-        self._note = _new_file(directory / INTERRUPT)
-        self._progress = _new_file(directory / PROGRESS)
         self._interrupts = 0
         self._lock = threading.Lock()  # guards the note and the progress
+        self._transcript = self._note = self._progress = -1
+        try:
+            self._transcript = open_new(directory / TRANSCRIPT)
+            self._note = open_new(directory / INTERRUPT)
+            self._progress = open_new(directory / PROGRESS)
+        except BaseException:
+            self.close()
+            raise
 
     def take_transcript(self, limit: int) -> bytes:
         """What the kernel's running cell has printed so far, at most so many bytes; the next call finds nothing of it.
@@ -80,9 +86,3 @@ class SharedFiles:
                 return b""
             os.lseek(self._progress, 0, os.SEEK_SET)
             return os.read(self._progress, _NOTE_BYTES)
-
-
-def _new_file(path: Path) -> int:
-    """A file that only the host and the kernel's user may open; stays open here."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    return os.open(path, flags, 0o600)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +19,8 @@ from kernel_bridge.cells import Limits
 from kernel_bridge.dispatch import ToolDispatcher
 from kernel_bridge.errors import SubAgentError
 from kernel_bridge.in_flight import CallSize, InFlight
-from kernel_bridge.peer import Frame, Peer, PeerError, PeerGone, wait_for, wake_pair
+from kernel_bridge.peer import NO_SIGNAL, Frame, Peer, PeerError, PeerGone, wait_for, wake_pair
+from kernel_bridge.threads import begin
 from kernel_bridge.wire import (
     Call,
     Codec,
@@ -124,7 +126,7 @@ class ToolServer:
                 return
             self._closed = True
         self._sizes.close()
-        self._wake_out.send(b"x")  # never taken out again: every wait from now on ends at once
+        self._wake_out.send(b"x", NO_SIGNAL)  # never taken out again: every wait from now on ends at once
         deadline = time.monotonic() + _JOIN_SECONDS
         mine = threading.current_thread()
         with self._turn:  # nobody reads any more
@@ -141,9 +143,9 @@ class ToolServer:
 
     def _add_thread(self) -> None:
         thread = threading.Thread(target=self._serve, name=f"kernel tools {len(self._threads) + 1}", daemon=True)
+        begin(thread)
         self._threads.append(thread)
         self._idle += 1
-        thread.start()
 
     def _serve(self) -> None:
         while True:
@@ -177,7 +179,8 @@ class ToolServer:
         with self._state:
             self._idle -= 1
             if not self._idle and len(self._threads) < self._most and not self._closed:
-                self._add_thread()
+                with suppress(OSError):  # no thread is to be had: this one reads on when it has run its call
+                    self._add_thread()
             return not self._closed
 
     def _lose(self, why: str) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernel_bridge.process_use import Descriptors, Unmeasurable, deleted_mappings, memory, resident, tasks
+from kernel_bridge.threads import begin
 
 __all__ = ["Bounds", "Watchdog", "descendants"]
 
@@ -60,6 +61,9 @@ class Watchdog:
 
     Args:
         root: the process that the host started; it and all its descendants count.
+
+    Raises:
+        OSError: no thread is to be had.
     """
 
     def __init__(self, root: int, bounds: Bounds) -> None:
@@ -73,7 +77,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         if not bounds.nothing() and sys.platform.startswith("linux"):
             self._thread = threading.Thread(target=self._watch, name="kernel watchdog", daemon=True)
-            self._thread.start()
+            begin(self._thread)
 
     def stop(self) -> None:
         """Stop watching. Idempotent."""

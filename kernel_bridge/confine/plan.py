@@ -49,7 +49,6 @@ class LaunchPlan:
     environment: Mapping[str, str]
     inside: Layout  # the directories as the kernel sees them
     seal: Mapping[str, Any] | None  # what the process does to itself first; see inside/seal.py
-    guarded_from_outside: bool  # the guardian stays out of the confinement, where the agent's code cannot reach it
     wrapper_arguments: Sequence[str] | None = None  # what the wrapper, argv[0], reads from the descriptor in argv
     owner: int | None = None  # user that must own the writable directories; None: the host's own
     tmpfs: Sequence[str] = ()  # the kernel's own file systems in memory, as it sees them

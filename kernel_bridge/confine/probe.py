@@ -6,56 +6,115 @@ import contextlib
 import functools
 import json
 import logging
+import marshal
 import os
-import subprocess
+import signal
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from kernel_bridge.confine.asking import ask
+from kernel_bridge.confine.asking import Answer, ask
 from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, find_bubblewrap, plan_wrapped, wrapped_guarantees
 from kernel_bridge.confine.landlocked import landlocked_guarantees, plan_landlocked, why_no_landlock
 from kernel_bridge.confine.layout import Layout
+from kernel_bridge.confine.outcome import (
+    Outcome,
+    PassingTrouble,
+    Refused,
+    Trouble,
+    Works,
+    assert_never,
+    is_passing,
+    judged,
+    what_to_do,
+)
 from kernel_bridge.confine.places import check_extra, check_shared
 from kernel_bridge.confine.plain import plain_guarantees, plan_plain
-from kernel_bridge.confine.plan import LaunchPlan
-from kernel_bridge.confine.seatbelt import plan_seatbelt, seatbelt_guarantees
+from kernel_bridge.confine.plan import PACKAGE, LaunchPlan
+from kernel_bridge.confine.seatbelt import plan_seatbelt, seatbelt_guarantees, why_no_seatbelt
 from kernel_bridge.confine.vocabulary import GUARANTEES, Confinement, ConfinementReport, Probe
-from kernel_bridge.errors import ConfinementUnavailable
+from kernel_bridge.errors import ConfinementUnavailable, StartupFailed
+from kernel_bridge.private_files import make_file
 
-__all__ = ["foresee", "limits_asked", "plan_launch", "probe", "resolve"]
+__all__ = ["foresee", "limits_asked", "plan_launch", "probe", "probed", "resolve", "write_guard"]
 
 logger = logging.getLogger(__name__)
 
-_TRIAL_SECONDS = 60  # a machine that is slow now must not pass for one that cannot, as long as the process lives
+_TRIAL_SECONDS = 60
 
 
-@functools.cache
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where trials have their files. All places are the same to what is found, and to what remembers it."""
+
+    root: Path | None = field(compare=False)
+
+
 def probe() -> Probe:
     """What this machine can give, guarantee by guarantee: the strongest tier that a trial run came through.
 
     The trial runs the real command line with the real seal around an empty Python program. It is made once in the
     life of a process.
+
+    Raises:
+        StartupFailed: it could not be found out now. Nothing of that is remembered: the next call tries again.
     """
+    return probed(_Place(None))
+
+
+@functools.cache
+def probed(place: _Place) -> Probe:
     notes: list[str] = []
     if sys.platform.startswith("linux"):
-        reason = _try_namespaces()
-        if reason is None:
-            return _probe("N", wrapped_guarantees(), notes)
+        if (reason := _settled("N", lambda: _try_namespaces(place))) is None:
+            return _probe("N", _told(wrapped_guarantees), notes)
         notes.append(f"tier N is not to be had: {reason}")
-        reason = _try_landlock()
-        if reason is None:
+        if (reason := _settled("L", lambda: _try_landlock(place))) is None:
             return _probe("L", landlocked_guarantees(sys.executable), notes)
         notes.append(f"tier L is not to be had: {reason}")
     elif sys.platform == "darwin":
-        reason = _trial(plan_seatbelt)
-        if reason is None:
+        if (reason := _settled("S", lambda: _try_seatbelt(place))) is None:
             return _probe("S", seatbelt_guarantees(), ["tier S has not been tested by its authors"])
         notes.append(f"tier S is not to be had: {reason}")
     else:
         notes.append(f"on {sys.platform} a kernel is a plain process over loopback TCP; nothing confines it")
     return _probe("P", plain_guarantees(), notes)
+
+
+def _settled(tier: str, attempt: Callable[[], Outcome]) -> str | None:
+    """Whether a tier can be had. None: it can; else the reason why this machine refuses it.
+
+    Raises:
+        StartupFailed: there was trouble. It must not pass for a refusal, by which the kernel would be confined less.
+    """
+    try:
+        outcome = attempt()
+    except OSError as error:
+        outcome = Trouble(str(error)) if is_passing(error) else judged(str(error), error.errno)
+    if isinstance(outcome, Works):
+        return None
+    if isinstance(outcome, Refused):
+        return outcome.reason
+    if isinstance(outcome, Trouble):  # pyright: ignore[reportUnnecessaryIsInstance] - a fourth would end below
+        raise _could_not_tell(tier, outcome.reason)
+    return assert_never(outcome)
+
+
+def _told(guarantees: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
+    try:
+        return guarantees()
+    except PassingTrouble as trouble:
+        raise _could_not_tell("N", str(trouble)) from trouble
+
+
+def _could_not_tell(tier: str, reason: str) -> StartupFailed:
+    return StartupFailed(
+        f"what confinement this machine gives (tier {tier}) could not be found out now: {reason}{what_to_do(reason)}. "
+        "No kernel was started, because none may be confined less for trouble that may pass; start it again once that "
+        "is mended"
+    )
 
 
 def _probe(tier: str, available: Mapping[str, str], notes: list[str]) -> Probe:
@@ -88,14 +147,14 @@ _WHY_MISSING: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def _try_namespaces() -> str | None:
+def _try_namespaces(place: _Place) -> Outcome:
     wrapper, where = find_bubblewrap()
     if wrapper is None:
-        return where
-    reason = _trial(plan_wrapped)
-    if reason is None:
-        return None
-    return f"{where} fails here ({reason}); {_how_to_allow_namespaces()}, or accept tier L"
+        return Refused(where)
+    outcome = _trial(plan_wrapped, place)
+    if not isinstance(outcome, Refused):
+        return outcome
+    return Refused(f"{where} fails here ({outcome.reason}); {_how_to_allow_namespaces()}, or accept tier L")
 
 
 _SWITCHES = (  # settings of the system that refuse a user new namespaces: where, the value that does, and its cure
@@ -117,66 +176,102 @@ def _how_to_allow_namespaces() -> str:
     return f"if this is a container that refuses namespaces, run it with {capability}{options} (Docker's names)"
 
 
-def _try_landlock() -> str | None:
-    return why_no_landlock() or _trial(plan_landlocked)
+def _try_landlock(place: _Place) -> Outcome:
+    reason = why_no_landlock()
+    return _trial(plan_landlocked, place) if reason is None else Refused(reason)
 
 
-def _trial(make: Callable[[Confinement, Layout, str], LaunchPlan]) -> str | None:
-    """Run an empty program under a tier. None: it went well; else the reason."""
-    with tempfile.TemporaryDirectory(prefix="kernel_bridge-probe-") as folder:
-        root = Path(folder)
-        os.chmod(root, 0o711)
-        layout = Layout(root, root / "launch.json", root / "sockets", root / "keep", root / "scratch")
-        for path in (layout.sockets, layout.keep, layout.scratch):
-            path.mkdir()
-        try:
-            plan = make(Confinement(), layout, sys.executable)
-            prepare_files(plan, layout)
-            return _run_trial(plan, layout)
-        except OSError as error:
-            return str(error)
+def _try_seatbelt(place: _Place) -> Outcome:
+    reason = why_no_seatbelt()
+    return _trial(plan_seatbelt, place) if reason is None else Refused(reason)
 
 
-def _run_trial(plan: LaunchPlan, layout: Layout) -> str | None:
-    layout.config.write_text(json.dumps({"seal": plan.seal, "trial": True}), encoding="utf-8")
-    command = [*plan.argv, str(plan.inside.config)]
-    descriptor = None
-    if plan.wrapper_arguments is not None:
-        descriptor = arguments_descriptor(plan.wrapper_arguments)
-        command[command.index(str(ARGUMENTS_FD))] = str(descriptor)
+_Make = Callable[[Confinement, Layout, str], LaunchPlan]
+
+
+def _trial(make: _Make, place: _Place) -> Outcome:
+    """Run an empty program under a tier.
+
+    A tier is refused only where the same program runs without it: else it is the machine that is in trouble.
+
+    Raises:
+        StartupFailed: there is no directory for it.
+        OSError: it cannot be run.
+    """
+    outcome = _run_trial(make, place)
+    if isinstance(outcome, Refused):
+        plain = _run_trial(plan_plain, place)
+        if not isinstance(plain, Works):
+            return Trouble(f"not even a program without any confinement runs: {plain.reason}")
+    return outcome
+
+
+def _run_trial(make: _Make, place: _Place) -> Outcome:
+    from kernel_bridge.session_directory import SessionDirectory  # it needs a layout, which is of this package
+
+    # A session's, so that it is found and removed when this process is killed now.
+    directory = SessionDirectory(place.root)
     try:
+        layout = directory.next_layout()
+        plan = make(Confinement(), layout, sys.executable)
+        config = {"seal": plan.seal, "trial": str(plan.inside.sockets / _ANSWER)}
+        make_file(layout.config, json.dumps(config).encode())
+        prepare_files(plan, layout)
+        if plan.owner is not None:
+            directory.let_pass()
+        guard = layout.session / "guard"
+        write_guard(guard, plan, None, [*plan.argv, str(plan.inside.config)])
         ended = ask(
-            command,
+            [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "guard.py"), str(guard)],
             seconds=_TRIAL_SECONDS,
-            env=dict(plan.environment),
-            files=() if descriptor is None else (descriptor,),
+            begins_fresh=True,
+            env={**plan.environment, "LC_ALL": "C"},  # what went wrong is told by its words
             cwd=layout.scratch,
         )
-    except subprocess.TimeoutExpired:
-        return f"a trial run did not end within {_TRIAL_SECONDS} s"
+        return _read_trial(layout.sockets / _ANSWER, ended)
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
-    if ended.returncode == 0:
-        return None
-    said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
-    return said[-1][:300] if said else f"a trial run ended with status {ended.returncode}"
+        directory.remove()
 
 
-def arguments_descriptor(arguments: Sequence[str]) -> int:
-    """An open file with a wrapper's arguments, each ended by a zero byte, to be read from its start."""
-    descriptor = os.memfd_create("arguments")
-    for argument in arguments:
-        os.write(descriptor, os.fsencode(argument) + b"\0")
-    return descriptor
+_ANSWER = "answer"  # the file in which a trial says how it went: on its stdout anything may speak
+
+
+def _read_trial(file: Path, ended: Answer) -> Outcome:
+    try:
+        refused: tuple[str, int | None] | None = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return _judge_silence(ended)
+    return Works() if refused is None else judged(*refused)
+
+
+def _judge_silence(ended: Answer) -> Refused | Trouble:
+    """Why a trial ended before it could say how it went."""
+    killed = -ended.status if ended.status < 0 else ended.status - 128
+    if killed == getattr(signal, "SIGSYS", None):
+        return Refused("a trial run made a system call that is not allowed here")
+    if killed > 0:
+        return Trouble(f"a trial run was killed by signal {killed}")
+    said = ended.last_words()
+    if not said and not ended.status:
+        return Trouble("a trial run ended without a word")
+    return judged(said or f"a trial run ended with status {ended.status}")
+
+
+def write_guard(file: Path, plan: LaunchPlan, guardian: Mapping[str, Any] | None, argv: Sequence[str]) -> None:
+    """Write what `inside/guard.py` reads. Without a guardian it becomes the program itself. Raises: OSError."""
+    config = {
+        "guardian": None if guardian is None else dict(guardian),
+        "argv": list(argv),
+        "arguments": None if plan.wrapper_arguments is None else list(plan.wrapper_arguments),
+        "descriptor": ARGUMENTS_FD,
+    }
+    make_file(file, marshal.dumps(config))
 
 
 def prepare_files(plan: LaunchPlan, layout: Layout) -> None:
     """Make the small files that a plan asks for, and give the writable directories to their owner."""
     for name, text in (plan.files or {}).items():
-        path = layout.session / name
-        path.write_text(text, encoding="utf-8")
-        os.chmod(path, 0o644)
+        make_file(layout.session / name, text.encode(), 0o644)
     if plan.owner is not None:
         for path in (layout.sockets, layout.keep, layout.scratch):
             os.chown(path, plan.owner, plan.owner)
@@ -198,7 +293,7 @@ def plan_launch(limits: Confinement, tier: str, layout: Layout, python: str) -> 
 
 
 def resolve(
-    asked: str | Confinement | frozenset[str] | set[str],
+    asked: str | Confinement | frozenset[str] | set[str], root: Path | None = None
 ) -> tuple[Confinement, str, ConfinementReport]:
     """Turn what the caller asked for into limits, the tier to use, and a report of what will be in force.
 
@@ -206,12 +301,14 @@ def resolve(
         asked: `"auto"` (all that the machine gives), `"required"` (every guarantee, or no kernel; but `cpu_capped`,
             which wants a number), `"off"` (no limits; still a process of its own that dies with the host, in a clean
             environment), a set of guarantees that must hold, or a `Confinement`.
+        root: where sessions live, and trial runs too; None: the user's runtime directory.
 
     Raises:
         ConfinementUnavailable: a guarantee that must hold cannot be given.
+        StartupFailed: what the machine gives could not be found out now.
         ValueError: `asked` is none of these.
     """
-    limits, report = foresee(asked)
+    limits, report = foresee(asked, root)
     unmet = {name: report.missing[name] for name in GUARANTEES if name in limits.require and name in report.missing}
     if unmet:
         raise ConfinementUnavailable(unmet)
@@ -220,12 +317,17 @@ def resolve(
     return limits, report.tier or "P", report
 
 
-def foresee(asked: str | Confinement | frozenset[str] | set[str]) -> tuple[Confinement, ConfinementReport]:
-    """The limits, and what will be in force where what must hold does hold. Raises: ValueError, as `resolve` does."""
+def foresee(
+    asked: str | Confinement | frozenset[str] | set[str], root: Path | None = None
+) -> tuple[Confinement, ConfinementReport]:
+    """The limits, and what will be in force where what must hold does hold.
+
+    Raises: ValueError and StartupFailed, as `resolve` does.
+    """
     if asked == "off":
         return _off()
     limits = limits_asked(asked)
-    found = probe()
+    found = probed(_Place(root))
     in_force = dict(found.available)
     missing = dict(found.missing)
     unset = {

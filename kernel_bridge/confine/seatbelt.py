@@ -15,7 +15,12 @@ from kernel_bridge.confine.plain import plain_guarantees
 from kernel_bridge.confine.plan import PACKAGE, LaunchPlan, clean_environment, kernel_command, rlimits
 from kernel_bridge.confine.vocabulary import Confinement
 
-__all__ = ["plan_seatbelt", "seatbelt_guarantees"]
+__all__ = ["plan_seatbelt", "seatbelt_guarantees", "why_no_seatbelt"]
+
+
+def why_no_seatbelt() -> str | None:
+    """Why this tier cannot be had here; None when it can."""
+    return None if shutil.which("sandbox-exec") else "sandbox-exec is not there"
 
 
 def seatbelt_guarantees() -> Mapping[str, str]:
@@ -49,5 +54,4 @@ def plan_seatbelt(limits: Confinement, layout: Layout, python: str) -> LaunchPla
         environment=clean_environment(limits, layout.scratch, python),
         inside=layout,
         seal=seal,
-        guarded_from_outside=True,
     )

@@ -202,7 +202,13 @@ class Checkpoint:
 
     def _store(self, path: str, head: bytes, data: bytes) -> None:
         temporary = self._path + ".new"
-        with open(temporary, "wb") as file:
+        # The successor may be another user. Its host, or the agent's code, may have set any mask.
+        mask = os.umask(0o022)
+        try:
+            file = open(temporary, "wb")  # noqa: SIM115 - closed below; the mask is not for what others write meanwhile
+        finally:
+            os.umask(mask)
+        with file:
             file.write(head + b"\n" + data)
         os.replace(temporary, path)
 

@@ -1,25 +1,36 @@
-"""A guardian that stays outside of the confinement: fork, start the confined process, watch it.
+"""How a process of ours is begun: as a fresh one, whatever its host is like, and behind a guardian if it is a kernel.
 
 Run as a script by the host's own Python: `python -I -S guard.py FILE`, where FILE holds, in `marshal`'s form,
-`guardian` (see `guardian.py`), `argv`, and for a wrapper that reads its arguments from a descriptor, `arguments` and
-`descriptor`.
+`guardian` (see `guardian.py`; None: there is none), `argv`, and for a wrapper that reads its arguments from a
+descriptor, `arguments` and `descriptor`. `python -I -S guard.py -- ARGV...` is the same without a file.
+
+A process inherits which signals are ignored and which are blocked, and the mask for the modes of new files. A host may
+have set them for itself: bubblewrap would wait for ever where SIGCHLD is ignored, a cell could not be interrupted where
+SIGINT is, and under `umask 777` nobody could read a file that he has made.
 The child is on its way before the parent imports what it needs for watching: both go on at once.
 """
 
 # Every import here is paid at every start, `typing` among the dearest: there are no annotations.
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
 
+import _signal  # pyright: ignore[reportMissingImports] - what is in C of `signal`
 import marshal  # the one form that needs no import of its own; the file is the host's, in a directory of its own
 import os
 import sys
 
 
 def main() -> None:
+    if sys.argv[1] == "--":
+        start({"argv": sys.argv[2:], "arguments": None})
     with open(sys.argv[1], "rb") as file:
         config = marshal.load(file)
+    if config["guardian"] is None:
+        start(config)
+    forget_signals()
     child = os.fork()
     if not child:
+        leave_guardian()
         start(config)
     # This package without running its __init__, as in launch.py: nothing of the host side is imported.
     package = type(sys)("kernel_bridge")
@@ -30,13 +41,29 @@ def main() -> None:
     watch(child, config["guardian"])
 
 
+def forget_signals() -> None:
+    """Ignore no signal, and block none."""
+    for number in range(1, _signal.NSIG):
+        try:
+            _signal.signal(number, _signal.SIG_DFL)
+        except (OSError, ValueError):  # none that can be set
+            continue
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def leave_guardian() -> None:
+    """Be a group of one's own, without the lifeline and the report: they belong to the guardian alone."""
+    os.setpgid(0, 0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1):
+        os.dup2(null, fd)
+
+
 def start(config):
-    """Become the confined process, which dies with its parent by its own doing: the wrapper's or the seal's."""
+    """Become the program, which as a kernel dies with its parent by its own doing: the wrapper's or the seal's."""
     try:
-        os.setpgid(0, 0)
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1):  # the lifeline and the report belong to the guardian alone
-            os.dup2(null, fd)
+        forget_signals()
+        os.umask(os.umask(0o77) & 0o77)  # what others may do is the host's to say
         if config["arguments"] is not None:
             source = os.memfd_create("arguments")
             for argument in config["arguments"]:
@@ -45,7 +72,7 @@ def start(config):
             os.dup2(source, config["descriptor"], inheritable=True)
             if source != config["descriptor"]:
                 os.close(source)
-        os.execve(config["argv"][0], config["argv"], dict(os.environ))
+        os.execvp(config["argv"][0], config["argv"])
     except OSError as error:
         os.write(2, f"cannot start {config['argv'][0]}: {error}\n".encode())
     finally:

@@ -1,10 +1,9 @@
 """The guardian: the kernel's parent, which outlives nobody. Knows processes and signals, not Python cells.
 
-It is forked before anything heavy is imported. The host talks to it through its standard input, the lifeline:
-`i` interrupts the kernel's process group, `k` ends it, and so does end-of-file, which comes when the host dies, however
-it dies: the kernel and every process it started are killed. On Linux the guardian is their subreaper, so daemonised
-grandchildren come back to it and are killed too. It reports on its standard output: `pid N`, then `exit N` or
-`signal N`.
+See `guard.py` for how it comes to be. The host talks to it through its standard input, the lifeline: `i` interrupts
+the kernel's process group, `k` ends it, and so does end-of-file, which comes when the host dies, however it dies: the
+kernel and every process it started are killed. On Linux the guardian is their subreaper, so daemonised grandchildren
+come back to it and are killed too. It reports on its standard output: `pid N`, then `exit N` or `signal N`.
 """
 
 from __future__ import annotations
@@ -23,26 +22,9 @@ TYPE_CHECKING = False  # what typing calls so: importing that costs more than al
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_CHILD_SUBREAPER = 36
 _KILL_SECONDS = 10.0
 _DYING_SECONDS = 5.0
-
-
-def fork_under_guard(config: dict[str, Any]) -> None:
-    """Fork. The parent becomes the guardian and never returns; the child returns and goes on as the kernel."""
-    guardian_pid = os.getpid()
-    child = os.fork()
-    if child:
-        watch(child, config)
-    os.setpgid(0, 0)
-    if sys.platform.startswith("linux"):
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != guardian_pid:  # it died between fork and prctl
-            os._exit(1)
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1):  # the lifeline and the report belong to the guardian alone
-        os.dup2(null, fd)
-    os.close(null)
 
 
 def watch(kernel: int, config: dict[str, Any]) -> NoReturn:
@@ -65,6 +47,8 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _guard(kernel: int, config: dict[str, Any]) -> None:
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.setpgid(kernel, kernel)  # both sides do it, so that neither can be too early
     null = os.open(os.devnull, os.O_RDWR)
@@ -75,8 +59,6 @@ def _guard(kernel: int, config: dict[str, Any]) -> None:
         os.set_blocking(fd, False)
     signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, _noticed)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
     asked = False
     status = _reap(kernel)
     while status is None:

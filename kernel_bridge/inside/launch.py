@@ -1,4 +1,4 @@
-"""The first file a kernel's Python runs: fork a guardian unless there is one, seal itself, become the kernel.
+"""The first file a kernel's Python runs: seal itself, become the kernel.
 
 Run as a script, by any Python that has ipykernel and msgspec: `python launch.py CONFIG`, where CONFIG is a JSON file
 written by the host. It puts this package on the path without running `kernel_bridge/__init__.py`, so that a kernel
@@ -31,24 +31,36 @@ def main() -> None:
     del sys.path[0]  # this file's folder
     sys.path.extend(config.get("extra_path", ()))
     _mount_package()
-    if config.get("guardian") is not None:
-        from kernel_bridge.inside.guardian import fork_under_guard
-
-        fork_under_guard(config["guardian"])
-    elif os.name == "posix" and not config.get("trial"):
-        os.setpgid(0, 0)  # the guardian outside interrupts this group, which must not be the wrapper's
-    if config["seal"] is not None:
-        from kernel_bridge.inside.seal import seal
-
-        seal(config["seal"])
-    if config.get("trial"):
+    if "trial" in config:
+        _try(config["seal"], config["trial"])
         return
+    if os.name == "posix":
+        os.setpgid(0, 0)  # the guardian interrupts this group, which must not be the wrapper's
+    _seal(config["seal"])
     # Not before the seal: an earlier kernel of this session may have left modules there to be imported unsealed.
     os.chdir(config["working_directory"])
     sys.path.insert(0, "")  # the working directory, as in any interactive Python
     from kernel_bridge.inside.app import run
 
     run(config)
+
+
+def _seal(spec: dict[str, Any] | None) -> None:
+    if spec is not None:
+        from kernel_bridge.inside.seal import seal
+
+        seal(spec)
+
+
+def _try(spec: dict[str, Any] | None, answer: str) -> None:
+    """Seal, and write into a new file how that went: null, or the error's text and number."""
+    refused = None
+    try:
+        _seal(spec)
+    except OSError as error:
+        refused = [str(error), error.errno]
+    with open(answer, "x", encoding="utf-8") as file:
+        json.dump(refused, file)
 
 
 if __name__ == "__main__":

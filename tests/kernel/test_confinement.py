@@ -21,7 +21,8 @@ from dspy.primitives.code_interpreter import CodeInterpreterError
 from kernel_bridge import GUARANTEES, Confinement, ConfinementUnavailable, KernelInterpreter, probe
 from kernel_bridge.__main__ import main
 from kernel_bridge.confine import TIERS, foresee, landlocked, resolve
-from kernel_bridge.confine import probe as probe_function
+from kernel_bridge.confine.outcome import Refused
+from kernel_bridge.confine.probe import probed
 from kernel_bridge.inside.seal import landlock_abi
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tiers N and L are for Linux")
@@ -30,9 +31,9 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tiers N
 @pytest.fixture
 def fresh_probe() -> Iterator[None]:
     """What a test makes of this machine is forgotten afterwards, and what was found before does not count."""
-    probe_function.cache_clear()
+    probed.cache_clear()
     yield
-    probe_function.cache_clear()
+    probed.cache_clear()
 
 
 # -- asking ----------------------------------------------------------------------------------------------------------
@@ -319,7 +320,7 @@ def test_where_namespaces_are_refused_the_probe_says_what_would_allow_them(
     (tmp_path / "setting").write_text(f"{setting}\n")
     monkeypatch.setattr(module, "_SWITCHES", [(str(tmp_path / "setting"), "0", "some.setting=1")])
     monkeypatch.setattr(module, "find_bubblewrap", lambda: ("bwrap", "bubblewrap 0.9 of the system"))
-    monkeypatch.setattr(module, "_trial", lambda make: "not permitted")
+    monkeypatch.setattr(module, "_trial", lambda make, place: Refused("not permitted"))
     monkeypatch.setattr(os, "geteuid", lambda: user)
     note, *_ = probe().notes
     assert note.startswith("tier N is not to be had: bubblewrap 0.9 of the system fails here (not permitted); ")
@@ -378,7 +379,7 @@ def test_a_machine_that_the_filter_does_not_know_gets_namespaces_without_it(
 ) -> None:
     if probe().tier != "N":
         pytest.skip("this machine has no namespaces to give")
-    probe_function.cache_clear()
+    probed.cache_clear()
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     found = probe()
     assert found.tier == "N"

@@ -1,0 +1,16 @@
+"""Threads that may not be to be had. Knows nothing of what they do."""
+
+from __future__ import annotations
+
+import errno
+import threading
+
+__all__ = ["begin"]
+
+
+def begin(thread: threading.Thread) -> None:
+    """Start a thread. Raises: OSError, as for a process, where Python raises a RuntimeError of no kind."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, f"Resource temporarily unavailable: {error}") from error
