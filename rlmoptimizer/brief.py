@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
+from typing import Any, Final, cast
+
 __all__ = ["brief"]
+
+_PRINTABLE_BITS: Final = 2048  # Python refuses to print integers of more than 4300 digits, or fewer if it is told so
 
 
 def brief(value: object, limit: int = 80) -> str:
-    """`value` as Python writes it, cut to so many characters; its type where Python refuses to write it."""
-    try:
-        text = repr(value)
-    except ValueError:  # somewhere in it is an integer of more than 4300 digits
-        return f"<{type(value).__name__} too long to print>"
+    """`value` about as Python writes it, cut to so many characters; its type where that would be no few words.
+
+    Takes no longer for a large value than for a small one.
+    """
+    words: list[str] = []
+    _write(value, words, limit)
+    text = "".join(words)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def _write(value: object, words: list[str], room: int) -> int:
+    """Write down the beginning of a value, a little more than `room` at most; gives the room that is left."""
+    if isinstance(value, dict):
+        room = _add(words, "{", room)
+        for number, (key, item) in enumerate(cast("dict[Any, Any]", value).items()):
+            if room < 0:
+                return room
+            room = _write(key, words, _add(words, ", ", room) if number else room)
+            room = _write(item, words, _add(words, ": ", room))
+        return _add(words, "}", room)
+    if isinstance(value, list | tuple):
+        first, last = "[]" if isinstance(value, list) else "()"
+        room = _add(words, first, room)
+        for number, item in enumerate(cast("list[Any]", value)):
+            if room < 0:
+                return room
+            room = _write(item, words, _add(words, ", ", room) if number else room)
+        return _add(words, last, room)
+    return _add(words, _atom(value, room), room)
+
+
+def _add(words: list[str], word: str, room: int) -> int:
+    words.append(word)
+    return room - len(word)
+
+
+def _atom(value: object, room: int) -> str:
+    if isinstance(value, str | bytes):
+        return repr(value[: max(room, 0) + 1])
+    if isinstance(value, int) and value.bit_length() > _PRINTABLE_BITS:
+        return f"<{type(value).__name__} too long to print>"
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    return f"<{type(value).__name__}>"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
+import itertools
 import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -38,7 +39,9 @@ from .events import (
     Event,
     ExamplesScored,
     FellBack,
+    PromptUpdated,
     Split,
+    SubmissionRefused,
     TurnFinished,
 )
 from .gate import Gate
@@ -60,6 +63,7 @@ logger = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 600.0  # how long the end of a compile waits for evaluations under way
 _HURRIED_SECONDS = 2.0
+_MOST_REFUSALS = 1000  # submissions refused that are kept as events
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,11 +346,16 @@ def _hurried(kind: type[BaseException] | None) -> bool:
 
 
 def _recorder(store: RunStore) -> Callable[[Event], None]:
-    """An observer that keeps what is not kept otherwise: results and turns have tables of their own."""
+    """An observer that keeps what is not kept otherwise: results, prompts and turns have tables of their own."""
+    refused = itertools.count(1)
 
     def record(event: Event) -> None:
-        if not isinstance(event, (ExamplesScored, TurnFinished)):
-            store.record_event(type(event).__name__, dataclasses.asdict(event))
+        if isinstance(event, (ExamplesScored, TurnFinished)):
+            return
+        if isinstance(event, SubmissionRefused) and next(refused) > _MOST_REFUSALS:
+            return  # it costs an agent nothing to be refused
+        data = {"step": event.step} if isinstance(event, PromptUpdated) else dataclasses.asdict(event)
+        store.record_event(type(event).__name__, data)
 
     return record
 

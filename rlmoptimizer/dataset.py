@@ -22,6 +22,10 @@ __all__ = ["Dataset", "Row", "Selection", "build_dataset", "parse_selection", "s
 _IDS_HELP: Final = 'ids look like "3,7,12", "10-20" (inclusive) or [3, 7, 12]'
 _RANGE: Final = re.compile(r"(\d{1,18})\s*(?:-|\.\.|:|–|—)\s*(\d{1,18})", re.ASCII)  # noqa: RUF001 - models write dashes of any length
 _SAMPLES: Final = ("first", "random")
+_LONGEST_WORD: Final = 100  # characters of a number, a name or a run id
+_LONGEST_ID: Final = 50  # characters of an id or a range in a list of them, with what parts it from the next
+_DEEPEST_LIST: Final = 3
+_SHOWN: Final = 30  # ids in a message
 _MOST: Final = 2**128  # no number of the agent's is larger; Python refuses to print integers of more than 4300 digits
 
 
@@ -118,16 +122,23 @@ def _source_id(example: dspy.Example) -> str | None:
 
 
 def parse_selection(
-    limit: Any = None, ids: Any = None, sample: Any = "first", sample_seed: Any = None, failed_from_run: Any = None
+    limit: Any = None,
+    ids: Any = None,
+    sample: Any = "first",
+    sample_seed: Any = None,
+    failed_from_run: Any = None,
+    *,
+    rows: int = 1000,
 ) -> Selection:
     """Read the selectors of `evaluate_program` as the agent wrote them.
 
     `ids` may be "3,7,12", "10-20" (inclusive), a mixture, a list or range of such, or one int; numbers may come as
-    text or as floats with a whole value. Raises `SelectionError` saying what is valid.
+    text or as floats with a whole value. How many of them are read is bounded by how many `rows` there are. Raises
+    `SelectionError` saying what is valid.
     """
     return Selection(
         limit=None if limit is None else _parse_limit(limit),
-        ids=None if ids is None else _parse_ids(ids),
+        ids=None if ids is None else _parse_ids(ids, rows),
         sample=_parse_sample(sample),
         sample_seed=None if sample_seed is None else _parse_seed(sample_seed),
         failed_from_run=None if failed_from_run is None else _parse_run(failed_from_run),
@@ -151,33 +162,50 @@ def _parse_seed(seed: Any) -> int:
 def _parse_sample(sample: Any) -> str:
     if sample is None:
         return "first"
-    if isinstance(sample, str) and sample.strip().lower() in _SAMPLES:
+    if isinstance(sample, str) and len(sample) <= _LONGEST_WORD and sample.strip().lower() in _SAMPLES:
         return sample.strip().lower()
     raise SelectionError(f'sample={brief(sample)} is not valid; pass "first" or "random"')
 
 
 def _parse_run(run_id: Any) -> str:
-    if isinstance(run_id, str) and run_id.strip():
+    if isinstance(run_id, str) and len(run_id) <= _LONGEST_WORD and run_id.strip():
         return run_id.strip()
     raise SelectionError(f"failed_from_run={brief(run_id)} is not valid; pass the run_id of an evaluation, or None")
 
 
-def _parse_ids(ids: Any) -> tuple[tuple[int, int], ...]:
-    ranges = list(_id_ranges(ids))
+def _parse_ids(ids: Any, rows: int) -> tuple[tuple[int, int], ...]:
+    most = 2 * rows + 100  # nobody who names each once needs more; some write a few twice
+    ranges: list[tuple[int, int]] = []
+    for one in _id_ranges(ids, most, _DEEPEST_LIST):
+        ranges.append(one)
+        if len(ranges) > most:
+            raise SelectionError(
+                f"ids names more than {most:,} ids, and there are {rows:,} examples; name each once, or pass None for "
+                "every example"
+            )
     if not ranges:
         raise SelectionError(f"ids={brief(ids)} selects nothing; {_IDS_HELP}, or None for every example")
     return tuple(_merge(ranges))
 
 
-def _id_ranges(ids: Any) -> Iterable[tuple[int, int]]:
+def _id_ranges(ids: Any, most: int, depth: int) -> Iterable[tuple[int, int]]:
     if isinstance(ids, str):
+        if len(ids) > most * _LONGEST_ID:
+            raise SelectionError(
+                f"ids is a text of {len(ids):,} characters, and at most {most * _LONGEST_ID:,} are read for so many "
+                f"examples; {_IDS_HELP}, or None for every example"
+            )
         text = _RANGE.sub(r"\1-\2", ids.strip().strip("[](){}"))  # so that no space is left inside a range
         for part in re.split(r"[,;\s]+", text):
             if part := part.strip("'\""):
                 yield _id_range(part)
     elif isinstance(ids, Iterable) and not isinstance(ids, bytes | bytearray | Mapping):
-        for item in cast("Iterable[Any]", ids):
-            yield from _id_ranges(item)
+        if not depth:
+            raise SelectionError(f"ids is a list of lists of lists; {_IDS_HELP}")
+        for number, item in enumerate(cast("Iterable[Any]", ids)):
+            if number > most:  # also of items that name nothing
+                raise SelectionError(f"ids is a list of more than {most:,} items; pass None for every example")
+            yield from _id_ranges(item, most, depth - 1)
     elif (number := _whole(ids)) is not None:
         yield _checked_range(number, number, ids)
     else:
@@ -250,11 +278,12 @@ def _by_position(rows: Sequence[Row], ranges: tuple[tuple[int, int], ...]) -> li
     unknown = [_spell(max(first, len(rows) + 1), last) for first, last in ranges if last > len(rows)]
     if unknown:
         valid = "1" if len(rows) == 1 else f"1-{len(rows)}"
-        raise SelectionError(f"no such example ids: {', '.join(unknown)}; the ids are {valid}")
+        more = f" and {len(unknown) - _SHOWN:,} more" if len(unknown) > _SHOWN else ""
+        raise SelectionError(f"no such example ids: {', '.join(unknown[:_SHOWN])}{more}; the ids are {valid}")
     return [row for first, last in ranges for row in rows[first - 1 : last]]
 
 
-def _some(rows: Sequence[Row], ids: Collection[str], shown: int = 30) -> str:
+def _some(rows: Sequence[Row], ids: Collection[str], shown: int = _SHOWN) -> str:
     ordered = [row.example_id for row in rows if row.example_id in ids]
     more = f" and {len(ordered) - shown} more" if len(ordered) > shown else ""
     return ",".join(ordered[:shown]) + more
@@ -269,7 +298,7 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
-        text = value.strip()
+        text = value.strip() if len(value) <= _LONGEST_WORD else ""
         return int(re.sub(r"\.0*$", "", text)) if re.fullmatch(r"[+-]?\d{1,18}(\.0*)?", text, re.ASCII) else None
     try:
         number = int(value)

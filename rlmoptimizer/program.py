@@ -264,6 +264,8 @@ def _with_instructions(signature: Any, text: str) -> Any:
 
 def _clean(text: str) -> str:
     """The text as DSPy will show it: it dedents instructions whenever it reads them."""
+    # Empty lines in front would go one by one, with the whole text looked through for each.
+    text = text[text.rfind("\n", 0, len(text) - len(text.lstrip())) + 1 :]
     while (cleaned := inspect.cleandoc(text)) != text:
         text = cleaned
     return text

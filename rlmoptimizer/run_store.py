@@ -360,11 +360,20 @@ class RunStore:
 
     # Prompts.
 
-    def set_prompts(self, prompts: Mapping[str, str]) -> None:
-        """Record the whole prompt map that is now set."""
+    def set_prompts(self, prompts: Mapping[str, str]) -> int:
+        """Record the whole prompt map that is now set. Gives its bytes, or 0 when it was there before."""
         with self._file.transaction() as database:
+            before = database.total_changes
             candidate = self._candidate(database, prompts)
+            size = len(encode(dict(prompts)).encode("utf-8", "surrogatepass")) if database.total_changes > before else 0
             database.execute("INSERT INTO prompts (candidate, at) VALUES (?, ?)", (candidate, self._clock()))
+        return size
+
+    def prompts_set(self) -> tuple[int, int]:
+        """How often prompts were set, and how many bytes all the different maps of them have."""
+        sizes = "SELECT LENGTH(CAST(prompts AS BLOB)) FROM candidates WHERE id IN (SELECT candidate FROM prompts)"
+        (count,) = self._query("SELECT COUNT(*) FROM prompts")[0]
+        return count, sum(row[0] for row in self._query(sizes))
 
     def prompts(self) -> dict[str, str] | None:
         """The prompt map set last; None: none was ever set."""

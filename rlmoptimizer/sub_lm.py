@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 PURPOSE = "llm_query"  # of every charge for a sub-LM prompt
 _SPACE = "rlmoptimizer sub"  # of DSPy's cache
+_LONGEST_PROMPT = 1_000_000  # characters
+_MOST_PROMPTS = 1000  # of one batch
 _AT_ONCE = 8  # prompts of one batch under way, as in DSPy
 
 
@@ -214,6 +216,10 @@ def checked_llm_tools(
             # A text is a sequence too: every single letter of it would be asked and paid.
             raise TypeError(f"prompts must be a list of texts, got {type(prompts).__name__}; nothing was spent")
         given = cast("Sequence[Any]", prompts)
+        if len(given) > _MOST_PROMPTS:
+            raise ValueError(
+                f"got {len(given):,} prompts, and at most {_MOST_PROMPTS:,} are taken in one call; nothing was spent"
+            )
         texts = [_text(text, f"prompts[{number}]") for number, text in enumerate(given)]
         if not texts:
             return []
@@ -250,6 +256,10 @@ def _answers(ask: Callable[[str], str], texts: Sequence[str]) -> list[str]:
 def _text(prompt: Any, name: str) -> str:
     if not isinstance(prompt, str):
         raise TypeError(f"{name} must be a text, got {type(prompt).__name__}; nothing was spent")
+    if len(prompt) > _LONGEST_PROMPT:
+        raise ValueError(
+            f"{name} has {len(prompt):,} characters, and at most {_LONGEST_PROMPT:,} are taken; nothing was spent"
+        )
     if not prompt.strip():
         raise ValueError(f"{name} is empty; nothing was spent")
     # No provider takes a lone surrogate; DSPy would say so after the prompt was paid.

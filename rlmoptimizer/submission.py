@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
+from .brief import brief
 from .errors import SubmissionError
 
 __all__ = ["SUBMISSION_FIELD", "read_submission"]
 
 SUBMISSION_FIELD = "optimized_dspy_program"
+_SHOWN: Final = 50  # names in a message
 
 
 def read_submission(value: Any, steps: Sequence[str]) -> dict[str, str]:
-    """`value` as a map from every step to its prompt, in the order of `steps`.
+    """`value` as a map from every step to its prompt, in the order of `steps`. How long they are is not looked at.
 
     Raises `SubmissionError`, naming everything that is wrong with it at once.
     """
@@ -26,7 +29,8 @@ def read_submission(value: Any, steps: Sequence[str]) -> dict[str, str]:
     problems: list[str] = []
     if missing := [step for step in steps if step not in given]:
         problems.append(f"no prompt for {_names(missing)}")
-    if unknown := [str(name) for name in given if name not in steps]:
+    others = (name if isinstance(name, str) else brief(name) for name in given if name not in steps)
+    if unknown := list(itertools.islice(others, _SHOWN + 1)):
         problems.append(f"no such step: {_names(unknown)}")
     for step in steps:
         text = given.get(step, "-")
@@ -43,4 +47,4 @@ def read_submission(value: Any, steps: Sequence[str]) -> dict[str, str]:
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(repr(name[:100]) for name in names[:50]) + (", ..." if len(names) > 50 else "")
+    return ", ".join(repr(name[:100]) for name in names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -48,6 +48,11 @@ from .submission import SUBMISSION_FIELD, read_submission
 
 __all__ = ["Workbench"]
 
+_LONGEST_PROMPT = 100_000  # characters of a prompt of the agent's; of a student's own they may be more
+# What setting prompts, which costs nothing, may make of the run store.
+_MOST_UPDATES = 10_000
+_MOST_PROMPT_BYTES = 64_000_000
+_LONGEST_NAME = 100  # characters of what may be a split, a run id or a step
 _CUT_SECONDS = 20.0  # how long the agent's next turn waits for the examples under way in evaluations that were cut
 
 _P = ParamSpec("_P")
@@ -109,7 +114,9 @@ class Workbench:
         self._cut: tuple[str, ...] = ()  # runs that a dying kernel left behind; written by the agent's loop
         self._kernel_died = False  # in this turn
         self.steps = step_names(program)
+        self._longest_prompt = max(_LONGEST_PROMPT, *map(len, read_prompts(program).values()))
         self.root_lm_calls = len(store.iterations())  # turns, earlier processes' too; written by the agent's loop
+        self._updates, self._prompt_bytes = store.prompts_set()  # guarded by `_lock`
         set_before = store.prompts()
         if set_before is None:
             store.set_prompts(read_prompts(program))
@@ -230,6 +237,8 @@ class Workbench:
         try:
             prompts = read_submission(fields.get(SUBMISSION_FIELD), self.steps)
             try:
+                for step, text in prompts.items():
+                    self._check_prompt(step, text)
                 candidate = self._candidate(prompts)
             except PromptUpdateError as refused:
                 raise SubmissionError(f"the text for step {refused.step!r} cannot be used: {refused.reason}") from None
@@ -295,7 +304,7 @@ class Workbench:
         self, kernel: Kernel, split: Any, given: Mapping[str, Any], failed_from_run: Any, prompts: Any
     ) -> dict[str, Any]:
         which = _read_split(split, self._data)
-        candidate_prompts = _read_candidate(prompts)
+        candidate_prompts = self._read_candidate(prompts)
         candidate = self._candidate(candidate_prompts or {})
         if which == "val":
             ignored = [name for name, value in given.items() if value is not None and value != "first"]
@@ -303,7 +312,7 @@ class Workbench:
             config = _config(which, Selection(), candidate_prompts, ignored)
             asked = Asked(which, self._data.val or (), config, Selection().as_config(), self._turn)
             return self._evaluated(candidate, asked, self._data.val or (), kernel)
-        wanted = parse_selection(failed_from_run=failed_from_run, **given)
+        wanted = parse_selection(failed_from_run=failed_from_run, rows=len(self._data.train), **given)
         failed = None if wanted.failed_from_run is None else self._failed_ids(wanted.failed_from_run)
 
         def draw(begun: int) -> Asked:
@@ -330,17 +339,21 @@ class Workbench:
     def update_prompt(self, step: Any, text: Any) -> dict[str, Any]:
         """Replace the whole prompt of one step from now on. Costs nothing.
 
-        step: a name from program_steps. text: the complete new prompt, not an addition.
+        step: a name from program_steps. text: the complete new prompt, not an addition; at most 100,000 characters.
         Returns {step, changed, previous_text, summary_line}.
         """
-        if not isinstance(step, str) or step not in self.steps:
-            raise PromptUpdateError(_name(step), f"there is no such step; the steps are {', '.join(self.steps)}")
+        self._check_prompt(step, text)
         with self._lock:
             before = read_prompts(self._program)[step]
             set_prompt(self._program, step, text)
             after = read_prompts(self._program)
-            self._store.set_prompts(after)
-        changed = after[step] != before
+            changed = after[step] != before
+            if changed:
+                try:
+                    self._keep_prompts(step, after)
+                except PromptUpdateError:
+                    set_prompt(self._program, step, before)
+                    raise
         if changed:
             self._emitter.emit(PromptUpdated(step, before, after[step]))
         return {
@@ -376,6 +389,17 @@ class Workbench:
         )
 
     # how it is done
+
+    def _keep_prompts(self, step: str, prompts: Mapping[str, str]) -> None:
+        if self._updates >= _MOST_UPDATES or self._prompt_bytes >= _MOST_PROMPT_BYTES:
+            raise PromptUpdateError(
+                step,
+                f"prompts were set {self._updates:,} times, and {self._prompt_bytes:,} bytes of them are kept; no more "
+                f"are (at most {_MOST_UPDATES:,} times or {_MOST_PROMPT_BYTES:,} bytes). "
+                "evaluate_program(prompts=...) still takes others, and so does SUBMIT",
+            )
+        self._prompt_bytes += self._store.set_prompts(prompts)
+        self._updates += 1
 
     def _tell_usage(self) -> None:
         self._emitter.emit(LMUsageCounted(usage_dict(self._costs.usage())))
@@ -448,6 +472,29 @@ class Workbench:
             apply_prompts(candidate, prompts)
         return candidate
 
+    def _read_candidate(self, prompts: Any) -> dict[str, str] | None:
+        """The `prompts` argument of `evaluate_program`; what else is wrong with a text is found when it is applied."""
+        if prompts is None:
+            return None
+        if not isinstance(prompts, Mapping):
+            raise PromptUpdateError("prompts", f"prompts must be a dict {{step: text}}, got {type(prompts).__name__}")
+        given = dict(cast("Mapping[Any, Any]", prompts))
+        for step, text in given.items():
+            self._check_prompt(step, text)
+        return given
+
+    def _check_prompt(self, step: Any, text: Any) -> None:
+        """Raise `PromptUpdateError` for a step that there is not, or a text that is too long as it is or becomes."""
+        if not isinstance(step, str) or step not in self.steps:
+            raise PromptUpdateError(_name(step), f"there is no such step; the steps are {', '.join(self.steps)}")
+        if not isinstance(text, str):
+            return
+        most, length, became = self._longest_prompt, len(text), ""
+        if length <= most < length + 7 * text.count("\t"):
+            length, became = len(text.expandtabs()), " once its tabs are spaces, as DSPy makes them"
+        if length > most:
+            raise PromptUpdateError(step, f"the text has {length:,} characters{became}, and at most {most:,} are taken")
+
     def _with_seed(self, candidate: dspy.Module, selection: Selection, begun: int) -> Selection:
         """The selection with a seed of its own if it needs one and has none; `begun` runs answered the same request.
 
@@ -460,7 +507,7 @@ class Workbench:
         return replace(selection, sample_seed=drawn_seed(self._seed, "sample", key, begun))
 
     def _ended_run(self, run_id: Any) -> RunRecord:
-        if not isinstance(run_id, str):
+        if not isinstance(run_id, str) or len(run_id) > _LONGEST_NAME:
             raise UnknownRunError(_name(run_id), [record.run_id for record in self._store.runs()])
         record = self._store.run(run_id)
         if record.state == "running":
@@ -485,11 +532,11 @@ def _used_up() -> CostExceededError:
 
 
 def _names_val(split: Any) -> bool:
-    return isinstance(split, str) and split.strip().lower() == "val"
+    return isinstance(split, str) and len(split) <= _LONGEST_NAME and split.strip().lower() == "val"
 
 
 def _read_split(split: Any, data: Dataset) -> Split:
-    name = split.strip().lower() if isinstance(split, str) else split
+    name = split.strip().lower() if isinstance(split, str) and len(split) <= _LONGEST_NAME else split
     if name == "train":
         return "train"
     if name == "val" and data.val is not None:
@@ -500,16 +547,7 @@ def _read_split(split: Any, data: Dataset) -> Split:
 
 
 def _name(given: Any) -> str:
-    return given[:200] if isinstance(given, str) else brief(given, 200)
-
-
-def _read_candidate(prompts: Any) -> dict[str, str] | None:
-    """The `prompts` argument of `evaluate_program`; the texts themselves are checked when they are applied."""
-    if prompts is None:
-        return None
-    if not isinstance(prompts, Mapping):
-        raise PromptUpdateError("prompts", f"prompts must be a dict {{step: text}}, got {type(prompts).__name__}")
-    return dict(cast("Mapping[str, str]", prompts))
+    return given[:_LONGEST_NAME] if isinstance(given, str) else brief(given, _LONGEST_NAME)
 
 
 def _config(

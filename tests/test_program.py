@@ -699,3 +699,12 @@ def test_a_student_whose_copies_are_its_own_is_taken_though_it_has_a_deepcopy_of
             return made
 
     check_program(Careful(threading.Lock))
+
+
+def test_a_prompt_of_nothing_but_lines_before_its_text_is_cleaned_in_one_look() -> None:
+    program = dspy.Predict("a -> b")
+    text = "\n".join(" " * (number % 7) + "\t" * (number % 2) for number in range(30_000)) + "\n    One.\n      Two.\n"
+    set_prompt(program, "self", text)  # line by line it took minutes
+    assert read_prompts(program) == {"self": "One.\nTwo."}
+    set_prompt(program, "self", " \n\n  One.\n\n    Two.\n      Three.\n  \n")
+    assert read_prompts(program) == {"self": "One.\n\nTwo.\n  Three."}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -16,6 +17,7 @@ import toy
 from offline import Asked, field_lm
 
 from rlmoptimizer import (
+    AgentError,
     BudgetExceededError,
     CostExceededError,
     InvalidSetup,
@@ -23,16 +25,26 @@ from rlmoptimizer import (
     SelectionError,
     SubmissionError,
     UnknownRunError,
+    compilation,
+    workbench,
 )
 from rlmoptimizer.budget import Ledger
 from rlmoptimizer.costs import CostLedger, LMCall
 from rlmoptimizer.dataset import build_dataset
 from rlmoptimizer.evaluation import Evaluator
-from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, Event, ExamplesScored, PromptUpdated
+from rlmoptimizer.events import (
+    Emitter,
+    EvaluationFinished,
+    EvaluationStarted,
+    Event,
+    ExamplesScored,
+    PromptUpdated,
+    SubmissionRefused,
+)
 from rlmoptimizer.gate import Gate, OptimizationStopped
-from rlmoptimizer.program import clone
+from rlmoptimizer.program import clone, set_prompt
 from rlmoptimizer.run_store import RunStore
-from rlmoptimizer.sub_lm import SubLMMeter
+from rlmoptimizer.sub_lm import SubLMMeter, checked_llm_tools
 from rlmoptimizer.workbench import Workbench
 
 RESULT_KEYS = {
@@ -813,3 +825,125 @@ def test_the_agent_is_told_once_of_steps_that_are_not_run_by_the_evaluation_lm(t
         assert "steps in threads of its own" in first["summary_line"]
         assert "threads" not in second["summary_line"]
         assert [step["step_name"] for step in first["examples"][0]["steps"]] == ["topic"]
+
+
+# sizes
+
+
+HUGE = 10**6
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda at: at.bench.update_prompt("topic", "x" * 100_001), "100,001 characters, and at most 100,000"),
+        (lambda at: at.bench.update_prompt("topic", "x\ty" * 30_000), "once its tabs are spaces"),
+        (lambda at: at.bench.update_prompt("x" * HUGE, "text"), "there is no such step"),
+        (lambda at: at.bench.update_prompt([["x"] * HUGE], "text"), "there is no such step"),
+        (lambda at: at.evaluate(prompts={"topic": "x" * HUGE}), "1,000,000 characters, and at most 100,000"),
+        (lambda at: at.evaluate("val", prompts={"x" * HUGE: "text"}), "there is no such step"),
+        (lambda at: at.evaluate(prompts={str(number): "x" for number in range(HUGE)}), "there is no such step"),
+        (lambda at: at.evaluate(ids="1," * HUGE), "a text of 2,000,000 characters, and at most"),
+        (lambda at: at.evaluate(ids=["1"] * HUGE), "more than 112"),
+        (lambda at: at.evaluate(ids=[[]] * HUGE), "more than 112"),
+        (lambda at: at.evaluate(ids=[["1,2,3"] * 50]), "more than 112"),
+        (lambda at: at.evaluate(ids=[[[["1"]]]]), "lists of lists"),
+        (lambda at: at.evaluate(ids="7 " * 50 + "9-" * 100), "is not an example id"),
+        (lambda at: at.evaluate(ids=" ".join(str(7 + 2 * number) for number in range(112))), "and 82 more"),
+        (lambda at: at.evaluate(ids="1" + " " * HUGE), "a text of 1,000,001 characters"),
+        (lambda at: at.evaluate(ids={"x": ["y"] * HUGE}), "is not an example id"),
+        (lambda at: at.evaluate(limit="1" * HUGE), "limit='111"),
+        (lambda at: at.evaluate(limit=[HUGE] * HUGE), "limit="),
+        (lambda at: at.evaluate(sample="x" * HUGE), "sample='xxx"),
+        (lambda at: at.evaluate(sample="random", sample_seed=10**4000), "too long to print"),
+        (lambda at: at.evaluate(failed_from_run="r" * HUGE), "failed_from_run='rrr"),
+        (lambda at: at.evaluate("x" * HUGE), "split must be"),
+        (lambda at: at.evaluate({"x" * HUGE: "y" * HUGE}), "split must be"),
+        (lambda at: at.bench.run_data("r" * HUGE), "there is no run"),
+        (lambda at: at.bench.run_data(["r"] * HUGE), "there is no run"),
+    ],
+)
+def test_what_is_too_large_is_refused_in_few_words(at: Desk, call: Callable[[Desk], Any], said: str) -> None:
+    with pytest.raises(AgentError, match=re.escape(said)) as refused:
+        call(at)
+    assert len(str(refused.value)) < 1500
+    assert at.ledger.spent == 0
+    assert at.store.path.with_name(at.store.path.name + "-wal").stat().st_size < 2**20
+
+
+@pytest.mark.parametrize(
+    ("submitted", "said"),
+    [
+        ({"topic": "x" * HUGE, "reply": "b"}, "1,000,000 characters, and at most 100,000"),
+        ({"topic": "\t" * 90_000 + "x", "reply": "b"}, "once its tabs are spaces"),
+        ({"topic": "a", "reply": "b", **{str(number): "c" for number in range(HUGE)}}, "no such step"),
+        ({"topic": "a", "reply": "b", "x" * HUGE: "c"}, "no such step"),
+        (["x" * HUGE], "must be a dict"),
+    ],
+)
+def test_a_submission_that_is_too_large_is_refused_in_few_words(at: Desk, submitted: Any, said: str) -> None:
+    with pytest.raises(SubmissionError, match=said) as refused:
+        at.bench.check_submission({"optimized_dspy_program": submitted})
+    assert len(str(refused.value)) < 1500
+
+
+def test_all_ids_may_be_named_twice(at: Desk) -> None:
+    assert at.evaluate(ids=[*range(1, 7), *map(str, range(1, 7))])["evaluated_count"] == 6
+    assert at.evaluate(ids=",".join(map(str, [*range(1, 7)] * 2)))["evaluated_count"] == 6
+
+
+def test_a_students_own_prompt_may_be_longer_and_be_set_again(tmp_path: Path) -> None:
+    own = "Say what the message is about. " * 5000
+    student = toy.Triage()
+    set_prompt(student, "topic", own)
+    with desk(tmp_path, program=student) as at:
+        own = at.bench.optimization_status()["current_prompts"]["topic"]
+        assert at.bench.update_prompt("topic", toy.FIX)["changed"]
+        assert at.bench.update_prompt("topic", own)["changed"]
+        assert at.bench.check_submission({"optimized_dspy_program": {"topic": own, "reply": "b"}})["topic"] == own
+
+
+def test_setting_prompts_makes_the_store_no_larger_than_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workbench, "_MOST_PROMPT_BYTES", 500_000)
+    monkeypatch.setattr(workbench, "_MOST_UPDATES", 30)
+    first, second = "a" * 100_000, "b" * 100_000
+    with desk(tmp_path, baseline=False) as at:
+        for _ in range(10):
+            for text in (first, second):
+                for _ in range(20):
+                    assert at.bench.update_prompt("topic", text)["step"] == "topic"
+        assert at.store.prompts_set()[0] == 21
+        for number in range(3):
+            at.bench.update_prompt("topic", str(number) * 100_000)
+        with pytest.raises(PromptUpdateError, match="no more"):
+            at.bench.update_prompt("topic", "c" * 100_000)
+        assert at.bench.optimization_status()["current_prompts"]["topic"] == "2" * 100_000
+    with desk(tmp_path, again=True, baseline=False) as at, pytest.raises(PromptUpdateError, match="no more"):
+        at.bench.update_prompt("topic", "c" * 100_000)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3_000_000
+
+
+def test_prompts_to_the_sub_lm_that_are_too_long_or_too_many_are_refused_before_they_are_paid() -> None:
+    paid: list[int] = []
+    tools = checked_llm_tools(lambda prompt: "heard", paid.append)
+    for call in (
+        lambda: tools["llm_query"]("x" * (HUGE + 1)),
+        lambda: tools["llm_query_batched"](["x", "y" * (HUGE + 1)]),
+        lambda: tools["llm_query_batched"](["x"] * 1001),
+    ):
+        with pytest.raises(ValueError, match=r"at most 1,0.* nothing was spent"):
+            call()
+    assert paid == []
+
+
+def test_what_costs_an_agent_nothing_leaves_few_and_small_events(tmp_path: Path) -> None:
+    with RunStore.create_in(tmp_path) as store:
+        record = compilation._recorder(store)  # pyright: ignore[reportPrivateUsage]
+        record(PromptUpdated("topic", "a" * HUGE, "b" * HUGE))
+        for _ in range(1010):
+            record(SubmissionRefused("why"))
+        events = store.events()
+        assert [event.data for event in events][:2] == [{"step": "topic"}, {"reason": "why"}]
+        assert len(events) == 1001

@@ -270,7 +270,7 @@ for value in values:
 print(sorted(kinds))
 """
     kept = """
-texts = [text for text in texts if "\\ud800" not in text and "\\0" not in text]
+texts = [text for text in texts if "\\ud800" not in text and "\\0" not in text and len(text) <= 100_000]
 before, wrong = optimization_status()["current_prompts"]["topic"], []
 for text in texts:
     update_prompt("topic", text)
