@@ -10,6 +10,7 @@ from pathlib import Path
 from kernel_bridge.confine import probe
 from kernel_bridge.console import attach, table
 from kernel_bridge.discovery import LiveSession, live_sessions
+from kernel_bridge.errors import StartupFailed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,9 +23,13 @@ def main(argv: list[str] | None = None) -> int:
     for command in (listing, attaching):
         command.add_argument("--runtime-dir", type=Path, help="where to look, if the sessions were given a place")
     asked = parser.parse_args(argv)
-    if asked.command == "probe":
-        return _show(probe().table())
-    sessions = live_sessions(asked.runtime_dir)
+    try:
+        if asked.command == "probe":
+            return _show(probe().table())
+        sessions = live_sessions(asked.runtime_dir)
+    except StartupFailed as failed:
+        print(failed, file=sys.stderr)
+        return 1
     if asked.command == "list":
         return _show(table(sessions))
     return _attach(sessions, asked.id)

@@ -29,9 +29,14 @@ def execution_instructions(
     *,
     restarts: int = 3,
     checkpoint: bool = True,
+    runtime_dir: Path | None = None,
 ) -> str:
-    """One paragraph for the agent, for a session with these options."""
-    allowed, report = foresee(confinement)
+    """One paragraph for the agent, for a session with these options.
+
+    Raises:
+        StartupFailed: what the machine gives could not be found out now.
+    """
+    allowed, report = foresee(confinement, runtime_dir)
     return " ".join(
         [
             _ALWAYS,

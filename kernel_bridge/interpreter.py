@@ -58,7 +58,10 @@ class _Instructions:
     """`execution_instructions`: of an instance, for its own options; of the class, for those that it has by default."""
 
     def __get__(self, made: KernelInterpreter | None, kind: type[KernelInterpreter]) -> str:
-        return (KernelInterpreter() if made is None else made)._instructed()  # pyright: ignore[reportPrivateUsage]
+        try:
+            return (KernelInterpreter() if made is None else made)._instructed()  # pyright: ignore[reportPrivateUsage]
+        except BridgeError as error:
+            raise CodeInterpreterError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,8 @@ class KernelInterpreter:
     Raises:
         ValueError: an option is not what it must be.
         ConfinementUnavailable: at `start`, when guarantees were asked for that this machine cannot give.
+
+    In a fork of the process that started the kernel, `execute` and `start` raise `CodeInterpreterError`.
     """
 
     execution_instructions = _Instructions()
@@ -167,6 +172,7 @@ class KernelInterpreter:
             confinement,
             restarts=restarts,
             checkpoint=checkpoint,
+            runtime_dir=None if runtime_dir is None else Path(runtime_dir),
         )
         self.checkpoint_file = self._session.checkpoint_file
         self.checkpoint_label = ""  # of the next cell; see `restored`

@@ -320,6 +320,15 @@ class LiveKernel:
         """Kill the process and close all sockets; idempotent."""
         self._ending.close()
 
+    def leave_to_parent(self) -> None:
+        """In the child of a fork: close this process's own descriptors, and nothing else."""
+        self._ending.pop_all()
+        self._shell.close()
+        self.tools.leave_to_parent()
+        self._wake_in.close()
+        self._wake_out.close()
+        self.process.leave_to_parent()
+
 
 def _stillborn(ended: ExitReason) -> str:
     reason = f"the kernel did not start: {ended.clause()}"

@@ -208,6 +208,19 @@ class KernelProcess:
             self.exit_fd = None
         return reason
 
+    def leave_to_parent(self) -> None:
+        """In the child of a fork: close this process's own descriptors, and know nothing of the kernel any more."""
+        self._exit = ExitReason(None, "")
+        self._process.returncode = 0  # it is no child of this process, and must not be waited for
+        if self._lifeline is not None:
+            self._lifeline.close()
+            self._lifeline = None
+        if self.exit_fd is not None:
+            os.close(self.exit_fd)
+            self.exit_fd = None
+        self._telling = threading.Lock()
+        self.files.leave_to_parent()
+
     def _wait(self, seconds: float) -> bool:
         if self.exit_fd is not None:
             poller = select.poll()  # select() takes no descriptor above 1023

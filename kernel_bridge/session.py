@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,6 @@ class KernelSession:
         self._runner: int | None = None  # the thread that runs a cell
         self._interrupted = False  # an interrupt came for the cell that is being run
         self._changing = threading.RLock()  # guards start, restart and close against each other
-        self._owner = os.getpid()
         self._numbers = itertools.count(1)
         self._deaths = 0
         self._setup: list[Cell] = []
@@ -110,6 +110,7 @@ class KernelSession:
         self._kernel: LiveKernel | None = None
         self._encoder = CellEncoder(self.limits)
         self._keeper: CheckpointKeeper | None = None
+        _sessions.add(self)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -175,8 +176,6 @@ class KernelSession:
 
         Idempotent; from any thread.
         """
-        if os.getpid() != self._owner:
-            return  # a fork of the host: the kernel is its parent's
         if self._closed is None:
             self._closed = reason
         if self._runner == threading.get_ident():
@@ -208,6 +207,29 @@ class KernelSession:
                     stack.callback(self._keeper.close)
             # Last: a Ctrl-C in the middle leaves them to the next close, or to the end of the process.
             self._kernel = self._directory = self._keeper = None
+
+    def _leave_to_parent(self) -> None:
+        """In the child of a fork: let go of the kernel, its files and its directory, which are the parent's.
+
+        No other thread is here, so what one of them held is never given back. A session without a kernel is as good as
+        new.
+        """
+        if self._runner != threading.get_ident():
+            self._runner, self._running = None, threading.Lock()
+        if self._changing.acquire(blocking=False):  # it is free, or this thread's own
+            self._changing.release()
+        else:
+            self._changing = threading.RLock()
+        if self._kernel is None and self._directory is None:
+            return
+        if self._closed is None:
+            self._closed = (
+                f"this session's kernel belongs to process {os.getppid()}, of which this one is a fork, and cannot be "
+                "used here; make a new one in this process"
+            )
+        if self._kernel is not None:
+            self._kernel.leave_to_parent()
+        self._kernel = self._directory = self._keeper = None
 
     def __enter__(self) -> KernelSession:
         self.start()
@@ -355,6 +377,18 @@ class KernelSession:
             except SessionLost as ended:  # restoring runs the agent's own code
                 lost["all names"] = f"restoring them failed: {ended.reason}"
         return self._launch(restore=False)
+
+
+_sessions: weakref.WeakSet[KernelSession] = weakref.WeakSet()  # of this process, for its forks
+
+
+def _leave_to_parent() -> None:
+    for session in tuple(_sessions):
+        session._leave_to_parent()  # pyright: ignore[reportPrivateUsage] - its own other half
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 @contextlib.contextmanager

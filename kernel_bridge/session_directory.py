@@ -32,6 +32,7 @@ _NAME_BYTES = 4
 _NAME = re.compile(f"[0-9a-f]{{{2 * _NAME_BYTES}}}")
 _MODES = (0o700, 0o711)  # of a session's directory; the second one where another user has to pass through
 _NAMELESS_SECONDS = 600.0  # a host writes at once who it is, where it is not stopped
+_REMOVING_DESCRIPTORS = 4
 _LONGEST_ROOT = 70  # characters; the rest of 107 bytes is for the session's name and the socket's
 FACTS = "session.json"  # what says whose directory it is; the guardian knows it too
 CHECKPOINT = "checkpoint"  # the file in the directory that outlives a kernel
@@ -99,6 +100,13 @@ def _usable(root: Path) -> Generator[None]:
         raise StartupFailed(text + what_to_do(text)) from error
 
 
+def _check_descriptors() -> None:
+    """See that there are as many as it takes to remove a directory, before one is made. Raises: OSError."""
+    with contextlib.ExitStack() as held:
+        for _ in range(_REMOVING_DESCRIPTORS):
+            held.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+
+
 class SessionDirectory:
     """The directory of one session; `remove` ends it."""
 
@@ -114,6 +122,7 @@ class SessionDirectory:
                 )
         self.path = (runtime_root() if root is None else root) / secrets.token_hex(_NAME_BYTES)
         with _usable(self.path.parent):
+            _check_descriptors()
             make_directory(self.path)
         self.scratch = self.path / "scratch"
         self.keep = self.path / "keep"

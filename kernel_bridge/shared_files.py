@@ -80,6 +80,11 @@ class SharedFiles:
                     os.close(fd)
             self._transcript = self._note = self._progress = -1
 
+    def leave_to_parent(self) -> None:
+        """In the child of a fork: close this process's own descriptors."""
+        self._lock = threading.Lock()  # a thread that is not here may have held it
+        self.close()
+
     def _read_progress(self) -> bytes:
         with self._lock:
             if self._progress < 0:

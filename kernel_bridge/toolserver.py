@@ -72,6 +72,7 @@ class ToolServer:
     ) -> None:
         self._dispatcher = dispatcher
         self._wake = wake
+        self._limits = limits
         self._codec = Codec(limit_bytes=limits.frame_bytes, limit_depth=limits.frame_depth)
         self._most = limits.calls_in_flight
         self._sizes = InFlight(limits.frame_bytes, self._codec.limit_parts)
@@ -138,6 +139,18 @@ class ToolServer:
                 thread.join(max(0.0, deadline - time.monotonic()))
         self._wake_in.close()
         self._wake_out.close()
+
+    def leave_to_parent(self) -> None:
+        """In the child of a fork: be closed. A tool that forked has nobody here to answer to.
+
+        All locks are new: of those that there were, some may be held by threads that are not here.
+        """
+        self._closed = True
+        self._turn, self._replying, self._state = threading.Lock(), threading.Lock(), threading.Lock()
+        self._sizes = InFlight(self._limits.frame_bytes, self._codec.limit_parts)
+        self.clock = CellClock(self._limits)
+        for end in (self._calls, self._replies, self._wake_in, self._wake_out):
+            end.close()
 
     # -- threads -----------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernel_bridge.confine.outcome import is_passing, what_to_do
 from kernel_bridge.process_use import Descriptors, Unmeasurable, deleted_mappings, memory, resident, tasks
 from kernel_bridge.threads import begin
 
@@ -29,6 +30,7 @@ _LOOK_SECONDS = 0.25
 _CLOSE_LOOK_SECONDS = 0.02  # once more than half of the memory is in use
 _DISK_SECONDS = 1.0  # walking directories costs more
 _JOIN_SECONDS = 5.0
+_BLIND_LOOKS = 4  # that may fail one after the other before what cannot be watched is ended
 _OWN_THREADS = 16  # the guardian, the wrapper and the kernel's own service threads are not the agent's
 _MOST_FILES, _FEWEST_FILES = 100_000, 10_000  # that a kernel may have, between them one for each block of its bytes
 _FILE_BYTES = 4096
@@ -73,6 +75,7 @@ class Watchdog:
         self._wait = _LOOK_SECONDS
         self._next_disk = 0.0
         self._system_bytes = 0  # of memory that the system may have for the kernel's descriptors
+        self._blind = 0
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         if not bounds.nothing() and sys.platform.startswith("linux"):
@@ -91,9 +94,14 @@ class Watchdog:
             try:
                 family = descendants(self._root)
                 verdict = self._look(family)
-            except Exception:  # whatever it was: nobody would watch any more
+                self._blind = 0
+            except Exception as error:  # whatever it was: nobody would watch any more
+                self._blind += 1
+                if self._blind < _BLIND_LOOKS and is_passing(error):
+                    continue  # this process has no descriptor left just now
                 logger.exception("The watchdog failed, so its kernel is ended")
-                verdict = "it was killed, because the watchdog over it failed"
+                reason = f"{type(error).__name__}: {error}"
+                verdict = f"it was killed, because the watchdog over it failed ({reason}{what_to_do(reason)})"
             if verdict is not None and not self._stopped.is_set():
                 self.verdict = verdict
                 self._kill(family)

@@ -47,6 +47,7 @@ class StoreFile:
         self._connection: sqlite3.Connection | None = connection
         self._file_lock = lock
         self.lock = threading.RLock()
+        self._process = os.getpid()
 
     @classmethod
     def create(cls, path: Path) -> StoreFile:
@@ -110,7 +111,9 @@ class StoreFile:
                 raise
 
     def close(self) -> None:
-        """Idempotent."""
+        """Idempotent. A child of a fork leaves all to its parent."""
+        if os.getpid() != self._process:
+            return
         with self.lock:
             connection, self._connection = self._connection, None
             lock, self._file_lock = self._file_lock, None
@@ -124,6 +127,7 @@ class StoreFile:
     @contextmanager
     def transaction(self, *, survives_power_cut: bool = True) -> Generator[sqlite3.Connection]:
         """All of the block's changes or none of them; durable when the block has been left."""
+        self._check_process()
         with self.lock, _translated(self.path):
             database = self._open()
             if not survives_power_cut:
@@ -146,8 +150,17 @@ class StoreFile:
                     database.execute("PRAGMA synchronous = FULL")
 
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        self._check_process()
         with self.lock, _translated(self.path):
             return self._open().execute(sql, values).fetchall()
+
+    def _check_process(self) -> None:
+        # SQLite's own state is no child's, and the lock below may be held by a thread that is not there.
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                f"the run store {self.path} belongs to process {self._process}, of which this one is a fork; it cannot "
+                "be used here"
+            )
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:

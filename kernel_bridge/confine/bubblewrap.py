@@ -19,6 +19,7 @@ from kernel_bridge.confine.outcome import PassingTrouble, Trouble, is_passing, j
 from kernel_bridge.confine.places import SYSTEM_FILES, python_paths, system_directories
 from kernel_bridge.confine.plain import plain_guarantees
 from kernel_bridge.confine.plan import (
+    ARGUMENTS,
     PACKAGE,
     LaunchPlan,
     clean_environment,
@@ -30,7 +31,7 @@ from kernel_bridge.confine.seccomp import ARCHITECTURES
 from kernel_bridge.confine.vocabulary import Confinement
 from kernel_bridge.inside.seal import landlock_abi
 
-__all__ = ["ARGUMENTS_FD", "EXTRA_PATH", "OLDEST", "find_bubblewrap", "plan_wrapped", "wrapped_guarantees"]
+__all__ = ["EXTRA_PATH", "OLDEST", "find_bubblewrap", "plan_wrapped", "wrapped_guarantees"]
 
 _VERSION_SECONDS = 20
 OLDEST = (0, 8)  # the first with --disable-userns
@@ -40,7 +41,6 @@ _CONFIG, _SOCKETS, _KEEP, _SCRATCH = "/run/launch.json", "/run/kernel", "/run/ke
 _PACKAGE, EXTRA_PATH = "/run/lib/kernel_bridge", "/run/path"
 _SMALL_TMPFS_BYTES = 64 * 2**20  # of /dev/shm and of /tmp; TMPDIR is the scratch directory
 _UNBOUNDED_SCRATCH = 2**40
-ARGUMENTS_FD = 9  # where the guardian puts the descriptor that bubblewrap reads its arguments from
 
 
 @functools.cache
@@ -129,7 +129,7 @@ def plan_wrapped(limits: Confinement, layout: Layout, python: str) -> LaunchPlan
         "/",
     ]
     return LaunchPlan(
-        argv=[*scope_prefix(limits), wrapper, "--args", str(ARGUMENTS_FD), "--", *kernel_command(python, _PACKAGE)],
+        argv=[*scope_prefix(limits), wrapper, "--args", ARGUMENTS, "--", *kernel_command(python, _PACKAGE)],
         environment=clean_environment(limits, inside.scratch, python),
         inside=inside,
         seal={

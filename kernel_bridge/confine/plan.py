@@ -16,9 +16,10 @@ from kernel_bridge.confine.layout import Layout
 from kernel_bridge.confine.seccomp import filter_for
 from kernel_bridge.confine.vocabulary import Confinement
 
-__all__ = ["PACKAGE", "LaunchPlan", "clean_environment", "encoded_filter", "kernel_command", "rlimits"]
+__all__ = ["ARGUMENTS", "PACKAGE", "LaunchPlan", "clean_environment", "encoded_filter", "kernel_command", "rlimits"]
 
 PACKAGE = Path(__file__).parents[1]  # kernel_bridge itself
+ARGUMENTS = "DESCRIPTOR"  # stands in a wrapper's command for the descriptor that it reads its arguments from
 
 _PASSED_ON = (
     "PATH",
@@ -49,7 +50,7 @@ class LaunchPlan:
     environment: Mapping[str, str]
     inside: Layout  # the directories as the kernel sees them
     seal: Mapping[str, Any] | None  # what the process does to itself first; see inside/seal.py
-    wrapper_arguments: Sequence[str] | None = None  # what the wrapper, argv[0], reads from the descriptor in argv
+    wrapper_arguments: Sequence[str] | None = None  # what the wrapper reads from the descriptor in argv
     owner: int | None = None  # user that must own the writable directories; None: the host's own
     tmpfs: Sequence[str] = ()  # the kernel's own file systems in memory, as it sees them
     files: Mapping[str, str] | None = None  # small files to be made in the session's directory first

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kernel_bridge.confine.asking import Answer, ask
-from kernel_bridge.confine.bubblewrap import ARGUMENTS_FD, find_bubblewrap, plan_wrapped, wrapped_guarantees
+from kernel_bridge.confine.bubblewrap import find_bubblewrap, plan_wrapped, wrapped_guarantees
 from kernel_bridge.confine.landlocked import landlocked_guarantees, plan_landlocked, why_no_landlock
 from kernel_bridge.confine.layout import Layout
 from kernel_bridge.confine.outcome import (
@@ -32,7 +32,7 @@ from kernel_bridge.confine.outcome import (
 )
 from kernel_bridge.confine.places import check_extra, check_shared
 from kernel_bridge.confine.plain import plain_guarantees, plan_plain
-from kernel_bridge.confine.plan import PACKAGE, LaunchPlan
+from kernel_bridge.confine.plan import ARGUMENTS, PACKAGE, LaunchPlan
 from kernel_bridge.confine.seatbelt import plan_seatbelt, seatbelt_guarantees, why_no_seatbelt
 from kernel_bridge.confine.vocabulary import GUARANTEES, Confinement, ConfinementReport, Probe
 from kernel_bridge.errors import ConfinementUnavailable, StartupFailed
@@ -263,7 +263,7 @@ def write_guard(file: Path, plan: LaunchPlan, guardian: Mapping[str, Any] | None
         "guardian": None if guardian is None else dict(guardian),
         "argv": list(argv),
         "arguments": None if plan.wrapper_arguments is None else list(plan.wrapper_arguments),
-        "descriptor": ARGUMENTS_FD,
+        "descriptor": ARGUMENTS,
     }
     make_file(file, marshal.dumps(config))
 

@@ -2,7 +2,8 @@
 
 Run as a script by the host's own Python: `python -I -S guard.py FILE`, where FILE holds, in `marshal`'s form,
 `guardian` (see `guardian.py`; None: there is none), `argv`, and for a wrapper that reads its arguments from a
-descriptor, `arguments` and `descriptor`. `python -I -S guard.py -- ARGV...` is the same without a file.
+descriptor, `arguments` and `descriptor`, the word in `argv` that stands for its number.
+`python -I -S guard.py -- ARGV...` is the same without a file.
 
 A process inherits which signals are ignored and which are blocked, and the mask for the modes of new files. A host may
 have set them for itself: bubblewrap would wait for ever where SIGCHLD is ignored, a cell could not be interrupted where
@@ -69,9 +70,8 @@ def start(config):
             for argument in config["arguments"]:
                 os.write(source, os.fsencode(argument) + b"\0")
             os.lseek(source, 0, os.SEEK_SET)
-            os.dup2(source, config["descriptor"], inheritable=True)
-            if source != config["descriptor"]:
-                os.close(source)
+            os.set_inheritable(source, True)
+            config["argv"][config["argv"].index(config["descriptor"])] = str(source)
         os.execvp(config["argv"][0], config["argv"])
     except OSError as error:
         os.write(2, f"cannot start {config['argv'][0]}: {error}\n".encode())
