@@ -46,6 +46,7 @@ from .events import (
 )
 from .gate import Gate
 from .kernel_lease import InterpreterFactory, KernelLease, kernel_started
+from .lm_failures import asked_as
 from .program import clone
 from .result import Outcome, finished_program, trajectory_of
 from .resume import namespace_text, take_up
@@ -222,7 +223,8 @@ class Compilation:
             with self._agent(1) as agent:
                 return baselines, agent.conclude(**self._inputs(baselines, "The REPL has ended."))
         self.kernels.start(on_failure=self.bench.cancel)
-        baselines = self._known_baselines() if turns else self.bench.evaluate_baseline(clone(self.student))
+        with asked_as("eval"):
+            baselines = self._known_baselines() if turns else self.bench.evaluate_baseline(clone(self.student))
         if self.bench.failure is not None:
             raise self.bench.failure
         interpreter = self.kernels.wait_started()
@@ -259,7 +261,7 @@ class Compilation:
             stateful=options.root_stateful_session,
             multiturn_history=options.rlm_multiturn_history,
             max_output_chars=options.rlm_max_output_chars,
-            asking=lambda: self.usage.calling("root"),
+            asking=self._asking_root,
         ) as session:
             agent = Agent(
                 self.bench,
@@ -276,6 +278,11 @@ class Compilation:
             )
             session.attach(agent)
             yield agent
+
+    @contextmanager
+    def _asking_root(self) -> Generator[None]:
+        with asked_as("root"), self.usage.calling("root"):
+            yield
 
     def _inputs(self, baselines: Mapping[Split, RunRecord], namespace: str) -> dict[str, Any]:
         options = self.options

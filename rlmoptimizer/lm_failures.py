@@ -1,16 +1,22 @@
-"""What an LM failed of: DSPy's codes of errors, and which of them say nothing about who asked. Knows no programs."""
+"""What an LM failed of: DSPy's codes of errors, which of them say nothing about who asked, and how people are told.
+
+Knows no programs.
+"""
 
 # DSPy ships no type information.
 # pyright: reportMissingTypeStubs=false
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from dspy.utils.exceptions import LMError
 
-__all__ = ["LM_FAILURES", "causes", "failure_kind"]
+from kernel_bridge.shown import printable, printable_line
+
+__all__ = ["LM_FAILURES", "asked_as", "causes", "failure_kind", "failure_line", "shortened"]
 
 LM_FAILURES: Final = frozenset(
     {
@@ -27,6 +33,60 @@ LM_FAILURES: Final = frozenset(
     }
 )
 """Kinds of errors that say nothing about the program: an LM could not be reached, or would not serve us."""
+
+
+_WORDS: Final = {
+    "rate_limit": "takes no more requests for now",
+    "timeout": "has not answered in time",
+    "transport": "cannot be reached",
+    "server": "is out of order",
+    "lock_timeout": "cannot be asked",
+    "auth": "does not accept its key",
+    "billing": "is not paid for",
+    "not_configured": "is not set up",
+    "configuration": "is not set up",
+    "unsupported_model": "is not there",
+}
+_MESSAGE_CHARS: Final = 2000  # of an error's text; a proxy may answer with a whole page
+
+
+@contextmanager
+def asked_as(role: str) -> Generator[None]:
+    """Keep with an LM's error in the block for which role it was asked."""
+    try:
+        yield
+    except LMError as error:
+        if not hasattr(error, "asked_as"):
+            error.asked_as = role  # pyright: ignore[reportAttributeAccessIssue]
+        raise
+
+
+def failure_line(error: BaseException) -> str | None:
+    """In one line of our words, which LM could not be had and why; None: it is another kind of error."""
+    kind = failure_kind(error) if isinstance(error, LMError) else None
+    if kind not in LM_FAILURES:
+        return None
+    role: str = getattr(error, "asked_as", "")
+    model = str(getattr(error, "model", None) or "")
+    who = " ".join(part for part in ("the", role, "LM", model) if part)
+    head, told = f"{who} {_WORDS.get(kind, 'failed')} ({kind})", str(error).removeprefix(f"[{model}] ")
+    return printable_line(f"{head}: {told.strip().partition(chr(10))[0]}")
+
+
+def shortened(error: BaseException) -> BaseException:
+    """The same error, of which Python prints little more than its text: not the client's frames and causes.
+
+    What it came from stays in its `__context__`, with all frames.
+    """
+    error.__context__ = error.__cause__ or error.__context__
+    error.__cause__, error.__suppress_context__ = None, True
+    for name in ("message", "args"):
+        value: Any = getattr(error, name, None)
+        if isinstance(value, str):
+            setattr(error, name, printable(value, _MESSAGE_CHARS))
+        elif isinstance(value, tuple):
+            error.args = tuple(printable(part, _MESSAGE_CHARS) if isinstance(part, str) else part for part in value)
+    return error.with_traceback(None)
 
 
 def failure_kind(error: BaseException) -> str | None:

@@ -27,6 +27,8 @@ from .compilation import Compilation, Options, lms_of
 from .ctrl_c import CtrlC
 from .dataset import Dataset, build_dataset
 from .errors import CostLimitReached, InvalidSetup, add_note, notes_of
+from .keys import check_keys, lms_without_own_keys
+from .lm_failures import failure_line, shortened
 from .metric import bind_metric
 from .prices import check_priced
 from .program import check_program
@@ -143,12 +145,14 @@ class RLMDocstringOptimizer(Teleprompter):
         not known) and `cost_usd` (of all three).
 
         Raises:
-            InvalidSetup: the student, the data, the metric or the LMs cannot be worked with, or are others than those
-                of the optimization to be resumed; then it names every difference.
+            InvalidSetup: the student, the data, the metric or the LMs cannot be worked with, such as an LM without a
+                key, or are others than those of the optimization to be resumed; then it names every difference.
             MetricFailed: the metric raises on every example; with its traceback.
             CostLimitReached: `max_cost_usd` does not pay for the baseline.
             StoreCorrupt: the run store cannot be read or written.
-        Whatever the root LM raises after its own retries is raised too. A run store that was asked for stays, and a
+        Whatever the root LM raises after its own retries is raised too, and what an LM raises on every example of the
+        baseline. When an LM could not be had, a line on stderr says which and why, and the traceback is short: what it
+        came from is in the error's `__context__`. A run store that was asked for stays, and a
         line on stderr says how to go on with it.
         """
         if a_bool("resume", resume) and self.run_storage_dir is None:
@@ -160,6 +164,8 @@ class RLMDocstringOptimizer(Teleprompter):
         if self.max_cost_usd is not None:
             sub_lms = [self.sub_lm] if self.sub_lm is not None and self.rlm_max_llm_calls else []
             check_priced({"root": [self.root_lm], "sub": sub_lms, "eval": lms_of(student, eval_lm)})
+        if not resume:
+            self._check_keys(student, eval_lm)
         if teacher is not None:
             logger.warning("teacher is not used by RLMDocstringOptimizer")
         setup = describe_setup(
@@ -170,15 +176,22 @@ class RLMDocstringOptimizer(Teleprompter):
             drawn_seed=fresh_seed() if self.seed is None else self.seed,
         )
         opened: list[RunStore] = []
-        with CtrlC() as ctrl_c, self._saying_how_to_go_on(opened), ExitStack() as stack:
-            directory = self.run_storage_dir
-            if directory is None:
-                directory = stack.enter_context(temporary_directory())
-            store = stack.enter_context(open_store(directory, setup, resume=resume))
-            opened.append(store)
-            if resume:
-                _say(printable_line(resumed_line(store)))
-            return self._compiled(student, data, metric, eval_lm, store, stack, ctrl_c)
+        try:
+            with CtrlC() as ctrl_c, self._saying_how_to_go_on(opened), ExitStack() as stack:
+                directory = self.run_storage_dir
+                if directory is None:
+                    directory = stack.enter_context(temporary_directory())
+                store = stack.enter_context(open_store(directory, setup, resume=resume))
+                opened.append(store)
+                if resume:
+                    _say(printable_line(resumed_line(store)))
+                return self._compiled(student, data, metric, eval_lm, store, stack, ctrl_c)
+        except dspy.LMError as error:
+            if failure_line(error) is None:
+                raise
+            logger.debug("An LM could not be had", exc_info=True)
+            failed = shortened(error)
+        raise failed
 
     @staticmethod
     def best_program(student: dspy.Module, run_storage_dir: str | os.PathLike[str]) -> dspy.Module:
@@ -204,6 +217,9 @@ class RLMDocstringOptimizer(Teleprompter):
         try:
             yield
         except BaseException as error:
+            if (line := failure_line(error)) is not None:
+                _say(f"RLMDocstringOptimizer: {line}")
+                add_note(error, line)
             make_showable(error)  # it may quote an LM or a kernel, and Python prints what nobody catches as it is
             if not isinstance(error, Exception):
                 for note in notes_of(error):  # Python 3.10 would print none
@@ -230,6 +246,7 @@ class RLMDocstringOptimizer(Teleprompter):
         if outcome is not None:
             _remove(namespace)
             return result.finished_program(student, store, outcome, scored_split(setup))
+        self._check_keys(student, eval_lm)
         options = Options(**{name: getattr(self, name) for name in Options.__slots__})
         seed = setup["drawn_seed"]
         compilation = Compilation(options, student, data, metric, eval_lm, store, seed, namespace, stack)
@@ -237,6 +254,10 @@ class RLMDocstringOptimizer(Teleprompter):
         program = compilation.run()
         _remove(namespace)
         return program
+
+    def _check_keys(self, student: dspy.Module, eval_lm: dspy.BaseLM | None) -> None:
+        sub_lms = [self.sub_lm] if self.sub_lm is not None and self.rlm_max_llm_calls else []
+        check_keys({"root": [self.root_lm], "sub": sub_lms, "eval": lms_without_own_keys(student, eval_lm)})
 
     def _compared_settings(self, eval_lm: dspy.BaseLM | None) -> dict[str, Any]:
         names = (

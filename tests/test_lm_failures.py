@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import dspy
 import pytest
 import toy
+from dspy import lm15
 from flaky_server import FAILURES, FlakyServer
-from offline import Asked, ScriptedRootLM
+from offline import Asked, ScriptedRootLM, field_lm
 
+from rlmoptimizer.errors import notes_of
 from rlmoptimizer.run_store import RunStore
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
@@ -234,3 +237,43 @@ def test_a_sub_lm_that_cannot_be_reached_is_told_to_the_agent_each_time_and_to_i
     assert result.agent_trajectory[0]["output"].split() == [ERRORS[kind]] * 2
     (said,) = [record.getMessage() for record in caplog.records if "sub-LM" in record.getMessage()]
     assert ERRORS[kind] in said
+
+
+@pytest.mark.parametrize("role", ["root", "eval"])
+def test_an_lm_that_cannot_be_reached_is_named_first_and_its_traceback_is_short(
+    role: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    dead = dspy.LM("openai/dead", api_base="http://127.0.0.1:9/v1", api_key="none", cache=False, num_retries=0)
+    root = ScriptedRootLM([SUBMIT])
+    root.lm = dead if role == "root" else root.lm
+    options = {"eval_lm": dead} if role == "eval" else {}
+    with pytest.raises(dspy.LMError) as raised:
+        toy.optimizer(root, run_storage_dir=tmp_path, **options).compile(
+            toy.Triage(), trainset=toy.trainset(), metric=toy.metric
+        )
+    error = raised.value
+    line = f"the {role} LM openai/dead cannot be reached (transport): failed to connect to 127.0.0.1:9"
+    shown = "".join(traceback.format_exception(error))
+    assert len(shown.splitlines()) < 25
+    assert "another exception" not in shown
+    notes = notes_of(error)
+    assert notes[0].startswith(line)
+    assert notes[1].startswith("To go on: ")
+    told = capfd.readouterr().err.splitlines()
+    assert next(text for text in told if line in text).startswith("RLMDocstringOptimizer: the ")
+    # What it came from is still there, with its frames.
+    cause, found = error.__context__, []
+    while cause is not None:
+        found.append(type(cause))
+        cause = cause.__cause__ or cause.__context__
+    assert ConnectionRefusedError in found
+
+
+def test_the_text_of_an_lm_that_could_not_be_had_is_cut(capfd: pytest.CaptureFixture[str]) -> None:
+    def page(asked: Asked) -> dict[str, object]:
+        raise lm15.TransportError("<html>\n" + "proxy says no\n" * 10_000)
+
+    with pytest.raises(dspy.LMError, match="characters left out") as raised:
+        toy.compiled([SUBMIT], eval_lm=field_lm(page))
+    assert len("".join(traceback.format_exception(raised.value))) < 6000
+    assert "cannot be reached (transport): <html>\n" in capfd.readouterr().err

@@ -93,7 +93,7 @@ def compiled(
 ) -> tuple[Any, ScriptedRootLM]:
     """Run a whole compile with a scripted agent; gives the result and the agent."""
     root = ScriptedRootLM(turns, extract=extract, idle=idle)
-    given = ("student", "trainset", "valset", "metric", "teacher")
+    given = ("student", "trainset", "valset", "metric", "teacher", "resume")
     compile_options = {name: options.pop(name) for name in given if name in options}
     arguments: dict[str, Any] = {
         "student": Triage(),
