@@ -41,6 +41,7 @@ from .events import (
     FellBack,
     PromptUpdated,
     Split,
+    StillWaiting,
     SubmissionRefused,
     TurnFinished,
 )
@@ -56,6 +57,7 @@ from .sub_lm import PURPOSE, SubLMMeter
 from .submission import SUBMISSION_FIELD
 from .task import describe_steps, describe_task
 from .usage_meter import UsageMeter
+from .waits import Pending, Waits, What
 from .workbench import Workbench
 
 __all__ = ["Compilation", "Options", "lms_of"]
@@ -84,6 +86,7 @@ class Options:
     sub_agents: bool
     kernel: Callable[[], CodeInterpreter] | None
     max_cost_usd: float | None
+    stall_seconds: float  # after so long without an example, an answer or a kernel, a line says what is waited for
 
 
 class Compilation:
@@ -114,6 +117,7 @@ class Compilation:
         self.metric = metric
         self.store = store
         self._resumable = namespace is not None
+        self._sub_lm = options.sub_lm if options.sub_lm is not None else options.root_lm
         self._gave_up = False  # on evaluations that hang
         self.past = take_up(store)
         gate = Gate(on_failure=lambda: self.kernels.interrupt())
@@ -123,12 +127,16 @@ class Compilation:
         # The LM and adapter that are set for the agent's turns must not reach the program.
         with self.usage.role("eval"):
             context = contextvars.copy_context()
-        self.evaluator = stack.enter_context(Evaluator(metric, eval_lm, options.num_threads, context=context))
+        self.waits = Waits(self._tell_of_wait, options.stall_seconds)
+        self.evaluator = stack.enter_context(
+            Evaluator(metric, eval_lm, options.num_threads, context=context, waits=self.waits)
+        )
         self.evaluator.metric_works = store.metric_works()
         display = Display(verbose=options.verbose)
         stack.callback(display.close)
         self.emitter = Emitter([_recorder(store), display])
         stack.callback(self.emitter.close)
+        stack.callback(self.waits.close)
         val_count = len(data.val or ())
         self.ledger = Ledger(options.max_iterations * len(data.train) + val_count, journal=store)
         self.meter = SubLMMeter(
@@ -138,6 +146,7 @@ class Compilation:
             gate,
             self.usage,
             calls=store.spent(PURPOSE),
+            waiting=lambda count: self.waits.on(("sub", self._sub_lm.model), count),
         )
         self.bench = Workbench(
             clone(student),
@@ -227,7 +236,8 @@ class Compilation:
             baselines = self._known_baselines() if turns else self.bench.evaluate_baseline(clone(self.student))
         if self.bench.failure is not None:
             raise self.bench.failure
-        interpreter = self.kernels.wait_started()
+        with self.waits.on(("kernel", "")):
+            interpreter = self.kernels.wait_started()
         self.emitter.emit(kernel_started(interpreter))
         if not turns:
             warn_of_a_dead_baseline(self.store, baselines["train"])
@@ -267,7 +277,7 @@ class Compilation:
                 self.bench,
                 meter=self.meter,
                 emitter=self.emitter,
-                sub_lm=options.sub_lm if options.sub_lm is not None else options.root_lm,
+                sub_lm=self._sub_lm,
                 interpreter_factory=cast("Any", self.kernels),
                 max_iters=turns,
                 max_llm_calls=options.rlm_max_llm_calls,
@@ -281,8 +291,13 @@ class Compilation:
 
     @contextmanager
     def _asking_root(self) -> Generator[None]:
-        with asked_as("root"), self.usage.calling("root"):
+        with asked_as("root"), self.usage.calling("root"), self.waits.on(("root", self.options.root_lm.model)):
             yield
+
+    def _tell_of_wait(self, what: What, pending: Pending, seconds: float) -> None:
+        kind, name = what
+        count, names = pending
+        self.emitter.emit(StillWaiting(cast("Any", kind), name, count, tuple(names), seconds))
 
     def _inputs(self, baselines: Mapping[Split, RunRecord], namespace: str) -> dict[str, Any]:
         options = self.options

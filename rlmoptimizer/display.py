@@ -1,7 +1,8 @@
 """What a person sees of a compile, on stderr. Knows events only: no program, no store, no LM.
 
 A progress bar is shown for every evaluation, with the running score and the time left: a live bar on a terminal, one
-line that is rewritten in a notebook, and a few plain lines where stderr is neither. With `verbose` every turn of the
+line that is rewritten in a notebook, and a few plain lines where stderr is neither. When nothing comes for long, a line
+says what is waited for. With `verbose` every turn of the
 agent is shown as panels as well. Nothing else is ever written here; warnings go through `logging`.
 """
 
@@ -33,6 +34,7 @@ from .events import (
     FellBack,
     KernelStarted,
     PromptUpdated,
+    StillWaiting,
     SubmissionRefused,
     TurnFinished,
 )
@@ -41,6 +43,7 @@ from .progress import Bars, PlainLines, ProgressView, RewrittenLine, RunProgress
 
 __all__ = ["Display"]
 
+_IDS = 20  # examples that one line names
 _PANEL_CHARS = 4000  # of one output or prompt; head and tail are kept
 
 
@@ -51,6 +54,7 @@ class Display:
         verbose: show the agent's turns as panels.
         console: where to draw; None: stderr as it is now. Panels and bars share it, so neither overwrites the other.
         clock: seconds, ever growing.
+        wall_clock: seconds since the epoch, for the time of day in a line.
     """
 
     def __init__(
@@ -59,12 +63,14 @@ class Display:
         verbose: bool = False,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         # Under pythonw there is no stderr at all: draw into nothing.
         stream: TextIO = sys.stderr or io.StringIO()  # pyright: ignore[reportUnnecessaryComparison]
         self._console = Console(file=stream) if console is None else console
         self._verbose = verbose
         self._clock = clock
+        self._wall_clock = wall_clock
         self._lock = threading.RLock()
         self._runs: dict[str, RunProgress] = {}
         self._progress = self._choose_progress()
@@ -86,6 +92,8 @@ class Display:
                 self._advanced(event)
             elif isinstance(event, EvaluationFinished):
                 self._finished(event)
+            elif isinstance(event, StillWaiting):
+                self._progress.say(_waiting_line(event, self._wall_clock()))
             elif self._verbose:
                 panel = _panel_of(event)
                 if panel is not None:
@@ -118,6 +126,20 @@ class Display:
         else:
             note = f"score {percent_text(event.score)} ({event.passed} passed), {event.left} budget units left"
         self._progress.finished(event.run_id, run, note)
+
+
+def _waiting_line(event: StillWaiting, now: float) -> str:
+    since = time.strftime("%H:%M:%S", time.localtime(now - event.seconds))
+    long = f"for {clock_text(event.seconds)} (since {since})"
+    if event.kind == "examples":
+        which = f": {', '.join(event.ids[:_IDS])}{', ...' if len(event.ids) > _IDS else ''}" if event.ids else ""
+        text = f"{event.name}: no example has finished {long}; under way are {event.pending}{which}"
+    elif event.kind == "kernel":
+        text = f"the agent's interpreter is being started {long}"
+    else:
+        asked = f"; asked are {event.pending}" if event.pending > 1 else ""
+        text = f"the {event.kind} LM {event.name} has not answered {long}{asked}"
+    return printable_line(text)
 
 
 def _panel_of(event: Event) -> RenderableType | None:

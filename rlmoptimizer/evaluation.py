@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +26,7 @@ from .fan_out import ExecutorFanOut, FanOut, Halt, ThreadFanOut
 from .loop_thread import LoopThread
 from .metric import bind_metric
 from .program import clone, separate_stages
+from .waits import Pending, Waits
 
 __all__ = ["PASSED_AT", "Evaluator", "ExampleResult", "LMsFailed", "StepTrace"]
 
@@ -54,6 +56,7 @@ class Evaluator:
     agent's turns does not reach the program.
     `executor` may be any `concurrent.futures.Executor`, also one that runs elsewhere; the caller keeps it and shuts
     it down. None: an own pool of `num_threads` threads, closed by `close()`.
+    `waits` is told what is under way in calls of `score` that are `told_as` something.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Evaluator:
         *,
         executor: Executor | None = None,
         context: contextvars.Context | None = None,
+        waits: Waits | None = None,
     ) -> None:
         if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidSetupType(f"num_threads must be a whole number of at least 1, not {num_threads!r}")
@@ -71,6 +75,7 @@ class Evaluator:
         self._lm = lm
         self._num_threads = num_threads
         self._context = context
+        self._waits = waits
         self._executor = executor
         self._pool = None if executor is not None else DaemonPool(num_threads, "rlmoptimizer-eval")
         self._loop = LoopThread()
@@ -90,6 +95,8 @@ class Evaluator:
         on_results: Callable[[Sequence[ExampleResult]], None] | None = None,
         cancelled: Halt | None = None,
         space: str | None = None,
+        told_as: str | None = None,
+        nameless: bool = False,
     ) -> list[ExampleResult]:
         """Run a clone of `program` on every row and score it; results in the order of `rows`.
 
@@ -99,6 +106,7 @@ class Evaluator:
         Once `cancelled` is set no further example is started; those under way are finished and kept, so the list may
         be shorter than `rows`. After `abort` those under way are given up.
         In a `space` the LMs are asked as if nothing outside of it had ever been asked; see `cache_space`.
+        When no example finishes for long, `told_as` is what this evaluation is called; with `nameless` no example is.
         At most `num_threads` examples of one call run at once, and of all calls together on the own pool.
         Raises `MetricFailed` when the metric raised on every example that reached it and has not given a score in
         any earlier call, and `LMsFailed` when no example has a verdict; every result has been delivered by then.
@@ -118,21 +126,27 @@ class Evaluator:
             outcomes.update(batch)
             if any(outcome.strays for _, outcome in batch):
                 self._tell_of_strays()
+            step()
+
+        def pending() -> tuple[int, list[str]]:
+            under_way = fan_out.under_way()
+            return len(under_way), [] if nameless else [rows[index].example_id for index in under_way]
 
         fan_out = self._fan_out(self._candidate(program, space), rows, deliver, halts)
         with self._lock:
             self._under_way.add(fan_out)
-        try:
-            fan_out.start()
-            fan_out.wait()
-        except KeyboardInterrupt:
-            self.abort()
-            fan_out.wait(_GRACE_SECONDS)  # what finishes now is kept
-            raise
-        finally:
-            fan_out.abandon()
-            with self._lock:
-                self._under_way.discard(fan_out)
+        with self._waiting(told_as, pending) as step:
+            try:
+                fan_out.start()
+                fan_out.wait()
+            except KeyboardInterrupt:
+                self.abort()
+                fan_out.wait(_GRACE_SECONDS)  # what finishes now is kept
+                raise
+            finally:
+                fan_out.abandon()
+                with self._lock:
+                    self._under_way.discard(fan_out)
         finished = [outcomes[index] for index in sorted(outcomes)]
         self._check(finished, whole=len(finished) == len(rows))
         return [outcome.result for outcome in finished]
@@ -167,6 +181,13 @@ class Evaluator:
     ) -> None:
         # Whoever presses Ctrl-C does not want to wait for an LM's answer.
         self.close(wait=kind is None or not issubclass(kind, KeyboardInterrupt))
+
+    def _waiting(
+        self, told_as: str | None, pending: Callable[[], Pending]
+    ) -> AbstractContextManager[Callable[[], None]]:
+        if self._waits is None or told_as is None:
+            return nullcontext(lambda: None)
+        return self._waits.on(("examples", told_as), pending=pending)
 
     def _candidate(self, program: dspy.Module, space: str | None) -> Candidate:
         own = clone(program)

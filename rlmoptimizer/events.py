@@ -31,6 +31,7 @@ __all__ = [
     "LMUsageCounted",
     "Observer",
     "PromptUpdated",
+    "StillWaiting",
     "SubmissionRefused",
     "TurnFinished",
 ]
@@ -102,6 +103,17 @@ class EvaluationFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class StillWaiting:
+    """Nothing has come for long: no example of a run, no answer of an LM, no kernel. Again after twice the time."""
+
+    kind: Literal["examples", "root", "sub", "kernel"]
+    name: str  # the run and its split, or the model; "" for the kernel
+    pending: int  # examples or prompts that are waited for
+    ids: tuple[str, ...]  # of the examples, where the split is train
+    seconds: float  # since the last one came, or since the first was begun
+
+
+@dataclass(frozen=True, slots=True)
 class PromptUpdated:
     step: str
     before: str
@@ -170,6 +182,7 @@ Event: TypeAlias = (
     | EvaluationStarted
     | ExamplesScored
     | EvaluationFinished
+    | StillWaiting
     | PromptUpdated
     | BudgetCharged
     | LMUsageCounted

@@ -62,7 +62,7 @@ class FanOut(Generic[_T, _R]):
         self._halts: tuple[Halt, ...] = (self._stopped, *halts)
         self._lock = threading.Lock()  # of the next two
         self._waiting: Iterator[tuple[int, _T]] = enumerate(items)
-        self._under_way = 0
+        self._under_way: set[int] = set()
         self._came: deque[tuple[int, _R]] = deque()
         self._delivering = threading.Lock()
         self._failure: BaseException | None = None
@@ -103,6 +103,11 @@ class FanOut(Generic[_T, _R]):
             if deadline is not None and time.monotonic() >= deadline:
                 return False
 
+    def under_way(self) -> list[int]:
+        """The indexes of the items that have begun and have no outcome yet."""
+        with self._lock:
+            return sorted(self._under_way)
+
     def stop(self) -> None:
         """Begin no further item."""
         self._stopped.set()
@@ -129,9 +134,9 @@ class FanOut(Generic[_T, _R]):
         """The next item; None: there is none to be begun now."""
         with self._lock:
             halted = self._is_halted()
-            item = None if halted or self._under_way >= self._width else next(self._waiting, None)
+            item = None if halted or len(self._under_way) >= self._width else next(self._waiting, None)
             if item is not None:
-                self._under_way += 1
+                self._under_way.add(item[0])
             elif not self._under_way:
                 self._end()
             return item
@@ -144,7 +149,7 @@ class FanOut(Generic[_T, _R]):
         """Hand in the outcome of an item that was taken."""
         self._came.append((index, outcome))
         self._tell()
-        self._drop(None)
+        self._drop(index)
 
     def _tell(self) -> None:
         """Have what came delivered: here by the thread that waits."""
@@ -165,12 +170,12 @@ class FanOut(Generic[_T, _R]):
         self._stopped.set()
         self._end()  # the caller need not wait for what is still under way
 
-    def _drop(self, error: BaseException | None) -> None:
+    def _drop(self, index: int, error: BaseException | None = None) -> None:
         """Give back an item that was taken; an `error` ends everything."""
         if error is not None and not isinstance(error, GivenUp):
             self._fail(error)
         with self._lock:
-            self._under_way -= 1
+            self._under_way.discard(index)
 
 
 class ThreadFanOut(FanOut[_T, _R]):
@@ -204,7 +209,7 @@ class ThreadFanOut(FanOut[_T, _R]):
             try:
                 outcome = self._function(value)
             except BaseException as error:  # noqa: BLE001 - raised by `wait` on the caller's thread
-                self._drop(error)
+                self._drop(index, error)
                 continue
             self._bring(index, outcome)
             if self._is_crowded() and self._resubmit():
@@ -269,7 +274,7 @@ class ExecutorFanOut(FanOut[_T, _R]):
         try:
             future = self._executor.submit(_Task(self._function, value, self._halts))
         except Exception as error:  # noqa: BLE001 - any executor's own; `wait` raises it
-            self._drop(error)
+            self._drop(index, error)
             return
         with self._lock:
             self._queued.add(future)
@@ -279,13 +284,13 @@ class ExecutorFanOut(FanOut[_T, _R]):
         with self._lock:
             self._queued.discard(future)
         if future.cancelled():
-            self._drop(None)
+            self._drop(index)
         elif (error := future.exception()) is not None:
-            self._drop(error)
+            self._drop(index, error)
         elif (outcome := future.result()) is not None:
             self._bring(index, outcome)
         else:
-            self._drop(None)
+            self._drop(index)
         self._hand_out()
 
     def _drop_queued(self) -> None:

@@ -66,9 +66,9 @@ def failure_line(error: BaseException) -> str | None:
     kind = failure_kind(error) if isinstance(error, LMError) else None
     if kind not in LM_FAILURES:
         return None
-    role: str = getattr(error, "asked_as", "")
-    model = str(getattr(error, "model", None) or "")
-    who = " ".join(part for part in ("the", role, "LM", model) if part)
+    facts: dict[str, Any] = vars(error)
+    model = facts.get("model") or ""
+    who = " ".join(str(part) for part in ("the", facts.get("asked_as"), "LM", model) if part)
     head, told = f"{who} {_WORDS.get(kind, 'failed')} ({kind})", str(error).removeprefix(f"[{model}] ")
     return printable_line(f"{head}: {told.strip().partition(chr(10))[0]}")
 
@@ -80,13 +80,15 @@ def shortened(error: BaseException) -> BaseException:
     """
     error.__context__ = error.__cause__ or error.__context__
     error.__cause__, error.__suppress_context__ = None, True
-    for name in ("message", "args"):
-        value: Any = getattr(error, name, None)
-        if isinstance(value, str):
-            setattr(error, name, printable(value, _MESSAGE_CHARS))
-        elif isinstance(value, tuple):
-            error.args = tuple(printable(part, _MESSAGE_CHARS) if isinstance(part, str) else part for part in value)
+    error.args = tuple(map(_brief, error.args))
+    facts: dict[str, Any] = vars(error)
+    if "message" in facts:  # of which DSPy's errors make their text
+        facts["message"] = _brief(facts["message"])
     return error.with_traceback(None)
+
+
+def _brief(value: Any) -> Any:
+    return printable(value, _MESSAGE_CHARS) if isinstance(value, str) else value
 
 
 def failure_kind(error: BaseException) -> str | None:

@@ -81,6 +81,8 @@ class RLMDocstringOptimizer(Teleprompter):
         InvalidSetup: naming the parameter, what came and what is accepted.
     """
 
+    _stall_seconds = 60.0
+
     def __init__(
         self,
         *,
@@ -247,7 +249,8 @@ class RLMDocstringOptimizer(Teleprompter):
             _remove(namespace)
             return result.finished_program(student, store, outcome, scored_split(setup))
         self._check_keys(student, eval_lm)
-        options = Options(**{name: getattr(self, name) for name in Options.__slots__})
+        given = {name: getattr(self, name) for name in Options.__slots__ if name != "stall_seconds"}
+        options = Options(**given, stall_seconds=self._stall_seconds)
         seed = setup["drawn_seed"]
         compilation = Compilation(options, student, data, metric, eval_lm, store, seed, namespace, stack)
         stack.callback(ctrl_c.came_through)  # the first thing that is called when everything is being ended

@@ -51,6 +51,7 @@ class ProgressView(Protocol):
     def started(self, run_id: str, run: RunProgress) -> None: ...
     def advanced(self, run_id: str, run: RunProgress) -> None: ...
     def finished(self, run_id: str, run: RunProgress, note: str) -> None: ...
+    def say(self, line: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -120,6 +121,9 @@ class Bars:
         if not self._tasks:
             self.close()
 
+    def say(self, line: str) -> None:
+        self._console.print(Text(line), soft_wrap=True)  # above the bars, if there are any
+
     def close(self) -> None:
         live, self._live = self._live, None
         self._tasks.clear()
@@ -155,6 +159,11 @@ class RewrittenLine:
     def finished(self, run_id: str, run: RunProgress, note: str) -> None:
         self._runs.pop(run_id, None)
         self._put(f"{run.label} {run.done}/{run.total} {note}", end="\n")
+        if self._runs:
+            self._rewrite()
+
+    def say(self, line: str) -> None:
+        self._put(line, end="\n")
         if self._runs:
             self._rewrite()
 
@@ -196,6 +205,9 @@ class PlainLines:
     def finished(self, run_id: str, run: RunProgress, note: str) -> None:
         self._last.pop(run_id, None)
         self._write(f"{run.label} {run.done}/{run.total} {note}")
+
+    def say(self, line: str) -> None:
+        self._write(line)
 
     def close(self) -> None:
         self._last.clear()

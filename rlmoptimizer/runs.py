@@ -271,6 +271,8 @@ class Runs:
                 on_results=lambda some: self._keep(run, total, some),
                 cancelled=halt,
                 space=_SPACES[asked.split],
+                told_as=f"{run.run_id} {asked.split}",
+                nameless=asked.split == "val",
             )
             completed = len(results) == len(run.rows)
         except MetricFailed:

@@ -63,6 +63,7 @@ class SubLMMeter:
         gate: Gate,
         usage: UsageMeter | None = None,
         calls: int = 0,
+        waiting: Callable[[int], AbstractContextManager[object]] = lambda _: nullcontext(),
     ) -> None:
         self._ceiling = ceiling  # prompts in one compile
         self._ledger = ledger
@@ -71,6 +72,7 @@ class SubLMMeter:
         self._lock = threading.Lock()
         self._calls = calls  # earlier processes' too
         self._warned = False
+        self._waiting = waiting  # entered for so many prompts while they are answered
         self._gate = gate  # closed when the agent is gone: its sub-agents must not go on spending
 
     @property
@@ -117,7 +119,8 @@ class SubLMMeter:
                 # What was admitted with these has turned out dearer. An error of an LM costs a batch one answer only.
                 raise dspy.LMError("max_cost_usd is used up; this prompt was not sent")
             try:
-                yield
+                with self._waiting(n):
+                    yield
             except Exception as error:
                 self._warn_once(error)
                 raise

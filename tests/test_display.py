@@ -22,6 +22,7 @@ from rlmoptimizer.events import (
     FellBack,
     KernelStarted,
     PromptUpdated,
+    StillWaiting,
     SubmissionRefused,
     TurnFinished,
 )
@@ -213,3 +214,21 @@ def test_closing_ends_a_live_bar_and_its_thread() -> None:
 
 def test_events_of_a_run_that_was_never_begun_are_not_drawn() -> None:
     assert drawn(evaluation(2)[1:], terminal=False) == ""
+
+
+def test_what_does_not_come_is_said_in_one_line_however_progress_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    hung = StillWaiting("examples", f"r3 train {EVIL}", 30, tuple(map(str, range(1, 31))), 90.0)
+    line = "under way are 30: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, ..."
+    events = [*evaluation(40)[:5], hung, *evaluation(40)[5:]]
+    notebook = io.StringIO()
+    monkeypatch.setattr("sys.stderr", notebook)
+    display = Display(console=Console(force_jupyter=True))
+    for event in events:
+        display(event)
+    display.close()
+    for text in (drawn(events, terminal=False), drawn(events, terminal=True), notebook.getvalue()):
+        shown = ESCAPES.sub("", text)
+        assert f"{line}\n" in shown
+        assert "no example has finished for 1:30 (since " in shown
+        assert "\x1b]0;" not in text
+    assert drawn([StillWaiting("root", "model", 1, (), 60.0)], terminal=False).startswith("the root LM model has not")
