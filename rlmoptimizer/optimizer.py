@@ -19,6 +19,7 @@ import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
 from dspy.teleprompt import Teleprompter
 
+from kernel_bridge.log_lines import printable_logs
 from kernel_bridge.shown import make_showable, printable_line
 
 from . import result
@@ -179,7 +180,7 @@ class RLMDocstringOptimizer(Teleprompter):
         )
         opened: list[RunStore] = []
         try:
-            with CtrlC() as ctrl_c, self._saying_how_to_go_on(opened), ExitStack() as stack:
+            with printable_logs(), CtrlC() as ctrl_c, self._saying_how_to_go_on(opened), ExitStack() as stack:
                 directory = self.run_storage_dir
                 if directory is None:
                     directory = stack.enter_context(temporary_directory())

@@ -618,3 +618,37 @@ print(all(s["outputs"]["topic"].endswith(str(names.index(s["step_name"]))) for s
         "prompt 1",
         "prompt 2",
     ]
+
+
+def test_what_libraries_log_and_warn_of_in_a_compile_is_printable_and_bounded(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    evil = "\x1b]0;OWNED\x07"
+    logger = logging.getLogger("a_library")
+    logger.propagate = False
+    handler = logging.StreamHandler()
+    logger.addHandler(handler)
+    before = logging.Handler.handle
+
+    class Numbers(toy.Triage):
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = dspy.Predict("number: int -> topic")
+
+        def forward(self, message: str) -> dspy.Prediction:
+            logger.error("%s %s", evil, "x" * 10**6)
+            dspy.Predict("number: int -> topic")(number=evil)  # DSPy itself logs what it was given
+            return super().forward(message)
+
+    try:
+        toy.compiled([SUBMIT], student=Numbers(), eval_lm=field_lm(lambda asked: {"topic": "a", "answer": "b"}))
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+    told = capfd.readouterr().err
+    assert "OWNED" in told
+    assert "characters left out" in told
+    assert "\x1b" not in told
+    assert "\x07" not in told
+    assert len(told) < 200_000
+    assert logging.Handler.handle is before
