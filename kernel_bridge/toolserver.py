@@ -275,7 +275,7 @@ class ToolServer:
         except BaseException as error:  # noqa: BLE001 - an interrupt or an exit belongs to the caller of the cell
             self.fatal = error
             self._wake()
-            return Raise(head.id, _name_of(error), _text_of(error)), b""
+            return Raise(head.id, _name_of(error), "it ends this cell"), b""  # its text is for that caller alone
         finally:
             if excused:
                 self.clock.end_call()

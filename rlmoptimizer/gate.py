@@ -75,7 +75,7 @@ class Gate:
         """One call of the agent, as `turn`.
 
         Raises `OptimizationStopped` also in the place of every error but an `AgentError`: the metric's, the disk's or
-        our own are for the caller, not for the agent, and close the gate.
+        our own are for the caller, not for the agent, and close the gate. So does a KeyboardInterrupt, which goes on.
         """
         try:
             with self.turn(alone=alone):
@@ -85,6 +85,9 @@ class Gate:
         except Exception as error:  # noqa: BLE001 - kept in `failure`, which `compile()` raises
             self.fail(error)
             raise OptimizationStopped from None
+        except BaseException as error:
+            self.fail(error)  # whoever made the call may be gone, such as a kernel that died
+            raise
 
     @contextmanager
     def turn(self, *, alone: bool = False) -> Generator[None]:

@@ -54,11 +54,12 @@ def test_of_several_failures_the_first_is_kept() -> None:
     assert gate.failure is first
 
 
-def test_an_interrupt_is_nobodys_failure() -> None:
+def test_an_interrupt_goes_on_and_is_kept_for_a_caller_who_does_not_see_it() -> None:
     gate = Gate()
-    with pytest.raises(KeyboardInterrupt), gate.passing():
+    with pytest.raises(KeyboardInterrupt) as raised, gate.passing():
         raise KeyboardInterrupt
-    assert gate.failure is None
+    assert gate.failure is raised.value
+    assert gate.closed.is_set()
 
 
 def test_nobody_passes_a_closed_gate() -> None:

@@ -52,6 +52,22 @@ def of_kind(language: str, marker: str | None) -> list[Block]:
     return found
 
 
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "CHANGELOG.md"])
+def test_every_link_within_the_project_leads_somewhere(page: str, project_root: Path) -> None:
+    text = (project_root / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith(("http://", "https://")):
+            name, _, anchor = target.partition("#")
+            led_to = project_root / (name or page)
+            assert led_to.exists(), target
+            assert not anchor or anchor in anchors(led_to.read_text(encoding="utf-8")), target
+
+
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
     unknown = [f"line {block.line}: {block.language} {block.marker}" for block in BLOCKS
                if (block.language, block.marker) not in CHECKED_BY]  # fmt: skip
