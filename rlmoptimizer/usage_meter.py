@@ -178,11 +178,16 @@ class _Tap(UsageTracker):
     def _called(self, entry: dict[str, Any]) -> None:
         billed = getattr(self._billed, "usage", None) if self._hears() else _UNHEARD
         self._billed.usage = None
-        call = _read_call(self._role, entry, billed)
-        details: Any = entry.get("cost_details") or {}
+        reason: object = None
+        try:
+            call = _read_call(self._role, entry, billed)
+            reason = (entry.get("cost_details") or {}).get("reason")
+        except Exception as error:  # noqa: BLE001 - an LM writes into it what it likes; the call was made all the same
+            call = LMCall(self._role, "unknown", "answered", None, None, None)
+            reason = f"its entry in the history cannot be read: {type(error).__name__}"
         if self.keeps != "all" and self._is_innermost():
             self.meter.forget(entry, self.keeps)
-        self.meter.count(call, why_unpriced=details.get("reason"))
+        self.meter.count(call, why_unpriced=reason)
 
     def _hears(self) -> bool:
         """Whether it is told of bills here; a program may have set a tracker of its own, which tells it later."""

@@ -243,6 +243,21 @@ def test_an_lm_with_a_forward_of_its_own_states_its_cost(metered: Metered) -> No
     assert (metered.calls.made[0].prompt_tokens, metered.calls.made[0].completion_tokens) == (7, 3)
 
 
+@pytest.mark.parametrize("wrong", [{"usage": ["tokens"]}, {"cost_details": "none", "usage": {}}, {"usage": 7}])
+def test_an_entry_that_cannot_be_read_is_a_call_without_a_price_and_no_failure_of_the_program(
+    wrong: dict[str, Any], metered: Metered, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Careless(dspy.LM):
+        def update_history(self, entry: dict[str, Any]) -> None:
+            super().update_history({**entry, **wrong})
+
+    lm = Careless("priced/fields", engine=WordEngine(lambda asked: fields_text({"answer": "so"})), cache=False)
+    with metered.meter.role("eval"), dspy.context(lm=lm):
+        assert ask() == "so"
+    assert metered.seen == [("eval", "answered", None)]
+    assert "its entry in the history cannot be read" in caplog.text
+
+
 class CallLM(dspy.BaseLM):
     """An LM that makes its calls in a way of its own and writes DSPy's history itself."""
 
