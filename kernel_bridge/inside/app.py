@@ -146,7 +146,7 @@ class BridgeApp(IPKernelApp):
         return None  # the host wrote it
 
     def log_connection_info(self) -> None:
-        self._ports = {name: getattr(self, f"{name}_port") for name in ("shell", "iopub", "stdin", "hb", "control")}
+        self.all_ports = {name: getattr(self, f"{name}_port") for name in ("shell", "iopub", "stdin", "hb", "control")}
 
     def configure_tornado_logger(self) -> None:
         return None
@@ -189,7 +189,7 @@ class BridgeApp(IPKernelApp):
             profile_dir=self.profile_dir,
             user_ns=self.user_ns,
         )
-        self.kernel.record_ports({name + "_port": port for name, port in self._ports.items()})
+        self.kernel.record_ports({name + "_port": port for name, port in self.all_ports.items()})
 
     def init_gui_pylab(self) -> None:
         os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
@@ -243,5 +243,5 @@ def _serve(app: BridgeApp) -> None:
         with contextlib.suppress(KeyboardInterrupt, SystemExit, MemoryError):  # a task's, raised between two cells
             start()
         start = app.io_loop.start
-        if app.kernel._shutdown_message is not None or app.io_loop.asyncio_loop.is_closed():
+        if app.io_loop.asyncio_loop.is_closed():
             return

@@ -225,7 +225,8 @@ class BridgeKernel(IPythonKernel):
             taken = self._take_variables(spec, parent["buffers"])
             if taken:
                 if self.iopub_socket.listened_to():
-                    self._publish_execute_input(code, parent, self.shell.execution_count)
+                    content = {"code": code, "execution_count": self.shell.execution_count}
+                    self.session.send(self.iopub_socket, "execute_input", content, parent, ident=b"execute_input")
                 await self._run_code(code)
                 self.end_if_forked(None)
                 self._suspicions = 0
@@ -365,7 +366,7 @@ class BridgeKernel(IPythonKernel):
                 "stream",
                 {"name": name, "text": sendable(text)},
                 parent=self.get_parent("shell"),
-                ident=self._topic(f"stream.{name}"),
+                ident=f"stream.{name}".encode(),
             )
 
     # -- checkpoint ----------------------------------------------------------------------------------------------

@@ -113,7 +113,16 @@ def _dress(
     return function
 
 
-_KINDS = {int(kind): kind for kind in inspect._ParameterKind}  # pyright: ignore[reportPrivateUsage] - no public name
+_KINDS = {
+    int(kind): kind
+    for kind in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.KEYWORD_ONLY,
+        inspect.Parameter.VAR_KEYWORD,
+    )
+}
 
 
 def _signature(parameters: list[dict[str, Any]], returns: str | None = None) -> inspect.Signature:
