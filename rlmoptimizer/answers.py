@@ -32,13 +32,14 @@ def run_answer(
     remaining: int | None,
     costs: CostState | None = None,
     error_kinds: Mapping[str, int] | None = None,
+    paid_unanswered: int = 0,
     note: str | None = None,
 ) -> dict[str, Any]:
     """What an evaluation returns. `remaining` None: the answer of `run_data`, which tells nothing of the budget.
 
     Texts are cut when they are too long together to be sent; the summary says so. `error_kinds`, how many errors of
-    each kind there were, is needed when the record has unanswered examples. `note` ends the summary; None: nothing to
-    add.
+    each kind there were, and `paid_unanswered`, how many of the unanswered ones were paid, are needed when the record
+    has unanswered examples. `note` ends the summary; None: nothing to add.
     """
     shown = results if record.split == "train" else ()
     rows, longest = fit([result.as_row() for result in shown])
@@ -51,7 +52,7 @@ def run_answer(
         **unanswered,
         "run_id": record.run_id,
         **({} if remaining is None else {"remaining_budget": remaining}),
-        "summary_line": _run_line(record, remaining, costs, longest, error_kinds or {})
+        "summary_line": _run_line(record, remaining, costs, longest, error_kinds or {}, paid_unanswered)
         + ("" if note is None else f"; {note}"),
         "split": record.split,
         "config": dict(record.config),
@@ -170,6 +171,7 @@ def _run_line(
     costs: CostState | None,
     longest: int | None,
     error_kinds: Mapping[str, int],
+    paid_unanswered: int,
 ) -> str:
     score = "no score" if record.score is None else f"score {percent(record.score):.2f}"
     parts = [
@@ -183,8 +185,15 @@ def _run_line(
         again = "all of val, as always" if record.split == "val" else "only those"
         line += (
             f"; {record.unanswered_count} more have no verdict because the LM failed on them "
-            f"({kinds_text(error_kinds)}), and were not paid: the same call again runs {again}"
+            f"({kinds_text(error_kinds)}), and "
         )
+        if paid_unanswered:
+            line += (
+                f"{paid_unanswered} of these {'is' if paid_unanswered == 1 else 'are'} paid, for the answers of steps "
+                f"before that, and run again for nothing: the same call again runs {again}"
+            )
+        else:
+            line += f"were not paid: the same call again runs {again}"
     if record.state == "cancelled":
         line += f"; stopped after {record.evaluated_count} of {record.planned_count} examples"
     ignored = record.config.get("ignored") or ()

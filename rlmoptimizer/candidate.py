@@ -64,8 +64,13 @@ class ExampleResult:
 
     @property
     def has_verdict(self) -> bool:
-        """False: an LM could not be had, so the example is neither right nor wrong, and costs nothing."""
+        """False: an LM could not be had, so the example is neither right nor wrong."""
         return self.error_kind not in LM_FAILURES
+
+    @property
+    def shows_answers(self) -> bool:
+        """Whether it shows anything that came out of the program or one of its steps; then it has its price."""
+        return self.predicted is not None or any(step.is_answered for step in self.steps)
 
     def as_row(self) -> dict[str, Any]:
         """The agent-facing dict, `steps` as dicts; without `seconds`, and `error_kind` only for an LM's failure."""
@@ -179,6 +184,9 @@ class Candidate:
             seconds=time.perf_counter() - started,
         )
         if not result.has_verdict:
+            if steps.is_answered and not result.shows_answers:
+                # It is free, so the answer to a call that no step made must not be read in what came after it.
+                result = replace(result, error=type(failure).__name__, steps=())
             return Outcome(result, False, None, failure)
         raised = at == "metric" and failure is not None and not isinstance(failure, InvalidScore)
         return Outcome(result, at == "metric", _foreign_traceback(failure) if raised and failure else None)

@@ -179,16 +179,26 @@ class CostExceededError(AgentError):
 
 
 class LMUnavailable(AgentError):
-    """No example of an evaluation has a verdict, because an LM failed on each of them. Nothing was spent."""
+    """No example of an evaluation has a verdict, because an LM failed on each of them.
 
-    def __init__(self, run_id: str, examples: int, cause: str) -> None:
+    `paid` of them were paid, because they show what was answered before it failed.
+    """
+
+    def __init__(self, run_id: str, examples: int, cause: str, paid: int = 0) -> None:
         self.run_id = run_id
         self.examples = examples
         self.cause = cause
+        self.paid = paid
         noun = "the only example" if examples == 1 else f"all {examples} examples"
+        spent = (
+            f"{paid} of them {'is' if paid == 1 else 'are'} paid, because run_data({run_id!r}) shows what was answered "
+            "before, and cost nothing when they are run again"
+            if paid
+            else "Nothing was spent"
+        )
         super().__init__(
             f"the LM that runs the program failed on {noun} of run {run_id}, so there is no score: {cause}. "
-            "Nothing was spent; ask for the same evaluation again when it works, or go on with what you know and submit"
+            f"{spent}; ask for the same evaluation again when it works, or go on with what you know and submit"
         )
 
 

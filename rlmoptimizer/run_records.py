@@ -69,7 +69,7 @@ class RunRecord:
     evaluated_count: int  # examples that have a verdict
     passed_count: int
     error_count: int  # of the evaluated ones
-    unanswered_count: int  # examples of which an LM call failed: they have a row, but no verdict, and cost nothing
+    unanswered_count: int  # examples of which an LM call failed: they have a row, but no verdict
     reused_count: int  # of the evaluated ones: taken over from a run that was cut, so not paid here
     budget_left: int | None  # units left after it; None: it has not ended, or nobody told
     started_at: float  # Unix time

@@ -257,17 +257,21 @@ class RunStore:
             as_column(encode(dict(request))),
         )[0][0]
 
-    def spare_rows(self, split: str, prompts: Mapping[str, str], *, but: Collection[str] = ()) -> Spare:
+    def spare_rows(
+        self, split: str, prompts: Mapping[str, str], *, but: Collection[str] = (), judged: bool = True
+    ) -> Spare:
         """Rows of these prompts in runs whose answers nobody has, and which no run has taken over yet.
 
-        Runs named in `but` and baselines are left out.
+        Runs named in `but` and baselines are left out. `judged` False: not those with a verdict, but those that show
+        what was answered before their LM failed.
         """
         rows = self._query(
             "SELECT run_id, example_id, number, position FROM runs JOIN results ON run = number "
             "WHERE split = ? AND candidate = ? AND NOT baseline AND NOT answered "
-            "AND state IN ('cancelled', 'finished') AND counted AND NOT taken ORDER BY number DESC",
+            "AND state IN ('cancelled', 'finished') AND counted = ? AND NOT taken ORDER BY number DESC",
             split,
             candidate_id(encode(dict(prompts))),
+            1 if judged else 2,
         )
         return {example_id: (number, place) for run_id, example_id, number, place in rows if run_id not in but}
 
@@ -305,6 +309,13 @@ class RunStore:
         if self.run(run_id).split != "train":
             raise SelectionError(f"run {run_id} is on val, whose examples are not shown; name a run on train")
         return self._results.failed_ids(self._number(run_id))
+
+    def shown_ids(self, run_id: str) -> frozenset[str]:
+        """The ids of those examples that have no verdict, but show what was answered before their LM failed.
+
+        Those that another run has taken over are left out. Raises `UnknownRunError`.
+        """
+        return frozenset(self._results.shown_ids(self._number(run_id)))
 
     def error_kinds(self, run_id: str) -> dict[str, int]:
         """How many examples of a run have an error of each kind. Raises `UnknownRunError`."""

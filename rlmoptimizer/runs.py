@@ -2,7 +2,8 @@
 
 A run that was cut short is never lost and never paid twice. Whoever asks for the same once more (same split, same
 prompts, same request) goes on with it: under its id, and only for the examples that have no verdict yet. Whoever asks
-for some of the same examples with the same prompts takes those over, for nothing. A run counts as cut also when it came
+for some of the same examples with the same prompts takes those over, for nothing. So an example that was paid for what
+it shows and has no verdict, because its LM failed then, is run again for nothing. A run counts as cut also when it came
 to its end but nobody has its answer, because the process, the kernel or the turn that asked for it was gone by then.
 
 A run on train is cut when nobody waits for it any more. One on val never is: it comes to its end whatever becomes of
@@ -73,6 +74,8 @@ class _Run:
     cost_slot: CostSlot
     kernel: Kernel  # that asked for it
     turn: int  # of that kernel, in which it did
+    # Examples among `rows` that were paid before, for what they show, and have no verdict, because their LM failed.
+    owed: frozenset[str] = frozenset()
     done: int = 0
     passed: int = 0
     score_sum: float = 0.0
@@ -81,6 +84,11 @@ class _Run:
     def may_be_cut(self) -> bool:
         """Whether it ends early when nobody waits for it any more."""
         return self.asked.split == "train" or self.slot is None
+
+    def price(self, result: ExampleResult) -> int:
+        """Units. An example without a verdict has a price when the agent is shown what was answered in it."""
+        shown = self.asked.split == "train" and result.shows_answers
+        return int(result.example_id not in self.owed and (result.has_verdict or shown))
 
     def add(self, results: Sequence[ExampleResult]) -> None:
         judged = [result for result in results if result.has_verdict]
@@ -136,7 +144,7 @@ class Runs:
         return self._kernel
 
     def paid(self, program: dspy.Module, asked: Asked, source: Sequence[Row], kernel: Kernel) -> RunRecord:
-        """A run that costs one unit for each example that gets a verdict now.
+        """A run that costs one unit for each example that gets a verdict now, or shows what was answered in it.
 
         `source` are all rows of the split, `kernel` is who asks. Raises `BudgetExceededError` or `CostExceededError`
         before anything is spent, and `LMsFailed`.
@@ -216,16 +224,19 @@ class Runs:
                 kernel.given.add(run_id)
                 return replace(record, budget_left=self._ledger.left)
             missing = record.planned_count - record.evaluated_count
-            slot = stack.enter_context(self._ledger.reserve(missing, purpose))
+            owed = self._store.shown_ids(run_id) if asked.split == "train" else frozenset[str]()
+            slot = stack.enter_context(self._ledger.reserve(missing - len(owed), purpose))
             cost_slot = stack.enter_context(self._costs.examples(missing, purpose))
-            return self._reopened(run_id, asked, source, slot, cost_slot, kernel)
+            return self._reopened(run_id, asked, source, slot, cost_slot, kernel, owed)
         if asked.draw is not None:
             # Counted in the store, where also those are that an earlier process began.
             asked = asked.draw(self._store.count_runs(asked.split, prompts, asked.request))
         planned = [row.example_id for row in asked.rows]
         spare = self._store.spare_rows(asked.split, prompts, but=busy)
         spare = {example_id: spare[example_id] for example_id in planned if example_id in spare}
-        slot = stack.enter_context(self._ledger.reserve(len(planned) - len(spare), purpose))
+        shown = self._store.spare_rows(asked.split, prompts, but=busy, judged=False) if asked.split == "train" else {}
+        owed = {one: shown[one] for one in planned if one in shown and one not in spare}
+        slot = stack.enter_context(self._ledger.reserve(len(planned) - len(spare) - len(owed), purpose))
         cost_slot = stack.enter_context(self._costs.examples(len(planned) - len(spare), purpose))
         run_id = self._store.begin_run(
             asked.split,
@@ -234,10 +245,10 @@ class Runs:
             planned_ids=planned,
             request=asked.request,
             turn=asked.turn,
-            spare=spare,
+            spare={**spare, **owed},
         )
         rows = tuple(row for row in asked.rows if row.example_id not in spare)
-        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, kernel, kernel.turns))
+        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, kernel, kernel.turns, frozenset(owed)))
 
     def _reopened(
         self,
@@ -247,10 +258,11 @@ class Runs:
         slot: Slot | None,
         cost_slot: CostSlot,
         kernel: Kernel,
+        owed: frozenset[str] = frozenset(),
     ) -> _Run:
         by_id = {row.example_id: row for row in source}
         rows = tuple(by_id[example_id] for example_id in self._store.reopen_run(run_id))
-        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, kernel, kernel.turns))
+        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, kernel, kernel.turns, owed))
 
     def _counted(self, run: _Run) -> _Run:
         """The run with what it has already."""
@@ -303,11 +315,13 @@ class Runs:
     def _keep(self, run: _Run, total: int, results: Sequence[ExampleResult]) -> None:
         """Results and their price: durable together, before anybody sees them. One call at a time for each run."""
         self._costs.flush()  # no later than its result: dollars that a result has cost are never lost
-        price = sum(result.has_verdict for result in results)
+        # What was paid and comes to nothing once more shows nothing new, so that it need not be paid again.
+        kept = [result for result in results if result.has_verdict or result.example_id not in run.owed]
+        price = sum(run.price(result) for result in kept)
         if run.slot is None or not price:
-            self._store.append(run.run_id, *results)
+            self._store.append(run.run_id, *kept)
         else:
-            run.slot.settle(price, lambda charge: self._store.append(run.run_id, *results, charge=charge))
+            run.slot.settle(price, lambda charge: self._store.append(run.run_id, *kept, charge=charge))
         run.cost_slot.finish(len(results))
         run.add(results)
         if run.done:

@@ -43,7 +43,7 @@ CREATE TABLE runs (
     evaluated    INTEGER,                             -- this and the next five: NULL while it runs
     passed       INTEGER,
     errors       INTEGER,                             -- of the evaluated ones
-    unanswered   INTEGER,                             -- examples of which an LM call failed: no verdict, no charge
+    unanswered   INTEGER,                             -- examples of which an LM call failed: no verdict
     reused       INTEGER,                             -- of the evaluated ones: taken over from a run that was cut
     score        REAL,                                -- mean over the evaluated ones; NULL: none
     budget_left  INTEGER,                             -- when it ended; NULL: it has not, or nobody told
@@ -63,7 +63,8 @@ CREATE TABLE results (                                -- what is counted, in nar
     score        REAL NOT NULL,
     passed       INTEGER NOT NULL,
     error_kind   TEXT,                                -- NULL: no error
-    counted      INTEGER NOT NULL,                    -- 0: unanswered, see runs
+    counted      INTEGER NOT NULL,                    -- 1: it has a verdict; 0, 2: unanswered, see runs; 2: it
+                                                      -- shows what was answered before the LM failed
     origin       INTEGER REFERENCES runs (number),    -- the run it was taken over from; NULL: it was run for this one
     taken        INTEGER NOT NULL DEFAULT 0,          -- 1: another run has taken it over
     seconds      REAL NOT NULL,

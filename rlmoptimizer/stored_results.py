@@ -45,7 +45,7 @@ class StoredResults:
                 result.score,
                 int(result.passed),
                 result.error_kind,
-                int(result.has_verdict),
+                1 if result.has_verdict else 2 if result.shows_answers else 0,
                 result.seconds,
                 detail,
             ),
@@ -63,7 +63,7 @@ class StoredResults:
     def totals(self, number: int) -> tuple[Any, ...]:
         """evaluated, passed, errors, unanswered, reused, score: of all results that a run has."""
         rows = self._file.query("SELECT score, passed, error_kind, counted, origin FROM results WHERE run = ?", number)
-        counted = [row for row in rows if row[3]]
+        counted = [row for row in rows if row[3] == 1]
         # fsum is exact, so the mean does not depend on the order in which the examples finished.
         score = math.fsum(row[0] for row in counted) / len(counted) if counted else None
         passed = sum(row[1] for row in counted)
@@ -96,7 +96,14 @@ class StoredResults:
 
     def judged_ids(self, number: int) -> set[str]:
         """The ids of those that have a verdict."""
-        return set(self._ids("SELECT example_id FROM results WHERE run = ? AND counted", number))
+        return set(self._ids("SELECT example_id FROM results WHERE run = ? AND counted = 1", number))
+
+    def shown_ids(self, number: int) -> set[str]:
+        """The ids of those that have no verdict, but show what was answered before their LM failed.
+
+        Without those that another run has taken over, and with them what was paid for.
+        """
+        return set(self._ids("SELECT example_id FROM results WHERE run = ? AND counted = 2 AND NOT taken", number))
 
     def failed_ids(self, number: int) -> tuple[str, ...]:
         """The ids of those that did not pass, by place."""
@@ -109,7 +116,7 @@ class StoredResults:
 
     def metric_works(self) -> bool:
         """Whether the metric has ever judged an example without raising."""
-        judged = "SELECT 1 FROM results WHERE counted AND (error_kind IS NULL OR error_kind = 'score') LIMIT 1"
+        judged = "SELECT 1 FROM results WHERE counted = 1 AND (error_kind IS NULL OR error_kind = 'score') LIMIT 1"
         return bool(self._file.query(judged))
 
     def evaluated(self) -> int:

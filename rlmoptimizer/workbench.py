@@ -281,6 +281,7 @@ class Workbench:
         prompts: Any = None,
     ) -> dict[str, Any]:
         """Run the program on examples and score it. Costs 1 budget unit per example; refused whole if it does not fit.
+        An example whose LM fails has no verdict; it costs nothing, or 1 once if it shows what was answered before.
 
         split: "train", or "val": always the whole set, and only totals come back (examples == []).
         limit: at most so many examples. sample: which ones, "first" or "random" (repeatable with sample_seed).
@@ -442,7 +443,15 @@ class Workbench:
         kinds = self._store.error_kinds(record.run_id) if record.unanswered_count else None
         costs = None if remaining is None else self._costs.state()
         note = self._note()
-        return answers.run_answer(record, results, remaining=remaining, costs=costs, error_kinds=kinds, note=note)
+        return answers.run_answer(
+            record,
+            results,
+            remaining=remaining,
+            costs=costs,
+            error_kinds=kinds,
+            paid_unanswered=self._paid_unanswered(record.split, record.run_id) if record.unanswered_count else 0,
+            note=note,
+        )
 
     def _note(self) -> str | None:
         """What the agent must know about the program and has not been told; None: nothing."""
@@ -462,7 +471,11 @@ class Workbench:
             told = f"{type(cause).__name__}: {cause}"
         else:  # an LM's message may quote what it was asked, and the error is that of one example
             told = answers.kinds_text(self._store.error_kinds(run_id))
-        return LMUnavailable(run_id, len(asked.rows), told)
+        return LMUnavailable(run_id, len(asked.rows), told, self._paid_unanswered(asked.split, run_id))
+
+    def _paid_unanswered(self, split: str, run_id: str) -> int:
+        """How many examples of a run were paid and have no verdict."""
+        return len(self._store.shown_ids(run_id)) if split == "train" else 0
 
     def _candidate(self, prompts: Mapping[str, str]) -> dspy.Module:
         """A clone with the prompts that are set now, and `prompts` on top."""

@@ -17,7 +17,7 @@ from test_durable_ledger import copy_as_killed
 from test_run_store import result
 
 from rlmoptimizer.costs import LMCall, Role, RoleUsage
-from rlmoptimizer.evaluation import ExampleResult
+from rlmoptimizer.evaluation import ExampleResult, StepTrace
 from rlmoptimizer.run_store import RunStore, Spare
 
 PROMPTS = [{"a": "one"}, {"a": "two"}]
@@ -30,6 +30,10 @@ class Row:
     result: ExampleResult
     origin: str | None = None  # the run it was taken over from
     taken: bool = False
+
+    @property
+    def shows_answers(self) -> bool:
+        return not self.result.has_verdict and bool(self.result.steps)
 
 
 @dataclass
@@ -75,13 +79,16 @@ class Model:
             and (not run.answered or run.unanswered)
         ]
 
-    def spare(self, prompts: dict[str, str], but: set[str]) -> dict[str, tuple[Run, Row]]:
-        """The oldest of each example."""
+    def spare(
+        self, prompts: dict[str, str], but: set[str], *, judged: bool = True
+    ) -> dict[str, tuple[Run, Row]]:
+        """The oldest of each example; `judged` False: those that have no verdict but show an answer."""
         spare: dict[str, tuple[Run, Row]] = {}
         for run in self.runs:
             if run.prompts == prompts and not run.baseline and not run.answered and run.may_be_gone_on_with:
                 for example_id, row in run.rows.items():
-                    if run.run_id not in but and row.result.has_verdict and not row.taken:
+                    fits = row.result.has_verdict if judged else row.shows_answers
+                    if run.run_id not in but and fits and not row.taken:
                         spare.setdefault(example_id, (run, row))
         return spare
 
@@ -130,6 +137,9 @@ class Takeovers(RuleBasedStateMachine):
         spare = self.store.spare_rows("train", prompts, but=busy)
         expected = self.model.spare(prompts, busy)
         assert sources(spare) == {example_id: run.run_id for example_id, (run, _) in expected.items()}
+        owed = self.store.spare_rows("train", prompts, but=busy, judged=False)
+        spare = {**owed, **spare}
+        expected = {**self.model.spare(prompts, busy, judged=False), **expected}
         wanted = set(planned) if takes_over and not baseline else set[str]()
         run_id = self.store.begin_run(
             "train",
@@ -156,9 +166,13 @@ class Takeovers(RuleBasedStateMachine):
     def go_on(self, run: Run, data: st.DataObject) -> None:
         """Some of its examples get results, and it may end."""
         for example_id in run.missing:
-            how = data.draw(st.sampled_from(["right", "wrong", "fails", "waits"]))
+            how = data.draw(st.sampled_from(["right", "wrong", "fails", "fails late", "waits"]))
             if how != "waits":
-                failure: dict[str, Any] = {"error": "429", "error_kind": "rate_limit"} if how == "fails" else {}
+                failure: dict[str, Any] = {}
+                if how.startswith("fails"):
+                    step = StepTrace(0, "a", "A", {}, {"b": run.run_id})
+                    steps = (step,) if how == "fails late" else ()
+                    failure = {"error": "429", "error_kind": "rate_limit", "predicted": None, "steps": steps}
                 one = result(example_id, float(how == "right"), feedback=run.run_id, **failure)
                 self.store.append(run.run_id, one)
                 run.rows[example_id] = Row(one)
@@ -226,6 +240,8 @@ class Takeovers(RuleBasedStateMachine):
                 assert self.store.find_run("val", prompts, request) == []
             spare = {example_id: run.run_id for example_id, (run, _) in self.model.spare(prompts, set()).items()}
             assert sources(self.store.spare_rows("train", prompts)) == spare
+            shown = {one: run.run_id for one, (run, _) in self.model.spare(prompts, set(), judged=False).items()}
+            assert sources(self.store.spare_rows("train", prompts, judged=False)) == shown
             assert self.store.spare_rows("val", prompts) == {}
 
     @invariant()
@@ -248,6 +264,8 @@ class Takeovers(RuleBasedStateMachine):
                 assert (record.run_id, record.state, record.answered) == (run.run_id, run.state, run.answered)
                 assert (record.evaluated_count, record.unanswered_count) == (len(judged), run.unanswered)
                 assert record.reused_count == sum(row.origin is not None for row in judged)
+                shown = {one for one, row in run.rows.items() if row.shows_answers and not row.taken}
+                assert store.shown_ids(run.run_id) == shown
                 rows = [run.rows[example_id].result for example_id in run.planned if example_id in run.rows]
                 assert store.examples(run.run_id) == rows
 
