@@ -32,7 +32,6 @@ __all__ = [
     "StoreInUse",
     "SubmissionError",
     "UnknownRunError",
-    "add_note",
     "notes_of",
 ]
 
