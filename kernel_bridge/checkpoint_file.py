@@ -1,8 +1,8 @@
 """The checkpoint file: a session's last namespace in a place of the caller's, for a session of another process.
 
-Knows files, not what is in a checkpoint: only kernels read or load that. The kernel writes into its own directory, and
-the host copies from there: through a descriptor of a plain file with no other name, at most so many bytes, to a new
-file that replaces the old one at once. So nothing that the kernel's code does to its directory reaches another place.
+Knows files, not what is in a checkpoint: only kernels read or load that. The kernel writes into two files of its own,
+and the host copies from there: through a descriptor of a plain file with no other name, at most so many bytes, to a
+new file that replaces the old one at once. So nothing that the kernel's code does to its files reaches another place.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from kernel_bridge.inside.slots import Slot, newest, open_slot, skip_head, slot_paths
 from kernel_bridge.private_files import open_new
 from kernel_bridge.threads import begin
 
@@ -70,7 +71,7 @@ class CheckpointKeeper:
         self._copying = threading.Lock()
         self._wanted: _Wanted | None = None
         self._closed = False
-        self._copied: tuple[tuple[int, ...], tuple[int, int]] | None = None  # what was copied last, and to which file
+        self._copied: tuple[tuple[int, bytes], tuple[int, int]] | None = None  # what was copied last, and to which file
         self._thread: threading.Thread | None = None
 
     def expect(self, cell: int, label: str, is_made: Callable[[int], bool | None]) -> None:
@@ -140,17 +141,13 @@ class CheckpointKeeper:
 
     def _copy_one(self, wanted: _Wanted) -> None:
         try:
-            try:
-                source = _open_plain(self._source, one_name=True)
-            except FileNotFoundError:
+            slot = newest(str(self._source))
+            if slot is None or slot.aside:
                 return  # the kernel could not make one; the last one stays
-            try:
-                found = os.fstat(source)
-                mark = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-                if self._copied is None or self._copied[0] != mark or not self._relabel(wanted, self._copied[1]):
-                    self._copied = mark, self._replace(source, wanted)
-            finally:
-                os.close(source)
+            mark = (slot.turn, slot.digest)
+            if self._copied is None or self._copied[0] != mark or not self._relabel(wanted, self._copied[1]):
+                made = self._replace(slot, wanted)
+                self._copied = None if made is None else (mark, made)
         except (OSError, ValueError) as error:
             self._copied = None
             logger.warning("The variables of a kernel could not be kept in %s: %s", self._file, error)
@@ -172,23 +169,29 @@ class CheckpointKeeper:
         finally:
             os.close(file)
 
-    def _replace(self, source: int, wanted: _Wanted) -> tuple[int, int]:
+    def _replace(self, slot: Slot, wanted: _Wanted) -> tuple[int, int] | None:
+        """Copy a checkpoint. None: it was overwritten meanwhile, so that a later one is to come."""
         new = self._file.with_name(self._file.name + ".new")
         new.unlink(missing_ok=True)
         file = open_new(new)
+        made = None
         try:
             os.write(file, b"\0" * _HEAD.size)
-            size, digest = _copy_bytes(source, file, self._limit_bytes)
-            head = _HEAD.pack(_MAGIC, _VERSION, wanted.cell, size, digest, _label(wanted.label))
-            os.pwrite(file, head, 0)
-            os.fsync(file)
-            made = os.fstat(file)
-        except BaseException:
+            with open_slot(slot.path) as source:
+                skip_head(source)
+                size, digest = _copy_bytes(source, file, self._limit_bytes)
+            if (size, digest) == (slot.size, slot.digest):
+                head = _HEAD.pack(_MAGIC, _VERSION, wanted.cell, size, digest, _label(wanted.label))
+                os.pwrite(file, head, 0)
+                os.fsync(file)
+                made = os.fstat(file)
+        finally:
             os.close(file)
-            with contextlib.suppress(OSError):
-                new.unlink()
-            raise
-        os.close(file)
+            if made is None:
+                with contextlib.suppress(OSError):
+                    new.unlink()
+        if made is None:
+            return None
         new.replace(self._file)
         return made.st_dev, made.st_ino
 
@@ -196,7 +199,7 @@ class CheckpointKeeper:
 def fetch_checkpoint(file: Path, target: Path, limit_bytes: int) -> Fetched | None:
     """Put the checkpoint in `file` where the first kernel of a session finds it. None: there is no file."""
     try:
-        source = open(_open_plain(file, one_name=False), "rb", buffering=0)  # noqa: SIM115 - it may not be there, which is no error
+        source = open(_open_plain(file), "rb", buffering=0)  # noqa: SIM115 - it may not be there, which is no error
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -215,32 +218,25 @@ def fetch_checkpoint(file: Path, target: Path, limit_bytes: int) -> Fetched | No
         if size > limit_bytes + _HEAD_BYTES:
             return Fetched(told, cell, f"it has {size:,} bytes, and checkpoint_bytes allows {limit_bytes:,}")
         try:
-            # Others may read it: the directory is the kernel's own, and the kernel may be another user.
-            copy = open_new(target, 0o644)
-            try:
-                found = _copy_bytes(source.fileno(), copy, size)
-            finally:
-                os.close(copy)
+            with open(os.open(slot_paths(str(target))[0], os.O_WRONLY | os.O_CREAT | _NO_LINK, 0o600), "wb") as copy:
+                skip_head(copy.fileno())
+                found = _copy_bytes(source.fileno(), copy.fileno(), size)
+                if found == (size, digest):
+                    os.pwrite(copy.fileno(), Slot("", 1, size, digest, False).packed(), 0)
         except (OSError, ValueError) as error:
-            target.unlink(missing_ok=True)
             return Fetched(told, cell, f"it cannot be copied: {error}")
         if found != (size, digest):
-            target.unlink()
             return Fetched(told, cell, "it is damaged")
     return Fetched(told, cell, None)
 
 
-def _open_plain(path: Path, *, one_name: bool) -> int:
-    """Open a file for reading, unless it is a link or no file, or with `one_name` has another name elsewhere.
-
-    Raises: OSError, ValueError.
-    """
+def _open_plain(path: Path) -> int:
+    """Open a file for reading, unless it is a link or no file. Raises: OSError, ValueError."""
     file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _NO_LINK)
-    found = os.fstat(file)
-    if stat.S_ISREG(found.st_mode) and (found.st_nlink == 1 or not one_name):
+    if stat.S_ISREG(os.fstat(file).st_mode):
         return file
     os.close(file)
-    raise ValueError("it is no plain file" + (" with one name" if one_name else ""))
+    raise ValueError("it is no plain file")
 
 
 def _copy_bytes(source: int, target: int, most: int) -> tuple[int, bytes]:

@@ -17,6 +17,7 @@ from typing import Any, cast
 from kernel_bridge.cells import Limits
 from kernel_bridge.confine import Confinement, Layout, plan_launch, prepare_files
 from kernel_bridge.confine.bubblewrap import EXTRA_PATH
+from kernel_bridge.confine.layout import CHECKPOINT, INTERRUPT, PROGRESS, TRANSCRIPT
 from kernel_bridge.confine.outcome import what_to_do
 from kernel_bridge.confine.places import ExtraPathUnusable
 from kernel_bridge.confine.plan import PACKAGE
@@ -25,8 +26,8 @@ from kernel_bridge.connection import Connection
 from kernel_bridge.errors import StartupFailed
 from kernel_bridge.private_files import make_directory, make_file
 from kernel_bridge.replies import result_chars
-from kernel_bridge.session_directory import CHECKPOINT, SessionDirectory
-from kernel_bridge.shared_files import INTERRUPT, PROGRESS, TRANSCRIPT, SharedFiles
+from kernel_bridge.session_directory import SessionDirectory
+from kernel_bridge.shared_files import SharedFiles
 from kernel_bridge.standard_files import occupy_standard_files
 
 __all__ = ["Launch", "LaunchOptions", "Started"]
@@ -63,9 +64,10 @@ class Launch:
         self._directory = directory
         self._options = options
         self._checkpoint_bytes = limits.checkpoint_bytes
-        if confinement.scratch_bytes is not None:  # a new one is written before the old one goes
-            self._checkpoint_bytes = min(limits.checkpoint_bytes, confinement.scratch_bytes // 4)
         self.layout = directory.next_layout()
+        if confinement.scratch_bytes is not None:  # a new one is written beside the old one
+            self._checkpoint_bytes = min(limits.checkpoint_bytes, confinement.scratch_bytes // 4)
+            directory.drop_checkpoint_above(confinement.scratch_bytes // 3)
         try:
             self.plan = plan_launch(confinement, options.tier, self.layout, options.python)
         except ExtraPathUnusable as error:
@@ -132,8 +134,8 @@ class Launch:
     def _hand_over(self) -> None:
         prepare_files(self.plan, self.layout)
         if self.plan.owner is not None:
-            for path in self.layout.sockets.iterdir():
-                os.chown(path, self.plan.owner, self.plan.owner)
+            for path in (*self.layout.sockets.iterdir(), *self.layout.keep.iterdir()):
+                os.chown(path, self.plan.owner, self.plan.owner, follow_symlinks=False)
             self._directory.let_pass()
 
     def _launch(self) -> Started:

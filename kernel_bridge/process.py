@@ -28,6 +28,7 @@ __all__ = ["KernelProcess"]
 _STDERR_BYTES = 4096  # of the kernel's last words, kept for a report
 _KILL_SECONDS = 12.0  # the guardian gives itself ten
 _STRAY_ROUNDS = 10
+_READ_BYTES, _MOST_READS = 65536, 64  # a pipe holds a MiB at most
 
 
 class KernelProcess:
@@ -255,8 +256,8 @@ class KernelProcess:
         assert self._process.stdout is not None
         if os.name != "posix":
             return self._process.returncode, True
-        report = (self._process.stdout.read() or b"").decode("ascii", "replace")
-        found = re.findall(r"^(exit|signal) (\d+)$", report, re.MULTILINE)
+        report = _last_bytes(self._process.stdout.fileno()).decode("ascii", "replace")
+        found = re.findall(r"^(exit|signal) (\d{1,5})$", report, re.MULTILINE)
         if not found:
             code = self._process.returncode
             return code if code else None, False  # it never became a guardian, or was killed: its status is all we have
@@ -267,8 +268,23 @@ class KernelProcess:
 
     def _tail(self) -> str:
         assert self._process.stderr is not None
-        data = self._process.stderr.read() or b""
-        return data[-_STDERR_BYTES:].decode("utf-8", "replace")
+        pipe = self._process.stderr
+        data = _last_bytes(pipe.fileno()) if os.name == "posix" else pipe.read()[-_STDERR_BYTES:]
+        return data.decode("utf-8", "replace")
+
+
+def _last_bytes(pipe: int) -> bytes:
+    """The last of what waits in a pipe that does not block. One that is written to without end is not read so."""
+    last = b""
+    for _ in range(_MOST_READS):
+        try:
+            data = os.read(pipe, _READ_BYTES)
+        except BlockingIOError:
+            break
+        if not data:
+            break
+        last = (last + data)[-_STDERR_BYTES:]
+    return last
 
 
 def _environment(pid: int) -> bytes:

@@ -20,6 +20,7 @@ from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, RemoteFailure,
 from kernel_bridge.checkpoint_file import CheckpointKeeper, fetch_checkpoint
 from kernel_bridge.checks import check_session_options
 from kernel_bridge.confine import Confinement, ConfinementReport, resolve
+from kernel_bridge.confine.layout import CHECKPOINT
 from kernel_bridge.confine.outcome import what_to_do
 from kernel_bridge.discovery import sweep
 from kernel_bridge.dispatch import ToolDispatcher
@@ -35,7 +36,7 @@ from kernel_bridge.errors import (
 )
 from kernel_bridge.launch import LaunchOptions
 from kernel_bridge.live_kernel import GRACE_SECONDS, Gone, LiveKernel
-from kernel_bridge.session_directory import CHECKPOINT, SessionDirectory
+from kernel_bridge.session_directory import SessionDirectory
 
 __all__ = ["KernelSession"]
 

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from kernel_bridge.confine.layout import Layout
+from kernel_bridge.confine.layout import CHECKPOINT, Layout
 from kernel_bridge.confine.outcome import what_to_do
 from kernel_bridge.errors import StartupFailed
 from kernel_bridge.inside.removal import remove_tree
-from kernel_bridge.private_files import make_directory, make_file
+from kernel_bridge.inside.slots import slot_paths
+from kernel_bridge.private_files import make_directory, make_file, open_new
 
-__all__ = ["CHECKPOINT", "FACTS", "HostToken", "SessionDirectory", "remove_nameless", "runtime_root"]
+__all__ = ["FACTS", "HostToken", "SessionDirectory", "remove_nameless", "runtime_root"]
 
 _NAME_BYTES = 4
 _NAME = re.compile(f"[0-9a-f]{{{2 * _NAME_BYTES}}}")
@@ -35,8 +36,6 @@ _NAMELESS_SECONDS = 600.0  # a host writes at once who it is, where it is not st
 _REMOVING_DESCRIPTORS = 4
 _LONGEST_ROOT = 70  # characters; the rest of 107 bytes is for the session's name and the socket's
 FACTS = "session.json"  # what says whose directory it is; the guardian knows it too
-CHECKPOINT = "checkpoint"  # the file in the directory that outlives a kernel
-_KEPT = (CHECKPOINT, f"{CHECKPOINT}.old")  # the second one while the first is made anew; whatever else is removed
 
 
 def runtime_root() -> Path:
@@ -143,6 +142,7 @@ class SessionDirectory:
                 make_file(self.path / FACTS, json.dumps(facts).encode())  # first: by it the rest is found
                 for path in (self.scratch, self.keep):
                     make_directory(path)
+                self._make_slots()
         except BaseException:
             self.remove()
             raise
@@ -162,12 +162,31 @@ class SessionDirectory:
             remove_tree(self.scratch)
             make_directory(self.scratch, parents=True)
             os.chmod(self.keep, 0o700)  # as its owner, the predecessor may have shut it
-            for name in os.listdir(self.keep):
-                if name not in _KEPT:
-                    with contextlib.suppress(OSError):
-                        remove_tree(self.keep / name)
-                        (self.keep / name).unlink(missing_ok=True)
+            self._make_slots()
         return Layout(self.path, self.path / "launch.json", path, self.keep, self.scratch)
+
+    def _make_slots(self) -> None:
+        """See that there are the two files in which checkpoints are kept, and nothing else, whoever wrote there."""
+        slots = [Path(slot) for slot in slot_paths(str(self.keep / CHECKPOINT))]
+        for path in self.keep.iterdir():
+            found = path.lstat()
+            if path not in slots or not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+                remove_tree(path)
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+        for path in slots:
+            with contextlib.suppress(FileExistsError):
+                os.close(open_new(path))
+
+    def drop_checkpoint_above(self, most: int) -> None:
+        """Empty each of its two files that takes more bytes than this; no kernel made that to have it restored.
+
+        Else the next kernel would be killed for what its predecessor has left.
+        """
+        for slot in slot_paths(str(self.keep / CHECKPOINT)):
+            found = os.lstat(slot)
+            if max(found.st_size, getattr(found, "st_blocks", 0) * 512) > most:
+                os.close(os.open(slot, os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)))
 
     @property
     def doors(self) -> Path:

@@ -10,13 +10,12 @@ import os
 import threading
 from pathlib import Path
 
+from kernel_bridge.confine.layout import INTERRUPT, PROGRESS, TRANSCRIPT
 from kernel_bridge.inside import KEEPING, KEPT
 from kernel_bridge.inside.interrupts import NOTE
 from kernel_bridge.private_files import open_new
 
-__all__ = ["INTERRUPT", "PROGRESS", "TRANSCRIPT", "SharedFiles"]
-
-TRANSCRIPT, INTERRUPT, PROGRESS = "transcript", "interrupt", "progress"  # their names
+__all__ = ["SharedFiles"]
 
 _NOTE_BYTES = 21  # of the progress file
 

@@ -38,7 +38,6 @@ _DEEPEST = 64  # directories within directories
 _FILES_FOR_EACH_PROCESS = 8  # open files of all processes together, as a multiple of what one may have
 # What the machine or the user has only so many of, and honest code needs few of.
 _MOST_LOCKS, _MOST_TERMINALS, _MOST_WATCHES_BYTES = 10_000, 64, 64 * 2**20
-_LOCK_LIST_BYTES = 16 * 2**20  # of the system's list that are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +123,7 @@ class Watchdog:
         self._system_bytes = sum(found.system_memory().values())
         return (
             self._too_many_open(found)
-            or self._too_many_shared(family, found)
+            or self._too_many_shared(found)
             or self._too_much_memory(family)
             or self._too_much_disk(family, found)
         )
@@ -163,12 +162,12 @@ class Watchdog:
             f"{each * _FILES_FOR_EACH_PROCESS} are allowed"
         )
 
-    def _too_many_shared(self, family: Sequence[int], found: Descriptors) -> str | None:
+    def _too_many_shared(self, found: Descriptors) -> str | None:
         """Whether it uses up what others of the machine or of the same user need too."""
         if self._bounds.open_files is None:
             return None
         for what, count, most in (
-            ("file locks", _locks(family), _MOST_LOCKS),
+            ("file locks", found.locks(), _MOST_LOCKS),
             ("terminals", found.terminals(), _MOST_TERMINALS),
             ("bytes of epoll watches", found.system_memory()["watches"], _MOST_WATCHES_BYTES),
         ):
@@ -304,17 +303,6 @@ def descendants(root: int) -> list[int]:
                 with suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
                     found.extend(int(child) for child in file.read().split())
     return found
-
-
-def _locks(family: Sequence[int]) -> int:
-    """How many POSIX locks these processes have; the system bounds neither them nor their memory."""
-    try:
-        with open("/proc/locks", "rb") as file:
-            lines = file.read(_LOCK_LIST_BYTES).splitlines()
-    except OSError:
-        return 0
-    ours = {str(pid).encode() for pid in family}
-    return sum(1 for line in lines if (parts := line.split())[1:2] == [b"POSIX"] and parts[4:5] and parts[4] in ours)
 
 
 def _mib(used: int, limit: int) -> tuple[str, str]:

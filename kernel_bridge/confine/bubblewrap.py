@@ -94,7 +94,7 @@ def wrapped_guarantees() -> Mapping[str, str]:
         no_network="an empty network namespace",
         filesystem_allowlist="a mount namespace that holds named paths only",
         private_tmp="tmpfs of its own on /tmp and /dev/shm",
-        scratch_capped="tmpfs with a size; a watchdog on the host over the checkpoint",
+        scratch_capped="tmpfs with a size; a watchdog on the host over the files that it made for the kernel",
         processes_capped="setrlimit(RLIMIT_NPROC), counted for this kernel alone",
         no_host_processes_visible="a PID namespace",
     )
@@ -140,15 +140,16 @@ def plan_wrapped(limits: Confinement, layout: Layout, python: str) -> LaunchPlan
                 "read": ["/"],
                 "write": [
                     _SCRATCH,
-                    _SOCKETS,
-                    _KEEP,
+                    *inside.written(),
                     "/tmp",
                     "/dev",
                     *(str(Path(p).absolute()) for p in limits.writable),
                 ],
+                # In the one directory of the host's it can make sockets, and no files that it could hide.
+                "bind": [_SOCKETS],
                 "needed": False,
             },
-            "seccomp": encoded_filter(unix_connect=True),
+            "seccomp": encoded_filter(unix_connect=True, send_descriptors=landlock_abi() > 0),
             "no_new_privileges": True,
         },
         wrapper_arguments=arguments,
@@ -210,7 +211,11 @@ def _private(limits: Confinement, layout: Layout) -> list[str]:
     for name in ("passwd", "group", "hosts", "nsswitch.conf"):
         found += ["--ro-bind", str(layout.session / name), f"/etc/{name}"]
     found += ["--ro-bind", str(layout.config), _CONFIG]
-    found += ["--bind", str(layout.sockets), _SOCKETS, "--bind", str(layout.keep), _KEEP]
+    found += ["--bind", str(layout.sockets), _SOCKETS, "--perms", "0755", "--dir", _KEEP]
+    inside = layout.within(_CONFIG, _SOCKETS, _KEEP, _SCRATCH)
+    for outside, place in zip(layout.written(), inside.written(), strict=True):
+        if not place.startswith(_SOCKETS):
+            found += ["--bind", outside, place]
     found += ["--ro-bind", str(PACKAGE), _PACKAGE, "--ro-bind-try", str(layout.session / "path"), EXTRA_PATH]
     return found
 

@@ -68,6 +68,9 @@ def landlocked_guarantees(python: str) -> Mapping[str, str]:
     )
     found["filesystem_allowlist"] = "Landlock path rules"
     found["reduced_syscalls"] = "seccomp"
+    found["scratch_capped"] = (
+        "a watchdog on the host over the scratch directory; seccomp: no files are sent; setrlimit(RLIMIT_FSIZE)"
+    )
     if os.geteuid() == 0:
         found["processes_capped"] = "setrlimit(RLIMIT_NPROC) for a user of its own; a watchdog on the host"
     else:
@@ -105,8 +108,9 @@ def plan_landlocked(limits: Confinement, layout: Layout, python: str) -> LaunchP
     read += [f"/proc/self/{name}" for name in _OF_ITSELF]
     read += [str(Path(path).absolute()) for path in limits.read_only]
     extra = layout.session / "path"
-    read.append(str(extra))
-    write = [str(layout.scratch), str(layout.keep), str(layout.sockets), *DEVICES]
+    read += [str(extra), str(layout.sockets), str(layout.keep)]
+    # Where it can neither make nor remove files, what it writes cannot be hidden from the watchdog.
+    write = [str(layout.scratch), *layout.written(), *DEVICES]
     write += [str(Path(path).absolute()) for path in limits.writable]
     return LaunchPlan(
         argv=kernel_command(python, str(PACKAGE)),
@@ -118,7 +122,7 @@ def plan_landlocked(limits: Confinement, layout: Layout, python: str) -> LaunchP
             "user": user,
             "passes": passes,
             "dies_with_parent": True,
-            "landlock": {"read": read, "write": write, "needed": True},
+            "landlock": {"read": read, "write": write, "bind": [str(layout.sockets)], "needed": True},
             "seccomp": encoded_filter(unix_connect=False, same_user=user is None or passes),
             "modes_refused": user is None or passes,
             "no_new_privileges": True,

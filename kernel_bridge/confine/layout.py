@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Layout"]
+from kernel_bridge.inside.slots import slot_paths
+
+__all__ = ["CHECKPOINT", "INTERRUPT", "PROGRESS", "TRANSCRIPT", "Layout"]
+
+CHECKPOINT = "checkpoint"  # what is kept in `keep`, in two files
+TRANSCRIPT, INTERRUPT, PROGRESS = "transcript", "interrupt", "progress"  # files beside the sockets
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +22,11 @@ class Layout:
     sockets: Path  # this kernel's sockets, connection file and transcript
     keep: Path  # the checkpoint, which outlives the kernel
     scratch: Path  # the kernel's working directory
+
+    def written(self) -> list[str]:
+        """The files outside of its working directory that the kernel writes; the host makes them."""
+        kept = slot_paths(str(self.keep / CHECKPOINT))
+        return [str(self.sockets / TRANSCRIPT), str(self.sockets / PROGRESS), *kept]
 
     def within(self, config: str, sockets: str, keep: str, scratch: str) -> Layout:
         """The same files as a kernel sees them that has a file system of its own."""

@@ -32,7 +32,10 @@ def plain_guarantees() -> Mapping[str, str]:
         found["memory_capped"] = "setrlimit(RLIMIT_DATA, RLIMIT_AS), for each process"
     if linux:
         found["memory_capped"] += "; a watchdog on the host for all together"
-        found["scratch_capped"] = "a watchdog on the host over the scratch directory; setrlimit(RLIMIT_FSIZE)"
+        found["scratch_capped"] = (
+            "a watchdog on the host over the scratch directory, not over files that are on their way in sockets; "
+            "setrlimit(RLIMIT_FSIZE)"
+        )
     return found
 
 

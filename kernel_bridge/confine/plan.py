@@ -39,6 +39,8 @@ _PASSED_ON = (
 )
 _OF_THIS_PYTHON = ("PYTHONHOME", "PYTHONPATH")  # another would find modules there that are not for it
 _LISTS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+_MOST_SIGNALS = 4096
+_LOCKED_BYTES = 2**20
 _ADDRESS_SPACE_ROOM = 4 * 2**30  # bytes above memory_bytes: mapped files and reserved ranges are not memory in use
 
 
@@ -111,20 +113,28 @@ def rlimits(limits: Confinement, *, count_processes: bool) -> dict[str, tuple[in
         found["RLIMIT_DATA"] = (limits.memory_bytes, limits.memory_bytes)
         room = limits.memory_bytes + _ADDRESS_SPACE_ROOM
         found["RLIMIT_AS"] = (room, room)
+        found["RLIMIT_MEMLOCK"] = (_LOCKED_BYTES, _LOCKED_BYTES)
     if limits.cpu_seconds is not None:
         found["RLIMIT_CPU"] = (limits.cpu_seconds, limits.cpu_seconds + 1)
     if limits.scratch_bytes is not None:
         found["RLIMIT_FSIZE"] = (limits.scratch_bytes, limits.scratch_bytes)
     if limits.open_files is not None:
         found["RLIMIT_NOFILE"] = (limits.open_files, limits.open_files)
+    if limits.processes is not None:
+        # Timers and queued signals are counted for the user, and real-time priority leaves nothing to others.
+        found.update(RLIMIT_SIGPENDING=(_MOST_SIGNALS, _MOST_SIGNALS), RLIMIT_RTPRIO=(0, 0), RLIMIT_NICE=(0, 0))
     if limits.processes is not None and count_processes:
         found["RLIMIT_NPROC"] = (limits.processes, limits.processes)
     return {name: value for name, value in found.items() if hasattr(resource, name)}
 
 
-def encoded_filter(*, unix_connect: bool, same_user: bool = False) -> str | None:
+def encoded_filter(
+    *, unix_connect: bool, same_user: bool = False, send_descriptors: bool | None = None
+) -> str | None:
     """The system call filter for this machine as text, or None when there is none for it; see `filter_for`."""
-    made = filter_for(platform.machine(), unix_connect=unix_connect, same_user=same_user)
+    made = filter_for(
+        platform.machine(), unix_connect=unix_connect, same_user=same_user, send_descriptors=send_descriptors
+    )
     return None if made is None else base64.b64encode(made).decode("ascii")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from kernel_bridge.confine.asking import Answer, ask
 from kernel_bridge.confine.bubblewrap import find_bubblewrap, plan_wrapped, wrapped_guarantees
 from kernel_bridge.confine.landlocked import landlocked_guarantees, plan_landlocked, why_no_landlock
-from kernel_bridge.confine.layout import Layout
+from kernel_bridge.confine.layout import TRANSCRIPT, Layout
 from kernel_bridge.confine.outcome import (
     Outcome,
     PassingTrouble,
@@ -36,7 +36,7 @@ from kernel_bridge.confine.plan import ARGUMENTS, PACKAGE, LaunchPlan
 from kernel_bridge.confine.seatbelt import plan_seatbelt, seatbelt_guarantees, why_no_seatbelt
 from kernel_bridge.confine.vocabulary import GUARANTEES, Confinement, ConfinementReport, Probe
 from kernel_bridge.errors import ConfinementUnavailable, StartupFailed
-from kernel_bridge.private_files import make_file
+from kernel_bridge.private_files import make_file, open_new
 
 __all__ = ["foresee", "limits_asked", "plan_launch", "probe", "probed", "resolve", "write_guard"]
 
@@ -233,7 +233,7 @@ def _run_trial(make: _Make, place: _Place) -> Outcome:
         directory.remove()
 
 
-_ANSWER = "answer"  # the file in which a trial says how it went: on its stdout anything may speak
+_ANSWER = TRANSCRIPT  # the file in which a trial says how it went: on its stdout anything may speak
 
 
 def _read_trial(file: Path, ended: Answer) -> Outcome:
@@ -269,12 +269,17 @@ def write_guard(file: Path, plan: LaunchPlan, guardian: Mapping[str, Any] | None
 
 
 def prepare_files(plan: LaunchPlan, layout: Layout) -> None:
-    """Make the small files that a plan asks for, and give the writable directories to their owner."""
+    """Make the small files that a plan asks for and those that a kernel writes, and give the latter to their owner."""
+    for path in layout.written():
+        with contextlib.suppress(FileExistsError):
+            os.close(open_new(Path(path)))
     for name, text in (plan.files or {}).items():
         make_file(layout.session / name, text.encode(), 0o644)
     if plan.owner is not None:
         for path in (layout.sockets, layout.keep, layout.scratch):
             os.chown(path, plan.owner, plan.owner)
+        for path in layout.written():
+            os.chown(path, plan.owner, plan.owner, follow_symlinks=False)
 
 
 def plan_launch(limits: Confinement, tier: str, layout: Layout, python: str) -> LaunchPlan:

@@ -290,20 +290,24 @@ class _Program:
         return b"".join(struct.pack("<HBBI", *instruction) for instruction in self._made)
 
 
-def filter_for(machine: str, *, unix_connect: bool, same_user: bool = False) -> bytes | None:
+def filter_for(
+    machine: str, *, unix_connect: bool, same_user: bool = False, send_descriptors: bool | None = None
+) -> bytes | None:
     """The filter as the bytes of `struct sock_filter[]`, or None for a machine that the table does not know.
 
     Args:
         machine: `platform.machine()`.
-        unix_connect: allow connections to unix sockets, datagrams on them, and descriptors to be sent. Only where no
-            socket and no directory of the host is in reach: Landlock does not keep a process from the sockets of others
-            that have a path.
+        unix_connect: allow connections to unix sockets, and datagrams on them. Only where no socket of the host is in
+            reach: Landlock does not keep a process from the sockets of others that have a path.
+        send_descriptors: allow descriptors to be sent. Only where there is no directory on a disk of the host's in
+            which the kernel can make files. None: as `unix_connect`.
         same_user: the kernel sees the host's processes and files and runs as the host's own user, so that every call
             must be refused by which it could change them.
     """
     known = ARCHITECTURES.get(machine)
     if known is None:
         return None
+    sends = unix_connect if send_descriptors is None else send_descriptors
     program = _Program()
     program.load(_ARCH)
     program.jump(_JEQ, known.audit, 1, 0)
@@ -312,7 +316,7 @@ def filter_for(machine: str, *, unix_connect: bool, same_user: bool = False) -> 
     if known.x32_bit is not None:
         program.refuse_if(_JGE, known.x32_bit, errno.ENOSYS)
     program.refuse_if(_JGE, NEWEST + 1, errno.ENOSYS)
-    for call in (*REFUSED, *(() if unix_connect else REFUSED_UNFENCED), *(REFUSED_SAME_USER if same_user else ())):
+    for call in (*REFUSED, *(() if sends else REFUSED_UNFENCED), *(REFUSED_SAME_USER if same_user else ())):
         number = call.x86_64 if machine == "x86_64" else call.aarch64
         if number is not None:
             program.refuse_if(_JEQ, number, call.error)

@@ -52,7 +52,7 @@ class Confinement:
     memory_bytes: int | None = 2 * 2**30  # of each process, and of all together; None: unbounded
     cpu_seconds: int | None = None  # CPU time of each process, for the whole session; None: unbounded
     processes: int | None = 128  # processes and threads together; None: unbounded
-    scratch_bytes: int | None = 2**30  # all that the kernel writes; None: unbounded
+    scratch_bytes: int | None = 2**30  # all that the kernel writes, but for `writable`; None: unbounded
     open_files: int | None = 1024
     read_only: tuple[str | Path, ...] = ()  # extra paths that may be read, under the same path inside
     writable: tuple[str | Path, ...] = ()  # extra paths that may be read and written, as the modes of its files allow

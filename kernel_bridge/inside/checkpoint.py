@@ -5,22 +5,18 @@ names are tried one by one, and only the ones at fault are left out, with the re
 apart, and imported first, so that what the agent wrote finds them when it is called while it is restored. Knows not how
 a name is pickled.
 
-While a checkpoint is made its predecessor stands aside under another name, so that a successor which finds only that
-one knows that its values are older than they should be.
+While a checkpoint is made its predecessor stays, marked as set aside, so that a successor which finds only that one
+knows that its values are older than they should be.
 """
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import functools
-import hashlib
 import importlib
 import json
 import linecache
-import os
 import pickle
-import stat
 import sys
 import time
 import types
@@ -29,6 +25,7 @@ from typing import Any, cast
 
 from kernel_bridge.inside.namespace import Pickling, TooLarge
 from kernel_bridge.inside.salvage import salvage
+from kernel_bridge.inside.slots import Slot, digest_of, mark_slot, newest, read_slot, write_slot
 from kernel_bridge.inside.time_limit import OutOfTime, call_within
 from kernel_bridge.inside.tracebacks import in_brief
 
@@ -43,7 +40,7 @@ class Checkpoint:
     """Writes and restores the checkpoint file of one session.
 
     Args:
-        path: the file; a successor reads the same one.
+        path: where it is kept, see `slots.py`; a successor reads from there.
         namespace: the agent's globals.
         limit_bytes: of one checkpoint.
         limit_seconds: of making one.
@@ -62,13 +59,11 @@ class Checkpoint:
         last_words: int,
     ) -> None:
         self._path = path
-        self._older = path + ".old"
         self._last_words = last_words
         self._sources: dict[str, str] = {}  # of the cells that define what was pickled last
         self._namespace = namespace
         self._limit_bytes = limit_bytes
         self._limit_seconds = limit_seconds
-        self._digest = b""
         self._pickling = Pickling(namespace, stub_of)
 
     def write(self, names: Mapping[str, Any]) -> tuple[list[str], dict[str, str]] | None:
@@ -84,7 +79,7 @@ class Checkpoint:
             faulthandler.cancel_dump_traceback_later()
 
     def _write(self, names: Mapping[str, Any]) -> tuple[list[str], dict[str, str]] | None:
-        self._set_aside()
+        before = self._set_aside()
         started = time.monotonic()
         lost: dict[str, str] = {}
         modules = {name: str(value.__name__) for name, value in names.items() if type(value) is types.ModuleType}
@@ -97,39 +92,36 @@ class Checkpoint:
         if not data:
             kept, lost = self._sieve(names, started)
             data = self._dump_kept(kept, lost)
-        head = self._head(kept, lost, modules)
-        digest = hashlib.blake2b(data + head).digest()
-        if digest == self._digest and os.path.exists(self._older):
-            os.replace(self._older, self._path)
+        whole = self._head(kept, lost, modules) + b"\n" + data
+        if before.digest == digest_of(whole):
+            mark_slot(before, aside=False)
             return None
-        self._store(self._path, head, data)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._older)
-        self._digest = digest
+        write_slot(self._path, whole)
         return sorted([*kept, *modules]), lost
 
     def _head(self, kept: Mapping[str, Any], lost: Mapping[str, str], modules: Mapping[str, str]) -> bytes:
         head = {"python": _PYTHON, "names": sorted(kept), "lost": lost, "modules": modules, "sources": self._sources}
         return json.dumps(head).encode()
 
-    def _set_aside(self) -> None:
-        try:
-            os.replace(self._path, self._older)
-        except FileNotFoundError:
-            if not os.path.exists(self._older):  # there was nothing before the first cell
-                self._store(self._older, self._head({}, {}, {}), pickle.dumps({}))
+    def _set_aside(self) -> Slot:
+        """Say that a newer one is begun; before the first cell there was nothing."""
+        before = newest(self._path)
+        if before is None:
+            return write_slot(self._path, self._head({}, {}, {}) + b"\n" + pickle.dumps({}), aside=True)
+        return mark_slot(before, aside=True)
 
     def restore(self) -> tuple[list[str], dict[str, str]]:
         """Load the last checkpoint into the namespace. Returns the names restored and those lost, with reasons."""
-        older = not os.path.exists(self._path)
         try:
-            head, data = _read(self._older if older else self._path)
-        except FileNotFoundError:
-            return [], {}
+            slot = newest(self._path)
+            if slot is None:
+                return [], {}
+            line, data = read_slot(slot)
+            head = _parse(line)
         except (OSError, ValueError, RecursionError) as error:
             return [], {"(all names)": f"the checkpoint cannot be read: {in_brief(error, _REASON_SECONDS)}"}
         lost: dict[str, str] = dict(head["lost"])
-        if older:
+        if slot.aside:
             lost["(what changed since an earlier cell)"] = "the checkpoint after the last cell was never finished"
         if head["python"] != _PYTHON:
             return [], {**lost, **dict.fromkeys(head["names"], f"it was kept by {head['python']}, this is {_PYTHON}")}
@@ -200,35 +192,16 @@ class Checkpoint:
         data, self._sources = self._pickling.dump(names, self._limit_bytes)
         return data
 
-    def _store(self, path: str, head: bytes, data: bytes) -> None:
-        temporary = self._path + ".new"
-        # The successor may be another user. Its host, or the agent's code, may have set any mask.
-        mask = os.umask(0o022)
-        try:
-            file = open(temporary, "wb")  # noqa: SIM115 - closed below; the mask is not for what others write meanwhile
-        finally:
-            os.umask(mask)
-        with file:
-            file.write(head + b"\n" + data)
-        os.replace(temporary, path)
 
-
-def _read(path: str) -> tuple[dict[str, Any], bytes]:
-    """A checkpoint's head and its pickle. In its place may be whatever the agent's code put there.
-
-    Raises: OSError, ValueError, RecursionError.
-    """
-    plain = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with open(os.open(path, os.O_RDONLY | plain), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no file")
-        head = json.loads(file.readline())
-        if not isinstance(head, dict) or _HEAD.keys() - cast("dict[str, Any]", head).keys():
-            raise ValueError("its head is none")
-        for key, kind in _HEAD.items():
-            if not isinstance(head[key], kind):
-                raise ValueError(f"{key} in its head is none")
-        return cast("dict[str, Any]", head), file.read()
+def _parse(line: bytes) -> dict[str, Any]:
+    """A checkpoint's head. It may be whatever the agent's code put there. Raises: ValueError, RecursionError."""
+    head = json.loads(line)
+    if not isinstance(head, dict) or _HEAD.keys() - cast("dict[str, Any]", head).keys():
+        raise ValueError("its head is none")
+    for key, kind in _HEAD.items():
+        if not isinstance(head[key], kind):
+            raise ValueError(f"{key} in its head is none")
+    return cast("dict[str, Any]", head)
 
 
 _HEAD = {"python": str, "names": list, "lost": dict, "sources": dict, "modules": dict}

@@ -53,13 +53,13 @@ def _seal(spec: dict[str, Any] | None) -> None:
 
 
 def _try(spec: dict[str, Any] | None, answer: str) -> None:
-    """Seal, and write into a new file how that went: null, or the error's text and number."""
+    """Seal, and write into a file how that went: null, or the error's text and number."""
     refused = None
     try:
         _seal(spec)
     except OSError as error:
         refused = [str(error), error.errno]
-    with open(answer, "x", encoding="utf-8") as file:
+    with open(answer, "w", encoding="utf-8") as file:
         json.dump(refused, file)
 
 

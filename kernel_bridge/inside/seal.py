@@ -27,7 +27,7 @@ _RULE_PATH_BENEATH = 1
 
 # Landlock access rights to files, by the ABI that brought them.
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
-_MAKE_CHAR, _MAKE_BLOCK = 1 << 6, 1 << 11
+_MAKE_CHAR, _MAKE_SOCK, _MAKE_BLOCK = 1 << 6, 1 << 9, 1 << 11
 _ALL_FILES = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 _READING = _EXECUTE | _READ_FILE | _READ_DIR
 _FILE_ONLY = _EXECUTE | _WRITE_FILE | _READ_FILE | 1 << 14 | 1 << 15  # truncate, ioctl_dev
@@ -40,7 +40,8 @@ def seal(spec: Mapping[str, Any]) -> None:
 
     Args:
         spec: `rlimits` {name: [soft, hard]}; `user`, uid and gid to become, or None; `landlock`, {"read": paths,
-            "write": paths, "needed": refuse to start without} or None; `seccomp`, the filter in base64, or None;
+            "write": paths, "bind": directories in which sockets and nothing else may be made, "needed": refuse to
+            start without} or None; `seccomp`, the filter in base64, or None;
             `no_new_privileges`. Optional: `passes`, that the user keeps the power to pass through directories and to
             read files that are another's, within what Landlock allows; `dies_with_parent`; `modes_refused`, that the
             filter refuses chmod; `more_processes`, how many beside those that the user has now.
@@ -63,7 +64,7 @@ def seal(spec: Mapping[str, Any]) -> None:
         _prctl(_PR_SET_NO_NEW_PRIVS, 1, what="no new privileges")
     rules = spec["landlock"]
     if rules is not None and (rules["needed"] or landlock_abi() > 0):
-        _landlock(rules["read"], rules["write"])
+        _landlock(rules["read"], rules["write"], rules["bind"])
     if spec["seccomp"] is not None:
         _filter(base64.b64decode(spec["seccomp"]))
     if spec.get("modes_refused"):
@@ -182,7 +183,7 @@ def landlock_abi() -> int:
     return max(0, _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
 
 
-def _landlock(read: Sequence[str], write: Sequence[str]) -> None:
+def _landlock(read: Sequence[str], write: Sequence[str], bind: Sequence[str]) -> None:
     abi = landlock_abi()
     if abi < 1:
         raise OSError("Landlock is not available")
@@ -196,6 +197,8 @@ def _landlock(read: Sequence[str], write: Sequence[str]) -> None:
             _allow(ruleset, path, _READING & handled)
         for path in write:
             _allow(ruleset, path, handled & ~_MAKE_CHAR & ~_MAKE_BLOCK)
+        for path in bind:
+            _allow(ruleset, path, (_READING | _MAKE_SOCK) & handled)
         _check(_libc.syscall(_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)), "Landlock restriction")
     finally:
         os.close(ruleset)

@@ -230,16 +230,17 @@ def test_a_checkpoint_whose_restoring_kills_the_kernel_costs_only_the_names(
 @pytest.mark.parametrize(
     "trick",
     [
-        "os.symlink('{secret}', place + '/checkpoint')",
-        "os.link('{secret}', place + '/checkpoint')",
-        "os.mkfifo(place + '/checkpoint')",
-        "os.mkdir(place + '/checkpoint')",
+        "os.symlink('{secret}', place + '/checkpoint.0')",
+        "os.link('{secret}', place + '/checkpoint.0')",
+        "os.mkfifo(place + '/checkpoint.0')",
+        "os.mkdir(place + '/checkpoint.0')",
     ],
 )
-def test_nothing_but_a_plain_file_is_taken_from_the_kernels_directory(trick: str, tmp_path: Path) -> None:
+def test_nothing_but_a_plain_file_is_taken_from_the_kernel(trick: str, tmp_path: Path) -> None:
     secret, file, place = tmp_path / "secret", tmp_path / "kept", tmp_path / "keep"
     secret.write_text("the host's own")
     place.mkdir()
+    (place / "checkpoint.1").touch()
     exec(trick.format(secret=secret), {"os": os, "place": str(place)})
     keeper = CheckpointKeeper(file, place / "checkpoint", 2**20)
     keeper.expect(1, "1", lambda cell: True)

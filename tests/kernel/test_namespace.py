@@ -35,11 +35,16 @@ def test_a_name_that_takes_too_long_to_pickle_costs_only_itself() -> None:
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="a directory in the way, as POSIX has it")
 @pytest.mark.parametrize("before", ["pass", "x = 1"])
 def test_a_checkpoint_that_was_never_finished_is_told_and_the_one_before_it_restored(before: str) -> None:
-    # A directory of that name keeps the new file from being written, as a full disk would.
+    # A directory in the place of the file that is written next, where writing fails as on a full disk.
     in_the_way = """
-import os, glob
-for folder in glob.glob("../keep") + glob.glob("../*/keep"):
-    os.makedirs(os.path.join(folder, "checkpoint.new", "in the way"))
+import os
+from kernel_bridge.inside.slots import newest, slot_paths
+path = get_ipython().kernel.checkpoint._path
+for slot in slot_paths(path):
+    if slot != newest(path).path:
+        os.unlink(slot)
+        os.makedirs(os.path.join(slot, "in the way"))
+del path, slot
 x = 2
 """
     with KernelInterpreter(confinement="off") as kernel:

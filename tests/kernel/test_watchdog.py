@@ -317,7 +317,7 @@ def test_a_kernel_whose_processes_take_too_much_memory_is_told_so() -> None:
 
 
 def test_a_kernel_whose_files_take_too_much_is_told_so() -> None:
-    # Where a file system of its own does not bound it: the directory that the checkpoint is kept in.
+    # Where a file system of its own does not bound it: the files that the host made for it.
     with (
         tempfile.TemporaryDirectory() as root,
         KernelInterpreter(confinement=Confinement(scratch_bytes=8 * MIB), runtime_dir=root) as interpreter,
@@ -325,7 +325,8 @@ def test_a_kernel_whose_files_take_too_much_is_told_so() -> None:
         interpreter.execute("kept = 1")
         fill = "import ipykernel.kernelapp, os, time\napp = ipykernel.kernelapp.IPKernelApp.instance()\n"
         fill += "place = os.path.dirname(app.connection_file)\n"
-        fill += "for n in range(3): open(f'{place}/more{n}', 'wb').write(os.urandom(4 * 2**20))\ntime.sleep(60)"
+        fill += "for n in ('transcript', 'progress'): open(f'{place}/{n}', 'r+b').write(os.urandom(6 * 2**20))\n"
+        fill += "time.sleep(60)"
         with pytest.raises(CodeExecutionError, match=r"its files take [\d.]+ MiB; 8[.0]* MiB are allowed"):
             interpreter.execute(fill)
         assert interpreter.execute("kept") == "1"

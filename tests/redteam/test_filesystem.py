@@ -260,6 +260,7 @@ TRAPS = {
     "directory": "os.mkdir(path)",
     "sparse file": "open(path, 'wb').truncate(2**29)",
     "foreign pickle": 'open(path, \'wb\').write(b\'{"python": "cpython-3.11", "names": ["a"], "lost": {}}\\n\' + evil)',
+    "well-formed pickle": "from kernel_bridge.inside.slots import write_slot; write_slot(path[:-2], head + evil)",
     "bare pickle": "open(path, 'wb').write(evil)",
     "unreadable file": "write(path); os.chmod(path, 0)",
     "deep JSON": "open(path, 'wb').write(b'[' * 100000)",
@@ -272,6 +273,8 @@ class Evil:
     def __reduce__(self):
         return exec, (f'open({mark!r}, "w").write("unpickled")',)
 evil = pickle.dumps(Evil())
+head = f'{{"python": "{{sys.implementation.name}}-{{sys.version_info[0]}}.{{sys.version_info[1]}}"'.encode()
+head += b', "names": ["a"], "lost": {}, "modules": {}, "sources": {}}\\n'
 """
 
 
@@ -288,8 +291,10 @@ def test_traps_in_the_place_of_files_that_the_host_or_the_next_kernel_reads(boun
                 tier,
                 f"{EVIL}\nprint('before the end', flush=True)\n"
                 f"def make(path):\n    {trap}\n"
-                "for path in (os.path.join(own('sockets'), 'transcript'), os.path.join(own('keep'), 'checkpoint')):\n"
-                "    with __import__('contextlib').suppress(PermissionError): replace(path, make)",
+                "places = [os.path.join(own('keep'), f'checkpoint.{number}') for number in (0, 1)]\n"
+                "for path in (os.path.join(own('sockets'), 'transcript'), *places):\n"
+                "    with __import__('contextlib').suppress(OSError): make(path)\n"
+                "    with __import__('contextlib').suppress(OSError): replace(path, make)",
                 victim=victim,
                 secret=tier.facts["files"]["ssh_key"],
                 mark=mark,
@@ -321,7 +326,7 @@ def test_sockets_replaced_by_links_to_a_listener_of_the_host(tier: Tier) -> None
     with tier.session("limits=Limits(cell_seconds=3)") as own:
         for name in SOCKETS:
             tier.run(f"{FIND}\npath = os.path.join(own('sockets'), '{name}')\n"
-                     "replace(path, lambda path: os.symlink(listener, path))",
+                     "attempt(replace, path, lambda path: os.symlink(listener, path))",
                      session=own, listener=tier.facts["listeners"]["unix"])  # fmt: skip
         assert tier.works(own)  # the connections are there already
         said = die(tier, "")
@@ -332,8 +337,11 @@ def test_sockets_replaced_by_links_to_a_listener_of_the_host(tier: Tier) -> None
 
 def test_sockets_removed_and_the_directory_filled(tier: Tier) -> None:
     with tier.session() as own:
-        tier.run(f"{FIND}\nos.chdir(own('sockets'))\nfor name in os.listdir(): os.unlink(name)\n"
-                 "for name in range(300): write(f'{name:0200}')", session=own)  # fmt: skip
+        tier.run(f"{FIND}\nhome = os.getcwd(); os.chdir(own('sockets'))\n"
+                 "for name in os.listdir(): attempt(os.unlink, name)\n"
+                 "for name in range(300): attempt(write, f'{name:0200}')\n"
+                 "for name in range(300): socket.socket(socket.AF_UNIX).bind(f'{name:080}')\n"
+                 "os.chdir(home)", session=own)  # fmt: skip
         assert tier.works(own)
         die(tier, "")
         assert tier.works(own)
@@ -351,10 +359,11 @@ def test_directories_that_the_host_may_not_open(bounded: Victim) -> None:
                 tier,
                 "import contextlib\n"
                 f"folder = {folder}\n"
-                "os.makedirs(f'{folder}/in/side'); os.symlink(victim, f'{folder}/a-link'); os.symlink(victim, "
+                "with contextlib.suppress(OSError):\n"
+                "    os.makedirs(f'{folder}/in/side'); os.symlink(victim, f'{folder}/a-link'); os.symlink(victim, "
                 "f'{folder}/in/a-link')\n"
                 "for path in (f'{folder}/in/side', f'{folder}/in', folder):\n"
-                f"    with contextlib.suppress(PermissionError): os.chmod(path, {mode})",
+                f"    with contextlib.suppress(OSError): os.chmod(path, {mode})",
                 victim=victim,
             )
             assert tier.works(own)
@@ -369,7 +378,9 @@ def test_names_that_are_hard_to_remove(bounded: Victim) -> None:
     with tier.session() as own:
         said = tier.run_or_die(
             f"{FIND}\n"
-            "for folder in (own('sockets'), own('keep'), os.getcwd()):\n"
+            "found = [attempt(os.mkdir, f'{own(name)}/x') for name in ('sockets', 'keep')]\n"
+            "assert set(found) <= {'EACCES', 'EROFS'}, found\n"
+            "for folder in (os.getcwd(),):\n"
             "    here = os.getcwd(); os.chdir(folder)\n"
             "    for name in (b'\\xff\\xfe', b'a\\nb', b'-rf', b' ', b'\\x1b]0;title\\x07', b'x' * 255, b'~', b'*'):\n"
             "        open(name, 'wb').close()\n"
@@ -377,10 +388,11 @@ def test_names_that_are_hard_to_remove(bounded: Victim) -> None:
             "    for depth in range(1500):\n"
             "        os.mkdir('d' * 100); os.chdir('d' * 100)\n"
             "    os.chdir(here)\n"
-            "time.sleep(100)",  # else the watchdog comes between this cell and the next, or to the next
+            # Where these are on a disk of the host's, the watchdog comes.
+            f"time.sleep({100 if tier.letter == 'L' else 0})",
             session=own,
         )
-        assert "deep" in said
+        assert "deep" in said or tier.letter == "N"
         assert tier.works(own)
         path = tier.host("result = directory(sessions['own'])")
     assert tier.host("result = os.path.exists(path)", path=path) is False

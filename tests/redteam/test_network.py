@@ -176,7 +176,10 @@ def test_handing_a_descriptor_to_the_host(tier: Tier) -> None:
 
 def test_sockets_of_another_session(tier: Tier) -> None:
     with tier.session(name="other") as other:
-        sockets = tier.host("d = directory(sessions['other']) + '/k1'; result = [f'{d}/{n}' for n in os.listdir(d)]")
+        sockets = tier.host(
+            "folders = [directory(sessions['other']) + name for name in ('/k1', '/h1')]\n"
+            "result = [f'{folder}/{name}' for folder in folders for name in os.listdir(folder)]"
+        )
         assert any(path.endswith("/c") for path in sockets)
         found = tier.look(f"{REACH}\nfor path in sockets: found.update(reach(path))", sockets=sockets)
         assert [way for way, said in found.items() if said.startswith("done")] == []

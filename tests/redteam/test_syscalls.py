@@ -330,6 +330,32 @@ def test_memory_that_no_limit_counts(tier: Tier) -> None:
     assert done(found) == {}
 
 
+def test_what_is_counted_for_the_machine_or_the_user_or_not_at_all(tier: Tier) -> None:
+    found = tier.look("""
+import fcntl
+path = os.path.join(os.getcwd(), "counted")
+file, folder = os.open(path, os.O_RDWR | os.O_CREAT), os.open("/usr/lib", os.O_RDONLY)
+reading, writing = os.pipe()
+one, other = socket.socketpair()
+room = struct.pack("=hhiqqiI4i", 0, 0, 0, 0, 2**30, 0, 0, 0, 0, 0, 0)
+found["lease"] = attempt(fcntl.fcntl, file, 1024, fcntl.F_WRLCK)
+found["watch"] = attempt(fcntl.fcntl, folder, 1026, 0x8000001F)
+found["pipe"] = attempt(fcntl.fcntl, writing, 1031, 2**20)
+found["lock"] = attempt(fcntl.fcntl, file, 37, struct.pack("=hhiqqii", fcntl.F_WRLCK, 0, 0, 0, 10, 0, 0))
+found["huge"] = attempt(mmap.mmap, -1, 2**21, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)
+found["buffer"] = attempt(one.setsockopt, socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+found["filter"] = attempt(one.setsockopt, socket.SOL_SOCKET, 26, struct.pack("@HP", 0, 0))
+found["room"] = attempt(fcntl.ioctl, file, 0x40305828, room)
+found["attribute"] = attempt(os.setxattr, path, "user.x", b"x" * 1000)
+for fd in (file, folder, reading, writing): os.close(fd)
+one.close(), other.close()
+import resource
+limits = {name: resource.getrlimit(getattr(resource, "RLIMIT_" + name)) for name in ("RTPRIO", "NICE")}
+found["limits"] = "EPERM" if set(limits.values()) == {(0, 0)} else f"done: {limits}"
+""")
+    assert done(found) == {}
+
+
 def test_becoming_another_user(tier: Tier) -> None:
     found = tier.look(
         "mine = os.getuid()\n"
