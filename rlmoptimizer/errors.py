@@ -32,7 +32,6 @@ __all__ = [
     "StoreInUse",
     "SubmissionError",
     "UnknownRunError",
-    "notes_of",
 ]
 
 _E = TypeVar("_E", bound="OptimizerError")
