@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kernel_bridge.loop_thread import LoopThread
 from kernel_bridge.wire import Codec, Unsendable
 
 __all__ = ["RESERVED_NAMES", "BoundedTool", "ToolDispatcher", "check_names", "describe_tool"]
@@ -62,6 +63,7 @@ class ToolDispatcher:
         self._tools: Mapping[str, Tool] = {}
         self._submit: Callable[[dict[str, Any]], object] | None = None
         self._context = contextvars.copy_context()
+        self._loop = LoopThread("async tools of a kernel")
 
     def bind(self, tools: Mapping[str, Tool], submit: Callable[[dict[str, Any]], object] | None) -> None:
         """Set the tools and the judge of submissions, in the context of the calling thread."""
@@ -91,7 +93,7 @@ class ToolDispatcher:
             self._context.copy().run(self._submit, fields)
 
     def run(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """Run the bound tool itself; async tools are awaited.
+        """Run the bound tool itself; async tools are awaited, all on one event loop that lasts until `close`.
 
         Arguments are bound to the tool's signature first and passed by keyword wherever they can be, because some
         tools (DSPy's wrappers) show a signature but take keywords only.
@@ -101,11 +103,16 @@ class ToolDispatcher:
             raise NameError(f"there is no tool named {name!r}; the tools are: {', '.join(self._tools) or 'none'}")
         args, kwargs = _by_keyword(tool, name, args, kwargs)
         result = tool(*args, **kwargs)
-        return asyncio.run(_wait_for(result)) if inspect.isawaitable(result) else result
+        if not inspect.isawaitable(result):
+            return result
+        try:
+            return self._loop.run(result)
+        except asyncio.CancelledError:  # of the tool alone, not of the caller of the cell
+            raise RuntimeError(f"{name}() was cancelled") from None
 
-
-async def _wait_for(awaitable: Any) -> Any:
-    return await awaitable
+    def close(self) -> None:
+        """Cancel the async tools that still run, and end their event loop. Idempotent; tools can run no more."""
+        self._loop.close()
 
 
 def _by_keyword(tool: Tool, name: str, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
+from kernel_bridge.blocked_loop import watch_running_loop
 from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, RemoteFailure, Restored
 from kernel_bridge.checkpoint_file import CheckpointKeeper, fetch_checkpoint
 from kernel_bridge.checks import check_session_options
@@ -206,6 +207,7 @@ class KernelSession:
                     stack.callback(self._kernel.close)
                 if self._keeper is not None:
                     stack.callback(self._keeper.close)
+                stack.callback(self._dispatcher.close)  # first: the kernel's threads may wait for async tools
             # Last: a Ctrl-C in the middle leaves them to the next close, or to the end of the process.
             self._kernel = self._directory = self._keeper = None
 
@@ -270,7 +272,8 @@ class KernelSession:
             self._runner = threading.get_ident()
             self._interrupted = False
             self.start()
-            outcome = self._run(cell)
+            with watch_running_loop():
+                outcome = self._run(cell)
             if outcome.death is None:
                 self._deaths = 0
                 if cell.setup and outcome.failure is None:

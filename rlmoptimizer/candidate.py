@@ -26,12 +26,13 @@ from typing import Any, Final, cast
 import cloudpickle
 import dspy
 
+from kernel_bridge.loop_thread import LoopThread
+
 from .copies import own_copy
 from .dataset import Row
 from .errors import InvalidScore, add_note
 from .fan_out import GivenUp
 from .lm_failures import LM_FAILURES, failure_kind
-from .loop_thread import LoopThread
 from .metric import Scorer, Verdict, bind_metric, read_verdict
 from .plain import to_plain
 from .program import all_modules, step_of

@@ -17,13 +17,14 @@ from typing import Any
 
 import dspy
 
+from kernel_bridge.loop_thread import LoopThread
+
 from .cache_space import in_cache_space
 from .candidate import PASSED_AT, Candidate, ExampleResult, Outcome, StepTrace
 from .daemon_pool import DaemonPool
 from .dataset import Row
 from .errors import InvalidSetupType, MetricFailed
 from .fan_out import ExecutorFanOut, FanOut, Halt, ThreadFanOut
-from .loop_thread import LoopThread
 from .metric import bind_metric
 from .program import clone, separate_stages
 from .waits import Pending, Waits

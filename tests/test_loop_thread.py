@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rlmoptimizer import loop_thread
-from rlmoptimizer.loop_thread import LoopThread
+from kernel_bridge import loop_thread
+from kernel_bridge.loop_thread import LoopThread
 
 TIMEOUT = 30
 

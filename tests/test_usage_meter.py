@@ -431,7 +431,7 @@ def test_async_programs_and_metrics_that_ask_an_lm_are_metered_in_the_evaluator(
 def test_a_candidate_for_another_process_takes_no_meter_along(metered: Metered) -> None:
     import pickle
 
-    from rlmoptimizer.loop_thread import LoopThread
+    from kernel_bridge.loop_thread import LoopThread
     from rlmoptimizer.metric import bind_metric
 
     lm = dspy.LM("openai/gpt-4o-mini")

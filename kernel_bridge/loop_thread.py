@@ -1,7 +1,6 @@
-"""One event loop on a thread of its own, for async programs and metrics. Knows nothing of either.
+"""One event loop on a thread of its own, for async tools, programs and metrics. Knows nothing of them.
 
-One loop for all of them, because clients, locks and semaphores of an async program belong to the loop that used them
-first.
+One loop for all of an owner's, because clients, locks and semaphores belong to the loop that used them first.
 """
 
 from __future__ import annotations
@@ -31,10 +30,16 @@ def _fail(outcome: Future[Any], error: BaseException) -> None:
         outcome.set_exception(error)
 
 
+def _drop(awaitable: Any) -> None:
+    if asyncio.iscoroutine(awaitable):
+        awaitable.close()  # nobody will await it, which Python would warn of
+
+
 class LoopThread:
     """Runs awaitables for other threads. The loop is started when first needed and stopped by `close()`."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "async calls") -> None:
+        self._name = name
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -46,8 +51,14 @@ class LoopThread:
         """Wait for `awaitable` and give its result; it sees the context variables of the calling thread.
 
         Raises whatever it raises, SystemExit and CancelledError included, without harm to the loop, and RuntimeError
-        when the loop was closed meanwhile.
+        when the loop was closed meanwhile, or is the one that would have to wait.
         """
+        if threading.current_thread() is self._thread:
+            _drop(awaitable)
+            raise RuntimeError(
+                "async code that runs on this event loop cannot wait for more of it from a plain function, which would "
+                "keep the loop from ever running that; await it, or call the plain function with asyncio.to_thread"
+            )
         outcome: Future[_T] = Future()
 
         async def settle() -> None:
@@ -67,8 +78,7 @@ class LoopThread:
         try:
             self._running_loop(outcome).call_soon_threadsafe(start, context=contextvars.copy_context())
         except RuntimeError:
-            if asyncio.iscoroutine(awaitable):
-                awaitable.close()
+            _drop(awaitable)
             raise
         try:
             # As long as the program takes. Whatever becomes of the loop, `close` ends this.
@@ -85,9 +95,10 @@ class LoopThread:
             self._loop = self._thread = None
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
-            thread.join(3 * _CLOSE_SECONDS)
-            if thread.is_alive():
-                logger.warning("An async program or metric blocks its event loop; its thread is abandoned")
+            if thread is not threading.current_thread():  # where its owner may be collected as garbage
+                thread.join(3 * _CLOSE_SECONDS)
+                if thread.is_alive():
+                    logger.warning("The event loop of %s is blocked; its thread is abandoned", self._name)
         with self._lock:
             left = tuple(self._awaited)
         for outcome in left:  # what refused to be cancelled, what the loop never came to, and what blocks it
@@ -100,9 +111,7 @@ class LoopThread:
             self._awaited.add(awaited)
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._serve, args=(self._loop,), name="rlmoptimizer-async", daemon=True
-                )
+                self._thread = threading.Thread(target=self._serve, args=(self._loop,), name=self._name, daemon=True)
                 self._thread.start()
             return self._loop
 
@@ -116,7 +125,7 @@ class LoopThread:
             loop.close()
 
     async def _wind_up(self, loop: asyncio.AbstractEventLoop) -> None:
-        left = list(self._tasks)
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # those that calls have left behind, too
         for task in left:
             task.cancel()
         if left:
@@ -127,4 +136,4 @@ class LoopThread:
 
     # A copy in another process starts a loop of its own.
     def __reduce__(self) -> tuple[Any, ...]:
-        return LoopThread, ()
+        return LoopThread, (self._name,)
