@@ -178,7 +178,7 @@ class LiveKernel:
         except PeerError as error:
             raise ProtocolViolation(f"the kernel broke the protocol: {error}") from error
 
-    def request(self, code: str, number: int, names: list[CellVariable], *, again: bool) -> dict[str, Any]:
+    def request(self, code: str, number: int, names: list[CellVariable], *, setup: bool, again: bool) -> dict[str, Any]:
         """The message that runs a cell."""
         return cast("Any", self._messages).msg(
             "execute_request",
@@ -190,7 +190,7 @@ class LiveKernel:
                 "allow_stdin": False,
                 "stop_on_error": False,
             },
-            metadata={"kernel_bridge": {"number": number, "variables": names, "again": again}},
+            metadata={"kernel_bridge": {"number": number, "variables": names, "setup": setup, "again": again}},
         )
 
     def run(

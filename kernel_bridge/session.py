@@ -291,7 +291,7 @@ class KernelSession:
         self._dispatcher.bind(dict(self.tools), self.judge)
         frames, names = self._encoder.encode(cell, self.tools)
         number, label = next(self._numbers), self.checkpoint_label
-        request = kernel.request(cell.code, number, names, again=again)
+        request = kernel.request(cell.code, number, names, setup=cell.setup, again=again)
         try:
             try:
                 outcome, taken = kernel.run(request, frames, lambda: self._interrupted and not again)

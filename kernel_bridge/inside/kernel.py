@@ -37,6 +37,7 @@ from kernel_bridge.inside.output import CellStream, DescriptorCapture, Transcrip
 from kernel_bridge.inside.shell import BridgeShell
 from kernel_bridge.inside.stubs import Binding, Submitted
 from kernel_bridge.inside.tracebacks import CELL_PREFIX, describe_failure, name_cell
+from kernel_bridge.inside.unavailable import NoInput, answer_debuggers, answer_second_loops, nothing_typed
 from kernel_bridge.wire import Foreign, fitting_ready
 
 _HOST_OWNED = ("_dspy", "__dspy", "_Dspy")  # prefixes of the names that DSPy's own set-up cells make
@@ -78,6 +79,13 @@ class BridgeKernel(IPythonKernel):
         self.injected: dict[str, Any] = {}
         self.checkpoint: Checkpoint | None = None
         self.hidden = set(self.namespace)
+        self._main = self.shell.user_module
+        self._given = dict(self.namespace)  # names that every cell finds, whatever those before it have wiped out
+        self._given_modules = {"__main__": self._main}
+        self._nothing_typed = NoInput()
+        sys.stdin = self._nothing_typed
+        answer_debuggers(lambda: self.in_host_cell)
+        answer_second_loops()
         self.streams = (
             CellStream("stdout", 1, transcript, self._stream, self._drain, interrupts),
             CellStream("stderr", 2, transcript, self._stream, self._drain, interrupts),
@@ -145,6 +153,18 @@ class BridgeKernel(IPythonKernel):
         self._cancelled = True
         future.cancel()
 
+    def raw_input(self, prompt: str = "") -> str:
+        if not self.in_host_cell:
+            return super().raw_input(prompt)
+        if sys.stdin is self._nothing_typed:
+            raise nothing_typed("input()")
+        return self._sys_raw_input(prompt)  # from what the agent's code has put there
+
+    def getpass(self, *args: Any, **kwargs: Any) -> str:
+        if not self.in_host_cell:
+            return super().getpass(*args, **kwargs)
+        raise nothing_typed("getpass()")
+
     def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
         if self.iopub_socket.listened_to():
             super()._publish_status(status, channel, parent)
@@ -159,10 +179,11 @@ class BridgeKernel(IPythonKernel):
     async def execute_request(self, stream: Any, ident: Any, parent: Any) -> None:
         """Run a cell.
 
-        A host's cell has `metadata["kernel_bridge"] = {"number", "variables", "again"}`, where variables lists every
-        name of the cell as `[name, index of its buffer or None when unchanged, form, whether what was restored of it is
-        newer]`; buffer 0 is the binding; again says that a set-up cell is run for a successor, whose restored names it
-        must not undo. Its reply has `content["kernel_bridge"]`: head, tail, omitted, result, failure, submitted, taken.
+        A host's cell has `metadata["kernel_bridge"] = {"number", "variables", "setup", "again"}`, where variables lists
+        every name of the cell as `[name, index of its buffer or None when unchanged, form, whether what was restored of
+        it is newer]`; buffer 0 is the binding; setup says that the cell is the host's own preparation, again that this
+        is run for a successor, whose restored names it must not undo. Its reply has `content["kernel_bridge"]`: head,
+        tail, omitted, result, failure, submitted, taken.
         """
         self._keep()  # if this request came while the reply before it was sent, and the event loop took it first
         spec = parent["metadata"].get("kernel_bridge")
@@ -214,6 +235,8 @@ class BridgeKernel(IPythonKernel):
         self.result: str | None = None
         restored = self._own_names() if spec["again"] else {}
         self._mend_process()
+        self._mend_namespace()
+        before, modules_before = (dict(self.namespace), set(sys.modules)) if spec["setup"] else ({}, set[str]())
         self._drain()
         self.transcript.begin()
         self.in_host_cell = True
@@ -243,6 +266,8 @@ class BridgeKernel(IPythonKernel):
             head, tail, omitted = self.transcript.end()
             self._forget_history()
             self.out_of_memory = self.failure is not None and self.failure["name"] == "MemoryError"
+            if spec["setup"]:
+                self._note_given(before, modules_before)
             self.namespace.update(restored)
         submitted = self.binding.submitted
         return {
@@ -327,6 +352,23 @@ class BridgeKernel(IPythonKernel):
         for name, value in self._builtins.items():
             if current.get(name) is not value:
                 current[name] = value
+
+    def _mend_namespace(self) -> None:
+        """Put back what a cell has wiped out of that which every cell finds: `%reset`, `globals().clear()`."""
+        if self.shell.user_ns is not self.namespace or self.shell.user_module is not self._main:
+            self.shell.user_module, self.shell.user_ns = self._main, self.namespace
+        for name, value in self._given.items():
+            self.namespace.setdefault(name, value)
+        sys.modules.update(self._given_modules)
+
+    def _note_given(self, before: dict[str, Any], modules_before: set[str]) -> None:
+        """A set-up cell has run: what it made is there in every cell from now on, unless it is set anew."""
+        made = {name: value for name, value in self.namespace.items() if before.get(name, before) is not value}
+        self._given.update(made)
+        for name in set(sys.modules) - modules_before:
+            module = sys.modules[name]
+            if getattr(module, "__spec__", None) is None:  # made by the cell, such as DSPy's stand-in, not imported
+                self._given_modules[name] = module
 
     def _become_child(self) -> None:
         """In a process that the agent's code forked: nothing of the kernel's may be used there."""
