@@ -15,6 +15,7 @@ from kernel_bridge.wire import Codec, Unsendable
 
 __all__ = ["RESERVED_NAMES", "BoundedTool", "ToolDispatcher", "check_names", "describe_tool"]
 
+_LOOP = "async tools of a kernel"
 RESERVED_NAMES = frozenset({"SUBMIT", "__builtins__"})
 
 Tool = Callable[..., Any]
@@ -63,7 +64,7 @@ class ToolDispatcher:
         self._tools: Mapping[str, Tool] = {}
         self._submit: Callable[[dict[str, Any]], object] | None = None
         self._context = contextvars.copy_context()
-        self._loop = LoopThread("async tools of a kernel")
+        self._loop = LoopThread(_LOOP)
 
     def bind(self, tools: Mapping[str, Tool], submit: Callable[[dict[str, Any]], object] | None) -> None:
         """Set the tools and the judge of submissions, in the context of the calling thread."""
@@ -113,6 +114,10 @@ class ToolDispatcher:
     def close(self) -> None:
         """Cancel the async tools that still run, and end their event loop. Idempotent; tools can run no more."""
         self._loop.close()
+
+    def leave_to_parent(self) -> None:
+        """In the child of a fork: the loop's thread is the parent's."""
+        self._loop = LoopThread(_LOOP)
 
 
 def _by_keyword(tool: Tool, name: str, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

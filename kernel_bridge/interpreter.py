@@ -244,6 +244,8 @@ class KernelInterpreter:
         session.on_death = self.on_death
         session.checkpoint_label = self.checkpoint_label
         cell = Cell(code, variables, self.output_fields, setup=_is_setup(variables))
+        if session.busy:  # not to be waited for, in `start`
+            raise CodeInterpreterError("a cell is already running in this session")
         if self._session.connection_file is None:
             self.start()  # through the decorated method, so that callbacks see the start
         try:

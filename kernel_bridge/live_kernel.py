@@ -47,7 +47,11 @@ class Gone(Exception):
 
 
 class LiveKernel:
-    """One running kernel: its process, its sockets, its tool server."""
+    """One running kernel: its process, its sockets, its tool server.
+
+    Args:
+        given_up: why nobody wants it any more, asked while it starts; None: it is still wanted.
+    """
 
     def __init__(
         self,
@@ -56,11 +60,13 @@ class LiveKernel:
         *,
         dispatcher: ToolDispatcher,
         restore: bool,
+        given_up: Callable[[], str | None],
     ) -> None:
         from jupyter_client.session import Session
 
         self._directory = directory
         self._limits = limits = options.limits
+        self._given_up = given_up
         self.process = KernelProcess(directory, options, restore=restore)
         self._ready_by = time.monotonic() + limits.start_seconds
         connection = self.process.connection
@@ -93,6 +99,7 @@ class LiveKernel:
         doors = self.process.connection.doors
         try:
             while doors is not None and not doors.open():
+                self._check_wanted()
                 if self.process.exited_within(_LOOK_SECONDS) or time.monotonic() > self._ready_by:
                     raise self._unready()
         except OSError as error:
@@ -102,6 +109,7 @@ class LiveKernel:
         """Connect, once and for all: what lies at the addresses later is nothing to the host."""
         try:
             while not (self._shell.connect() and self.tools.connect()):
+                self._check_wanted()
                 if self.process.exited_within(_LOOK_SECONDS) or time.monotonic() > self._ready_by:
                     raise self._unready()
         except PeerError as error:
@@ -110,6 +118,10 @@ class LiveKernel:
             self.process.exits_within(_PARTING_SECONDS)
             raise self._unready() from error
         self.tools.start()
+
+    def _check_wanted(self) -> None:
+        if (why := self._given_up()) is not None:
+            raise StartupFailed(f"a kernel that was starting was given up: {why}")
 
     def _unready(self) -> StartupFailed:
         gone = self.process.exited() or self.process.kernel_has_ended() is True
@@ -132,7 +144,8 @@ class LiveKernel:
             left = self._ready_by - time.monotonic()
             if left <= 0:
                 raise self._unready()
-            self._poll(left, shell=False)
+            self._poll(min(left, _LONGEST_POLL_SECONDS / 5), shell=False)
+            self._check_wanted()
             if self.tools.violation is not None:
                 raise ProtocolViolation(self.tools.violation)
             if self.tools.lost is not None:

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_CELLS = 2**48  # that a checkpoint file is believed to have seen
 _KEEP_SECONDS = 2.0  # for a kernel to finish the checkpoint of its last cell before it is killed
-_RUNNER_SECONDS = 60.0  # for the thread that runs a cell to notice that the session is being closed
+_RUNNER_SECONDS = 5.0  # for the thread that runs a cell to let go of a session that is being closed
 
 
 class KernelSession:
@@ -103,7 +103,7 @@ class KernelSession:
         self._running = threading.Lock()
         self._runner: int | None = None  # the thread that runs a cell
         self._interrupted = False  # an interrupt came for the cell that is being run
-        self._changing = threading.RLock()  # guards start, restart and close against each other
+        self._changing = threading.RLock()  # guards starts and the end against each other; held while a kernel starts
         self._numbers = itertools.count(1)
         self._deaths = 0
         self._setup: list[Cell] = []
@@ -117,6 +117,11 @@ class KernelSession:
     # -- life --------------------------------------------------------------------------------------------------------
 
     @property
+    def busy(self) -> bool:
+        """Whether another thread runs a cell, or deals with the death of its kernel."""
+        return self._running.locked() and self._runner != threading.get_ident()
+
+    @property
     def connection_file(self) -> Path | None:
         """What `jupyter console --existing` takes, while a kernel is there."""
         return None if self._directory is None or self._kernel is None else self._directory.connection_file
@@ -128,8 +133,7 @@ class KernelSession:
             SessionClosed, StartupFailed, ConfinementUnavailable.
         """
         with self._changing:
-            if self._closed is not None:
-                raise SessionClosed(self._closed)
+            self._check_open()
             if self._kernel is not None:
                 return
             with _told_of_trouble():
@@ -147,10 +151,21 @@ class KernelSession:
             self._directory = self.report = None
             raise
 
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise SessionClosed(self._closed)
+
     def _launch(self, *, restore: bool) -> LiveKernel:
+        self._check_open()
         assert self._directory is not None
         with _told_of_trouble():
-            return LiveKernel(self._directory, self._launched_with, dispatcher=self._dispatcher, restore=restore)
+            return LiveKernel(
+                self._directory,
+                self._launched_with,
+                dispatcher=self._dispatcher,
+                restore=restore,
+                given_up=lambda: self._closed,
+            )
 
     def _launch_first(self) -> LiveKernel:
         """A kernel that begins with what is in the checkpoint file, if it can."""
@@ -176,7 +191,8 @@ class KernelSession:
     def close(self, reason: str = "the session was closed") -> None:
         """Kill the kernel, once the checkpoint of its last cell is kept, and remove everything it had.
 
-        Idempotent; from any thread.
+        Idempotent; from any thread. A kernel that starts is given up. A thread that is busy with the end of a cell for
+        longer, such as in `on_death`, is not waited for: it removes what is left when it comes to that.
         """
         if self._closed is None:
             self._closed = reason
@@ -191,11 +207,10 @@ class KernelSession:
             if kernel is not None:
                 kernel.process.kill()
         # The sockets belong to the thread that runs a cell; it notices that the kernel is gone and lets go of them.
-        mine = self._running.acquire(timeout=_RUNNER_SECONDS)
-        try:
-            self._dispose()
-        finally:
-            if mine:
+        if self._running.acquire(timeout=_RUNNER_SECONDS):
+            try:
+                self._dispose()
+            finally:
                 self._running.release()
 
     def _dispose(self) -> None:
@@ -217,6 +232,7 @@ class KernelSession:
         No other thread is here, so what one of them held is never given back. A session without a kernel is as good as
         new.
         """
+        self._dispatcher.leave_to_parent()
         if self._runner != threading.get_ident():
             self._runner, self._running = None, threading.Lock()
         if self._changing.acquire(blocking=False):  # it is free, or this thread's own
@@ -280,8 +296,12 @@ class KernelSession:
                     self._setup.append(cell)
             return outcome
         finally:
-            self._runner = None
-            self._running.release()
+            try:
+                if self._closed is not None:
+                    self._dispose()  # whoever closed it may not have waited
+            finally:
+                self._runner = None
+                self._running.release()
 
     def _run(self, cell: Cell, *, again: bool = False) -> CellOutcome:
         kernel = self._kernel
@@ -331,6 +351,7 @@ class KernelSession:
                 raise SessionClosed(self._closed or "the session was closed")
             ended = kernel.process.end()
             told = self._tell_of_death()  # first: what the dead kernel has begun may be waited for below
+            self._check_open()
             reason = gone.reason or ended.clause()
             text = kernel.printed()
             keeping = kernel.process.files.was_keeping()

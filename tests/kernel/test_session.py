@@ -15,11 +15,13 @@ from typing import Any
 
 import psutil
 import pytest
+from dspy.primitives.code_interpreter import CodeInterpreterError
 from living import cut_short, settled
 
 from kernel_bridge import (
     Cell,
     KernelDied,
+    KernelInterpreter,
     KernelSession,
     KernelUnresponsive,
     Limits,
@@ -643,3 +645,50 @@ def test_an_interrupt_comes_through_while_calls_pile_up(
         assert outcome.failure.name == "KeyboardInterrupt"
         gate.open()
         assert session.run("for t in threads: t.join()\n'all answered'").text == "all answered\n"
+
+
+# -- while a death is dealt with ---------------------------------------------------------------------------------------
+
+
+def test_nobody_waits_for_a_death_that_another_thread_deals_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernel_bridge.session._RUNNER_SECONDS", 0.01)
+    dealing, go_on = threading.Event(), threading.Event()
+
+    def deal() -> str:
+        dealing.set()
+        assert go_on.wait(60)
+        return "dealt with"
+
+    interpreter = KernelInterpreter(confinement="off", on_death=deal)
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            cell = pool.submit(interpreter.execute, "import os; os._exit(1)")
+            assert dealing.wait(60)
+            connection_file = interpreter.connection_file
+            assert connection_file is not None
+            assert interpreter.report is not None
+            interpreter.interrupt()
+            with pytest.raises(CodeInterpreterError, match="already running"):
+                pool.submit(interpreter.execute, "1").result(30)
+            pool.submit(interpreter.shutdown).result(30)
+            assert not cell.done()
+        finally:
+            go_on.set()
+        with pytest.raises(CodeInterpreterError, match="shut down"):
+            cell.result(60)
+    assert not connection_file.parent.exists()
+
+
+def test_a_shutdown_gives_up_a_kernel_that_is_still_starting() -> None:
+    dying = threading.Event()
+    limits = Limits(start_seconds=300, checkpoint_seconds=200)
+    interpreter = KernelInterpreter(confinement="off", on_death=dying.set, limits=limits)
+    interpreter.execute("import time\nclass Slow:\n    def __reduce__(self): return time.sleep, (100,)\nslow = Slow()")
+    with ThreadPoolExecutor(1) as pool:
+        cell = pool.submit(interpreter.execute, "import os; os._exit(1)")
+        assert dying.wait(60)
+        while interpreter.connection_file is not None:
+            time.sleep(0.001)
+        interpreter.shutdown()
+        with pytest.raises(CodeInterpreterError, match=r"shut down|given up"):
+            cell.result(60)
