@@ -38,7 +38,7 @@ from kernel_bridge.shown import traceback_shown
 from kernel_bridge.signature_text import SignatureText
 from kernel_bridge.sub_agents import Account, SubAgents
 
-__all__ = ["KernelInterpreter", "KernelInterpreterFactory"]
+__all__ = ["KernelInterpreter", "KernelInterpreterFactory", "only_text", "only_text_in"]
 
 logger = logging.getLogger(__name__)
 
@@ -255,7 +255,7 @@ class KernelInterpreter:
         except BridgeError as error:
             self._ended = True
             raise CodeInterpreterError(str(error)) from error
-        return _answer(outcome, value_only=_FLEX_INPUTS in variables)
+        return _answer(outcome, value_only=_FLEX_INPUTS in variables, originals=self._sub_agents.has_originals)
 
     def _check_call(self, code: Any, variables: Mapping[str, Any]) -> None:
         if self._ended:
@@ -354,6 +354,9 @@ class _DSPy:
 
         return Tool(call, **parts)
 
+    def has_originals(self, facade: object) -> bool:
+        return bool(getattr(facade, "_originals", None))
+
     def original(self, facade: object, text: str) -> bool:
         return text in cast("Mapping[str, Any]", getattr(facade, "_originals", None) or {})
 
@@ -414,6 +417,18 @@ def only_text(text: str) -> str:
     return text.replace(CUSTOM_TYPE_START_IDENTIFIER, _NO_MARK)
 
 
+def only_text_in(value: Any) -> Any:
+    """A plain value, the same for all its texts."""
+    if isinstance(value, str):
+        return only_text(value)
+    if isinstance(value, list):
+        return [only_text_in(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value).items()
+        return {only_text_in(key): only_text_in(item) for key, item in items}
+    return value
+
+
 _NO_MARK = CUSTOM_TYPE_START_IDENTIFIER.replace("<<", "< <")
 
 
@@ -446,9 +461,22 @@ def _checked_fields(fields: Sequence[Mapping[str, Any]] | None) -> list[dict[str
     return plain
 
 
-def _answer(outcome: CellOutcome, *, value_only: bool) -> Any:
+def _answer(outcome: CellOutcome, *, value_only: bool, originals: bool) -> Any:
+    """What DSPy gets of a cell. It puts all of it into prompts, in which it would find attachments.
+
+    Args:
+        originals: the caller has handed in attachments of its own, which a value may hold again.
+    """
     if outcome.submitted is not None:
-        return FinalOutput(dict(outcome.submitted))
+        return FinalOutput({name: only_text_in(value) for name, value in outcome.submitted.items()})
+    try:
+        text = _shown(outcome, value_only=value_only)
+    except (CodeExecutionError, SyntaxError) as error:
+        raise type(error)(only_text(str(error))) from None
+    return text if text is None or (value_only and originals) else only_text(text)
+
+
+def _shown(outcome: CellOutcome, *, value_only: bool) -> str | None:
     if outcome.death is not None:
         raise CodeExecutionError(_with_output(outcome.text, _obituary(outcome.death)))
     failure = outcome.failure

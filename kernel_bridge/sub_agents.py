@@ -139,6 +139,10 @@ class Maker(Protocol):
         """One of them as a sub-agent gets it: it fails with a text instead of an exception."""
         ...
 
+    def has_originals(self, facade: object) -> bool:
+        """Whether there are any texts that stand for objects of its owner."""
+        ...
+
     def original(self, facade: object, text: str) -> bool:
         """Whether a text stands for an object that the owner of the facade has handed in."""
         ...
@@ -237,6 +241,11 @@ class SubAgents:
         calling = _stand_in(self._call, "the call of a sub-agent", MOST_CALL_BYTES, own_time=False)
         self._tools: Mapping[str, Tool] = {_CONSTRUCT: building, _CALL: calling}
         self._unknown = _stand_in(_refuse, "the call of a sub-agent", MOST_CONSTRUCT_BYTES, own_time=True)
+
+    @property
+    def has_originals(self) -> bool:
+        """Whether the facade's owner has handed in objects that cross as texts, such as images."""
+        return self._maker.has_originals(self._facade.owner)
 
     def guarded(self, tools: Mapping[str, Tool]) -> Mapping[str, Tool]:
         """The tools as a kernel may have them: those of the facade are replaced by ours, or refused."""

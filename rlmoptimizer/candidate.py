@@ -28,6 +28,7 @@ import dspy
 
 from kernel_bridge.loop_thread import LoopThread
 
+from .attachments import OnlyText
 from .copies import own_copy
 from .dataset import Row
 from .errors import InvalidScore, add_note
@@ -194,7 +195,9 @@ class Candidate:
 
     def _predict(self, inputs: dict[str, Any], steps: Steps, trace: Trace) -> Any:
         program = cast("Any", self._program)
-        with dspy.context(**self._overrides(self._lm), trace=trace, caller_modules=_called_by(steps)):
+        overrides = self._overrides(self._lm)
+        callbacks = [*overrides.pop("callbacks", dspy.settings.callbacks), OnlyText()]
+        with dspy.context(**overrides, callbacks=callbacks, trace=trace, caller_modules=_called_by(steps)):
             answer = program.acall(**inputs) if self._only_async else program(**inputs)
             return self._loop.run(answer) if inspect.isawaitable(answer) else answer
 
@@ -207,7 +210,7 @@ class Candidate:
             return self._loop.run(answer) if inspect.isawaitable(answer) else answer
 
     def _overrides(self, lm: dspy.BaseLM | None) -> dict[str, Any]:
-        return self._settings if lm is None else {**self._settings, "lm": lm}
+        return dict(self._settings) if lm is None else {**self._settings, "lm": lm}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _load, (self._pickled,)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import dspy
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
@@ -67,8 +67,17 @@ class TurnFormat:
     def adapter(self) -> dspy.Adapter:
         """A copy of the adapter that formats through this object. It does not fall back to JSON by itself."""
         turned = copy.copy(self._adapter)
-        vars(turned).update(format=self, use_json_adapter_fallback=False)
+        vars(turned).update(format=self, parse=self._parse, use_json_adapter_fallback=False)
         return turned
+
+    def _parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
+        try:
+            return self._adapter.parse(signature, completion)
+        except dspy.AdapterParseError:
+            raise
+        except (ValueError, RecursionError, MemoryError) as error:  # what JSON's parsers raise for an endless "[[["
+            name, why = type(self._adapter).__name__, f"It cannot be parsed: {type(error).__name__}"
+            raise dspy.AdapterParseError(name, cast("Any", signature), completion, why) from error
 
     def __call__(self, signature: type[dspy.Signature], demos: list[Any], inputs: dict[str, Any]) -> list[Message]:
         field = history_field(signature)

@@ -17,6 +17,7 @@ import dspy
 from dspy.primitives.base_module import BaseModule
 
 from ._fingerprint import digest, module_digests
+from .attachments import has_attachments
 from .errors import InvalidSetup, InvalidSetupType, PromptUpdateError
 
 __all__ = [
@@ -238,6 +239,8 @@ def _reword(steps: Mapping[str, dspy.Predict], step: Any, text: Any) -> None:
     predictor, text = steps[step], _clean(text)
     if _instructions(predictor) == text:
         return
+    if has_attachments(text):
+        raise PromptUpdateError(step, "the text holds the mark by which DSPy finds attachments; leave it out")
     try:
         predictor.signature = _with_instructions(predictor.signature, text)
     except Exception as error:

@@ -18,6 +18,7 @@ import dspy
 from dspy.lm15 import Response
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
 
+from .attachments import turn_inputs
 from .chained_lm import ChainedLM, ParentIgnored, Stored, why_stateless
 from .history import Said, TurnFormat, history_field
 
@@ -186,6 +187,7 @@ class _Predictor:
         return cast("type[dspy.Signature]", self._predict.signature)
 
     def __call__(self, **inputs: Any) -> dspy.Prediction:
+        inputs = turn_inputs(inputs)
         turn = _Turn(self._session, inputs.get("signature", self.signature), inputs)
         while turn.prediction is None:
             with turn.attempt() as options, self._session.asking():
@@ -193,6 +195,7 @@ class _Predictor:
         return turn.prediction
 
     async def acall(self, **inputs: Any) -> dspy.Prediction:
+        inputs = turn_inputs(inputs)
         turn = _Turn(self._session, inputs.get("signature", self.signature), inputs)
         while turn.prediction is None:
             with turn.attempt() as options, self._session.asking():

@@ -20,6 +20,7 @@ from dspy.utils.exceptions import format_error_for_lm
 
 from kernel_bridge.shown import printable_line
 
+from .attachments import text_messages
 from .budget import Ledger
 from .cache_space import cache_space
 from .costs import CostLedger
@@ -155,6 +156,7 @@ class SubLM:
         self._asking = asking
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs = _text_only(kwargs)
         with self._asking(self._completions(kwargs)), cache_space(_SPACE), self._marked(kwargs):
             try:
                 return self._lm(*args, **kwargs)
@@ -162,6 +164,7 @@ class SubLM:
                 raise dspy.LMError(f"the sub-LM raised {type(error).__name__}: {error}") from error
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs = _text_only(kwargs)
         with self._asking(self._completions(kwargs)), cache_space(_SPACE), self._marked(kwargs):
             try:
                 return await self._lm.acall(*args, **kwargs)
@@ -184,6 +187,10 @@ class SubLM:
         if _marked_as_an_adapters is None:
             return nullcontext()
         return _marked_as_an_adapters(self._lm, kwargs.get("messages"))
+
+
+def _text_only(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {**kwargs, "messages": text_messages(kwargs["messages"])} if "messages" in kwargs else kwargs
 
 
 class Paid:

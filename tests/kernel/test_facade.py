@@ -403,6 +403,20 @@ def test_a_flex_may_name_the_types_of_its_own_signature(host: Host) -> None:
             flex(text="t")
 
 
+def test_what_a_kernel_shows_or_submits_is_no_attachment() -> None:
+    mark = "<<CUSTOM-TYPE-START-IDENTIFIER>>"
+    with KernelInterpreter(confinement="off") as interpreter:
+        shown = [interpreter.execute(f"print({mark!r}, 1)"), interpreter.execute(f"{mark!r}")]
+        shown.append(interpreter.execute(f"SUBMIT([{{{mark!r}: {mark!r}}}])").output)
+        for code in (f"raise ValueError({mark!r})", f"x = {mark!r} +", f"import os; print({mark!r}); os._exit(1)"):
+            with pytest.raises((dspy.primitives.CodeExecutionError, SyntaxError)) as failed:
+                interpreter.execute(code)
+            shown.append(str(failed.value))
+        for text in map(str, shown):
+            assert mark not in text
+            assert "CUSTOM-TYPE-START-IDENTIFIER" in text
+
+
 def test_text_is_never_an_attachment(host: Host) -> None:
     requests: list[Any] = []
 
