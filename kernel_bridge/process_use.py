@@ -11,11 +11,12 @@ import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["Descriptors", "Unmeasurable", "deleted_mappings", "memory", "resident", "tasks"]
+__all__ = ["Descriptors", "Unmeasurable", "deleted_mappings", "mapping_bytes", "memory", "resident", "tasks"]
 
 _LINES = (b"VmRSS:", b"VmSwap:", b"VmPTE:")  # of status: memory, what of it is swapped out, and the tables for it
 _PIPE_BYTES = 65536  # that one holds; none can be made larger
 _WATCH_BYTES = 200  # of the system's memory for one descriptor in one epoll
+_MAPPING_BYTES = 256  # of the system's memory for one range of addresses of one process
 _SOCKET_BYTES = 212_992  # that one may hold, where the system does not tell
 _KCMP = {"x86_64": 312, "aarch64": 272}.get(platform.machine())
 _KCMP_VM, _KCMP_FILES = 1, 2
@@ -60,9 +61,32 @@ def memory(pids: Iterable[int]) -> int:
     used = 0
     for pid in pids:
         task, all_of_it = _first(pid)
-        if all_of_it and not any(_same(pid, other, _KCMP_VM) for other in seen):  # as a child before its exec does
-            seen.append(pid)
+        # Tasks that have memory are compared, for those that have ended have the same, none. Alive a child and its
+        # parent have one memory, until the child runs another program.
+        if all_of_it and not any(_same(int(task), other, _KCMP_VM) for other in seen):
+            seen.append(int(task))
             used += _proportional(pid, task, all_of_it)
+    return used
+
+
+def mapping_bytes(pids: Iterable[int], most: int) -> int:
+    """Bytes of the system's memory for what processes have mapped: no process shows it as its own. Stops above `most`.
+
+    Raises: Unmeasurable.
+    """
+    used = 0
+    for pid in pids:
+        task, _ = _first(pid)
+        try:
+            with open(f"/proc/{task}/maps", "rb", buffering=2**16) as file:
+                for _ in file:
+                    used += _MAPPING_BYTES
+                    if used > most:
+                        return used
+        except PermissionError:
+            raise Unmeasurable("it hid its memory from the watchdog") from None
+        except OSError:
+            continue  # it has ended
     return used
 
 
@@ -119,12 +143,15 @@ class Descriptors:
 
     def __init__(self, pids: Iterable[int]) -> None:
         self.links: dict[str, str] = {}  # /proc/N/task/N/fd/N -> what it says there
-        self._watches = self._networks = 0
+        self._watches = self._networks = self._terminals = 0
+        self._sockets: set[str] = set()  # of those network namespaces, as links name them
         networks: set[str] = set()
+        mounts: set[str] = set()
         for pid in pids:
             for place in _tables(pid):
                 self._add(place)
             self._count_network(pid, networks)
+            self._count_terminals(pid, mounts)
 
     def _add(self, place: str) -> None:
         found = dict(_read_links(place))
@@ -138,7 +165,19 @@ class Descriptors:
             if network not in networks and network != os.readlink("/proc/self/ns/net"):
                 networks.add(network)
                 with open(f"/proc/{pid}/net/unix", "rb") as file:
-                    self._networks += sum(1 for _ in file) - 1  # but for the heading
+                    rows = file.read().splitlines()[1:]  # but for the heading
+                self._networks += len(rows)
+                self._sockets.update(f"socket:[{row.split()[6].decode()}]" for row in rows if row.split()[6] != b"0")
+        except OSError:
+            return
+
+    def _count_terminals(self, pid: int, mounts: set[str]) -> None:
+        """Count the terminals of a file system that is not ours: those, too, of which no descriptor is left."""
+        try:
+            mount = os.readlink(f"/proc/{pid}/ns/mnt")
+            if mount not in mounts and mount != os.readlink("/proc/self/ns/mnt"):
+                mounts.add(mount)
+                self._terminals += sum(name.isdigit() for name in os.listdir(f"/proc/{pid}/root/dev/pts"))
         except OSError:
             return
 
@@ -148,7 +187,12 @@ class Descriptors:
 
     def terminals(self) -> int:
         """How many are of terminals that they made."""
-        return sum(link.endswith("/ptmx") for link in self.links.values())
+        return max(self._terminals, sum(link.endswith("/ptmx") for link in self.links.values()))
+
+    def on_their_way(self) -> int:
+        """How many were sent and not received yet, which is all that the system tells of them."""
+        places = {link: place for place, link in self.links.items() if link.startswith("socket:")}
+        return len(self._sockets - places.keys()) + sum(map(_waiting, places.values()))
 
     def locks(self) -> int:
         """How many POSIX locks they have; the system bounds neither them nor their memory.
@@ -202,6 +246,15 @@ def _read_links(place: str) -> Iterator[tuple[str, str]]:
             yield f"{place}/{name}", os.readlink(f"{place}/{name}")
         except OSError:
             continue
+
+
+def _waiting(place: str) -> int:
+    """How many descriptors wait in the socket that this one is."""
+    try:
+        with open(place.replace("/fd/", "/fdinfo/"), "rb") as file:
+            return sum(int(line.split()[1]) for line in file if line.startswith(b"scm_fds:"))
+    except (OSError, ValueError):
+        return 0
 
 
 def _socket_bytes() -> int:

@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernel_bridge.confine.outcome import is_passing, what_to_do
-from kernel_bridge.process_use import Descriptors, Unmeasurable, deleted_mappings, memory, resident, tasks
+from kernel_bridge.process_use import (
+    Descriptors,
+    Unmeasurable,
+    deleted_mappings,
+    mapping_bytes,
+    memory,
+    resident,
+    tasks,
+)
 from kernel_bridge.threads import begin
 
 __all__ = ["Bounds", "Watchdog", "descendants"]
@@ -27,7 +35,7 @@ __all__ = ["Bounds", "Watchdog", "descendants"]
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.25
-_CLOSE_LOOK_SECONDS = 0.02  # once more than half of the memory is in use
+_CLOSE_LOOK_SECONDS = 0.02  # once more than half of the memory is in use, or a process has escaped a look
 _DISK_SECONDS = 1.0  # walking directories costs more
 _JOIN_SECONDS = 5.0
 _BLIND_LOOKS = 4  # that may fail one after the other before what cannot be watched is ended
@@ -37,7 +45,7 @@ _FILE_BYTES = 4096
 _DEEPEST = 64  # directories within directories
 _FILES_FOR_EACH_PROCESS = 8  # open files of all processes together, as a multiple of what one may have
 # What the machine or the user has only so many of, and honest code needs few of.
-_MOST_LOCKS, _MOST_TERMINALS, _MOST_WATCHES_BYTES = 10_000, 64, 64 * 2**20
+_MOST_LOCKS, _MOST_TERMINALS, _MOST_SENT, _MOST_WATCHES_BYTES = 10_000, 64, 64, 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,7 @@ class Watchdog:
         self._bounds = bounds
         self._wait = _LOOK_SECONDS
         self._next_disk = 0.0
-        self._system_bytes = 0  # of memory that the system may have for the kernel's descriptors
+        self._system_bytes = 0  # of memory that the system may have for the kernel's descriptors and mappings
         self._blind = 0
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -116,11 +124,16 @@ class Watchdog:
                 self._next_disk = now + max(_DISK_SECONDS, 5 * took)
         except (Unmeasurable, _Refused) as refused:
             return f"it was killed, because {refused}"
+        # What becomes another process again and again, with all that it has, is caught by looking often.
+        if not all(os.path.exists(f"/proc/{pid}") for pid in family):
+            self._wait = _CLOSE_LOOK_SECONDS
         return verdict
 
     def _look_closely(self, family: Sequence[int]) -> str | None:
         found = Descriptors(family)
         self._system_bytes = sum(found.system_memory().values())
+        if self._bounds.memory_bytes is not None:
+            self._system_bytes += mapping_bytes(family, self._bounds.memory_bytes)
         return (
             self._too_many_open(found)
             or self._too_many_shared(found)
@@ -150,7 +163,7 @@ class Watchdog:
         if used <= limit:
             return None
         used_mib, limit_mib = _mib(used, limit)
-        told = f", {held / 2**20:.0f} MiB of it for sockets, pipes and epolls" if held > used // 10 else ""
+        told = f", {held / 2**20:.0f} MiB of it for sockets, pipes, epolls and mappings" if held > used // 10 else ""
         return f"it was killed, because its processes together used {used_mib} of memory{told}; {limit_mib} are allowed"
 
     def _too_many_open(self, found: Descriptors) -> str | None:
@@ -169,6 +182,7 @@ class Watchdog:
         for what, count, most in (
             ("file locks", found.locks(), _MOST_LOCKS),
             ("terminals", found.terminals(), _MOST_TERMINALS),
+            ("descriptors on their way in sockets", found.on_their_way(), _MOST_SENT),
             ("bytes of epoll watches", found.system_memory()["watches"], _MOST_WATCHES_BYTES),
         ):
             if count > most:

@@ -150,6 +150,13 @@ def test_a_process_whose_first_thread_has_ended_is_measured_by_the_others(
     assert "MiB of memory; 100 MiB are allowed" in ended(root, bounds(memory_bytes=100 * MIB), wait_until)
 
 
+def test_processes_whose_first_threads_have_ended_are_not_taken_for_one(tree: Callable[[str], int]) -> None:
+    """What the first threads have then is the same: nothing."""
+    root = tree(2 * LEADERLESS.format(what="touched(120)"))
+    assert look(root, bounds(memory_bytes=400 * MIB)) is None
+    assert "MiB of memory; 200 MiB are allowed" in str(look(root, bounds(memory_bytes=200 * MIB)))
+
+
 @pytest.mark.parametrize("own_table", ["False", "ctypes.CDLL(None).unshare(0x400)"])
 def test_files_that_only_a_later_thread_has_open_count(
     tree: Callable[[str], int], tmp_path: Path, own_table: str
@@ -182,7 +189,33 @@ os.read(ready[0], 1)
 def test_what_the_system_holds_for_sockets_is_memory_too(tree: Callable[[str], int]) -> None:
     root = tree("child(lambda: [socket.socketpair() for _ in range(450)])")
     found = look(root, bounds(memory_bytes=150 * MIB))
-    assert re.search(r"together used \d+ MiB of memory, \d+ MiB of it for sockets, pipes and epolls; 150", str(found))
+    said = r"together used \d+ MiB of memory, \d+ MiB of it for sockets, pipes, epolls and mappings; 150"
+    assert re.search(said, str(found)), found
+
+
+def test_what_the_system_holds_for_mappings_is_memory_too(tree: Callable[[str], int]) -> None:
+    root = tree("""
+kept = mmap.mmap(-1, 50_000 * 4096)
+first = ctypes.addressof(ctypes.c_char.from_buffer(kept))
+for at in range(0, 50_000, 2): ctypes.CDLL(None).mprotect(ctypes.c_void_p(first + at * 4096), 4096, 1)
+for _ in range(4): child(lambda: None)
+""")
+    assert look(root, bounds(memory_bytes=400 * MIB)) is None
+    found = look(root, bounds(memory_bytes=64 * MIB))
+    assert re.search(r"together used \d+ MiB of memory, [56]\d MiB of it for sockets", str(found)), found
+
+
+def test_a_process_that_is_gone_before_it_is_measured_is_looked_for_soon(tree: Callable[[str], int]) -> None:
+    root = tree("child(lambda: None)")
+    dog = Watchdog(root, bounds())
+    dog._bounds = bounds(memory_bytes=400 * MIB)
+    usual = dog._wait
+    assert dog._look(descendants(root)) is None
+    assert dog._wait == usual
+    with subprocess.Popen([sys.executable, "-c", ""]) as other:
+        pass
+    assert dog._look([*descendants(root), other.pid]) is None
+    assert dog._wait < usual / 4
 
 
 def test_locks_are_counted(tree: Callable[[str], int], tmp_path: Path) -> None:
@@ -195,6 +228,19 @@ for at in range(10_500): {lock}
     root = tree(code)
     found = look(root, bounds(open_files=1000))
     assert re.fullmatch(r"it was killed, because it had \d+ file locks; 10000 are allowed", str(found)), found
+
+
+def test_descriptors_that_were_sent_and_not_received_are_counted(tree: Callable[[str], int]) -> None:
+    """They take of what the user has only so many of, and what they are of is found by nobody."""
+    root = tree("""
+import array
+kept = socket.socketpair()
+sent = [fd for _ in range(40) for fd in os.pipe()]
+kept[0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", sent))])
+for fd in sent: os.close(fd)
+""")
+    found = look(root, bounds(open_files=1000))
+    assert found == "it was killed, because it had 80 descriptors on their way in sockets; 64 are allowed"
 
 
 def test_processes_and_threads_of_the_whole_tree_are_counted(tree: Callable[[str], int], wait_until: Wait) -> None:

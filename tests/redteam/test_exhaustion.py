@@ -468,6 +468,29 @@ except OSError:
 
 
 @at_every_tier
+def test_terminals_and_sockets_that_are_on_their_way_in_a_socket(bounded: Victim) -> None:
+    for make in ("[os.open('/dev/ptmx', os.O_RDWR | os.O_NOCTTY)]", "[end.detach() for end in socket.socketpair()]"):
+        told = bounded.fate(f"""
+import array
+one, other = socket.socketpair()
+one.setblocking(False)
+try:
+    for _ in range(10):
+        sent = [fd for _ in range(10) for fd in {make}]
+        one.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", sent))])
+        for fd in sent: os.close(fd)
+    time.sleep({WAIT})
+    print("unseen")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+""")
+        if bounded.tier.letter == "N":
+            assert re.search(f"{KILLED} it had \\d+ (terminals|descriptors on their way)", told), told
+        else:
+            assert told in ("EPERM", "EACCES"), told
+
+
+@at_every_tier
 def test_a_zombie_bomb(bounded: Victim) -> None:
     told = bounded.fate("""
 made = 0
