@@ -51,15 +51,21 @@ class _Watch:
         marked.result, marked.add_done_callback = result, add_done_callback
 
 
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 @contextlib.contextmanager
 def watch_running_loop() -> Generator[None]:
     """While this thread waits in here, tools that wait for its running event loop, if it has one, are refused.
 
     Tools are what runs in a copy of the context that this makes.
     """
-    try:
-        loop: Any = asyncio.get_running_loop()
-    except RuntimeError:
+    loop: Any = _running_loop()
+    if loop is None:
         yield
         return
     watch = _Watch(loop)

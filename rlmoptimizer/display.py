@@ -177,7 +177,10 @@ def _panel_of(event: Event) -> RenderableType | None:
 
 
 def _cost_text(usage: Mapping[str, Mapping[str, Any]]) -> str:
-    parts = [f"{role} {_usd(used['cost_usd'])} for {used['calls']} calls" for role, used in usage.items()]
+    parts = [
+        f"{role} {_usd(used['cost_usd'])} for {used['calls']} call{'' if used['calls'] == 1 else 's'}"
+        for role, used in usage.items()
+    ]
     return "\ncost: " + ", ".join(parts) if parts else ""
 
 

@@ -1,14 +1,14 @@
-"""Doubts: what the baseline says about the set-up, told to the person who pays. Knows a finished run, no agent."""
+"""Doubts: what runs say about the set-up, told to the person who pays. Knows finished runs, no agent."""
 
 from __future__ import annotations
 
 import logging
 
-from kernel_bridge.shown import printable
+from kernel_bridge.shown import printable_line
 
 from .run_store import RunRecord, RunStore
 
-__all__ = ["warn_of_a_dead_baseline"]
+__all__ = ["warn_of_a_dead_baseline", "warn_of_failed_lms"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,5 +28,24 @@ def warn_of_a_dead_baseline(store: RunStore, baseline: RunRecord) -> None:
         "If that is not the prompts' fault, stop here and look at eval_lm, the data and the metric",
         baseline.evaluated_count,
         baseline.split,
-        printable(error, _ERROR_CHARS),
+        printable_line(error, _ERROR_CHARS),
     )
+
+
+def warn_of_failed_lms(store: RunStore, run_id: str) -> bool:
+    """Warn when an LM failed on examples of a run: the score is that of the others, which looks like a smaller run.
+
+    Gives whether it did.
+    """
+    failed = store.run(run_id).unanswered_count
+    if not failed:
+        return False
+    error = next((one.error for one in store.examples(run_id) if not one.has_verdict), None) or ""
+    logger.warning(
+        "The LM that runs the program failed on %d of the examples of %s (%s). They have no verdict and are not in "
+        "its score. The agent is told, and goes on; this is said once",
+        failed,
+        run_id,
+        printable_line(error, _ERROR_CHARS),
+    )
+    return True

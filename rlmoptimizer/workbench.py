@@ -23,6 +23,7 @@ from .brief import brief
 from .budget import Ledger
 from .costs import CostLedger, usage_dict
 from .dataset import Dataset, Row, Selection, parse_selection, select
+from .doubts import warn_of_failed_lms
 from .errors import (
     BudgetExceededError,
     CostExceededError,
@@ -107,6 +108,7 @@ class Workbench:
         self._costs = costs if costs is not None else CostLedger()
         self._evaluator = evaluator
         self._told_of_strays = False
+        self._told_of_failed_lms = False
         self._runs = Runs(evaluator, store, ledger, self._costs, emitter, gate.closed, gate.stopped)
         self._seed = seed
         self._num_threads = num_threads
@@ -424,13 +426,16 @@ class Workbench:
                 dollars(costs.limit), dollars(costs.spent), done=done, total=len(rows), split=split
             )
         assert record is not None  # refused only where there is a limit
+        self._tell_of_failed_lms(record.run_id)
         return record
 
     def _evaluated(self, candidate: dspy.Module, asked: Asked, source: Sequence[Row], kernel: Kernel) -> dict[str, Any]:
         try:
             record = self._runs.paid(candidate, asked, source, kernel)
         except LMsFailed as failed:
+            self._tell_of_failed_lms(failed.run_id)
             raise self._lm_unavailable(asked, failed) from None
+        self._tell_of_failed_lms(record.run_id)
         self._gate.check()  # a run that was cut short is no answer
         if _is_cut_val(record):
             # By max_cost_usd. Whatever is told of units and dollars now would tell how far it came.
@@ -452,6 +457,12 @@ class Workbench:
             paid_unanswered=self._paid_unanswered(record.split, record.run_id) if record.unanswered_count else 0,
             note=note,
         )
+
+    def _tell_of_failed_lms(self, run_id: str | None) -> None:
+        if run_id is None:
+            return
+        with self._lock:
+            self._told_of_failed_lms = self._told_of_failed_lms or warn_of_failed_lms(self._store, run_id)
 
     def _note(self) -> str | None:
         """What the agent must know about the program and has not been told; None: nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,17 @@ def test_examples_of_which_an_lm_call_failed_are_told_refunded_and_can_be_picked
         (2, 0, 2),
     ]
     assert [log["remaining_budget"] for log in logs] == [BUDGET - 4, BUDGET - 6]
+
+
+@pytest.mark.parametrize("numbers", [(1,), range(6)])
+def test_the_person_is_told_once_of_examples_that_their_lm_failed_on(
+    server: FlakyServer, numbers: Sequence[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    ask = f"try:\n    evaluate_program(prompts={{'topic': {toy.FIX!r}}})\nexcept LMUnavailable:\n    pass"
+    compiled(server, [breaks(server, "server", *numbers, code=ask), ask, mends(server, ask), SUBMIT], kind="server")
+    (said,) = [record.getMessage() for record in caplog.records if "runs the program" in record.getMessage()]
+    assert f"failed on {len(numbers)} of the examples of r3 (LMServerError" in said
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize("kind", FAILURES)

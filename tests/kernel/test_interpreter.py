@@ -22,6 +22,7 @@ from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreter
 from dspy.utils.callback import BaseCallback
 
 from kernel_bridge import Confinement, KernelInterpreter, KernelInterpreterFactory, Limits
+from kernel_bridge.blocked_loop import watch_running_loop
 
 # -- lifecycle ---------------------------------------------------------------------------------------------------------
 
@@ -67,6 +68,12 @@ def test_one_that_never_started_shuts_down_too() -> None:
     interpreter.shutdown()
     with pytest.raises(CodeInterpreterError):
         interpreter.start()
+
+
+def test_a_ctrl_c_while_a_cell_runs_is_not_shown_as_following_another_error() -> None:
+    with pytest.raises(KeyboardInterrupt) as pressed, watch_running_loop():
+        raise KeyboardInterrupt
+    assert pressed.value.__context__ is None
 
 
 def test_it_is_a_context_manager_and_a_function() -> None:
