@@ -101,3 +101,5 @@ class CellOutcome:
     failure: RemoteFailure | None = None
     timed_out: str | None = None  # it was interrupted, state kept: the limit that it ran into, as a clause
     death: Death | None = None
+    # name -> why the last checkpoint lacks it, as far as no outcome before has said so
+    unkept: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -488,10 +488,30 @@ def _shown(outcome: CellOutcome, *, value_only: bool) -> str | None:
             note += (
                 f"\nThe cell {outcome.timed_out} and was interrupted. All variables are as they were at that moment."
             )
-        raise CodeExecutionError(_with_output(outcome.text, note))
+        raise CodeExecutionError(_with_output(outcome.text, "\n".join([note, *_unkept_note(outcome)])))
     if value_only:
         return outcome.result
-    return outcome.text.rstrip("\n") or None
+    return "\n".join([*filter(None, [outcome.text.rstrip("\n")]), *_unkept_note(outcome)]) or None
+
+
+def _unkept_note(outcome: CellOutcome) -> list[str]:
+    if not outcome.unkept:
+        return []
+    return [f"[Should the kernel die, this would be lost, because no checkpoint has it: {_by_reason(outcome.unkept)}]"]
+
+
+def _by_reason(lost: Mapping[str, str]) -> str:
+    """Names and why they are lost, in a text of bounded length: each reason once, after the names that it is for."""
+    groups: dict[str, list[str]] = {}
+    room = _LONGEST_LIST
+    for told, (name, reason) in enumerate(lost.items()):
+        name, reason = _short(name), _short(reason)
+        room -= len(name) + 2 + (0 if reason in groups else len(reason) + 5)
+        if room < 0:
+            groups["there are too many to list"] = [f"{len(lost) - told:,} more"]
+            break
+        groups.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in groups.items())
 
 
 def _with_output(text: str, note: str) -> str:
@@ -506,10 +526,10 @@ def _syntax_text(message: str, traceback: str) -> str:
 def _obituary(death: Death) -> str:
     if death.checkpointed:
         names = [name for name in death.restored if not name.startswith("_")]
-        restored = f"Restored from before this cell: {_listed(names, ', ') or 'no names, there were none'}."
+        restored = f"Restored from before this cell: {_listed(names) or 'no names, there were none'}."
     else:
         restored = "No names were restored: checkpoints are off."
-    lost = _listed([f"{name} ({reason})" for name, reason in death.lost.items()], "; ")
+    lost = _by_reason(death.lost)
     return (
         f"The kernel died while this cell ran: {death.reason}. A new kernel was started. {restored} "
         f"Lost: {lost + '; and ' if lost else ''}whatever this cell had set, and all files in the working directory. "
@@ -517,11 +537,15 @@ def _obituary(death: Death) -> str:
     )
 
 
-def _listed(words: Sequence[str], joint: str) -> str:
+def _listed(words: Sequence[str]) -> str:
     """The words in a list of bounded length: names and reasons are the agent's, of any number and length."""
-    shown = [word if len(word) <= _LONGEST_WORD else word[:_LONGEST_WORD] + "..." for word in words[:_MOST_WORDS]]
+    shown = [_short(word) for word in words[:_MOST_WORDS]]
     more = [f"{len(words) - _MOST_WORDS:,} more"] if len(words) > _MOST_WORDS else []
-    return joint.join([*shown, *more])
+    return ", ".join([*shown, *more])
 
 
-_MOST_WORDS, _LONGEST_WORD = 100, 200
+def _short(word: str) -> str:
+    return word if len(word) <= _LONGEST_WORD else word[:_LONGEST_WORD] + "..."
+
+
+_MOST_WORDS, _LONGEST_WORD, _LONGEST_LIST = 100, 200, 20_000

@@ -5,6 +5,7 @@ The agent's code can write anything into them: types are checked, texts cut to t
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from kernel_bridge.inside.output import sendable
 __all__ = ["Reply", "find_reply", "largest_reply", "outcome_of", "result_chars"]
 
 
+_MOST_UNKEPT, _LONGEST_NAME, _LONGEST_REASON = 101, 200, 300  # names that a checkpoint lacks, in one reply
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
@@ -36,6 +38,7 @@ class _Bridge(msgspec.Struct):
     failure: _Failure | None
     submitted: bool
     taken: bool
+    unkept: dict[str, str]
 
 
 class Reply(msgspec.Struct):
@@ -98,7 +101,11 @@ def outcome_of(reply: Reply, submitted: dict[str, Any] | None, timed_out: str | 
         )
     text, omitted = _join(bridge, limit)
     result = None if bridge.result is None else sendable(bridge.result)
-    return CellOutcome(sendable(text), omitted, result, submitted, failure, timed_out)
+    unkept = {
+        sendable(name)[:_LONGEST_NAME]: _plain_text(sendable(reason))[:_LONGEST_REASON]
+        for name, reason in itertools.islice(bridge.unkept.items(), _MOST_UNKEPT)
+    }
+    return CellOutcome(sendable(text), omitted, result, submitted, failure, timed_out, unkept=unkept)
 
 
 def _join(bridge: _Bridge, limit: int) -> tuple[str, int]:

@@ -16,6 +16,7 @@ import asyncio
 import builtins
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -54,6 +55,9 @@ class BridgeKernel(IPythonKernel):
         self.in_host_cell = False
         self._forked = False
         self._suspicions = 0
+        self._lost: dict[str, str] = {}  # names that the last checkpoint lacks, and why
+        self._told: dict[str, str] = {}  # the same of the last time, good or bad, with causes for reasons
+        self._unkept: dict[str, str] = {}  # what of it is to be told
         super().__init__(**kwargs)
 
     @property
@@ -183,7 +187,7 @@ class BridgeKernel(IPythonKernel):
         every name of the cell as `[name, index of its buffer or None when unchanged, form, whether what was restored of
         it is newer]`; buffer 0 is the binding; setup says that the cell is the host's own preparation, again that this
         is run for a successor, whose restored names it must not undo. Its reply has `content["kernel_bridge"]`: head,
-        tail, omitted, result, failure, submitted, taken.
+        tail, omitted, result, failure, submitted, taken, unkept.
         """
         self._keep()  # if this request came while the reply before it was sent, and the event loop took it first
         spec = parent["metadata"].get("kernel_bridge")
@@ -278,6 +282,7 @@ class BridgeKernel(IPythonKernel):
             "failure": None if submitted else self.failure,
             "submitted": submitted,
             "taken": taken,
+            "unkept": {} if spec["setup"] else self._take_unkept(),
         }
 
     async def _run_code(self, code: str) -> None:
@@ -420,10 +425,29 @@ class BridgeKernel(IPythonKernel):
         self._keep_due = False
         self._note_progress(KEEPING + b"%020d" % self._number)
         try:
-            with contextlib.suppress(Exception):  # such as a full disk or no memory: the last good checkpoint stays
-                self.checkpoint.write(self._own_names())
+            written = self.checkpoint.write(self._own_names())
+            if written is not None:
+                self._lost = written[1]
+            self._note_unkept(self._lost)
+        except Exception as error:  # noqa: BLE001 - a full disk, or no memory: the last good checkpoint stays
+            reason = f"the checkpoint cannot be made: {type(error).__name__}: {error}"[:_LONGEST_REASON]
+            self._note_unkept({"all names": reason})
         finally:
             self._note_progress(KEPT + b"%020d" % self._number)
+
+    def _note_unkept(self, lost: dict[str, str]) -> None:
+        """Remember for the next reply what the checkpoint lacks, and for what cause, if that was not told yet."""
+        causes = {name: _ADDRESS.sub("0x", reason) for name, reason in lost.items()}
+        news = {name: lost[name] for name, cause in causes.items() if self._told.get(name) != cause}
+        self._told = causes
+        self._unkept = {name: reason for name, reason in {**self._unkept, **news}.items() if name in lost}
+
+    def _take_unkept(self) -> dict[str, str]:
+        unkept, self._unkept = self._unkept, {}
+        told = {name[:_LONGEST_REASON]: reason for name, reason in list(unkept.items())[:_MOST_UNKEPT]}
+        if len(unkept) > _MOST_UNKEPT:
+            told[f"{len(unkept) - _MOST_UNKEPT:,} more"] = "for such reasons"
+        return told
 
     def _note_progress(self, note: bytes) -> None:
         with contextlib.suppress(OSError):  # the agent's code closed it
@@ -448,6 +472,9 @@ class BridgeKernel(IPythonKernel):
         }
 
 
+_LONGEST_REASON = 300  # characters
+_MOST_UNKEPT = 100  # names in one reply
+_ADDRESS = re.compile("0x[0-9a-f]+", re.IGNORECASE)  # in the texts of objects: a new one in each cell is no new cause
 _MOST_SUSPICIONS = 1  # cells in a row that IPython itself could not run
 
 

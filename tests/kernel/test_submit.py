@@ -42,7 +42,7 @@ def test_submit_ends_the_cell_with_its_fields(kernel: KernelInterpreter, code: s
     kernel.bind(tools={"after": lambda: called.append("after")}, output_fields=FIELDS)
     assert kernel.execute(code) == FinalOutput(output)
     assert called == []
-    assert kernel.execute("'the session goes on'") == "the session goes on"
+    assert kernel.execute("'the session goes on'").startswith("the session goes on")  # perhaps with what is not kept
 
 
 @pytest.mark.parametrize(
