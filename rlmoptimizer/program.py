@@ -200,6 +200,27 @@ def _check_clones(program: dspy.Module) -> None:
             f"a copy of the student shares {', '.join(sorted(shared))} with it, so trying a prompt would change the "
             "student itself: give that module, or the one it is in, a __deepcopy__ that makes a copy, or none"
         )
+    for path, module in _modules(program):
+        for name in ("forward", "aforward"):
+            if (kind := _module_in_closure(vars(module).get(name))) is not None:
+                raise InvalidSetup(
+                    f"{name} of {path} is a function of its own that calls a {kind} from around it: copies of the "
+                    "student call that same one, and no prompt that is tried would reach an LM. Keep that module in an "
+                    "attribute and define the method in a class. (dspy.KNNFewShot returns such a student: pass the one "
+                    "that it was given)"
+                )
+
+
+def _module_in_closure(function: Any) -> str | None:
+    """The class of a module that a function, or a bound method's function, has in its closure; None: of none."""
+    for cell in getattr(getattr(function, "__func__", function), "__closure__", None) or ():
+        try:
+            content = cell.cell_contents
+        except ValueError:  # an empty one
+            continue
+        if isinstance(content, BaseModule):
+            return type(content).__name__
+    return None
 
 
 def _writes_to(program: dspy.Module, predictor: dspy.Predict) -> bool:

@@ -708,3 +708,18 @@ def test_a_prompt_of_nothing_but_lines_before_its_text_is_cleaned_in_one_look() 
     assert read_prompts(program) == {"self": "One.\nTwo."}
     set_prompt(program, "self", " \n\n  One.\n\n    Two.\n      Three.\n  \n")
     assert read_prompts(program) == {"self": "One.\n\nTwo.\n  Three."}
+
+
+def test_a_student_whose_forward_calls_a_module_that_no_copy_takes_along_is_refused() -> None:
+    inner = dspy.Predict("question -> answer")
+    few_shot = dspy.KNNFewShot(1, [dspy.Example(question="q", answer="a").with_inputs("question")], _Embedder())
+    own = dspy.Predict("question -> answer")
+    own.forward = lambda **inputs: inner(**inputs)
+    for student in (few_shot.compile(inner), own):
+        with pytest.raises(InvalidSetup, match="forward of self is a function of its own that calls a Predict"):
+            check_program(student)
+
+
+class _Embedder(dspy.Embedder):
+    def __init__(self) -> None:
+        super().__init__(lambda texts: [[1.0] for _ in texts])
