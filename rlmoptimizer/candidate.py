@@ -186,8 +186,9 @@ class Candidate:
             seconds=time.perf_counter() - started,
         )
         if not result.has_verdict:
-            if steps.is_answered and not result.shows_answers:
-                # It is free, so the answer to a call that no step made must not be read in what came after it.
+            if (steps.is_answered or self._strays.is_set()) and not result.shows_answers:
+                # It is free, so the answer to a call that no step made, or none that was seen, must not be read in
+                # what came after it.
                 result = replace(result, error=type(failure).__name__, steps=())
             return Outcome(result, False, None, failure)
         raised = at == "metric" and failure is not None and not isinstance(failure, InvalidScore)

@@ -257,6 +257,17 @@ class RunStore:
             as_column(encode(dict(request))),
         )[0][0]
 
+    def free_runs(self) -> tuple[int, int]:
+        """How many runs that are no baseline were begun and have cost nothing, and the bytes of what they were asked.
+
+        Without those that are under way, and those that have all of their verdicts from others.
+        """
+        free = (
+            "SELECT COUNT(*), COALESCE(SUM(LENGTH(CAST(config AS BLOB))), 0) FROM runs WHERE NOT baseline "
+            "AND state != 'running' AND evaluated = 0 AND number NOT IN (SELECT run FROM charges WHERE run IS NOT NULL)"
+        )
+        return cast("tuple[int, int]", self._query(free)[0])
+
     def spare_rows(
         self, split: str, prompts: Mapping[str, str], *, but: Collection[str] = (), judged: bool = True
     ) -> Spare:

@@ -26,7 +26,7 @@ import dspy
 from .budget import Ledger, Slot
 from .costs import CostLedger, CostSlot
 from .dataset import Row
-from .errors import MetricFailed
+from .errors import MetricFailed, SelectionError
 from .evaluation import Evaluator, ExampleResult, LMsFailed
 from .events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, Split
 from .fan_out import Halt
@@ -38,6 +38,9 @@ __all__ = ["Asked", "Kernel", "Runs"]
 # Of DSPy's cache. What a run on train costs must not tell what one on val has asked: prompts can make a step of the
 # program ask whatever they like. Nor may it tell what somebody had asked before about the examples of val.
 _SPACES: dict[Split, str] = {"train": "rlmoptimizer train", "val": "rlmoptimizer val"}
+# What runs that have cost nothing may make of the run store.
+_MOST_FREE_RUNS = 1000
+_MOST_FREE_BYTES = 64_000_000  # of what they were asked, which is mostly prompts
 _LOOK_SECONDS = 0.2  # how often a wait for a run's end looks whether everything was stopped
 
 
@@ -146,8 +149,8 @@ class Runs:
     def paid(self, program: dspy.Module, asked: Asked, source: Sequence[Row], kernel: Kernel) -> RunRecord:
         """A run that costs one unit for each example that gets a verdict now, or shows what was answered in it.
 
-        `source` are all rows of the split, `kernel` is who asks. Raises `BudgetExceededError` or `CostExceededError`
-        before anything is spent, and `LMsFailed`.
+        `source` are all rows of the split, `kernel` is who asks. Raises `BudgetExceededError`, `CostExceededError` or,
+        where too many have cost nothing, `SelectionError` before anything is spent, and `LMsFailed`.
         """
         with ExitStack() as stack:
             with self._lock:
@@ -228,6 +231,12 @@ class Runs:
             slot = stack.enter_context(self._ledger.reserve(missing - len(owed), purpose))
             cost_slot = stack.enter_context(self._costs.examples(missing, purpose))
             return self._reopened(run_id, asked, source, slot, cost_slot, kernel, owed)
+        count, size = self._store.free_runs()
+        if count >= _MOST_FREE_RUNS or size >= _MOST_FREE_BYTES:
+            raise SelectionError(
+                f"{count:,} evaluations came to no verdict, because an LM failed or nobody waited for them, and have "
+                "cost nothing; no others are begun. Make the same call as for one of them once more, or submit"
+            )
         if asked.draw is not None:
             # Counted in the store, where also those are that an earlier process began.
             asked = asked.draw(self._store.count_runs(asked.split, prompts, asked.request))

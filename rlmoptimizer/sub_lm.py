@@ -91,8 +91,8 @@ class SubLMMeter:
         when they are expected to cost more than may be spent; nothing is spent then.
         """
         # One lock over both: else one thread could take the place under the ceiling that another one, refused by
-        # the ledger, was about to give back.
-        with self._gate.turn(), self._lock:
+        # the ledger, was about to give back. What the store raises is for the caller of the compile.
+        with self._gate.passing(), self._lock:
             self._check_ceiling(n)
             with self._ledger.reserve(n, PURPOSE) as slot:
                 self._usage.ledger.admit(n)

@@ -39,7 +39,7 @@ TURNS = [
     "llm_query('in the cell')\nwhile PLEASE_WAIT: pass",
     'SUBMIT(optimized_dspy_program=optimization_status()["current_prompts"])',
 ]
-POINTS = ("created", "baseline", "evaluation", "thinking", "sub-lm", "cell", "submitted", "shutdown")
+POINTS = ("created", "baseline", "evaluation", "thinking", "validation", "sub-lm", "cell", "submitted", "shutdown")
 
 
 class Stops:
@@ -162,6 +162,8 @@ def compiled(directory: Path, point: str, **options: Any) -> Any:
             if "baseline" in stops.points:
                 leases[0].wait_started()  # a process that is killed while its kernel starts may leave a directory
             stops.at("evaluation" if fixed else "baseline")
+        if fixed and question.outputs == ("topic",) and message.startswith(f"{toy.SECRET} message 3"):
+            stops.at("validation")
         if question.outputs == ("answer",):
             ran.write(f"{question.inputs['topic']}|{message}\n")
         return toy.respond(question)

@@ -18,7 +18,7 @@ from dspy import lm15
 from offline import Asked, field_lm, text_lm
 
 from rlmoptimizer.dataset import Row, build_dataset
-from rlmoptimizer.evaluation import Evaluator, ExampleResult, StepTrace
+from rlmoptimizer.evaluation import Evaluator, ExampleResult, LMsFailed, StepTrace
 
 TIMEOUT = 100  # seconds; only a broken test waits so long
 
@@ -545,6 +545,23 @@ def test_steps_in_threads_without_dspys_settings_are_warned_of_once(
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 1
     assert "DSPy's settings" in warnings[0]
+
+
+def test_what_such_a_thread_was_answered_is_not_shown_in_an_example_that_is_free(configured: None) -> None:
+    def forward(self: Any, question: str) -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(self.two, note=question).result(TIMEOUT).answer
+        return self.two(note=f"after {answer}")
+
+    def fail(asked: Any) -> dict[str, object]:
+        raise dspy.LMTimeoutError("no answer to it")
+
+    results: list[Any] = []
+    with Evaluator(full, field_lm(fail), 1) as evaluator, pytest.raises(LMsFailed):
+        evaluator.score(Program(forward), rows_of("a", "b"), on_result=results.append)
+    assert [(result.shows_answers, result.steps, result.error) for result in results] == [
+        (False, (), "LMTimeoutError")
+    ] * 2
 
 
 def test_a_metric_may_call_the_programs_steps_and_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:

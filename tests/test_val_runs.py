@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import toy
 from offline import Asked, ScriptedRootLM, field_lm
+from stoppable import killed
 
 from rlmoptimizer.run_store import RunStore
 from rlmoptimizer.workbench import Workbench
@@ -94,6 +95,33 @@ print(again["run_id"], again["passed_count"], again["remaining_budget"])
     shown = result.agent_trajectory[1]["output"].splitlines()
     assert shown == ["[('r3', 4)] 4", f"r3 4 {5 * 6 + 4 - 4}"]
     assert "r3 on val: score 100.00 on 4 of 4" in root.seen[0].text
+
+
+def test_a_run_on_val_whose_host_was_killed_is_told_whole_or_not_at_all(tmp_path: Path) -> None:
+    def kept() -> tuple[list[tuple[str, str, int]], int]:
+        with RunStore.open_in(tmp_path, read_only=True) as store:
+            return [(run.run_id, run.state, run.evaluated_count) for run in store.runs()[4:]], store.spent()
+
+    for _ in range(2):  # the second time while the rest of it is done, before the agent is asked
+        killed(tmp_path, "validation")
+        assert kept() == ([("r5", "running", 3)], 2 + 6 + 3)
+    look = """
+status = optimization_status()
+print([(run["run_id"], run["passed_count"]) for run in status["runs"][4:]], status["spent_budget"])
+again = evaluate_program("val")
+print(again["run_id"], again["passed_count"], again["remaining_budget"], again["examples"])
+"""
+    root = ScriptedRootLM([look, SUBMIT])
+    arguments: dict[str, Any] = {"trainset": toy.trainset(), "valset": toy.valset(), "metric": toy.metric}
+    result = toy.optimizer(root, run_storage_dir=tmp_path, rlm_max_iterations=20).compile(
+        toy.Triage(), **arguments, resume=True
+    )
+    shown = result.agent_trajectory[-2]["output"].splitlines()
+    assert shown == ["[('r5', 4)] 12", f"r5 4 {5 * 6 + 4 - 12} []"]
+    assert "r5 on val: score 100.00 on 4 of 4" in root.seen[0].text
+    assert "was cut; val" not in root.seen[0].text
+    assert kept() == ([("r5", "finished", 4)], 12)
+    assert toy.SECRET not in "".join(question.text for question in root.seen)
 
 
 def test_a_kernel_full_of_calls_behind_a_run_on_val_goes_on_with_all_of_them(tmp_path: Path) -> None:

@@ -26,11 +26,13 @@ from rlmoptimizer import (
     SubmissionError,
     UnknownRunError,
     compilation,
+    runs,
     workbench,
 )
 from rlmoptimizer.budget import Ledger
 from rlmoptimizer.costs import CostLedger, LMCall
 from rlmoptimizer.dataset import build_dataset
+from rlmoptimizer.errors import LMUnavailable, StoreCorrupt
 from rlmoptimizer.evaluation import Evaluator
 from rlmoptimizer.events import (
     Emitter,
@@ -729,6 +731,21 @@ def test_what_is_not_the_agents_to_mend_is_kept_for_the_caller_and_not_told(at: 
 # submission
 
 
+def test_a_store_that_fails_under_a_prompt_to_the_sub_lm_is_kept_for_the_caller_and_not_told(
+    at: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def charge(amount: int, purpose: str) -> None:
+        raise StoreCorrupt("/the/secret/path", "the disk is full")
+
+    monkeypatch.setattr(at.store, "charge", charge)
+    tools = checked_llm_tools(lambda prompt: "heard", at.meter.reserve, at.meter.turn)
+    for call in (lambda: tools["llm_query"]("x"), lambda: tools["llm_query_batched"](["x"]), lambda: at.evaluate()):
+        with pytest.raises(OptimizationStopped) as told:
+            call()
+        assert "secret" not in str(told.value)
+    assert isinstance(at.bench.failure, StoreCorrupt)
+
+
 def test_a_submission_with_every_step_is_taken_in_the_programs_order(at: Desk) -> None:
     prompts = at.bench.check_submission({"optimized_dspy_program": {"reply": "b", "topic": "a"}})
     assert list(prompts.items()) == [("topic", "a"), ("reply", "b")]
@@ -923,6 +940,39 @@ def test_setting_prompts_makes_the_store_no_larger_than_is_allowed(
     with desk(tmp_path, again=True, baseline=False) as at, pytest.raises(PromptUpdateError, match="no more"):
         at.bench.update_prompt("topic", "c" * 100_000)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3_000_000
+
+
+def test_evaluations_that_cost_nothing_make_the_store_no_larger_than_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_MOST_FREE_BYTES", 500_000)
+    works = threading.Event()
+
+    def respond(question: Asked) -> dict[str, object]:
+        if len(question.instructions) > 1000 and not works.is_set():
+            raise dspy.LMTimeoutError("no answer")
+        return toy.respond(question)
+
+    def ask(at: Desk, number: int) -> Any:
+        return at.evaluate(limit=1, prompts={"topic": str(number) * 100_000})
+
+    with desk(tmp_path, lm=field_lm(respond), baseline=False) as at:
+        for number in range(5):
+            with pytest.raises(LMUnavailable):
+                ask(at, number)
+        for _ in range(2):
+            with pytest.raises(SelectionError, match=r"5 evaluations came to no verdict.* cost nothing"):
+                ask(at, 6)
+            with pytest.raises(LMUnavailable):  # its run is there
+                ask(at, 4)
+        assert at.ledger.left == 100
+    with desk(tmp_path, lm=field_lm(respond), baseline=False, again=True) as at:
+        with pytest.raises(SelectionError, match="cost nothing"):
+            ask(at, 6)
+        works.set()
+        assert ask(at, 4)["evaluated_count"] == ask(at, 6)["evaluated_count"] == 1
+        assert at.ledger.left == 98
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 4_000_000
 
 
 def test_prompts_to_the_sub_lm_that_are_too_long_or_too_many_are_refused_before_they_are_paid() -> None:
