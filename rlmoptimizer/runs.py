@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import dspy
 
@@ -33,7 +33,7 @@ from .fan_out import Halt
 from .program import read_prompts
 from .run_store import RunRecord, RunStore
 
-__all__ = ["Asked", "Kernel", "Runs"]
+__all__ = ["Asked", "Caller", "Kernel", "Runs"]
 
 # Of DSPy's cache. What a run on train costs must not tell what one on val has asked: prompts can make a step of the
 # program ask whatever they like. Nor may it tell what somebody had asked before about the examples of val.
@@ -64,6 +64,9 @@ class Kernel:
     gone: threading.Event = field(default_factory=threading.Event)  # nobody waits for answers any more
     given: set[str] = field(default_factory=set[str])  # finished runs whose answers it got in this turn
     turns: int = 0  # that have ended
+
+
+Caller: TypeAlias = "tuple[Kernel, int]"  # and the turn of that kernel in which it asked
 
 
 @dataclass(slots=True)
@@ -146,10 +149,10 @@ class Runs:
         """The agent's present one."""
         return self._kernel
 
-    def paid(self, program: dspy.Module, asked: Asked, source: Sequence[Row], kernel: Kernel) -> RunRecord:
+    def paid(self, program: dspy.Module, asked: Asked, source: Sequence[Row], caller: Caller) -> RunRecord:
         """A run that costs one unit for each example that gets a verdict now, or shows what was answered in it.
 
-        `source` are all rows of the split, `kernel` is who asks. Raises `BudgetExceededError`, `CostExceededError` or,
+        `source` are all rows of the split, `caller` is who asks. Raises `BudgetExceededError`, `CostExceededError` or,
         where too many have cost nothing, `SelectionError` before anything is spent, and `LMsFailed`.
         """
         with ExitStack() as stack:
@@ -157,7 +160,7 @@ class Runs:
                 # What the agent's last kernel had asked for may still be coming to its end; then it is gone on with.
                 while self._ending() and not self._closed.is_set():
                     self._lock.wait(_LOOK_SECONDS)
-                run = self._choose(read_prompts(program), asked, source, kernel, stack)
+                run = self._choose(read_prompts(program), asked, source, caller, stack)
                 if isinstance(run, RunRecord):
                     return run
                 self._under_way[run.run_id] = run
@@ -175,7 +178,7 @@ class Runs:
             if record.state == "finished" and not missing:
                 return record
             with self._costs.examples(missing, purpose) as cost_slot:
-                return self._make(program, self._reopened(run_id, asked, asked.rows, None, cost_slot, Kernel()))
+                return self._make(program, self._reopened(run_id, asked, asked.rows, None, cost_slot, (Kernel(), 0)))
         planned = [row.example_id for row in asked.rows]
         with self._costs.examples(len(planned), purpose) as cost_slot:
             run_id = self._store.begin_run(
@@ -214,9 +217,10 @@ class Runs:
         return any(run.may_be_cut and run.kernel.gone.is_set() for run in self._under_way.values())
 
     def _choose(
-        self, prompts: Mapping[str, str], asked: Asked, source: Sequence[Row], kernel: Kernel, stack: ExitStack
+        self, prompts: Mapping[str, str], asked: Asked, source: Sequence[Row], caller: Caller, stack: ExitStack
     ) -> _Run | RunRecord:
         """The finished run, the cut one or the new one that answers a request. Called under the lock."""
+        kernel, turn = caller
         purpose = _purpose(asked.split)
         busy = {*self._under_way, *kernel.given}
         for run_id in self._store.find_run(asked.split, prompts, asked.request):
@@ -230,7 +234,7 @@ class Runs:
             owed = self._store.shown_ids(run_id) if asked.split == "train" else frozenset[str]()
             slot = stack.enter_context(self._ledger.reserve(missing - len(owed), purpose))
             cost_slot = stack.enter_context(self._costs.examples(missing, purpose))
-            return self._reopened(run_id, asked, source, slot, cost_slot, kernel, owed)
+            return self._reopened(run_id, asked, source, slot, cost_slot, caller, owed)
         count, size = self._store.free_runs()
         if count >= _MOST_FREE_RUNS or size >= _MOST_FREE_BYTES:
             raise SelectionError(
@@ -257,7 +261,7 @@ class Runs:
             spare={**spare, **owed},
         )
         rows = tuple(row for row in asked.rows if row.example_id not in spare)
-        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, kernel, kernel.turns, frozenset(owed)))
+        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, kernel, turn, frozenset(owed)))
 
     def _reopened(
         self,
@@ -266,12 +270,12 @@ class Runs:
         source: Sequence[Row],
         slot: Slot | None,
         cost_slot: CostSlot,
-        kernel: Kernel,
+        caller: Caller,
         owed: frozenset[str] = frozenset(),
     ) -> _Run:
         by_id = {row.example_id: row for row in source}
         rows = tuple(by_id[example_id] for example_id in self._store.reopen_run(run_id))
-        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, kernel, kernel.turns, owed))
+        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, *caller, owed))
 
     def _counted(self, run: _Run) -> _Run:
         """The run with what it has already."""

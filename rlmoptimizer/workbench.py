@@ -41,7 +41,7 @@ from .money import dollars
 from .program import apply_prompts, clone, fingerprint, read_prompts, set_prompt, step_names
 from .run_records import best_run
 from .run_store import RunRecord, RunStore
-from .runs import Asked, Kernel, Runs
+from .runs import Asked, Caller, Kernel, Runs
 from .seeds import drawn_seed
 from .stored_json import encode
 from .sub_lm import SubLMMeter
@@ -221,7 +221,7 @@ class Workbench:
                 self._gate.turn(alone=True),  # somebody may be at a console already
             ):
                 # Asked by no kernel, so that the agent may still ask for it.
-                self._runs.paid(self._candidate(record.prompts), asked, self._data.val or (), Kernel())
+                self._runs.paid(self._candidate(record.prompts), asked, self._data.val or (), (Kernel(), 0))
 
     def best_run(self) -> RunRecord | None:
         """The finished run with the best score on val, or on the whole of train without a validation set.
@@ -298,13 +298,14 @@ class Workbench:
         """
         given = {"limit": limit, "ids": ids, "sample": sample, "sample_seed": sample_seed}
         kernel = self._runs.kernel
+        turn = kernel.turns  # the one in which somebody waits for the answer; the run may begin in a later one
         with self._gate.passing(alone=_names_val(split)):
             if kernel.gone.is_set():  # while the call waited
                 raise OptimizationStopped
-            return self._evaluate(kernel, split, given, failed_from_run, prompts)
+            return self._evaluate((kernel, turn), split, given, failed_from_run, prompts)
 
     def _evaluate(
-        self, kernel: Kernel, split: Any, given: Mapping[str, Any], failed_from_run: Any, prompts: Any
+        self, caller: Caller, split: Any, given: Mapping[str, Any], failed_from_run: Any, prompts: Any
     ) -> dict[str, Any]:
         which = _read_split(split, self._data)
         candidate_prompts = self._read_candidate(prompts)
@@ -314,7 +315,7 @@ class Workbench:
             ignored += ["failed_from_run"] if failed_from_run is not None else []
             config = _config(which, Selection(), candidate_prompts, ignored)
             asked = Asked(which, self._data.val or (), config, Selection().as_config(), self._turn)
-            return self._evaluated(candidate, asked, self._data.val or (), kernel)
+            return self._evaluated(candidate, asked, self._data.val or (), caller)
         wanted = parse_selection(failed_from_run=failed_from_run, rows=len(self._data.train), **given)
         failed = None if wanted.failed_from_run is None else self._failed_ids(wanted.failed_from_run)
 
@@ -330,7 +331,7 @@ class Workbench:
             return answers.empty_answer(asked.config, failed_from_run=source, remaining=self._ledger.left)
         if wanted.sample == "random" and wanted.sample_seed is None:
             asked = replace(asked, draw=draw)
-        return self._evaluated(candidate, asked, self._data.train, kernel)
+        return self._evaluated(candidate, asked, self._data.train, caller)
 
     @_tool
     def run_data(self, run_id: Any) -> dict[str, Any]:
@@ -429,9 +430,9 @@ class Workbench:
         self._tell_of_failed_lms(record.run_id)
         return record
 
-    def _evaluated(self, candidate: dspy.Module, asked: Asked, source: Sequence[Row], kernel: Kernel) -> dict[str, Any]:
+    def _evaluated(self, candidate: dspy.Module, asked: Asked, source: Sequence[Row], caller: Caller) -> dict[str, Any]:
         try:
-            record = self._runs.paid(candidate, asked, source, kernel)
+            record = self._runs.paid(candidate, asked, source, caller)
         except LMsFailed as failed:
             self._tell_of_failed_lms(failed.run_id)
             raise self._lm_unavailable(asked, failed) from None

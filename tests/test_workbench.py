@@ -463,6 +463,28 @@ def test_the_answer_of_a_val_run_that_outlived_its_turn_can_be_asked_for_again(t
         assert at.evaluate("val", prompts={"topic": toy.FIX})["run_id"] == "r4"
 
 
+def test_the_answer_of_a_val_run_that_began_after_the_turn_that_asked_for_it_can_be_asked_for(tmp_path: Path) -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    def prompt() -> None:
+        with at.meter.asking():
+            entered.set()
+            assert go.wait(60)
+
+    with desk(tmp_path) as at, ThreadPoolExecutor(2) as pool:
+        asking = pool.submit(prompt)
+        assert entered.wait(60)
+        running = pool.submit(at.evaluate, "val")
+        assert wait([running], timeout=0.3).done == set()
+        at.bench.record_turn("", "interrupted", "", 0.0)  # with whoever waited
+        go.set()
+        asking.result(60)
+        running.result(60)
+        assert at.evaluate("val")["run_id"] == "r3"
+        assert at.ledger.spent == 4
+        assert at.evaluate("val")["run_id"] == "r4"
+
+
 def test_a_val_run_that_has_begun_ends_after_the_agent_and_one_that_waits_does_not_begin(tmp_path: Path) -> None:
     with val_held(tmp_path) as (at, begin, go), ThreadPoolExecutor(2) as pool:
         running = begin()
