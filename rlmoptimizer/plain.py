@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 from collections import deque
 from collections.abc import Mapping, Set
 from typing import Any, Final, cast
@@ -17,7 +18,7 @@ from typing import Any, Final, cast
 import dspy
 from pydantic import BaseModel
 
-__all__ = ["MAX_DEPTH", "MAX_NODES", "to_plain"]
+__all__ = ["MAX_DEPTH", "MAX_NODES", "to_plain", "without_addresses"]
 
 MAX_DEPTH: Final = 32  # nesting levels kept; the tool channel takes 64, and a result stands some levels deep
 MAX_NODES: Final = 250_000  # containers in one conversion; lists that share their items can unfold to any number
@@ -25,14 +26,15 @@ MAX_NODES: Final = 250_000  # containers in one conversion; lists that share the
 _ATOMS: Final = frozenset({type(None), bool, int, float, str, bytes})
 _TEXT: Final = frozenset({str})
 _CYCLE: Final = "<cycle>"
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def to_plain(value: Any) -> Any:
     """A plain copy of any value; never raises.
 
     DSPy's records, pydantic models, dataclasses, named tuples and mappings become dicts; sequences and sets lists;
-    enums their value; numpy scalars and arrays numbers and lists; everything else its `str`. Keys become text
-    without lone surrogates. Cycles are cut, and so is what nests deeper than `MAX_DEPTH` or holds more than `MAX_NODES`
+    enums their value; numpy scalars and arrays numbers and lists; everything else its `str`, without the address in
+    memory that Python puts there. Keys become text without lone surrogates. Cycles are cut, and so is what nests deeper than `MAX_DEPTH` or holds more than `MAX_NODES`
     containers.
     """
     kind = cast("type[Any]", type(value))
@@ -42,6 +44,14 @@ def to_plain(value: Any) -> Any:
     if flat and "".join(value).isascii():
         return dict(value)  # by far the commonest: the fields of an example or a prediction
     return _Conversion().convert(value, 0)
+
+
+def without_addresses(text: str) -> str:
+    """What Python writes of an object, without where it lies in the host's memory.
+
+    That would help hostile code to attack the host, and differs from process to process.
+    """
+    return _ADDRESS.sub("", text)
 
 
 class _Conversion:
@@ -109,8 +119,8 @@ class _Conversion:
             unboxed = value.tolist()  # numpy's scalars and arrays, and whatever speaks their language
             return str(value) if type(unboxed) is type(value) else self.convert(unboxed, depth)
         if isinstance(value, BaseException):
-            return f"{type(value).__name__}: {value}"
-        return str.__str__(str(value))
+            return without_addresses(f"{type(value).__name__}: {value}")
+        return without_addresses(str.__str__(str(value)))
 
     def _mapping(self, fields: Mapping[Any, Any], depth: int) -> dict[str, Any]:
         plain: dict[str, Any] = {}

@@ -30,7 +30,7 @@ from .copies import own_copy
 from .errors import InvalidSetup
 from .fan_out import GivenUp
 from .lm_failures import causes
-from .plain import to_plain
+from .plain import to_plain, without_addresses
 from .program import clone
 
 __all__ = ["StepTrace", "Steps", "Trace", "describe_error", "plain_record", "record_steps"]
@@ -332,7 +332,7 @@ def _fields(signature: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 def describe_error(error: BaseException) -> str:
     """ "ExceptionType: message"."""
     try:
-        text = str(error)
+        text = without_addresses(str(error))
     except Exception as unreadable:  # noqa: BLE001 - a foreign exception's own __str__
         text = f"(its message cannot be read: {type(unreadable).__name__})"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

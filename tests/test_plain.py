@@ -140,6 +140,18 @@ def check_plain(value: Any) -> None:
             check_plain(item)
 
 
+def test_no_object_tells_where_it_lies_in_memory() -> None:
+    def search(query: str) -> str:
+        return query
+
+    shown = to_plain({"tool": search, "object": object(), "error": ValueError(f"no use for {object()}")})
+    assert shown["object"] == "<object object>"
+    assert shown["tool"].startswith("<function ")
+    assert shown["tool"].endswith("search>")
+    assert shown["error"] == "ValueError: no use for <object object>"
+    assert to_plain("a text <x at 0x12ab> stays") == "a text <x at 0x12ab> stays"
+
+
 def test_a_plain_container_is_copied() -> None:
     value = {"a": 1}
     nested = {"a": [value]}
