@@ -66,7 +66,7 @@ def watch_running_loop() -> Generator[None]:
     """
     loop: Any = _running_loop()
     if loop is None:
-        yield
+        yield  # not in an `except`: all that is raised in the block would have its error as context
         return
     watch = _Watch(loop)
     call, set_before = loop.call_soon_threadsafe, "call_soon_threadsafe" in getattr(loop, "__dict__", ())

@@ -22,6 +22,7 @@ class CallSize:
     bytes: int  # of the call
     parts: int  # that its value has, at most
     answer: int = 0  # bytes; what is expected, until it is made
+    sending: int = 0  # bytes of a large answer that may be sent
 
 
 class InFlight:
@@ -86,15 +87,15 @@ class InFlight:
                 self._changed.wait_for(lambda: self._may_send(size))
                 self._waiting -= size
             self._sending += size
+            call.sending = size
             return True
 
-    def end(self, call: CallSize, *, sent: bool) -> None:
-        """A call is done. `sent`: `answer` let its answer pass."""
+    def end(self, call: CallSize) -> None:
+        """A call is done."""
         with self._changed:
             self._running -= 1
             self._add(call, -1)
-            if sent and call.answer > _SMALL_BYTES:
-                self._sending -= call.answer
+            self._sending -= call.sending
             self._changed.notify_all()
 
     def close(self) -> None:

@@ -303,7 +303,7 @@ class LiveKernel:
         self._strays += 1
         if self._strays > _MOST_STRAYS:
             raise ProtocolViolation(
-                f"the kernel broke the protocol: it sent more than {_MOST_STRAYS} replies to what it was not asked"
+                f"the kernel broke the protocol: it sent more than {_MOST_STRAYS} replies that nobody asked for"
             )
 
     def stop(self, seconds: float) -> bool:

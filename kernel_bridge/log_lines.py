@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
-from .shown import make_showable, printable, printable_line
+from kernel_bridge.shown import make_showable, printable, printable_line
 
 __all__ = ["printable_logs"]
 
@@ -27,6 +27,7 @@ _BURST_CHARS: Final = 1_000_000  # of one library's lines at once, on one handle
 _CHARS_A_SECOND: Final = 5_000.0  # and in the long run
 _LINE_COST: Final = 100  # characters; a flood of empty lines is one too
 _EXTRA_CHARS: Final = 2_000  # of a text that is beside the message, such as the name of the logger
+
 
 @contextmanager
 def printable_logs(clock: Callable[[], float] = time.monotonic) -> Generator[None]:
@@ -118,14 +119,16 @@ class _Watch:
                 return
             floods = dict(self._floods)
             self._floods.clear()
-        for (_, library), flood in floods.items():
-            if flood.left_out and flood.handler is not None:
-                self._handle.before(flood.handler, _note(library, flood.left_out))
-        with self._lock:
-            self._blocks -= 1
-            if not self._blocks:
-                for place in self._places:
-                    place.take_off()
+        try:
+            for (_, library), flood in floods.items():
+                if flood.left_out and flood.handler is not None:
+                    self._handle.before(flood.handler, _note(library, flood.left_out))
+        finally:  # a foreign handler may raise
+            with self._lock:
+                self._blocks -= 1
+                if not self._blocks:
+                    for place in self._places:
+                        place.take_off()
 
     def _record(self, handler: logging.Handler, record: logging.LogRecord) -> Any:
         if not self._blocks or _writes_a_file(handler):

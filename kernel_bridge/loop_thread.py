@@ -77,7 +77,7 @@ class LoopThread:
 
         try:
             self._running_loop(outcome).call_soon_threadsafe(start, context=contextvars.copy_context())
-        except RuntimeError:
+        except (RuntimeError, OSError):  # it is closed, or there is no thread or descriptor for it
             _drop(awaitable)
             raise
         try:
@@ -108,11 +108,16 @@ class LoopThread:
         with self._lock:
             if self._closed:
                 raise RuntimeError(_CLOSED)
-            self._awaited.add(awaited)
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._serve, args=(self._loop,), name=self._name, daemon=True)
-                self._thread.start()
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=self._serve, args=(loop,), name=self._name, daemon=True)
+                try:
+                    thread.start()
+                except BaseException:  # no thread is to be had: the next call tries again
+                    loop.close()
+                    raise
+                self._loop, self._thread = loop, thread
+            self._awaited.add(awaited)
             return self._loop
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -235,7 +235,6 @@ class SubAgents:
         self._account = account
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._last = 0
         self._facade = _Facade(None, None)
         building = _stand_in(self._construct, "the construction of a sub-agent", MOST_CONSTRUCT_BYTES, own_time=True)
         calling = _stand_in(self._call, "the call of a sub-agent", MOST_CALL_BYTES, own_time=False)
@@ -283,8 +282,7 @@ class SubAgents:
         outputs = tuple(field.name for field in read.outputs)
         built = _Built(kind, slot, inputs, (*KINDS[kind].also_returns, *outputs))
         with self._lock:
-            self._last = next(self._numbers)
-            handle = f"sub-agent {self._last}"
+            handle = f"sub-agent {next(self._numbers)}"
             facade.built[handle] = built
         return handle
 

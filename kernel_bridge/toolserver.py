@@ -103,7 +103,8 @@ class ToolServer:
 
     def start(self) -> None:
         """Begin to serve, once connected."""
-        self._add_thread()
+        with self._state:
+            self._add_thread()
 
     def open_cell(self) -> None:
         """A cell starts: its submission, if it makes one, is awaited."""
@@ -155,6 +156,7 @@ class ToolServer:
     # -- threads -----------------------------------------------------------------------------------------------------
 
     def _add_thread(self) -> None:
+        """Add a reader; under `_state`, so that it is counted before it counts itself as busy."""
         thread = threading.Thread(target=self._serve, name=f"kernel tools {len(self._threads) + 1}", daemon=True)
         begin(thread)
         self._threads.append(thread)
@@ -166,9 +168,8 @@ class ToolServer:
                 call = self._receive()
                 if call is None or not self._admit(call):
                     return
-            sent = False
             try:
-                sent = self._handle(call)
+                self._handle(call)
             except WireError as error:
                 self._break(str(error))
                 return
@@ -180,7 +181,7 @@ class ToolServer:
                 self._wake()
                 return
             finally:
-                self._sizes.end(call.size, sent=sent)
+                self._sizes.end(call.size)
                 with self._state:
                     self._idle += 1
                 del call
@@ -239,27 +240,26 @@ class ToolServer:
             return _Waiting(head, frames[1], CallSize(name, len(frames[0]) + len(frames[1]), parts))
         return None
 
-    def _handle(self, call: _Waiting) -> bool:
-        """Run a call and send its answer. False: the answer was refused for its size, which is the answer then."""
+    def _handle(self, call: _Waiting) -> None:
+        """Run a call and send its answer, or why that is not sent."""
         head = call.head
         if isinstance(head, Call) and (why := self._dispatcher.too_long(head.name, len(call.body))) is not None:
-            self._send(Raise(head.id, SubAgentError.__name__, why), b"")
-            return True
-        body = self._codec.load(call.body, verify=True, weighed=True)
-        if isinstance(head, Call):
-            args, kwargs = _arguments(body)
-            answer, data = self._run(head, lambda: self._dispatcher.call(head.name, args, kwargs), f"{head.name}()")
-        elif isinstance(body, dict):
-            answer, data = self._run(head, lambda: self._accept(cast("dict[str, Any]", body)), "SUBMIT")
+            answer, data = Raise(head.id, SubAgentError.__name__, why), b""
         else:
-            raise WireError("a submission is a dict")
-        fits = self._sizes.answer(call.size, len(data))
-        if not fits:
+            answer, data = self._dispatch(head, self._codec.load(call.body, verify=True, weighed=True))
+        if not self._sizes.answer(call.size, len(data)):
             waiting = f"answers of {self._sizes.answer_bytes} bytes wait to be taken already"
             said = f"the answer of {len(data)} bytes was dropped, because {waiting}; call fewer tools at once"
             answer, data = Raise(head.id, "RuntimeError", said), b""
         self._send(answer, data)
-        return fits
+
+    def _dispatch(self, head: Call | Submit, body: Any) -> tuple[HostMessage, bytes]:
+        if isinstance(head, Call):
+            args, kwargs = _arguments(body)
+            return self._run(head, lambda: self._dispatcher.call(head.name, args, kwargs), f"{head.name}()")
+        if not isinstance(body, dict):
+            raise WireError("a submission is a dict")
+        return self._run(head, lambda: self._accept(cast("dict[str, Any]", body)), "SUBMIT")
 
     def _run(self, head: Call | Submit, ask: Callable[[], Any], path: str) -> tuple[HostMessage, bytes]:
         """The answer: its head and its body."""

@@ -133,11 +133,11 @@ def _waiting_line(event: StillWaiting, now: float) -> str:
     long = f"for {clock_text(event.seconds)} (since {since})"
     if event.kind == "examples":
         which = f": {', '.join(event.ids[:_IDS])}{', ...' if len(event.ids) > _IDS else ''}" if event.ids else ""
-        text = f"{event.name}: no example has finished {long}; under way are {event.pending}{which}"
+        text = f"{event.name}: no example has finished {long}; {event.pending} under way{which}"
     elif event.kind == "kernel":
-        text = f"the agent's interpreter is being started {long}"
+        text = f"the agent's interpreter has been starting {long}"
     else:
-        asked = f"; asked are {event.pending}" if event.pending > 1 else ""
+        asked = f"; {event.pending} prompts are under way" if event.pending > 1 else ""
         text = f"the {event.kind} LM {event.name} has not answered {long}{asked}"
     return printable_line(text)
 

@@ -117,10 +117,11 @@ class KernelLease:
         # DSPy's callbacks and settings are context variables.
         context = contextvars.copy_context()
         self._deadline = time.monotonic() + self._start_seconds
-        self._starter = threading.Thread(
+        starter = threading.Thread(
             target=context.run, args=(self._start, on_failure), name="rlmoptimizer-kernel", daemon=True
         )
-        self._starter.start()
+        starter.start()
+        self._starter = starter  # one that could not be started cannot be joined
 
     def _start(self, on_failure: Callable[[], None]) -> None:
         try:

@@ -19,6 +19,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from kernel_bridge.private_files import open_new
+
 from .errors import InvalidSetup, StoreCorrupt, StoreInUse
 from .file_lock import FileLock, Held, check_own
 from .store_copy import copy_of, copy_of_files, needs_a_copy
@@ -278,12 +280,7 @@ def _make(path: Path) -> None:
     new.unlink(missing_ok=True)
     _remove_strays(new)
     # It holds the examples, the validation set's too: for its owner only, and SQLite makes the files beside it alike.
-    made = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        if hasattr(os, "fchmod"):  # the mask for new files may keep its own owner out
-            os.fchmod(made, 0o600)
-    finally:
-        os.close(made)
+    os.close(open_new(new))
     database = _connect(new, "rw")
     try:
         marks = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {VERSION};"

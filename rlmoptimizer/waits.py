@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -62,8 +62,10 @@ class Waits:
                 wait = self._waits[what] = _Wait(self._clock(), self._after, pending=pending)
             wait.count += count
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._serve, name="rlmoptimizer-waits", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._serve, name="rlmoptimizer-waits", daemon=True)
+                with suppress(RuntimeError):  # no thread is to be had: the work goes on without a word about it
+                    thread.start()
+                    self._thread = thread
             self._changed.notify_all()
         try:
             yield lambda: self._step(wait)

@@ -218,7 +218,7 @@ def test_events_of_a_run_that_was_never_begun_are_not_drawn() -> None:
 
 def test_what_does_not_come_is_said_in_one_line_however_progress_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     hung = StillWaiting("examples", f"r3 train {EVIL}", 30, tuple(map(str, range(1, 31))), 90.0)
-    line = "under way are 30: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, ..."
+    line = "30 under way: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, ..."
     events = [*evaluation(40)[:5], hung, *evaluation(40)[5:]]
     notebook = io.StringIO()
     monkeypatch.setattr("sys.stderr", notebook)

@@ -109,6 +109,30 @@ def test_a_closed_loop_runs_nothing_more(loop: LoopThread) -> None:
         loop.run(nothing())
 
 
+def test_a_loop_that_gets_no_thread_is_started_by_the_next_call(
+    loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing() -> int:
+        return 1
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            loop.run(nothing())
+        loop.close()
+    other = LoopThread()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            other.run(nothing())
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(other.run, nothing()).result(TIMEOUT) == 1
+    other.close()
+
+
 def test_a_copy_in_another_process_is_a_loop_of_its_own(loop: LoopThread) -> None:
     async def nothing() -> int:
         return 1

@@ -72,6 +72,18 @@ def test_several_prompts_are_one_wait_and_each_answer_is_a_step(told: Told) -> N
         assert told.after(1.0) == [(("sub", "model"), (3, ()), 60.0)]
 
 
+def test_where_no_thread_is_to_be_had_the_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    waits = Waits(lambda what, pending, seconds: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with waits.on(("kernel", "")):
+            pass
+    waits.close()
+
+
 def test_nothing_is_told_once_it_is_closed() -> None:
     told = threading.Event()
     waits = Waits(lambda what, pending, seconds: told.set(), 0.001)
@@ -125,7 +137,7 @@ def test_a_program_whose_lm_hangs_is_told_with_its_example(
 
     quick(ScriptedRootLM([SUBMIT]), eval_lm=field_lm(hangs))
     assert re.search(
-        r"^r1 train: no example has finished for 0:0\d \(since \d\d:\d\d:\d\d\); under way are 1: 3$",
+        r"^r1 train: no example has finished for 0:0\d \(since \d\d:\d\d:\d\d\); 1 under way: 3$",
         capfd.readouterr().err,
         re.MULTILINE,
     )
@@ -179,4 +191,4 @@ def test_a_kernel_that_does_not_start_is_told(
             super().start()
 
     quick(ScriptedRootLM([SUBMIT]), kernel=Slow)
-    assert "the agent's interpreter is being started for 0:00 (since " in capfd.readouterr().err
+    assert "the agent's interpreter has been starting for 0:00 (since " in capfd.readouterr().err

@@ -197,10 +197,10 @@ def _parse(line: bytes) -> dict[str, Any]:
     """A checkpoint's head. It may be whatever the agent's code put there. Raises: ValueError, RecursionError."""
     head = json.loads(line)
     if not isinstance(head, dict) or _HEAD.keys() - cast("dict[str, Any]", head).keys():
-        raise ValueError("its head is none")
+        raise ValueError("malformed header")
     for key, kind in _HEAD.items():
         if not isinstance(head[key], kind):
-            raise ValueError(f"{key} in its head is none")
+            raise ValueError(f"malformed header: {key}")
     return cast("dict[str, Any]", head)
 
 

@@ -65,6 +65,7 @@ class Transcript:
         """End the cell: its head, its tail, and how many characters between them were left out."""
         with self._lock:
             self.active = False
+            self._show()
             self._keep(self._screen.rest())
             return "".join(self._head), "".join(self._tail), self._omitted
 
@@ -76,14 +77,16 @@ class Transcript:
                 return
             self._mirror(text)
             self._unseen.append(text)
-            if self._showing:  # in a signal handler that came in the middle of what follows
-                return
-            self._showing = True
-            try:
-                while self._unseen:
-                    self._keep(self._screen.feed(self._unseen.popleft()))
-            finally:
-                self._showing = False
+            if not self._showing:  # else in a signal handler that came in the middle of this
+                self._show()
+
+    def _show(self) -> None:
+        self._showing = True
+        try:
+            while self._unseen:
+                self._keep(self._screen.feed(self._unseen.popleft()))
+        finally:
+            self._showing = False
 
     def add_result(self, text: str) -> None:
         """A value's text, every character of which counts."""

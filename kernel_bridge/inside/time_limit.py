@@ -20,7 +20,7 @@ class OutOfTime(BaseException):
 
 
 def call_within(seconds: float, action: Callable[[], _Result]) -> _Result:
-    """What the action gives, where the platform has timers and this is the main thread within some seconds.
+    """Call the action and give its result, within some seconds where the platform has timers and in the main thread.
 
     Code that swallows the end of its time is told again. The agent's own timer goes on afterwards.
 

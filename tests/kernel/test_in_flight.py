@@ -34,7 +34,7 @@ def test_calls_wait_for_room_for_the_answers_that_their_tool_gives() -> None:
         sent = account.answer(call, size)
         with lock:
             running -= 1
-        account.end(call, sent=sent)
+        account.end(call)
         return sent
 
     assert run(LIMIT // 3)
@@ -43,7 +43,7 @@ def test_calls_wait_for_room_for_the_answers_that_their_tool_gives() -> None:
     assert most <= 3
     call = begun(account)
     assert account.answer(call, LIMIT)  # nothing is held any more
-    account.end(call, sent=True)
+    account.end(call)
 
 
 def test_small_calls_wait_for_no_large_answer() -> None:
@@ -52,8 +52,8 @@ def test_small_calls_wait_for_no_large_answer() -> None:
     assert account.answer(large, LIMIT)
     small = begun(account, "small")
     assert account.answer(small, 10)
-    account.end(small, sent=True)
-    account.end(large, sent=True)
+    account.end(small)
+    account.end(large)
 
 
 def test_what_would_wait_beyond_the_limit_is_refused_and_the_others_get_their_turn(wait_until: Wait) -> None:
@@ -64,12 +64,21 @@ def test_what_would_wait_beyond_the_limit_is_refused_and_the_others_get_their_tu
         waiting = [pool.submit(account.answer, call, LIMIT // 2) for call in others]
         wait_until(lambda: account._waiting == LIMIT, "both wait")
         assert not account.answer(last, 2**20)
-        account.end(last, sent=False)
-        account.end(first, sent=True)
+        account.end(last)
+        account.end(first)
         assert all(future.result(60) for future in waiting)
     for call in others:
-        account.end(call, sent=True)
+        account.end(call)
     assert (account._bytes, account._parts, account._expected, account._sending, account._waiting) == (0, 0, 0, 0, 0)
+
+
+def test_a_call_that_ends_without_an_answer_gives_back_no_more_than_it_took() -> None:
+    account = InFlight(LIMIT, MANY)
+    first = begun(account)
+    assert account.answer(first, LIMIT // 2)
+    account.end(first)
+    account.end(begun(account))  # of which as large an answer was expected
+    assert (account._bytes, account._parts, account._expected, account._sending) == (0, 0, 0, 0)
 
 
 def test_calls_are_bounded_by_their_bytes_and_parts(wait_until: Wait) -> None:
@@ -80,7 +89,7 @@ def test_calls_are_bounded_by_their_bytes_and_parts(wait_until: Wait) -> None:
             waiting = pool.submit(account.begin, second)
             with pytest.raises(TimeoutError):
                 waiting.result(0.05)
-            account.end(first, sent=False)
+            account.end(first)
             assert waiting.result(60)
 
 
@@ -88,7 +97,7 @@ def test_what_is_larger_than_the_limit_passes_alone() -> None:
     account = InFlight(LIMIT, MANY)
     call = begun(account, size=10 * LIMIT)
     assert account.answer(call, 10 * LIMIT)
-    account.end(call, sent=True)
+    account.end(call)
     assert account.answer(begun(account), 1)
 
 

@@ -291,3 +291,34 @@ def test_who_puts_something_over_it_keeps_that_and_nothing_is_called_twice(
     with printable_logs():
         library.error(EVIL)
     assert logging.Handler.handle is before
+
+
+def test_a_handler_that_raises_at_the_end_leaves_no_watch_behind() -> None:
+    class Broken(logging.Handler):
+        ready = False
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if self.ready:
+                raise OSError("no terminal")
+
+    broken, logger = Broken(), logging.getLogger("flooded")
+
+    def flood() -> None:
+        with printable_logs(lambda: 0.0):
+            for _ in range(200):
+                logger.warning("x" * 90_000)
+            broken.ready = True
+
+    shown = io.StringIO()
+    after = logging.StreamHandler(shown)
+    logger.addHandler(broken)
+    try:
+        with pytest.raises(OSError, match="no terminal"):
+            flood()
+        logger.removeHandler(broken)
+        logger.addHandler(after)
+        logger.warning("\x1b as it came")
+    finally:
+        logger.removeHandler(broken)
+        logger.removeHandler(after)
+    assert shown.getvalue() == "\x1b as it came\n"

@@ -186,7 +186,7 @@ def test_replies_to_nobody_without_end(bounded: Victim) -> None:
             "    return honest(stream, kind, content, parent, ident, *args, **kwargs)\n"
             "kernel.session.send = flood"
         )
-        assert "it sent more than 8 replies to what it was not asked" in told
+        assert "it sent more than 8 replies that nobody asked for" in told
 
 
 @at_every_tier
