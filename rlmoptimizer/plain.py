@@ -34,8 +34,8 @@ def to_plain(value: Any) -> Any:
 
     DSPy's records, pydantic models, dataclasses, named tuples and mappings become dicts; sequences and sets lists;
     enums their value; numpy scalars and arrays numbers and lists; everything else its `str`, without the address in
-    memory that Python puts there. Keys become text without lone surrogates. Cycles are cut, and so is what nests deeper than `MAX_DEPTH` or holds more than `MAX_NODES`
-    containers.
+    memory that Python puts there. Keys become text without lone surrogates. Cycles are cut, and so is what nests deeper
+    than `MAX_DEPTH` or holds more than `MAX_NODES` containers.
     """
     kind = cast("type[Any]", type(value))
     if kind in _ATOMS:
