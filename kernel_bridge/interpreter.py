@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import inspect
 import logging
 import os
 import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -38,7 +37,7 @@ from kernel_bridge.shown import traceback_shown
 from kernel_bridge.signature_text import SignatureText
 from kernel_bridge.sub_agents import Account, SubAgents
 
-__all__ = ["KernelInterpreter", "KernelInterpreterFactory", "only_text", "only_text_in"]
+__all__ = ["KernelInterpreter", "KernelInterpreterFactory", "OnlyText", "only_text", "only_text_in"]
 
 logger = logging.getLogger(__name__)
 
@@ -333,26 +332,7 @@ class _DSPy:
     def tool(self, tool: Any) -> Any:
         made: Any = tool if isinstance(tool, Tool) else Tool(tool)
         parts = {name: getattr(made, name) for name in ("name", "desc", "args", "arg_types", "arg_desc")}
-        if inspect.iscoroutinefunction(made.func) or inspect.iscoroutinefunction(type(made.func).__call__):
-
-            @functools.wraps(made.func)
-            async def acall(*args: Any, **kwargs: Any) -> Any:
-                try:
-                    return await made.func(*args, **kwargs)
-                except Exception as error:  # noqa: BLE001 - foreign code
-                    return _told(error)
-
-            return Tool(acall, **parts)
-
-        @functools.wraps(made.func)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return made.func(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001 - foreign code
-                # DSPy would tell a sub-agent's LM the traceback, with paths and source lines of the host.
-                return _told(error)
-
-        return Tool(call, **parts)
+        return _Told(made.func, **parts)
 
     def has_originals(self, facade: object) -> bool:
         return bool(getattr(facade, "_originals", None))
@@ -363,14 +343,34 @@ class _DSPy:
     def clean(self, text: str) -> str:
         return only_text(text).encode("utf-8", "replace").decode("utf-8")
 
-    def untraced(self) -> AbstractContextManager[Any]:
-        # The trace that DSPy keeps by default holds the last 10,000 predictors with their inputs.
+    def around_call(self) -> AbstractContextManager[Any]:
         now = cast("Any", settings)
+        # The trace that DSPy keeps by default holds the last 10,000 predictors with their inputs.
         kept = contextvars.Context().run(getattr, now, "trace")
-        return now.context(trace=None) if now.trace is kept else nullcontext()
+        untraced = {"trace": None} if now.trace is kept else {}
+        return now.context(callbacks=[*(now.callbacks or []), OnlyText()], **untraced)
 
     def refusal(self, error: BaseException, kind: str) -> Exception:
         return _refusal(error, kind)
+
+
+class _Told(Tool):
+    """A tool whose errors, also those of its arguments, are a text, and whose texts are texts only.
+
+    DSPy would tell a sub-agent's LM the traceback, with paths and source lines of the host.
+    """
+
+    def __call__(self, /, **kwargs: Any) -> Any:  # a model's argument may be called anything
+        try:
+            return only_text_in(cast("Any", super()).__call__(**kwargs))
+        except Exception as error:  # noqa: BLE001 - foreign code
+            return _told(error)
+
+    async def acall(self, /, **kwargs: Any) -> Any:
+        try:
+            return only_text_in(await cast("Any", super()).acall(**kwargs))
+        except Exception as error:  # noqa: BLE001 - foreign code
+            return _told(error)
 
 
 # What pydantic and DSPy have on every signature.
@@ -409,7 +409,7 @@ def _class(error: BaseException) -> str:
 
 
 def _told(error: Exception) -> str:
-    return f"Failed: {type(error).__name__}: {error}"[:_ANSWER_CHARS]
+    return only_text(f"Failed: {type(error).__name__}: {error}"[:_ANSWER_CHARS])
 
 
 def only_text(text: str) -> str:
@@ -427,6 +427,18 @@ def only_text_in(value: Any) -> Any:
         items = cast("dict[Any, Any]", value).items()
         return {only_text_in(key): only_text_in(item) for key, item in items}
     return value
+
+
+class OnlyText(BaseCallback):
+    """Keeps what an LM has answered from being an attachment of a later prompt."""
+
+    def on_adapter_parse_end(
+        self, call_id: str, outputs: dict[str, Any] | None, exception: BaseException | None = None
+    ) -> None:
+        """Clean the fields in place, before the program gets them."""
+        if isinstance(outputs, dict):
+            for name, value in outputs.items():
+                outputs[name] = only_text_in(value)
 
 
 _NO_MARK = CUSTOM_TYPE_START_IDENTIFIER.replace("<<", "< <")

@@ -136,7 +136,7 @@ class Maker(Protocol):
         ...
 
     def tool(self, tool: Any) -> Any:
-        """One of them as a sub-agent gets it: it fails with a text instead of an exception."""
+        """One of them as a sub-agent gets it: it fails with a text instead of an exception; its texts are texts."""
         ...
 
     def has_originals(self, facade: object) -> bool:
@@ -151,8 +151,8 @@ class Maker(Protocol):
         """A text in which DSPy reads nothing but text."""
         ...
 
-    def untraced(self) -> AbstractContextManager[Any]:
-        """Around a call that is kept in no trace, unless somebody has asked for one."""
+    def around_call(self) -> AbstractContextManager[Any]:
+        """Around a call: it is kept in no trace, unless somebody has asked for one; what LMs answer in it is text."""
         ...
 
     def refusal(self, error: BaseException, kind: str) -> Exception:
@@ -293,7 +293,7 @@ class SubAgents:
             given = self._checked_inputs(built, inputs, facade)
             if facade.call is None:
                 raise SubAgentError("sub-agents cannot be called here")
-            with self._account.calling(runs_code=KINDS[built.kind].runs_code), self._maker.untraced():
+            with self._account.calling(runs_code=KINDS[built.kind].runs_code), self._maker.around_call():
                 fields = facade.call(handle=built.slot, inputs=given)
             return {name: fields[name] for name in built.returned if name in fields}
         except BaseException as error:  # noqa: BLE001 - as above
@@ -329,7 +329,8 @@ class SubAgents:
 
     def _read(self, kind: str, signature: Any, facade: _Facade) -> tuple[SignatureText, str | None]:
         text, instructions = _signature_parts(kind, signature)
-        read = read_signature(text, self._maker.types(facade.owner))
+        # The values of a Literal are put into the prompt.
+        read = read_signature(self._maker.clean(text), self._maker.types(facade.owner))
         taken = _TAKEN | KINDS[kind].taken | self._maker.taken_names()
         if wrong := sorted(field.name for field in (*read.inputs, *read.outputs) if field.name in taken):
             raise SubAgentError(f"dspy.{kind} has names of its own that no field can have: {', '.join(wrong)}; rename")

@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
-from dspy.utils.callback import BaseCallback
 
-from kernel_bridge.interpreter import only_text, only_text_in
+from kernel_bridge.interpreter import OnlyText, only_text, only_text_in
 
 __all__ = ["OnlyText", "has_attachments", "text_messages", "turn_inputs"]
 
@@ -62,15 +61,3 @@ def _text_message(message: Any) -> Any:
 def _text_of(part: Any) -> str:
     text = cast("dict[str, Any]", part).get("text") if isinstance(part, dict) else None
     return text if isinstance(text, str) else json.dumps(part, ensure_ascii=False, default=str)
-
-
-class OnlyText(BaseCallback):
-    """Keeps what the LM of one step has answered from being an attachment of the next step."""
-
-    def on_adapter_parse_end(
-        self, call_id: str, outputs: dict[str, Any] | None, exception: BaseException | None = None
-    ) -> None:
-        """Clean the fields in place, before the program gets them."""
-        if isinstance(outputs, dict):
-            for name, value in outputs.items():
-                outputs[name] = only_text_in(value)

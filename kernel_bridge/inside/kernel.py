@@ -42,6 +42,7 @@ from kernel_bridge.inside.unavailable import NoInput, answer_debuggers, answer_s
 from kernel_bridge.wire import Foreign, fitting_ready
 
 _HOST_OWNED = ("_dspy", "__dspy", "_Dspy")  # prefixes of the names that DSPy's own set-up cells make
+_INPUT = builtins.input  # while a cell runs, ipykernel has its own in this place
 
 
 class BridgeKernel(IPythonKernel):
@@ -162,7 +163,7 @@ class BridgeKernel(IPythonKernel):
             return super().raw_input(prompt)
         if sys.stdin is self._nothing_typed:
             raise nothing_typed("input()")
-        return self._sys_raw_input(prompt)  # from what the agent's code has put there
+        return _INPUT(prompt)  # from what the agent's code has put there
 
     def getpass(self, *args: Any, **kwargs: Any) -> str:
         if not self.in_host_cell:
