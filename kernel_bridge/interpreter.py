@@ -332,7 +332,7 @@ class _DSPy:
     def tool(self, tool: Any) -> Any:
         made: Any = tool if isinstance(tool, Tool) else Tool(tool)
         parts = {name: getattr(made, name) for name in ("name", "desc", "args", "arg_types", "arg_desc")}
-        return _Told(made.func, **parts)
+        return cast("Any", _Told)(made.func, **parts)
 
     def has_originals(self, facade: object) -> bool:
         return bool(getattr(facade, "_originals", None))

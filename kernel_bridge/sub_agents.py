@@ -34,6 +34,7 @@ LEAST_MEMORY: Final = 512 * 2**20  # bytes for the kernel of a sub-agent, unless
 MOST_INSTRUCTIONS: Final = 65_536  # characters
 MOST_CONSTRUCT_BYTES: Final = 2**18  # of one construction as it comes
 MOST_CALL_BYTES: Final = 4 * 2**20  # of the inputs of one call as they come
+MOST_CALL_VALUES: Final = 100_000  # in the inputs of one call, those within lists and dicts counted
 MOST_DIGITS: Final = 4300  # of a whole number; Python prints no longer one
 
 _CONSTRUCT: Final = "__dspy_construct__"
@@ -358,6 +359,12 @@ class SubAgents:
             names = ", ".join(built.inputs) or "none"
             raise SubAgentError(f"call it with exactly the inputs of its signature, by name: {names}")
 
+        if sum(map(_values, given.values())) > MOST_CALL_VALUES:
+            raise SubAgentError(
+                f"the inputs hold more than {MOST_CALL_VALUES:,} values, those within lists and dicts counted; pass "
+                "fewer, or a text"
+            )
+
         def text(value: str) -> str:
             return value if self._maker.original(facade.owner, value) else self._maker.clean(value)
 
@@ -380,6 +387,12 @@ def plain_input(path: str, value: Any, text: Callable[[str], str]) -> Any:
         items = cast("dict[str, Any]", value).items()
         return {text(key): plain_input(path, item, text) for key, item in items}
     raise SubAgentError(f"{path} holds {type(value).__name__}; inputs are text, numbers, bool, None, lists and dicts")
+
+
+def _values(value: Any) -> int:
+    if isinstance(value, dict):
+        value = list(cast("dict[str, Any]", value).values())
+    return 1 + sum(map(_values, cast("list[Any]", value))) if isinstance(value, list) else 1
 
 
 def _stand_in(tool: Tool, what: str, most_bytes: int, *, own_time: bool) -> BoundedTool:

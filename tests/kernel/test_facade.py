@@ -150,6 +150,7 @@ CALLS = [
     "dspy.RLM('q -> a')(q='x', interpreter_factory='KernelInterpreter')", "dspy.ReAct('q -> a')(q='x', max_iters=9)",
     "dspy.CodeAct('q -> a')(q='x', interpreter='x')", "dspy.Predict('q -> a')()", "dspy.Predict('q -> a')(q=b'x')",
     "dspy.Predict('q -> a')(q=10**5000)", "dspy.Predict('q -> a')(q=[[{'k': 10**5000}]])",
+    "dspy.Predict('q -> a')(q=[[{}] * 50_000, {'k': [0] * 50_000}])",
     # the facade's tools themselves
     *[
         f"globals()['__dspy_construct__'](kind={kind!r}, signature='q -> a', attr_name='x', kwargs={{}})"
@@ -175,6 +176,35 @@ def test_whatever_is_asked_of_sub_agents_shows_and_runs_nothing_of_the_host(host
     assert [(c, t) for c, t in zip(CALLS, said, strict=True) if not t.startswith("SubAgentError")] == []
     assert all(len(text) < 500 for text in said)
     assert len(host.made) == 1, "a kernel was started for what was refused"
+
+
+class Audit:
+    """What is imported and executed on the host by the threads that answer a kernel. A hook of Python's stays."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+        self.on = False
+        sys.addaudithook(self._see)
+
+    def _see(self, event: str, args: tuple[Any, ...]) -> None:
+        watched = event in ("import", "exec", "os.system", "subprocess.Popen", "os.exec", "ctypes.dlopen")
+        if self.on and watched and threading.current_thread().name.startswith("kernel tools"):
+            self.events.append((event, str(args[0])))
+
+
+def test_nothing_that_is_asked_of_sub_agents_is_imported_or_executed(host: Host) -> None:
+    audit = Audit()
+    host.tools = [audit_self_test]
+    host.attempts(["audit_self_test()", *CALLS[:3], "dspy.Predict('q -> a: int | None')(q='x')"])  # loads what is lazy
+    audit.on = True
+    host.attempts(["audit_self_test()", *CALLS, "dspy.Predict('q -> a: list[Any]')(q='x')"])
+    audit.on = False
+    assert audit.events.pop(0)[0] == "exec"  # so it does see
+    assert audit.events == []
+
+
+def audit_self_test() -> None:
+    exec("pass")
 
 
 def test_what_is_accepted_works(host: Host) -> None:
