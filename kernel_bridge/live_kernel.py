@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from kernel_bridge.cells import CellOutcome
+from kernel_bridge.confine.outcome import what_to_do
 from kernel_bridge.dispatch import ToolDispatcher
 from kernel_bridge.encoder import CellFrame, CellVariable
 from kernel_bridge.errors import ProtocolViolation, StartupFailed
@@ -347,4 +348,4 @@ def _stillborn(ended: ExitReason) -> str:
     reason = f"the kernel did not start: {ended.clause()}"
     if "No module named" in ended.stderr_tail:
         reason += "; its Python needs the packages ipykernel (7 or newer) and msgspec"
-    return reason
+    return reason + what_to_do(ended.stderr_tail)

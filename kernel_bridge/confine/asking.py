@@ -78,7 +78,8 @@ def ask(
         begins_fresh: it sees to its signals itself.
 
     Raises:
-        PassingTrouble: it could not be run now, took longer than `seconds` and was killed, or was cut off each time.
+        PassingTrouble: it could not be run now, took longer than `seconds` and was killed, or was cut off each time;
+            or this process may not run its own Python, which is to begin everything: then nothing was found out.
         OSError: it cannot be run.
     """
     occupy_standard_files()
@@ -91,6 +92,8 @@ def ask(
     except OSError as error:
         if is_passing(error):
             raise PassingTrouble(f"{name} cannot be run now: {error}") from error
+        if os.name == "posix":  # a daemon that became another user, or whose Python was replaced
+            raise PassingTrouble(f"this process cannot run its own Python: {error}") from error
         raise
     raise PassingTrouble(f"{name} was ended by somebody else, {_TRIES} times in a row")
 

@@ -85,7 +85,12 @@ _PASSING: Mapping[int, tuple[str, str | None]] = {
     errno.ETIMEDOUT: ("Connection timed out", None),
     errno.ESTALE: ("Stale file handle", None),
 }
-_SPOKEN = ("MemoryError", "cannot allocate memory", "failed to map segment", "can't start new thread")
+_SPOKEN: Mapping[str, int] = {  # by libraries, in words of their own
+    "MemoryError": errno.ENOMEM,
+    "cannot allocate memory": errno.ENOMEM,
+    "failed to map segment": errno.ENOMEM,
+    "can't start new thread": errno.EAGAIN,
+}
 
 
 def is_passing(error: BaseException) -> bool:
@@ -103,7 +108,9 @@ def judged(reason: str, number: int | None = None) -> Refused | Trouble:
 
 def what_to_do(reason: str) -> str:
     """The cure for a trouble, as the end of a sentence; empty where there is none but to try again."""
-    cures = (cure for number, (_, cure) in _PASSING.items() if cure is not None and _stands_in(number, reason))
+    spoken = {number for words, number in _SPOKEN.items() if words in reason}
+    stands = (cure for number, (_, cure) in _PASSING.items() if number in spoken or _stands_in(number, reason))
+    cures = (cure for cure in stands if cure is not None)
     found = next(cures, None)
     return "" if found is None else f"; {found}"
 

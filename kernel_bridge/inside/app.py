@@ -211,6 +211,16 @@ def run(config: dict[str, Any]) -> None:
     """Start the kernel that the host described, and serve until it is killed."""
     config["real_stderr"] = os.dup(2)
     os.set_inheritable(config["real_stderr"], False)
+    try:
+        app = _prepared(config)
+    except BaseException as error:  # what else would tell of it goes to the agent already, who is not there yet
+        os.write(config["real_stderr"], f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
+        raise
+    _serve(app)
+
+
+def _prepared(config: dict[str, Any]) -> BridgeApp:
+    """The kernel, all but serving."""
     logging.getLogger("tornado").setLevel(logging.CRITICAL)
     settings = Config()
     settings.HistoryManager.enabled = False
@@ -233,7 +243,7 @@ def run(config: dict[str, Any]) -> None:
     kernel.attach(config, channel, interrupts, app.transcript, capture)
     gc.freeze()  # what a start has made stays; no collection need look at it again
     gc.enable()
-    _serve(app)
+    return app
 
 
 def _serve(app: BridgeApp) -> None:

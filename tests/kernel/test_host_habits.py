@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from kernel_bridge import probe
+from kernel_bridge import Confinement, KernelSession, StartupFailed, probe
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals, descriptors and modes of POSIX")
 
@@ -240,6 +240,18 @@ def test_what_fails_without_any_confinement_too_is_no_reason_to_confine_less(tmp
     assert "not even a program without any confinement runs: cannot start /nowhere/python" in found
 
 
+@posix
+@pytest.mark.parametrize("own", ["/nowhere/python", "/etc/passwd"])
+def test_a_host_that_cannot_run_its_own_python_is_told_so_and_not_confined_less(tmp_path: Path, own: str) -> None:
+    """As a daemon that began as root and has become somebody else."""
+    found = run_host(tmp_path, f"usual = sys.executable\nsys.executable = {own!r}\nfound = [start(python=usual)]\n"
+                               "sys.executable = usual\nfound.append(start())")  # fmt: skip
+    assert found[0].startswith("StartupFailed: what confinement this machine gives (tier ")
+    assert "this process cannot run its own Python: " in found[0]
+    assert own in found[0]
+    assert found[1] == probe().tier
+
+
 EVERY_DESCRIPTOR = """
 def left():
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
@@ -301,6 +313,20 @@ def test_a_host_that_can_start_no_thread_gets_an_error_until_it_can(tmp_path: Pa
     for refusal in refusals:
         assert refusal.startswith("StartupFailed: "), refusal
         assert "ulimit -u" in refusal, refusal
+
+
+@linux
+@pytest.mark.parametrize("processes", [1, 3, 7])
+def test_a_kernel_that_may_have_no_more_threads_says_so_wherever_its_start_has_come(processes: int) -> None:
+    refusal: StartupFailed | None = None
+    try:
+        with KernelSession(confinement=Confinement(processes=processes)) as session:
+            assert session.run("print(6 * 7)").text == "42\n"
+    except StartupFailed as error:
+        refusal = error
+    if refusal is not None:  # else there the limit is not counted for the kernel alone
+        assert "the limit of processes or threads" in refusal.reason
+        assert refusal.stderr_tail
 
 
 FULL_DISK = """
