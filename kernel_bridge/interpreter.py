@@ -517,7 +517,7 @@ def _by_reason(lost: Mapping[str, str]) -> str:
     groups: dict[str, list[str]] = {}
     room = _LONGEST_LIST
     for told, (name, reason) in enumerate(lost.items()):
-        name, reason = _short(name), _short(reason)
+        name, reason = _short(name), _short(" ".join(reason.split()))
         room -= len(name) + 2 + (0 if reason in groups else len(reason) + 5)
         if room < 0:
             groups["there are too many to list"] = [f"{len(lost) - told:,} more"]

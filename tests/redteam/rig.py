@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import subprocess
@@ -57,6 +58,14 @@ def kinds_here() -> list[str]:
     if not sys.platform.startswith("linux"):
         return []
     return [name for name, kind in KINDS.items() if os.geteuid() == 0 or not kind.root]
+
+
+_NOTE = re.compile(r"(?:\A|\n)\[Should the kernel die, this would be lost[^\n]*\]\s*\Z")
+
+
+def without_note(text: str) -> str:
+    """A cell's text without the line at its end that tells what no checkpoint has."""
+    return _NOTE.sub("", text)
 
 
 class TierUnavailable(Exception):
@@ -224,7 +233,7 @@ class Tier:
         """Run a cell and return its text. Raises: CellError."""
         found = self.ask("run", seconds=seconds, name=session, code=code, variables=variables)
         assert "submitted" not in found, found
-        return found["text"] or ""
+        return without_note(found["text"] or "")
 
     def run_in_time(self, code: str, *, session: str, **variables: Any) -> str:
         """Run a cell that takes but a moment; again when a small limit of time has ended it all the same."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rig import PRELUDE
+from rig import PRELUDE, without_note
 from victim import Victim, at_every_tier
 
 SECRET = "quokka"  # stands in every field of every validation example of `toy`, and nowhere else
@@ -39,7 +39,7 @@ result = {"outputs": [turn["output"] for turn in made.agent_trajectory], "kept":
 def cheat(one: Victim, turns: list[str], setup: str = "") -> dict[str, Any]:
     """Let a hostile agent take these turns, then submit; what it saw, and what the host kept of it."""
     found = one.tier.host(COMPILE, turns=[PRELUDE, *turns, SUBMIT], setup=setup, seconds=110)
-    found["outputs"] = found["outputs"][1:]
+    found["outputs"] = [without_note(output) for output in found["outputs"][1:]]
     assert SECRET not in json.dumps([found["outputs"], found["asked"]]), f"{one.tier.name}: it saw the validation set"
     one.tier.assert_secret(json.dumps(found))
     return found
