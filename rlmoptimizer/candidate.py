@@ -26,6 +26,7 @@ from typing import Any, Final, cast
 import cloudpickle
 import dspy
 
+import kernel_bridge
 from kernel_bridge.loop_thread import LoopThread
 
 from .attachments import OnlyText
@@ -43,7 +44,7 @@ __all__ = ["PASSED_AT", "Candidate", "ExampleResult", "Outcome", "StepTrace"]
 
 PASSED_AT: Final = 1.0 - 1e-9  # an example passed when its score is at least this
 
-_OWN_FILES: Final = str(Path(__file__).parent)
+_OWN_FILES: Final = (str(Path(__file__).parent), str(Path(kernel_bridge.__file__).parent))
 _FUTURES: Final = str(Path(futures.__file__).parent)  # an async metric is waited for through it
 
 
@@ -281,8 +282,8 @@ def _kind(error: BaseException, at: str) -> str:
 
 
 def _foreign_traceback(error: BaseException) -> str:
-    """The traceback as the metric's author would see it: without the frames of this package."""
+    """The traceback as the metric's author would see it: without the frames of ours."""
     shown = traceback.TracebackException.from_exception(error)
-    frames = [frame for frame in shown.stack if not frame.filename.startswith((_OWN_FILES, _FUTURES))]
+    frames = [frame for frame in shown.stack if not frame.filename.startswith((*_OWN_FILES, _FUTURES))]
     shown.stack = traceback.StackSummary.from_list(frames)
     return "".join(shown.format()).rstrip()

@@ -37,6 +37,8 @@ def watch(kernel: int, config: dict[str, Any]) -> NoReturn:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
         _guard(kernel, config)
+    except BaseException:  # noqa: BLE001 - whatever failed here: nobody else would end the kernel
+        _kill_all(kernel)
     finally:
         os._exit(0)
 
@@ -83,8 +85,7 @@ def _guard(kernel: int, config: dict[str, Any]) -> None:
         status = found
     if status is not None:
         code = os.waitstatus_to_exitcode(status)
-        with contextlib.suppress(OSError):
-            _report(f"signal {-code}" if code < 0 else f"exit {code}")
+        _report(f"signal {-code}" if code < 0 else f"exit {code}")
     # A dying host closes its lifeline before it is gone: only one that asked for the end removes the directory itself.
     if not asked and _is_gone(config["host_pid"], 0.0 if by_itself else _DYING_SECONDS):
         remove_tree(config["session_dir"], last="session.json")
@@ -105,7 +106,9 @@ def _noticed(signum: int, frame: object) -> None:
 
 
 def _report(line: str) -> None:
-    os.write(1, line.encode() + b"\n")
+    # A host that was killed reads nothing any more; its end is noticed by the lifeline.
+    with contextlib.suppress(OSError):
+        os.write(1, line.encode() + b"\n")
 
 
 def _reap(kernel: int) -> int | None:

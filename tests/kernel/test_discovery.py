@@ -128,7 +128,7 @@ def test_a_host_killed_while_its_kernel_starts_leaves_nothing_that_the_next_sess
     started, hold = tmp_path / "started", tmp_path / "hold"
     os.mkfifo(started)
     os.mkfifo(hold)
-    python = tmp_path / "python"  # an interpreter that is slow to come up
+    python = tmp_path / "python"  # an interpreter that does not come up
     python.write_text(f"#!/bin/sh\necho > {started}\nread line < {hold}\n")
     python.chmod(0o755)
     code = f"from kernel_bridge import *; KernelSession(confinement='off', runtime_dir={str(root)!r}, "
@@ -136,8 +136,6 @@ def test_a_host_killed_while_its_kernel_starts_leaves_nothing_that_the_next_sess
     started.read_text()  # waits until it is written
     host.kill()
     host.wait()
-    assert len(list(root.iterdir())) == 1
-    hold.write_text("go\n")
     with KernelSession(confinement="off", runtime_dir=root) as session:
         assert session.run("1").text == "1\n"
         assert len(list(root.iterdir())) == 1

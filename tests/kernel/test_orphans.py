@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import marshal
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+import kernel_bridge
 
 HOST = """
 import os, sys
@@ -58,6 +62,26 @@ def test_nothing_outlives_the_host(
         host.wait(60)
     wait_until(lambda: not marked(mark), "the end of all that the kernel started")
     wait_until(lambda: not list(short_dir.iterdir()), "the removal of the session's directory")
+
+
+def test_a_guardian_whose_host_is_gone_before_it_reports_ends_what_was_begun(
+    wait_until: Callable[[Callable[[], object], str], object], tmp_path: Path
+) -> None:
+    mark = f"orphan-{uuid.uuid4().hex}"
+    argv = [sys.executable, "-c", "import time; time.sleep(600)", mark]
+    guardian = {"host_pid": os.getpid(), "session_dir": str(tmp_path / "none"), "layers": 0}
+    config = {"guardian": guardian, "argv": argv, "arguments": None, "descriptor": ""}
+    (tmp_path / "guard").write_bytes(marshal.dumps(config))
+    report, unread = os.pipe()
+    os.close(report)  # nobody reads the guardian's report
+    guard = Path(kernel_bridge.__file__).parent / "inside" / "guard.py"
+    command = [sys.executable, "-I", "-S", str(guard), str(tmp_path / "guard")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=unread) as process:
+        os.close(unread)
+        assert process.stdin is not None
+        process.stdin.close()  # nor holds its lifeline
+        process.wait(60)
+    wait_until(lambda: not marked(mark), "the end of what the guardian had begun")
 
 
 @pytest.fixture
