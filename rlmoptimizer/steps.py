@@ -29,6 +29,7 @@ from pydantic_core import PydanticUndefined
 from .copies import own_copy
 from .errors import InvalidSetup
 from .fan_out import GivenUp
+from .heard_history import HeardHistory
 from .lm_failures import causes
 from .plain import to_plain, without_addresses
 from .program import clone
@@ -103,7 +104,7 @@ class Steps:
     """
 
     def __init__(self, name_of: Callable[[Any], str], halt: threading.Event, *, keeps_copies: bool = False) -> None:
-        self.history = _Answers(self._heard)
+        self.history = HeardHistory(self._heard)
         self.is_answered = False  # an LM call was, whether a step made it or not
         self.trace: list[tuple[Any, dict[str, Any], Any]] = []  # of the calls that returned
         self._name_of = name_of
@@ -187,24 +188,11 @@ class Steps:
         return _Nobody, ()
 
 
-class _Answers:
-    """A history that keeps nothing."""
-
-    def __init__(self, heard: Callable[[Mapping[str, Any]], None]) -> None:
-        self._heard = heard
-
-    def __len__(self) -> int:
-        return 0  # never too long, whatever DSPy's limit is
-
-    def append(self, entry: Mapping[str, Any]) -> None:
-        self._heard(entry)
-
-
 class _Nobody:
     """In the place of `Steps` in another process."""
 
     def __init__(self) -> None:
-        self.history = _Answers(lambda _: None)
+        self.history = HeardHistory(lambda _: None)
 
 
 class Trace(list[Any]):

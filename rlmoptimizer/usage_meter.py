@@ -29,6 +29,7 @@ from dspy.utils.usage_tracker import UsageTracker
 from kernel_bridge.shown import printable_line
 
 from .costs import CostLedger, LMCall, Role
+from .heard_history import HeardHistory
 from .money import picodollars
 
 __all__ = ["UsageMeter"]
@@ -155,7 +156,7 @@ class _Tap(UsageTracker):
     def __init__(self, meter: UsageMeter, role: Role, outer: Any, keeps: _Keeps) -> None:
         self.outer = outer  # the tracker that was set before; it is told everything too
         self.keeps: _Keeps = keeps
-        self.history = _Entries(self._called)
+        self.history = HeardHistory(self._called)
         self.meter = meter
         self._role: Role = role
         # DSPy tells of what was billed and of the call one right after the other, on one thread.
@@ -199,19 +200,6 @@ class _Tap(UsageTracker):
     def _is_innermost(self) -> bool:
         """Whether no tap of another meter is still to read the entry."""
         return [owner for owner in dspy.settings.caller_modules if isinstance(owner, _Tap)][-1] is self
-
-
-class _Entries:
-    """A history that keeps nothing."""
-
-    def __init__(self, receive: Callable[[dict[str, Any]], None]) -> None:
-        self._receive = receive
-
-    def __len__(self) -> int:
-        return 0  # never too long, whatever DSPy's limit is
-
-    def append(self, entry: dict[str, Any]) -> None:
-        self._receive(entry)
 
 
 _UNHEARD: Final = object()  # in the place of a bill: the tracker was not set
