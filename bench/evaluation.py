@@ -23,9 +23,9 @@ from dspy import lm15
 if __name__ == "__main__":
     sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout, installed or not
 
-from rlmoptimizer.dataset import Row, build_dataset
-from rlmoptimizer.evaluation import Evaluator
-from rlmoptimizer.run_store import RunStore
+from rlmoptimizer.evaluation.evaluator import Evaluator
+from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.task.dataset import Row, build_dataset
 
 LM_SECONDS = 0.05
 

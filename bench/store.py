@@ -21,9 +21,9 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout, installed or not
 
-from rlmoptimizer.budget import Charge
-from rlmoptimizer.evaluation import ExampleResult, StepTrace
-from rlmoptimizer.run_store import RunStore
+from rlmoptimizer.evaluation.evaluator import ExampleResult, StepTrace
+from rlmoptimizer.spending.budget import Charge
+from rlmoptimizer.store.run_store import RunStore
 
 EXAMPLES = 10_000
 TRACE_BYTES = 20_000

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, Pickled, RemoteFailure, Restored
     from kernel_bridge.confine import GUARANTEES, Confinement, ConfinementReport, Probe, probe
-    from kernel_bridge.discovery import LiveSession, live_sessions
     from kernel_bridge.errors import (
         BridgeError,
         ConfinementUnavailable,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
         StartupFailed,
         SubAgentError,
     )
+    from kernel_bridge.files.live_sessions import LiveSession, live_sessions
     from kernel_bridge.interpreter import KernelInterpreter, KernelInterpreterFactory
     from kernel_bridge.session import KernelSession
 
@@ -67,7 +67,7 @@ __all__ = [
 _HOMES = {
     "cells": ("Cell", "CellOutcome", "Death", "Limits", "Pickled", "RemoteFailure", "Restored"),
     "confine": ("GUARANTEES", "Confinement", "ConfinementReport", "Probe", "probe"),
-    "discovery": ("LiveSession", "live_sessions"),
+    "files.live_sessions": ("LiveSession", "live_sessions"),
     "errors": (
         "BridgeError",
         "ConfinementUnavailable",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from kernel_bridge.confine import probe
 from kernel_bridge.console import attach, table
-from kernel_bridge.discovery import LiveSession, live_sessions
 from kernel_bridge.errors import StartupFailed
+from kernel_bridge.files.live_sessions import LiveSession, live_sessions
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,8 +6,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from kernel_bridge.discovery import LiveSession
-from kernel_bridge.shown import printable_line
+from kernel_bridge.files.live_sessions import LiveSession
+from kernel_bridge.text import printable_line
 
 __all__ = ["attach", "table"]
 

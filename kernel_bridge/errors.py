@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kernel_bridge.shown import printable
+from kernel_bridge.text import printable
 
 __all__ = [
     "BridgeError",

@@ -27,15 +27,15 @@ from dspy.utils.constants import IS_TYPE_UNDEFINED
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, Restored
-from kernel_bridge.checks import check_tools, refuse_unless
 from kernel_bridge.confine import Confinement, ConfinementReport, limits_asked
-from kernel_bridge.dispatch import ToolDispatcher, check_names
+from kernel_bridge.confine.instructions import execution_instructions
 from kernel_bridge.errors import BridgeError, NotSendable, Refusal, SessionBusy, SubAgentError
-from kernel_bridge.instructions import execution_instructions
+from kernel_bridge.live.tool_dispatch import ToolDispatcher, check_names
+from kernel_bridge.options import check_tools, refuse_unless
 from kernel_bridge.session import KernelSession
-from kernel_bridge.shown import traceback_shown
-from kernel_bridge.signature_text import SignatureText
-from kernel_bridge.sub_agents import Account, SubAgents
+from kernel_bridge.sub_agents.registry import Account, SubAgents
+from kernel_bridge.sub_agents.signature_text import SignatureText
+from kernel_bridge.text import traceback_shown
 
 __all__ = ["KernelInterpreter", "KernelInterpreterFactory", "OnlyText", "only_text", "only_text_in"]
 

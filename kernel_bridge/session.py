@@ -16,16 +16,9 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kernel_bridge.blocked_loop import watch_running_loop
 from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, RemoteFailure, Restored
-from kernel_bridge.checkpoint_file import CheckpointKeeper, fetch_checkpoint
-from kernel_bridge.checks import check_session_options
 from kernel_bridge.confine import Confinement, ConfinementReport, resolve
-from kernel_bridge.confine.layout import CHECKPOINT
-from kernel_bridge.confine.outcome import what_to_do
-from kernel_bridge.discovery import sweep
-from kernel_bridge.dispatch import ToolDispatcher
-from kernel_bridge.encoder import CellEncoder
+from kernel_bridge.confine.trial_outcome import what_to_do
 from kernel_bridge.errors import (
     KernelDied,
     KernelUnresponsive,
@@ -35,9 +28,16 @@ from kernel_bridge.errors import (
     SessionLost,
     StartupFailed,
 )
-from kernel_bridge.launch import LaunchOptions
-from kernel_bridge.live_kernel import GRACE_SECONDS, Gone, LiveKernel
-from kernel_bridge.session_directory import SessionDirectory
+from kernel_bridge.files.checkpoint_file import CheckpointKeeper, fetch_checkpoint
+from kernel_bridge.files.layout import CHECKPOINT
+from kernel_bridge.files.live_sessions import sweep
+from kernel_bridge.files.session_directory import SessionDirectory
+from kernel_bridge.live.kernel import GRACE_SECONDS, Gone, LiveKernel
+from kernel_bridge.live.request import CellEncoder
+from kernel_bridge.live.tool_dispatch import ToolDispatcher
+from kernel_bridge.options import check_session_options
+from kernel_bridge.process.launch import LaunchOptions
+from kernel_bridge.threads.blocked_loop import watch_running_loop
 
 __all__ = ["KernelSession"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import (
+from rlmoptimizer.errors import (
     AgentError,
     BudgetExceededError,
     CostExceededError,
@@ -16,7 +16,7 @@ from .errors import (
     SubmissionError,
     UnknownRunError,
 )
-from .optimizer import RLMDocstringOptimizer
+from rlmoptimizer.optimizer import RLMDocstringOptimizer
 
 __all__ = [
     "AgentError",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from kernel_bridge.shown import traceback_shown
+from kernel_bridge.text import traceback_shown
 
 __all__ = [
     "AgentSubmitted",

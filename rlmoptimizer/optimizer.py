@@ -19,25 +19,24 @@ import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
 from dspy.teleprompt import Teleprompter
 
-from kernel_bridge.log_lines import printable_logs
-from kernel_bridge.shown import make_showable, printable_line
-
-from . import result
-from .checks import a_bool, a_cost_limit, a_directory, a_factory, a_seed, an_lm, at_least
-from .compilation import Compilation, Options, lms_of
-from .ctrl_c import CtrlC
-from .dataset import Dataset, build_dataset
-from .errors import CostLimitReached, InvalidSetup, add_note, notes_of
-from .keys import check_keys, lms_without_own_keys
-from .lm_failures import failure_line, shortened
-from .metric import bind_metric
-from .prices import check_priced
-from .program import check_program
-from .resume import open_store, resume_line, resume_note, resumed_line
-from .run_store import RunStore
-from .seeds import fresh_seed
-from .setup_record import describe_setup, model_name, scored_split
-from .temporary_directory import temporary_directory
+from kernel_bridge.text import make_showable, printable_line
+from rlmoptimizer.compilation import result
+from rlmoptimizer.compilation.compilation import Compilation, Options, lms_of
+from rlmoptimizer.compilation.ctrl_c import CtrlC
+from rlmoptimizer.compilation.resume import open_store, resume_line, resume_note, resumed_line
+from rlmoptimizer.compilation.setup_record import describe_setup, model_name, scored_split
+from rlmoptimizer.errors import CostLimitReached, InvalidSetup, add_note, notes_of
+from rlmoptimizer.evaluation.metric import bind_metric
+from rlmoptimizer.lms.failures import failure_line, shortened
+from rlmoptimizer.lms.keys import check_keys, lms_without_own_keys
+from rlmoptimizer.settings import a_bool, a_cost_limit, a_directory, a_factory, a_seed, an_lm, at_least
+from rlmoptimizer.show.log_lines import printable_logs
+from rlmoptimizer.spending.prices import check_priced
+from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.temporary_directory import temporary_directory
+from rlmoptimizer.task.dataset import Dataset, build_dataset
+from rlmoptimizer.task.program import check_program
+from rlmoptimizer.task.seeds import fresh_seed
 
 __all__ = ["RLMDocstringOptimizer"]
 

@@ -11,9 +11,9 @@ import os
 import shutil
 from collections.abc import Sequence
 
-from kernel_bridge.confine.asking import ask
-from kernel_bridge.confine.outcome import PassingTrouble
-from kernel_bridge.confine.vocabulary import Confinement
+from kernel_bridge.confine.guarantees import Confinement
+from kernel_bridge.confine.trial_outcome import PassingTrouble
+from kernel_bridge.confine.trial_program import ask
 
 __all__ = ["scope_prefix", "scopes_work"]
 

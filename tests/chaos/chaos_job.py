@@ -31,7 +31,8 @@ from dspy import lm15
 from offline import Asked, ScriptedRootLM, field_lm, text_lm
 
 from kernel_bridge import KernelInterpreter
-from rlmoptimizer import OptimizerError, RLMDocstringOptimizer, store_file
+from rlmoptimizer import OptimizerError, RLMDocstringOptimizer
+from rlmoptimizer.store import file as store_file
 
 TRAIN, VAL = 12, 5
 

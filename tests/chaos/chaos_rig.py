@@ -32,9 +32,9 @@ import psutil
 import toy
 from chaos_job import TRAIN, VAL, key_of, student
 
-from kernel_bridge.discovery import live_sessions
+from kernel_bridge.files.live_sessions import live_sessions
 from rlmoptimizer import InvalidSetup, RLMDocstringOptimizer
-from rlmoptimizer.stored_json import decode
+from rlmoptimizer.store.json_text import decode
 
 LIMIT = 10 * TRAIN + VAL  # units
 PROMPTS_ASKED = 4  # to the sub-LM, by the whole script
@@ -49,7 +49,7 @@ class Zygote:
 
     def __init__(self, cache: Path, disk: tuple[Path, int] | None = None) -> None:
         enter = "" if disk is None else f"import private_disk; private_disk.enter({str(disk[0])!r}, {disk[1]}); "
-        path = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parent.parent), *sys.path])
+        path = os.pathsep.join([str(HERE), str(HERE.parent.parent), *sys.path])
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"{enter}import chaos_job; chaos_job.main()"],
             stdin=subprocess.PIPE,

@@ -261,7 +261,7 @@ import sys, pathlib
 import private_disk
 private_disk.enter(sys.argv[1], 4 << 20)
 from rlmoptimizer.errors import StoreCorrupt
-from rlmoptimizer.run_store import RunStore
+from rlmoptimizer.store.run_store import RunStore
 from test_chaos import fill
 disk = pathlib.Path(sys.argv[1])
 for leave in range(0, 1 << 17, 4096):

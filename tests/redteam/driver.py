@@ -238,7 +238,7 @@ class Driver:
     def prepare(self, spec: dict[str, Any]) -> None:
         """Import what a host has, and see that the machine gives the tier."""
         from kernel_bridge import Confinement, KernelInterpreter, Limits, probe
-        from kernel_bridge.confine import landlocked
+        from kernel_bridge.confine import tier_landlock as landlocked
 
         if spec["keep_root"]:
             landlocked.unprivileged_user = lambda python: None
@@ -333,7 +333,7 @@ class Driver:
 
 def kernel_pids(session: Any) -> list[int]:
     """The processes of a session's kernel, outermost first, without the guardian."""
-    from kernel_bridge.watchdog import descendants
+    from kernel_bridge.process.watchdog import descendants
 
     return descendants(guardian_pid(session))[1:]
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernel_bridge.confine.places import python_paths
-from kernel_bridge.confine.plan import PACKAGE
+from kernel_bridge.confine.launch_plan import PACKAGE
+from kernel_bridge.confine.readable_paths import python_paths
 
 HERE = Path(__file__).resolve().parent
 ANSWER_SECONDS = 120.0  # a host that needs longer for one request hangs
@@ -154,7 +154,7 @@ class Tier:
         os.chmod(self.base, 0o711)
         root = os.geteuid() == 0
         uid = 0x60000000 + secrets.randbelow(2**24) if root and not self.kind.root else None
-        imports = [str(PACKAGE.parent), str(HERE.parent)]
+        imports = [str(PACKAGE.parent), str(HERE.parent / "rigs")]
         ours = [str(PACKAGE), str(PACKAGE.parent / "rlmoptimizer"), str(HERE.parent)]
         spec = {
             "became": False,

@@ -19,8 +19,8 @@ COMPILE = """
 import tempfile, threading, time
 import toy
 from offline import field_lm, text_lm
-from rlmoptimizer.run_store import RunStore
-from rlmoptimizer.workbench import Workbench
+from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.agent.tools import Workbench
 options = {}
 exec(setup, globals())
 folder = tempfile.mkdtemp(dir=facts["base"] + "/runs")
@@ -123,7 +123,7 @@ def is_val(question):
     return "one word" in question.instructions and question.inputs["message"].startswith(toy.SECRET)
 """
 UNWATCH = """
-from rlmoptimizer.workbench import Workbench
+from rlmoptimizer.agent.tools import Workbench
 for name in ("optimization_status", "run_data", "update_prompt"):
     setattr(Workbench, name, getattr(Workbench, name).__wrapped__)
 """

@@ -19,7 +19,7 @@ import pytest
 
 from kernel_bridge import KernelInterpreter
 from kernel_bridge.console import table
-from kernel_bridge.discovery import live_sessions
+from kernel_bridge.files.live_sessions import live_sessions
 
 if sys.platform == "win32":
     pytest.skip("there is no pty", allow_module_level=True)
@@ -67,7 +67,7 @@ def on_a_terminal(script: str) -> str:
     master, slave = pty.openpty()
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+        "PYTHONPATH": os.pathsep.join([str(TESTS / "rigs"), str(TESTS.parent)]),
         "PYTHONIOENCODING": "utf-8:backslashreplace",
         "TERM": "xterm-256color",
         "COLUMNS": "120",

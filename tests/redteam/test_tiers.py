@@ -8,8 +8,8 @@ import sys
 import pytest
 from rig import KINDS, Kind, Tier, TierUnavailable, kinds_here
 
-from kernel_bridge.confine.bubblewrap import find_bubblewrap
-from kernel_bridge.confine.landlocked import why_no_landlock
+from kernel_bridge.confine.tier_bubblewrap import find_bubblewrap
+from kernel_bridge.confine.tier_landlock import why_no_landlock
 
 _TRY = """
 import ctypes, os, sys, tempfile

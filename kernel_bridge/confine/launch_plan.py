@@ -1,0 +1,150 @@
+"""A plan: how one kernel process is to be started. Data, and what all tiers share in making it; starts nothing."""
+
+from __future__ import annotations
+
+import base64
+import os
+import platform
+import site
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernel_bridge.confine.guarantees import Confinement
+from kernel_bridge.confine.seccomp import filter_for
+from kernel_bridge.files.layout import Layout
+
+__all__ = ["ARGUMENTS", "PACKAGE", "LaunchPlan", "clean_environment", "encoded_filter", "kernel_command", "rlimits"]
+
+PACKAGE = Path(__file__).parents[1]  # kernel_bridge itself
+ARGUMENTS = "DESCRIPTOR"  # stands in a wrapper's command for the descriptor that it reads its arguments from
+
+_PASSED_ON = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "SYSTEMROOT",
+    "WINDIR",
+    "COMSPEC",
+    "PATHEXT",
+    "NUMBER_OF_PROCESSORS",
+)
+_OF_THIS_PYTHON = ("PYTHONHOME", "PYTHONPATH")  # another would find modules there that are not for it
+_LISTS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+_MOST_SIGNALS = 4096
+_LOCKED_BYTES = 2**20
+_ADDRESS_SPACE_ROOM = 4 * 2**30  # bytes above memory_bytes: mapped files and reserved ranges are not memory in use
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """How one kernel process is to be started."""
+
+    argv: Sequence[str]  # the kernel's own command, without its configuration file
+    environment: Mapping[str, str]
+    inside: Layout  # the directories as the kernel sees them
+    seal: Mapping[str, Any] | None  # what the process does to itself first; see inside/seal.py
+    wrapper_arguments: Sequence[str] | None = None  # what the wrapper reads from the descriptor in argv
+    owner: int | None = None  # user that must own the writable directories; None: the host's own
+    tmpfs: Sequence[str] = ()  # the kernel's own file systems in memory, as it sees them
+    files: Mapping[str, str] | None = None  # small files to be made in the session's directory first
+
+
+def clean_environment(limits: Confinement, scratch: Path, python: str) -> dict[str, str]:
+    """A kernel's environment: a short list of the host's variables, places inside scratch, and what was asked for."""
+    names = _PASSED_ON if python == sys.executable else [name for name in _PASSED_ON if name not in _OF_THIS_PYTHON]
+    environment = {name: os.environ[name] for name in names if name in os.environ}
+    for name in _LISTS:
+        if name in environment:
+            environment[name] = _absolute(environment[name])
+    home = str(scratch)
+    environment.update(
+        HOME=home,
+        USERPROFILE=home,
+        TMPDIR=home,
+        TEMP=home,
+        TMP=home,
+        IPYTHONDIR=str(scratch / ".ipython"),
+        # Python runs what it finds in the user's own packages before a kernel is sealed: never from below its HOME.
+        PYTHONUSERBASE=site.getuserbase(),
+        PYTHONDONTWRITEBYTECODE="1",
+        PYTHONIOENCODING="utf-8",
+        PYTHONUTF8="1",
+        # glibc would give and take back each large buffer page by page: a 10 MB input costs a third more so.
+        MALLOC_MMAP_THRESHOLD_=str(32 * 2**20),
+        MALLOC_TRIM_THRESHOLD_=str(128 * 2**20),
+        MALLOC_ARENA_MAX="2",  # glibc reserves address space for each arena, which counts against the limit
+        PAGER="cat",
+        GIT_PAGER="cat",
+        NO_COLOR="1",
+    )
+    environment.update(limits.environment)
+    return environment
+
+
+def _absolute(places: str) -> str:
+    """A list of directories without those that depend on the working directory, which is the agent's to fill.
+
+    What stands there would be run by a successor's Python, or by its loader, before the kernel is sealed.
+    """
+    return os.pathsep.join(place for place in places.split(os.pathsep) if os.path.isabs(place))
+
+
+def rlimits(limits: Confinement, *, count_processes: bool) -> dict[str, tuple[int, int]]:
+    """Resource limits by their name in the resource module, as (soft, hard).
+
+    Args:
+        count_processes: limit processes too. Only where they are counted for this kernel alone.
+    """
+    if os.name != "posix":
+        return {}
+    import resource
+
+    found: dict[str, tuple[int, int]] = {"RLIMIT_CORE": (0, 0)}
+    if limits.memory_bytes is not None:
+        found["RLIMIT_DATA"] = (limits.memory_bytes, limits.memory_bytes)
+        room = limits.memory_bytes + _ADDRESS_SPACE_ROOM
+        found["RLIMIT_AS"] = (room, room)
+        found["RLIMIT_MEMLOCK"] = (_LOCKED_BYTES, _LOCKED_BYTES)
+    if limits.cpu_seconds is not None:
+        found["RLIMIT_CPU"] = (limits.cpu_seconds, limits.cpu_seconds + 1)
+    if limits.scratch_bytes is not None:
+        found["RLIMIT_FSIZE"] = (limits.scratch_bytes, limits.scratch_bytes)
+    if limits.open_files is not None:
+        found["RLIMIT_NOFILE"] = (limits.open_files, limits.open_files)
+    if limits.processes is not None:
+        # Timers and queued signals are counted for the user, and real-time priority leaves nothing to others.
+        found.update(RLIMIT_SIGPENDING=(_MOST_SIGNALS, _MOST_SIGNALS), RLIMIT_RTPRIO=(0, 0), RLIMIT_NICE=(0, 0))
+    if limits.processes is not None and count_processes:
+        found["RLIMIT_NPROC"] = (limits.processes, limits.processes)
+    return {name: value for name, value in found.items() if hasattr(resource, name)}
+
+
+def encoded_filter(
+    *, unix_connect: bool, same_user: bool = False, send_descriptors: bool | None = None
+) -> str | None:
+    """The system call filter for this machine as text, or None when there is none for it; see `filter_for`."""
+    made = filter_for(
+        platform.machine(), unix_connect=unix_connect, same_user=same_user, send_descriptors=send_descriptors
+    )
+    return None if made is None else base64.b64encode(made).decode("ascii")
+
+
+def kernel_command(python: str, package: str) -> list[str]:
+    """The command that becomes a kernel when its configuration file's path is added."""
+    flags = ["-X", "frozen_modules=on"] if sys.version_info >= (3, 11) and python == sys.executable else []
+    return [_without_detours(python), *flags, f"{package}/inside/launch.py"]
+
+
+def _without_detours(python: str) -> str:
+    """The same program without `..`, as of `../venv/bin/python`: what it leads through is not there in a namespace."""
+    straight = os.path.normpath(python)
+    return straight if ".." in python.split("/") and os.path.exists(straight) else python

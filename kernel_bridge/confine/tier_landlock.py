@@ -1,0 +1,131 @@
+"""Tier L: Landlock, a system call filter and limits, where namespaces are refused, as in many containers."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from kernel_bridge.confine.guarantees import Confinement
+from kernel_bridge.confine.launch_plan import (
+    PACKAGE,
+    LaunchPlan,
+    clean_environment,
+    encoded_filter,
+    kernel_command,
+    rlimits,
+)
+from kernel_bridge.confine.readable_paths import SYSTEM_FILES, python_paths, system_directories
+from kernel_bridge.confine.seccomp import ARCHITECTURES
+from kernel_bridge.confine.tier_plain import plain_guarantees
+from kernel_bridge.files.layout import Layout
+from kernel_bridge.inside.seal import landlock_abi
+
+__all__ = [
+    "DEVICES",
+    "landlocked_guarantees",
+    "plan_landlocked",
+    "unprivileged_user",
+    "why_no_landlock",
+]
+
+OLDEST_ABI = 6  # the first that keeps signals and abstract unix sockets within the domain
+
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+_HARMLESS = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/uptime", "/proc/loadavg", "/proc/version",
+             "/proc/filesystems", "/proc/sys/kernel/osrelease", "/sys/devices/system/cpu", "/sys/devices/system/node",
+             "/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/hosts")  # fmt: skip
+
+
+_ROOM_FOR_OTHERS = 512  # processes and threads that the user may start elsewhere while the kernel lives
+
+# Not all of /proc/self: its net lists the sockets of the host with their paths.
+_OF_ITSELF = ("cgroup", "cmdline", "comm", "environ", "fd", "fdinfo", "io", "limits", "maps", "mountinfo", "mounts",
+              "oom_score", "pagemap", "smaps", "smaps_rollup", "stat", "statm", "status")  # fmt: skip
+
+
+def why_no_landlock() -> str | None:
+    """Why this tier cannot be had here, with what would mend it; None when it can."""
+    abi = landlock_abi()
+    if abi < OLDEST_ABI:
+        have = "none" if abi < 1 else f"version {abi}"
+        return f"Landlock of version {OLDEST_ABI} or newer is needed (Linux 6.12), this kernel has {have}"
+    if platform.machine() not in ARCHITECTURES:
+        return f"there is no system call filter for {platform.machine()}"
+    return None
+
+
+def landlocked_guarantees(python: str) -> Mapping[str, str]:
+    """What this tier gives here: guarantee -> mechanism."""
+    found = dict(plain_guarantees())
+    found["killed_with_host"] = "a guardian process outside the Landlock domain, which it cannot signal; subreaper"
+    found["no_network"] = (
+        "seccomp: only unix stream sockets, no connect; Landlock: no TCP; others on this machine may connect to an "
+        "abstract unix socket that it binds"
+    )
+    found["filesystem_allowlist"] = "Landlock path rules"
+    found["reduced_syscalls"] = "seccomp"
+    found["scratch_capped"] = (
+        "a watchdog on the host over the scratch directory; seccomp: no files are sent; setrlimit(RLIMIT_FSIZE)"
+    )
+    if os.geteuid() == 0:
+        found["processes_capped"] = "setrlimit(RLIMIT_NPROC) for a user of its own; a watchdog on the host"
+    else:
+        found["processes_capped"] = "a watchdog on the host; setrlimit(RLIMIT_NPROC), coarsely, for it counts all that "
+        found["processes_capped"] += "the user has"
+    return found
+
+
+def unprivileged_user(python: str) -> int | None:
+    """A user number of its own for a kernel that root starts; None when that user could not reach the interpreter."""
+    reached = all(reaches(Path(path)) for path in (*python_paths(python), str(PACKAGE)))
+    return _new_user() if reached else None
+
+
+def _new_user() -> int:
+    return 0x70000000 + secrets.randbelow(2**24)
+
+
+def reaches(path: Path) -> bool:
+    needed = 0o001 if path.is_dir() else 0o004
+    return bool(path.stat().st_mode & needed) and all(parent.stat().st_mode & 0o001 for parent in path.parents)
+
+
+def plan_landlocked(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
+    """Plan a kernel that shares the host's namespaces but is fenced in by its own process."""
+    root = os.geteuid() == 0
+    user = unprivileged_user(python) if root else None
+    if user is not None and not all(parent.stat().st_mode & 0o001 for parent in layout.session.parent.parents):
+        user = None  # it could not come to its own directory either
+    # Of a user whose way is barred the kernel is given the power to pass, and to read what Landlock lets it read.
+    # Staying root would be worse: to root no limit of processes applies, and root's files and processes are its own.
+    passes = root and user is None
+    user = _new_user() if passes else user
+    read = [*system_directories(), *_HARMLESS, *SYSTEM_FILES, *python_paths(python), str(PACKAGE)]
+    read += [f"/proc/self/{name}" for name in _OF_ITSELF]
+    read += [str(Path(path).absolute()) for path in limits.read_only]
+    extra = layout.session / "path"
+    read += [str(extra), str(layout.sockets), str(layout.keep)]
+    # Where it can neither make nor remove files, what it writes cannot be hidden from the watchdog.
+    write = [str(layout.scratch), *layout.written(), *DEVICES]
+    write += [str(Path(path).absolute()) for path in limits.writable]
+    return LaunchPlan(
+        argv=kernel_command(python, str(PACKAGE)),
+        environment=clean_environment(limits, layout.scratch, python),
+        inside=layout,
+        seal={
+            "rlimits": rlimits(limits, count_processes=user is not None),
+            "more_processes": None if root or limits.processes is None else limits.processes + _ROOM_FOR_OTHERS,
+            "user": user,
+            "passes": passes,
+            "dies_with_parent": True,
+            "landlock": {"read": read, "write": write, "bind": [str(layout.sockets)], "needed": True},
+            "seccomp": encoded_filter(unix_connect=False, same_user=user is None or passes),
+            "modes_refused": user is None or passes,
+            "no_new_privileges": True,
+        },
+        owner=user,
+    )

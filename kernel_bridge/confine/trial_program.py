@@ -1,0 +1,172 @@
+"""Small programs that are run to find something out. Knows none of them.
+
+Each runs in a session of its own: Ctrl-C in a terminal goes to all of the foreground's processes, and one that was cut
+off answers nothing, or something wrong. It may still come before the session is made. Each starts with the signals of a
+fresh process, whatever its host ignores or blocks: bubblewrap for one waits for ever where SIGCHLD is ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from kernel_bridge.confine.launch_plan import PACKAGE
+from kernel_bridge.confine.trial_outcome import PassingTrouble, is_passing
+from kernel_bridge.files.standard_descriptors import occupy_standard_files
+
+__all__ = ["Answer", "ask"]
+
+_TRIES = 5
+
+_FROM_OUTSIDE = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGKILL")
+    if hasattr(signal, name)  # not all of them on Windows
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a program said before it ended."""
+
+    answer: bytes  # what it wrote to the descriptor that it was given for its answer, and nobody else did
+    stdout: bytes
+    stderr: bytes
+    # Its exit status, negative for a signal. Only a hint: a host that ignores SIGCHLD, or reaps all children itself,
+    # leaves 0 here however the program ended.
+    status: int
+
+    def last_words(self) -> str:
+        """The last line on its stderr; empty: it said nothing there."""
+        said = self.stderr.decode("utf-8", "replace").strip().splitlines()
+        return said[-1][:300] if said else ""
+
+
+def _fresh(command: Sequence[str]) -> list[str]:
+    """A command that runs the given one with the signals of a fresh process. As it is, where there are no signals."""
+    if os.name != "posix":
+        return list(command)
+    return [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "guard.py"), "--", *command]
+
+
+def ask(
+    command: Sequence[str],
+    *,
+    seconds: float,
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path | None = None,
+    answers: bool = False,
+    begins_fresh: bool = False,
+) -> Answer:
+    """Run a program to its end; it gets no input, and its output is captured.
+
+    One that somebody else ended is run again, a few times.
+
+    Args:
+        env, cwd: as in `subprocess.run`.
+        answers: give it one more argument, the number of a descriptor that takes its answer. On its stdout stands
+            whatever else speaks there: a Python's `sitecustomize`, for one.
+        begins_fresh: it sees to its signals itself.
+
+    Raises:
+        PassingTrouble: it could not be run now, took longer than `seconds` and was killed, or was cut off each time;
+            or this process may not run its own Python, which is to begin everything: then nothing was found out.
+        OSError: it cannot be run.
+    """
+    occupy_standard_files()
+    name = os.path.basename(command[0])
+    try:
+        for _ in range(_TRIES):
+            ended = _run(command if begins_fresh else _fresh(command), seconds, env, cwd, answers=answers)
+            if not _was_cut(ended):
+                return ended
+    except OSError as error:
+        if is_passing(error):
+            raise PassingTrouble(f"{name} cannot be run now: {error}") from error
+        if os.name == "posix":  # a daemon that became another user, or whose Python was replaced
+            raise PassingTrouble(f"this process cannot run its own Python: {error}") from error
+        raise
+    raise PassingTrouble(f"{name} was ended by somebody else, {_TRIES} times in a row")
+
+
+def _run(
+    command: Sequence[str],
+    seconds: float,
+    env: Mapping[str, str] | None,
+    cwd: str | Path | None,
+    *,
+    answers: bool,
+) -> Answer:
+    with contextlib.ExitStack() as files:
+        # Files, not pipes: what the program leaves running may hold a pipe open for ever.
+        answer, out, err = (files.enter_context(_nameless_file()) for _ in range(3))
+        extra = [str(answer.fileno())] if answers else []
+        process = subprocess.Popen(
+            [*command, *extra],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+            env=env,
+            cwd=cwd,
+            pass_fds=(answer.fileno(),) if answers else (),
+        )
+        try:
+            if not _ends_within(process, seconds):
+                raise PassingTrouble(f"it did not end within {seconds:g} s")
+        finally:
+            if process.poll() is None:
+                _kill(process)
+        said = [_content(file) for file in (answer, out, err)]
+        return Answer(said[0], said[1], said[2], process.returncode)
+
+
+def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    # Popen.wait with a time-out looks again and again, with pauses as long as such a program runs.
+    with contextlib.suppress(OSError, AttributeError):  # no such call here, or it has ended
+        ended = os.pidfd_open(process.pid)
+        try:
+            poller = select.poll()
+            poller.register(ended, select.POLLIN)
+            if not poller.poll(seconds * 1000):
+                return False
+        finally:
+            os.close(ended)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if os.name == "posix":
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own
+    process.kill()
+    process.wait()
+
+
+def _nameless_file() -> IO[bytes]:
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("said"), "r+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
+
+
+def _content(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def _was_cut(ended: Answer) -> bool:
+    """Whether somebody else ended it, so that how it ended says nothing about it; also what it was the wrapper of."""
+    return any(ended.status in (-number, 128 + number) for number in _FROM_OUTSIDE)

@@ -1,0 +1,1 @@
+"""One running kernel, seen from its host: requests, replies and tool calls."""

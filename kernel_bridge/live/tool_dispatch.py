@@ -1,0 +1,185 @@
+"""The dispatcher: a tool's name and arguments in, its result out. No sockets; runs on whatever thread calls it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import keyword
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kernel_bridge.threads.loop_thread import LoopThread
+from kernel_bridge.wire import Codec, Unsendable
+
+__all__ = ["RESERVED_NAMES", "BoundedTool", "ToolDispatcher", "check_names", "describe_tool"]
+
+_LOOP = "async tools of a kernel"
+RESERVED_NAMES = frozenset({"SUBMIT", "__builtins__"})
+
+Tool = Callable[..., Any]
+Invoke = Callable[[str, list[Any], dict[str, Any]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedTool:
+    """A tool with bounds of its own."""
+
+    run: Tool
+    what: str  # it does, for an error
+    most_bytes: int  # of the arguments as they come; of a longer call nothing is read
+    own_time: bool  # the time that it takes is the cell's own, unlike that of other tools
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+
+def check_names(names: Sequence[Any], what: str) -> None:
+    """Refuse names that cannot be globals of a cell. Raises: ValueError naming them."""
+    wrong = [
+        name
+        for name in names
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED_NAMES
+    ]
+    if wrong:
+        raise ValueError(
+            f"{what} must be Python identifiers, no keywords, and not one of {sorted(RESERVED_NAMES)}; got {wrong!r}"
+        )
+
+
+class ToolDispatcher:
+    """Runs tools for one kernel.
+
+    `bind` says, at the start of every cell, which tools there are and in whose context they run; a call made
+    between two cells, from a console, finds the last binding.
+
+    Args:
+        invoke: runs one tool by name; by default the bound tool itself. An interpreter hands in its own, so that
+            its callbacks see every call.
+    """
+
+    def __init__(self, invoke: Invoke | None = None) -> None:
+        self._invoke = self.run if invoke is None else invoke
+        self._tools: Mapping[str, Tool] = {}
+        self._submit: Callable[[dict[str, Any]], object] | None = None
+        self._context = contextvars.copy_context()
+        self._loop = LoopThread(_LOOP)
+
+    def bind(self, tools: Mapping[str, Tool], submit: Callable[[dict[str, Any]], object] | None) -> None:
+        """Set the tools and the judge of submissions, in the context of the calling thread."""
+        self._tools = tools
+        self._submit = submit
+        self._context = contextvars.copy_context()
+
+    def call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Run a tool in a copy of the binding's context. Raises: whatever it raises."""
+        return self._context.copy().run(self._invoke, name, args, kwargs)
+
+    def too_long(self, name: str, size: int) -> str | None:
+        """Why a call of so many bytes is not read at all; None: it is."""
+        tool = self._tools.get(name)
+        if not isinstance(tool, BoundedTool) or size <= tool.most_bytes:
+            return None
+        return f"{tool.what} came with {size:,} bytes; at most {tool.most_bytes:,} are accepted"
+
+    def takes_own_time(self, name: str) -> bool:
+        """Whether the time of a call is the cell's own."""
+        tool = self._tools.get(name)
+        return isinstance(tool, BoundedTool) and tool.own_time
+
+    def submit(self, fields: dict[str, Any]) -> None:
+        """Let the judge look at a submission. Raises: the refusal."""
+        if self._submit is not None:
+            self._context.copy().run(self._submit, fields)
+
+    def run(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Run the bound tool itself; async tools are awaited, all on one event loop that lasts until `close`.
+
+        Arguments are bound to the tool's signature first and passed by keyword wherever they can be, because some
+        tools (DSPy's wrappers) show a signature but take keywords only.
+        """
+        tool = self._tools.get(name)
+        if tool is None:
+            raise NameError(f"there is no tool named {name!r}; the tools are: {', '.join(self._tools) or 'none'}")
+        args, kwargs = _by_keyword(tool, name, args, kwargs)
+        result = tool(*args, **kwargs)
+        if not inspect.isawaitable(result):
+            return result
+        try:
+            return self._loop.run(result)
+        except asyncio.CancelledError:  # of the tool alone, not of the caller of the cell
+            raise RuntimeError(f"{name}() was cancelled") from None
+
+    def close(self) -> None:
+        """Cancel the async tools that still run, and end their event loop. Idempotent; tools can run no more."""
+        self._loop.close()
+
+    def leave_to_parent(self) -> None:
+        """In the child of a fork: the loop's thread is the parent's."""
+        self._loop = LoopThread(_LOOP)
+
+
+def _by_keyword(tool: Tool, name: str, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    try:
+        signature = inspect.signature(tool)
+    except (ValueError, TypeError):
+        return args, kwargs
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{name}(): {error}; it is called as {name}{signature}") from None
+    if not args:
+        return args, kwargs
+    positional: list[Any] = []
+    keywords: dict[str, Any] = {}
+    star = any(p.kind is p.VAR_POSITIONAL and bound.arguments.get(p.name) for p in signature.parameters.values())
+    for parameter in signature.parameters.values():
+        if parameter.name not in bound.arguments:
+            continue
+        value = bound.arguments[parameter.name]
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            positional.extend(value)
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            keywords.update(value)
+        elif parameter.kind is parameter.POSITIONAL_ONLY or (star and parameter.kind is not parameter.KEYWORD_ONLY):
+            positional.append(value)
+        else:
+            keywords[parameter.name] = value
+    return positional, keywords
+
+
+def describe_tool(name: str, tool: Tool, codec: Codec) -> dict[str, Any]:
+    """What a kernel needs to make a stub that looks like the tool; the shape is in `inside/stubs.py`."""
+    try:
+        signature = inspect.signature(tool)
+    except (ValueError, TypeError):
+        signature = None
+    doc = inspect.getdoc(tool) if not inspect.isclass(tool) else tool.__doc__
+    description: dict[str, Any] = {"name": name, "doc": doc, "parameters": None}
+    if signature is not None:
+        description["parameters"] = [_describe_parameter(p, codec) for p in signature.parameters.values()]
+        if signature.return_annotation is not inspect.Signature.empty:
+            description["returns"] = _annotation_text(signature.return_annotation)
+    return description
+
+
+def _annotation_text(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def _describe_parameter(parameter: inspect.Parameter, codec: Codec) -> dict[str, Any]:
+    described: dict[str, Any] = {"name": parameter.name, "kind": int(parameter.kind)}
+    if parameter.annotation is not inspect.Parameter.empty:
+        described["annotation"] = _annotation_text(parameter.annotation)
+    if parameter.default is not inspect.Parameter.empty:
+        try:
+            codec.dump(parameter.default)
+            plain = type(parameter.default) in (type(None), bool, int, float, str)
+        except Unsendable:
+            plain = False
+        if plain:
+            described["default"] = parameter.default
+        else:
+            described["default_text"] = repr(parameter.default)[:200]
+    return described

@@ -1,0 +1,84 @@
+"""Where a kernel listens: its addresses, the connection file, the kernel's own copy of it. Knows no process."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernel_bridge.confine import Layout
+from kernel_bridge.files.private_files import make_file
+from kernel_bridge.files.session_directory import SessionDirectory
+from kernel_bridge.process.socket_links import Doors
+
+__all__ = ["Connection"]
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where one kernel listens."""
+
+    info: dict[str, Any]  # Jupyter's connection info as the host needs it, `key` as bytes
+    inside_file: str  # the connection file that the kernel reads
+    urls: tuple[str, str]  # of the tool channel: calls, replies
+    inside_urls: tuple[str, str]  # the same, as the kernel sees them
+    doors: Doors | None  # what has to be opened before the host can connect; None: nothing
+
+    @staticmethod
+    def open(directory: SessionDirectory, layout: Layout, inside: Layout) -> Connection:
+        """Choose addresses for a new kernel and write its connection file, and the kernel's own copy of it."""
+        key = secrets.token_hex(32).encode()
+        if os.name == "posix":
+            shared: dict[str, Any] = {"key": key, "transport": "ipc", **dict(zip(_CHANNELS, range(1, 6), strict=True))}
+            urls = tuple(f"ipc://{directory.doors}/{name}" for name in _TOOL_SOCKETS)
+            inside_urls = tuple(f"ipc://{inside.sockets}/{name}" for name in _TOOL_SOCKETS)
+            ips = str(directory.doors / "s"), str(inside.sockets / "s")
+            doors = Doors(layout.sockets, directory.doors, (*reversed(_TOOL_SOCKETS), "s-1"), _CONSOLE_SOCKETS)
+        else:
+            free = _free_ports(7)
+            shared = {"key": key, "transport": "tcp", **dict(zip(_CHANNELS, free[:5], strict=True))}
+            urls = inside_urls = tuple(f"tcp://127.0.0.1:{port}" for port in free[5:])
+            ips = "127.0.0.1", "127.0.0.1"
+            doors = None
+        info = _write_connection(directory.connection_file, ip=ips[0], **shared)
+        _write_connection(layout.sockets / "kernel.json", ip=ips[1], **shared)
+        file = str(inside.sockets / "kernel.json")
+        return Connection({**info, "key": key}, file, (urls[0], urls[1]), (inside_urls[0], inside_urls[1]), doors)
+
+    def url(self, channel: str) -> str:
+        """The address of a Jupyter channel: shell, iopub, stdin, control or hb."""
+        joint = "-" if self.info["transport"] == "ipc" else ":"
+        return f"{self.info['transport']}://{self.info['ip']}{joint}{self.info[channel + '_port']}"
+
+
+_TOOL_SOCKETS = ("c", "r")  # calls, replies; bound in this order, after all others
+_CONSOLE_SOCKETS = ("s-2", "s-3", "s-4", "s-5")
+_CHANNELS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+
+
+def _write_connection(path: Path, *, key: bytes, **facts: Any) -> dict[str, Any]:
+    info = {**facts, "key": key.decode(), "signature_scheme": "hmac-sha256", "kernel_name": "kernel_bridge"}
+    if os.name == "posix":  # Jupyter's own function fails under a mask that takes from an owner what he needs
+        make_file(path, json.dumps(info, indent=2).encode())
+    else:  # and here it keeps other users out
+        from jupyter_client.connect import write_connection_file
+
+        path.unlink(missing_ok=True)
+        write_connection_file(str(path), key=key, kernel_name="kernel_bridge", **facts)
+    return info
+
+
+def _free_ports(count: int) -> list[int]:
+    import socket
+
+    holders = [socket.socket() for _ in range(count)]
+    try:
+        for holder in holders:
+            holder.bind(("127.0.0.1", 0))
+        return [holder.getsockname()[1] for holder in holders]
+    finally:
+        for holder in holders:
+            holder.close()

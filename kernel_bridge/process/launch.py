@@ -1,0 +1,209 @@
+"""A kernel's launch: its plan, its configuration, the files handed over and the command. Knows no process that runs."""
+
+from __future__ import annotations
+
+import compileall
+import functools
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from kernel_bridge.cells import Limits
+from kernel_bridge.confine import Confinement, Layout, plan_launch, prepare_files
+from kernel_bridge.confine.launch_plan import PACKAGE
+from kernel_bridge.confine.probing import write_guard
+from kernel_bridge.confine.readable_paths import ExtraPathUnusable
+from kernel_bridge.confine.tier_bubblewrap import EXTRA_PATH
+from kernel_bridge.confine.trial_outcome import what_to_do
+from kernel_bridge.errors import StartupFailed
+from kernel_bridge.files.layout import CHECKPOINT, INTERRUPT, PROGRESS, TRANSCRIPT
+from kernel_bridge.files.private_files import make_directory, make_file
+from kernel_bridge.files.session_directory import SessionDirectory
+from kernel_bridge.files.standard_descriptors import occupy_standard_files
+from kernel_bridge.live.reply import result_chars
+from kernel_bridge.process.connection import Connection
+from kernel_bridge.process.shared_files import SharedFiles
+
+__all__ = ["Launch", "LaunchOptions", "Started"]
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOptions:
+    """What every kernel of a session is launched with."""
+
+    python: str  # the interpreter: an absolute path, or a name on the search path
+    limits: Limits
+    confinement: Confinement
+    tier: str  # how it is confined; see `kernel_bridge.confine.resolve`
+    checkpoint: bool  # keep the namespace for a successor
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process that was begun."""
+
+    process: subprocess.Popen[bytes]  # the guardian, or the kernel itself where there is none
+    lifeline: socket.socket | None  # to the guardian
+
+
+class Launch:
+    """The launch of one kernel of a session, planned; `start` begins it. Then its `files` are the caller's to close.
+
+    Raises:
+        StartupFailed: the interpreter cannot be run.
+    """
+
+    def __init__(self, directory: SessionDirectory, options: LaunchOptions) -> None:
+        limits, confinement = options.limits, options.confinement
+        self._directory = directory
+        self._options = options
+        self._checkpoint_bytes = limits.checkpoint_bytes
+        self.layout = directory.next_layout()
+        if confinement.scratch_bytes is not None:  # a new one is written beside the old one
+            self._checkpoint_bytes = min(limits.checkpoint_bytes, confinement.scratch_bytes // 4)
+            directory.drop_checkpoint_above(confinement.scratch_bytes // 3)
+        try:
+            self.plan = plan_launch(confinement, options.tier, self.layout, options.python)
+        except ExtraPathUnusable as error:
+            raise StartupFailed(str(error)) from error
+        except OSError as error:
+            text = f"the kernel's interpreter cannot be used: {error}"
+            raise StartupFailed(text + what_to_do(text)) from error
+        self.connection = Connection.open(directory, self.layout, self.plan.inside)
+        self.files = SharedFiles(self.layout.sockets)
+
+    @property
+    def wrappers(self) -> int:
+        """How many processes stand between the guardian and the kernel."""
+        return 0 if self.plan.wrapper_arguments is None else 2  # the wrapper, and its first process inside
+
+    def start(self, *, restore: bool) -> Started:
+        """Begin the process: the guardian, or the kernel itself where there is none.
+
+        Args:
+            restore: begin with the namespace that a predecessor left in the directory.
+
+        Raises:
+            StartupFailed: the interpreter cannot be run. The shared files are closed.
+        """
+        try:
+            extra_path = _extra_path(self._options.python, self._directory, self.plan.inside)
+            config = self._configuration(extra_path, restore=restore)
+            make_file(self.layout.config, json.dumps(config).encode())
+            self._hand_over()
+            return self._launch()
+        except BaseException:
+            self.files.close()
+            raise
+
+    def _configuration(self, extra_path: list[str], *, restore: bool) -> dict[str, Any]:
+        """What `inside/launch.py` reads; all paths as the kernel sees them."""
+        options, limits, inside = self._options, self._options.limits, self.plan.inside
+        keeping = {
+            "path": str(inside.keep / CHECKPOINT),
+            "bytes": self._checkpoint_bytes,
+            "seconds": limits.checkpoint_seconds,
+            "restore": restore,
+            "progress_file": str(inside.sockets / PROGRESS),
+        }
+        return {
+            "connection_file": self.connection.inside_file,
+            "calls_url": self.connection.inside_urls[0],
+            "replies_url": self.connection.inside_urls[1],
+            "frame_bytes": limits.frame_bytes,
+            "frame_depth": limits.frame_depth,
+            "output_bytes": limits.output_bytes,
+            "result_chars": result_chars(limits),
+            "transcript_file": str(inside.sockets / TRANSCRIPT),
+            "interrupt_file": str(inside.sockets / INTERRUPT) if os.name == "posix" else None,
+            "working_directory": str(inside.scratch),
+            "extra_path": extra_path,
+            "seal": self.plan.seal,
+            "checkpoint": keeping if options.checkpoint else None,
+        }
+
+    def _guardian(self) -> dict[str, Any]:
+        return {"host_pid": os.getpid(), "session_dir": str(self._directory.path), "layers": self.wrappers}
+
+    def _hand_over(self) -> None:
+        prepare_files(self.plan, self.layout)
+        if self.plan.owner is not None:
+            for path in (*self.layout.sockets.iterdir(), *self.layout.keep.iterdir()):
+                os.chown(path, self.plan.owner, self.plan.owner, follow_symlinks=False)
+            self._directory.let_pass()
+
+    def _launch(self) -> Started:
+        _compile_inside()
+        argv = [*self.plan.argv, str(self.plan.inside.config)]
+        try:
+            return self._launch_guarded(argv) if os.name == "posix" else self._launch_plain(argv)
+        except OSError as error:
+            text = f"cannot run {argv[0]!r}: {error}"
+            raise StartupFailed(text + what_to_do(text)) from error
+
+    def _launch_guarded(self, argv: list[str]) -> Started:
+        """The guardian, which starts the kernel; and the lifeline to it."""
+        occupy_standard_files()
+        file = self._directory.path / "guard"
+        write_guard(file, self.plan, self._guardian(), argv)
+        ours, theirs = socket.socketpair()  # no pipe: writing to one whose reader is gone may kill a host
+        with theirs:
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "guard.py"), str(file)],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=dict(self.plan.environment),
+                    cwd=str(self.layout.session),  # the kernel goes to its scratch directory when it is sealed
+                    start_new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        ours.setblocking(False)  # a guardian that was stopped must not stop the host
+        return Started(process, ours)
+
+    def _launch_plain(self, argv: list[str]) -> Started:
+        from jupyter_client import launcher
+
+        launch = cast("Callable[..., subprocess.Popen[bytes]]", launcher.launch_kernel)  # pyright: ignore[reportUnknownMemberType] - untyped
+        process = launch(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(self.plan.environment),
+            cwd=str(self.layout.session),
+        )
+        return Started(process, None)
+
+
+@functools.cache
+def _compile_inside() -> None:
+    """Compile what runs in a kernel, once: a kernel writes no byte code, so every start would compile it anew."""
+    for path in (*(PACKAGE / "inside").glob("*.py"), *(PACKAGE / "wire").glob("*.py")):
+        # Where the package cannot be written, starts are slower and nothing else.
+        compileall.compile_file(path, quiet=2)
+
+
+def _extra_path(python: str, directory: SessionDirectory, inside: Layout) -> list[str]:
+    """For a foreign interpreter: a folder with our cloudpickle, which is plain Python and serves any version."""
+    if os.path.realpath(python) == os.path.realpath(sys.executable) and python == sys.executable:
+        return []
+    import cloudpickle
+
+    folder = directory.path / "path"
+    if not folder.exists():
+        assert cloudpickle.__file__ is not None
+        for made in (folder, folder / "cloudpickle"):
+            make_directory(made, 0o755)  # the kernel may be another user
+        for source in Path(cloudpickle.__file__).parent.glob("*.py"):
+            make_file(folder / "cloudpickle" / source.name, source.read_bytes(), 0o644)
+    return [str(folder if inside.session == inside.sockets.parent else EXTRA_PATH)]

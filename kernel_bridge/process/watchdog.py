@@ -1,0 +1,325 @@
+"""The watchdog: kills a kernel whose processes together use more than they may. Knows processes and files, no cells.
+
+Resource limits bound each process by itself; only the sum bounds what a kernel with many processes takes. Linux only;
+elsewhere the dog sleeps.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernel_bridge.confine.trial_outcome import is_passing, what_to_do
+from kernel_bridge.process.resource_use import (
+    Descriptors,
+    Unmeasurable,
+    deleted_mappings,
+    mapping_bytes,
+    memory,
+    resident,
+    tasks,
+)
+from kernel_bridge.threads.starting import begin
+
+__all__ = ["Bounds", "Watchdog", "descendants"]
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.25
+_CLOSE_LOOK_SECONDS = 0.02  # once more than half of the memory is in use, or a process has escaped a look
+_DISK_SECONDS = 1.0  # walking directories costs more
+_JOIN_SECONDS = 5.0
+_BLIND_LOOKS = 4  # that may fail one after the other before what cannot be watched is ended
+_OWN_THREADS = 16  # the guardian, the wrapper and the kernel's own service threads are not the agent's
+_MOST_FILES, _FEWEST_FILES = 100_000, 10_000  # that a kernel may have, between them one for each block of its bytes
+_FILE_BYTES = 4096
+_DEEPEST = 64  # directories within directories
+_FILES_FOR_EACH_PROCESS = 8  # open files of all processes together, as a multiple of what one may have
+# What the machine or the user has only so many of, and honest code needs few of.
+_MOST_LOCKS, _MOST_TERMINALS, _MOST_SENT, _MOST_WATCHES_BYTES = 10_000, 64, 64, 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What all processes of one kernel may use together. Sizes are bytes; None: not bounded."""
+
+    memory_bytes: int | None
+    processes: int | None  # and threads
+    disk_bytes: int | None
+    open_files: int | None  # of each process; all together may have some times as many
+    directories: Sequence[Path]  # of the host, in which the kernel may write
+    tmpfs: Sequence[str] = ()  # where the kernel's own file systems in memory are, as it sees them
+    wrappers: int = 0  # processes of ours between the guardian and the kernel
+
+    def nothing(self) -> bool:
+        """Whether there is nothing to watch."""
+        return all(bound is None for bound in (self.memory_bytes, self.processes, self.disk_bytes, self.open_files))
+
+
+class Watchdog:
+    """Watches one kernel from construction to `stop`; owns its thread.
+
+    Args:
+        root: the process that the host started; it and all its descendants count.
+
+    Raises:
+        OSError: no thread is to be had.
+    """
+
+    def __init__(self, root: int, bounds: Bounds) -> None:
+        self.verdict: str | None = None  # why the kernel was killed, as a clause
+        self._root = root
+        self._bounds = bounds
+        self._wait = _LOOK_SECONDS
+        self._next_disk = 0.0
+        self._system_bytes = 0  # of memory that the system may have for the kernel's descriptors and mappings
+        self._blind = 0
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        if not bounds.nothing() and sys.platform.startswith("linux"):
+            self._thread = threading.Thread(target=self._watch, name="kernel watchdog", daemon=True)
+            begin(self._thread)
+
+    def stop(self) -> None:
+        """Stop watching. Idempotent."""
+        self._stopped.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(_JOIN_SECONDS)
+
+    def _watch(self) -> None:
+        family = [self._root]
+        while not self._stopped.wait(self._wait):
+            try:
+                family = descendants(self._root)
+                verdict = self._look(family)
+                self._blind = 0
+            except Exception as error:  # whatever it was: nobody would watch any more
+                self._blind += 1
+                if self._blind < _BLIND_LOOKS and is_passing(error):
+                    continue  # this process has no descriptor left just now
+                logger.exception("The watchdog failed, so its kernel is ended")
+                reason = f"{type(error).__name__}: {error}"
+                verdict = f"it was killed, because the watchdog over it failed ({reason}{what_to_do(reason)})"
+            if verdict is not None and not self._stopped.is_set():
+                self.verdict = verdict
+                self._kill(family)
+                return
+
+    def _look(self, family: Sequence[int]) -> str | None:
+        try:
+            verdict = self._too_many(family) or self._too_much_memory(family)
+            now = time.monotonic()
+            if verdict is None and now >= self._next_disk:
+                verdict = self._look_closely(family)
+                took = time.monotonic() - now
+                self._next_disk = now + max(_DISK_SECONDS, 5 * took)
+        except (Unmeasurable, _Refused) as refused:
+            return f"it was killed, because {refused}"
+        # What becomes another process again and again, with all that it has, is caught by looking often.
+        if not all(os.path.exists(f"/proc/{pid}") for pid in family):
+            self._wait = _CLOSE_LOOK_SECONDS
+        return verdict
+
+    def _look_closely(self, family: Sequence[int]) -> str | None:
+        found = Descriptors(family)
+        self._system_bytes = sum(found.system_memory().values())
+        if self._bounds.memory_bytes is not None:
+            self._system_bytes += mapping_bytes(family, self._bounds.memory_bytes)
+        return (
+            self._too_many_open(found)
+            or self._too_many_shared(found)
+            or self._too_much_memory(family)
+            or self._too_much_disk(family, found)
+        )
+
+    def _too_many(self, family: Sequence[int]) -> str | None:
+        limit = self._bounds.processes
+        if limit is None:
+            return None
+        count = sum(len(tasks(pid)) for pid in family)
+        if count <= limit + _OWN_THREADS:
+            return None
+        return f"it was killed, because it had {count} processes and threads; {limit} are allowed"
+
+    def _too_much_memory(self, family: Sequence[int]) -> str | None:
+        limit = self._bounds.memory_bytes
+        if limit is None:
+            return None
+        held = self._system_bytes
+        used = held + sum(map(resident, family))
+        self._wait = _CLOSE_LOOK_SECONDS if used > limit // 2 else _LOOK_SECONDS
+        if used <= limit:
+            return None
+        used = held + memory(family)  # the fair sum, dearer to get: shared pages count once
+        if used <= limit:
+            return None
+        used_mib, limit_mib = _mib(used, limit)
+        told = f", {held / 2**20:.0f} MiB of it for sockets, pipes, epolls and mappings" if held > used // 10 else ""
+        return f"it was killed, because its processes together used {used_mib} of memory{told}; {limit_mib} are allowed"
+
+    def _too_many_open(self, found: Descriptors) -> str | None:
+        each = self._bounds.open_files
+        if each is None or found.count() <= each * _FILES_FOR_EACH_PROCESS:
+            return None
+        return (
+            f"it was killed, because its processes together had {found.count()} open files; "
+            f"{each * _FILES_FOR_EACH_PROCESS} are allowed"
+        )
+
+    def _too_many_shared(self, found: Descriptors) -> str | None:
+        """Whether it uses up what others of the machine or of the same user need too."""
+        if self._bounds.open_files is None:
+            return None
+        for what, count, most in (
+            ("file locks", found.locks(), _MOST_LOCKS),
+            ("terminals", found.terminals(), _MOST_TERMINALS),
+            ("descriptors on their way in sockets", found.on_their_way(), _MOST_SENT),
+            ("bytes of epoll watches", found.system_memory()["watches"], _MOST_WATCHES_BYTES),
+        ):
+            if count > most:
+                return f"it was killed, because it had {count} {what}; {most} are allowed"
+        return None
+
+    def _too_much_disk(self, family: Sequence[int], found: Descriptors) -> str | None:
+        limit = self._bounds.disk_bytes
+        if limit is None:
+            return None
+        use = _DiskUse(max(_FEWEST_FILES, min(_MOST_FILES, limit // _FILE_BYTES)))
+        for directory in self._bounds.directories:
+            use.walk(directory)
+        if self._bounds.directories:
+            use.unlinked(found)
+            for pid in family[1 + self._bounds.wrappers :]:
+                use.mapped(pid, self._bounds.directories)
+        use.in_memory(family, self._bounds.tmpfs)
+        if use.size <= limit:
+            return None
+        used_mib, limit_mib = _mib(use.size, limit)
+        return f"it was killed, because its files take {used_mib}; {limit_mib} are allowed"
+
+    def _kill(self, family: Sequence[int]) -> None:
+        for pid in family:
+            if pid != self._root:  # the guardian collects the rest and reports
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+class _Refused(Exception):
+    """A kernel does with files what none may. The text is the reason, as a clause."""
+
+
+class _DiskUse:
+    """Adds up what a kernel has on disk. Whoever hides from it is refused: an uncounted file is an unbounded one."""
+
+    def __init__(self, most_files: int) -> None:
+        self.size = 0  # bytes that the files take, holes not counted
+        self._most_files = most_files
+        self._files = 0
+        self._devices: set[int] = set()
+        self._seen: set[tuple[int, int]] = set()
+
+    def walk(self, directory: Path) -> None:
+        """Count a directory of the host and all below it."""
+        try:
+            top = os.open(directory, _DIRECTORY)
+        except FileNotFoundError:
+            return
+        status = os.fstat(top)
+        self._devices.add(status.st_dev)
+        self._count(status)
+        self._below(top, 0)
+
+    def _below(self, directory: int, depth: int) -> None:
+        try:
+            if depth > _DEEPEST:
+                raise _Refused(f"it made directories more than {_DEEPEST} deep")
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError, NotADirectoryError):
+                        self._count(entry.stat(follow_symlinks=False))
+                        if entry.is_dir(follow_symlinks=False):
+                            self._below(_open_directory(entry.name, directory), depth + 1)
+        finally:
+            os.close(directory)
+
+    def _count(self, found: os.stat_result) -> None:
+        self._add_files(1)  # each name, for a name takes room too
+        if (found.st_dev, found.st_ino) not in self._seen:
+            self._seen.add((found.st_dev, found.st_ino))
+            self.size += found.st_blocks * 512
+
+    def _add_files(self, count: int) -> None:
+        self._files += count
+        if self._files > self._most_files:
+            raise _Refused(f"it made more than {self._most_files} files")
+
+    def unlinked(self, descriptors: Descriptors) -> None:
+        """Count the files that processes hold open, and that no directory names any more."""
+        for place, link in descriptors.links.items():
+            if link.endswith(" (deleted)"):
+                with suppress(OSError):
+                    found = os.stat(place)
+                    if not found.st_nlink and stat.S_ISREG(found.st_mode) and found.st_dev in self._devices:
+                        self._count(found)
+
+    def mapped(self, pid: int, directories: Sequence[Path]) -> None:
+        """Count the files that a process has mapped, and that no directory names any more."""
+        for path, link in deleted_mappings(pid, [os.path.realpath(directory) for directory in directories]).items():
+            try:
+                self._count(os.stat(link))
+            except PermissionError:  # only root may look, and then not in every container
+                inode = int(path.rpartition(" ")[2])
+                if inode not in {number for _, number in self._seen}:
+                    raise _Refused("it deleted a file that it kept mapped, which hides the file's size") from None
+            except OSError:
+                continue  # it is mapped no more
+
+    def in_memory(self, family: Sequence[int], places: Sequence[str]) -> None:
+        """Count the files in the kernel's own file systems. Their bytes are bounded by their size, their number is not.
+
+        What they hold is reached through any process that has them.
+        """
+        ours = os.readlink("/proc/self/ns/mnt")
+        for pid in reversed(family) if places else ():
+            with suppress(OSError):
+                if os.readlink(f"/proc/{pid}/ns/mnt") != ours:
+                    for place in places:
+                        found = os.statvfs(f"/proc/{pid}/root{place}")
+                        self._add_files(found.f_files - found.f_ffree)
+                    return
+
+
+_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def _open_directory(name: str, above: int) -> int:
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=above)
+    except PermissionError:
+        raise _Refused("it hid a directory from the watchdog") from None
+
+
+def descendants(root: int) -> list[int]:
+    """A process and all that came from it and are still in its line."""
+    found = [root]
+    for pid in found:
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                    found.extend(int(child) for child in file.read().split())
+    return found
+
+
+def _mib(used: int, limit: int) -> tuple[str, str]:
+    """Two different sizes, with as many digits as show that they are different."""
+    digits = next(n for n in range(21) if round(used / 2**20, n) != round(limit / 2**20, n))
+    return f"{used / 2**20:.{digits}f} MiB", f"{limit / 2**20:.{digits}f} MiB"

@@ -1,0 +1,1 @@
+"""Sub-agents: what agent code may ask of DSPy's facade, checked before any library sees it."""

@@ -1,0 +1,218 @@
+"""The interpreters of one compile: the agent's own, started early, and those of its sub-agents. Knows no prompts."""
+
+# DSPy ships no type information.
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
+
+from kernel_bridge.text import traceback_shown
+from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
+from rlmoptimizer.events import KernelStarted
+
+__all__ = ["Interpreter", "InterpreterFactory", "KernelLease", "kernel_started"]
+
+logger = logging.getLogger(__name__)
+
+# A KernelInterpreter bounds its own start (`Limits.start_seconds`); others may have to download themselves first.
+_START_SECONDS: Final = 1800.0
+_JOIN_SECONDS: Final = 20.0  # how long the end waits for a start that is under way; then it is left to itself
+
+
+@runtime_checkable
+class Interpreter(Protocol):
+    """What is used of DSPy's `CodeInterpreter`."""
+
+    @property
+    def tools(self) -> dict[str, Callable[..., Any]]: ...
+    def start(self) -> None: ...
+    def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any: ...
+    def shutdown(self) -> None: ...
+
+
+InterpreterFactory = Callable[[], Interpreter]
+
+
+def kernel_started(interpreter: Interpreter) -> KernelStarted:
+    """What an interpreter says of its own confinement; not every one does."""
+    from kernel_bridge import ConfinementReport
+
+    kind, report = type(interpreter).__name__, getattr(interpreter, "report", None)
+    if not isinstance(report, ConfinementReport):
+        return KernelStarted(kind, f"{kind}, which does not say how it is confined", None)
+    return KernelStarted(
+        kind,
+        report.line(),
+        report.tier,
+        requested=tuple(sorted(report.requested)),
+        in_force=dict(report.in_force),
+        missing=dict(report.missing),
+    )
+
+
+def _checks_sub_agents(interpreter: Interpreter) -> bool:
+    from kernel_bridge import KernelInterpreter
+
+    return isinstance(interpreter, KernelInterpreter)
+
+
+class KernelLease:
+    """A DSPy `interpreter_factory` for one compile.
+
+    Its first call gives the agent's interpreter, already started; every later one a fresh one of the user's `factory`,
+    for a sub-agent that runs code of its own. `close` shuts all of them down.
+
+    Args:
+        sub_agents: called before the interpreter of a sub-agent is made; raises where it could ask nothing. None: there
+            are no sub-agents.
+        submit_validator, on_death, checkpoint_file: for the agent's own interpreter, as far as it has attributes of
+            these names; see `kernel_bridge.KernelInterpreter`.
+        start_seconds: how long the agent's own may take to start.
+        join_seconds: how long `close` waits for a start that is under way.
+    """
+
+    def __init__(
+        self,
+        factory: InterpreterFactory,
+        submit_validator: Callable[[dict[str, Any]], None],
+        *,
+        on_death: Callable[[], str] | None = None,
+        checkpoint_file: Path | None = None,
+        sub_agents: Callable[[], None] | None = None,
+        start_seconds: float = _START_SECONDS,
+        join_seconds: float = _JOIN_SECONDS,
+    ) -> None:
+        self._factory = factory
+        self._sub_agents = sub_agents
+        self._own = {"submit_validator": submit_validator, "on_death": on_death, "checkpoint_file": checkpoint_file}
+        self._lock = threading.Lock()
+        self._agents: Interpreter | None = None
+        self._others: weakref.WeakSet[Interpreter] = weakref.WeakSet()  # each of them ends with its sub-agent
+        self._first: Future[Interpreter] = Future()
+        self._start_seconds = start_seconds
+        self._join_seconds = join_seconds
+        self._deadline = 0.0  # of the start
+        self._starter: threading.Thread | None = None
+        self._taken = False
+        self._closed = False
+
+    @property
+    def execution_instructions(self) -> str:
+        """Part of the agent's prompt: DSPy reads it from the factory that a run is given."""
+        return getattr(self._factory, "execution_instructions", "")
+
+    def start(self, on_failure: Callable[[], None]) -> None:
+        """Make and start the agent's interpreter on a thread of its own; `on_failure` is called there if that fails."""
+        # DSPy's callbacks and settings are context variables.
+        context = contextvars.copy_context()
+        self._deadline = time.monotonic() + self._start_seconds
+        starter = threading.Thread(
+            target=context.run, args=(self._start, on_failure), name="rlmoptimizer-kernel", daemon=True
+        )
+        starter.start()
+        self._starter = starter  # one that could not be started cannot be joined
+
+    def _start(self, on_failure: Callable[[], None]) -> None:
+        try:
+            interpreter = self._make(own=True)
+            for name, value in self._own.items():
+                if value is not None and hasattr(interpreter, name):
+                    setattr(interpreter, name, value)
+            interpreter.start()
+            with self._lock:
+                late = self._closed
+            if late:  # `close` did not wait for it, or was not to
+                interpreter.shutdown()
+        except BaseException as error:  # noqa: BLE001 - it is raised by `wait_started`, on the thread that compiles
+            self._first.set_exception(error)
+            on_failure()
+        else:
+            self._first.set_result(interpreter)
+
+    def _make(self, *, own: bool) -> Interpreter:
+        interpreter: Any = self._factory()
+        if not isinstance(interpreter, Interpreter):
+            raise InvalidSetupType(
+                f"kernel made a {type(interpreter).__name__}; it must make a DSPy code interpreter, "
+                "as KernelInterpreter.factory() does"
+            )
+        if self._sub_agents is not None and not _checks_sub_agents(interpreter):
+            raise InvalidSetupType(
+                f"kernel made a {type(interpreter).__name__}, which does not check what is asked of sub-agents; with "
+                "sub_agents=True it must make a KernelInterpreter, as KernelInterpreter.factory() does"
+            )
+        with self._lock:
+            if own:
+                self._agents = interpreter
+            else:
+                self._others.add(interpreter)
+            closed = self._closed
+        if closed:
+            interpreter.shutdown()
+        return interpreter
+
+    def wait_started(self) -> Interpreter:
+        """The agent's interpreter, when it runs.
+
+        Raises what its start raised, and `InvalidSetup` when it takes too long.
+        """
+        wait([self._first], max(0.0, self._deadline - time.monotonic()))
+        if not self._first.done():
+            raise InvalidSetup(
+                f"the agent's interpreter has not started within {self._start_seconds:g} s; look at what `kernel` makes"
+            )
+        return self._first.result()
+
+    def __call__(self) -> Interpreter:
+        with self._lock:
+            first, self._taken = not self._taken, True
+        if first:
+            return self.wait_started()
+        if self._sub_agents is None:
+            raise RuntimeError("an interpreter was asked for a sub-agent, and there are none")
+        self._sub_agents()
+        return self._make(own=False)
+
+    def interrupt(self) -> None:
+        """Stop the cell that the agent is running, where the interpreter can do that."""
+        if not self._first.done() or self._first.exception() is not None:
+            return
+        interrupt = getattr(self._first.result(), "interrupt", None)
+        if callable(interrupt):
+            try:
+                interrupt()
+            except Exception as error:  # noqa: BLE001 - a foreign interpreter; it is logged
+                logger.warning("The agent's cell could not be interrupted:\n%s", traceback_shown(error))
+
+    def close(self) -> None:
+        """Shut down every interpreter that was made. Idempotent.
+
+        One that is being started is waited for, but not for ever. How long a shutdown takes is the interpreter's own
+        to bound, as `KernelInterpreter` does.
+        """
+        with self._lock:
+            # One that is being made now sees this and is shut down by its maker.
+            self._closed = True
+            own = () if self._agents is None else (self._agents,)
+            others = tuple(self._others)
+        if self._starter is not None:
+            # Not every interpreter can be shut down while another thread starts it.
+            self._starter.join(self._join_seconds)
+            if self._starter.is_alive():
+                logger.warning("The agent's interpreter is still being started; it is shut down when that has ended")
+                own = ()
+        with ExitStack() as stack:
+            for interpreter in (*own, *others):
+                stack.callback(interpreter.shutdown)
+
+

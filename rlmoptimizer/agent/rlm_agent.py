@@ -1,0 +1,385 @@
+"""The agent: its signature and prompt, the `dspy.RLM` that it is, and what it leaves behind. Knows no budget rules.
+
+`dspy.RLM` is extended at the few places where it lets one in: how sub-LM prompts are counted, how tools look to the
+model, and what happens between turns. A test holds each of them against the installed DSPy.
+"""
+
+# DSPy ships no type information; what is used of it here is cast where it enters.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUntypedBaseClass=false, reportUnknownParameterType=false
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Protocol, cast
+
+import dspy
+from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
+from dspy.primitives.facade import HOST_TOKEN_VAR
+from dspy.primitives.repl_types import REPLHistory, REPLVariable
+from dspy.utils.exceptions import AdapterParseError
+
+from kernel_bridge.text import printable, traceback_shown
+from rlmoptimizer.agent.submission import SUBMISSION_FIELD
+from rlmoptimizer.errors import AgentError
+from rlmoptimizer.events import Emitter, TurnFinished
+from rlmoptimizer.lms.failures import LM_FAILURES, failure_kind
+from rlmoptimizer.lms.sub_lm import Paid, SubLM, checked_llm_tools
+
+__all__ = ["Agent", "AgentOutcome", "Bench", "agent_instructions", "agent_signature"]
+
+logger = logging.getLogger(__name__)
+
+_SUMMARY_CHARS = 8000  # of `work_so_far`, which the root LM reads without printing it
+_UNREADABLE = 3  # turns in a row whose answer could not be read, after which the run ends with the LM's own error
+
+
+class Bench(Protocol):
+    """What the agent needs of the workbench."""
+
+    root_lm_calls: int
+
+    @property
+    def left(self) -> int: ...
+    @property
+    def failure(self) -> BaseException | None: ...
+    @property
+    def unaffordable(self) -> str | None: ...
+    @property
+    def agent_tools(self) -> Sequence[Callable[..., Any]]: ...
+    def check_submission(self, fields: Mapping[str, Any]) -> dict[str, str]: ...
+    def begin_turn(self, code: str) -> None: ...
+    def record_turn(
+        self, reasoning: str, code: str, output: str, seconds: float, submission: Mapping[str, Any] | None = None
+    ) -> None: ...
+    def cancel(self) -> None: ...
+
+
+class Meter(Protocol):
+    """Counts sub-LM prompts before they are sent, and what they cost; raises when they do not fit."""
+
+    def reserve(self, n: int = 1) -> None: ...
+    def asking(self, n: int = 1) -> AbstractContextManager[None]: ...
+    def turn(self) -> AbstractContextManager[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOutcome:
+    """What is left of an agent that has finished."""
+
+    prompts: dict[str, str] | None  # the submission, checked; None: there is no valid one
+    problem: str | None  # why there is none
+    final_reasoning: str
+
+
+def agent_instructions(*, sub_agents: bool = False) -> str:
+    """The agent's prompt, as the package carries it. `sub_agents`: it may build some."""
+    folder = resources.files("rlmoptimizer.agent") / "prompts"
+    names = ("agent.md", "sub_agents.md") if sub_agents else ("agent.md",)
+    return "\n\n".join((folder / name).read_text(encoding="utf-8").strip() for name in names)
+
+
+def agent_signature(*, sub_agents: bool = False) -> type[dspy.Signature]:
+    """What the agent gets and what it must produce."""
+    fields: dict[str, tuple[Any, Any]] = {
+        "program_steps": (list[dict[str, Any]], dspy.InputField(desc="the steps, their fields and present prompts")),
+        "baseline_runs": (dict[str, Any], dspy.InputField(desc="run ids and scores of the program as it was given")),
+        "task_facts": (dict[str, Any], dspy.InputField(desc="the metric, the data sets, the budget and the limits")),
+        "previous_trajectory": (list[dict[str, Any]], dspy.InputField(desc="your turns before an interruption")),
+        "work_so_far": (str, dspy.InputField(desc="where an interrupted work stands; empty: it is a new one")),
+        SUBMISSION_FIELD: (dict[str, str], dspy.OutputField(desc="the whole prompt of every step, by step name")),
+    }
+    return cast("type[dspy.Signature]", dspy.Signature(fields, agent_instructions(sub_agents=sub_agents)))  # pyright: ignore[reportCallIssue]
+
+
+class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's decorator hides that it is a class
+    """`dspy.RLM` with the workbench's tools, its meter, and turns that are seen.
+
+    Args:
+        bench: where tools, submission and records go.
+        meter: asked before every sub-LM prompt, whichever way it was reached.
+        interpreter_factory: tells how the agent's interpreter is described to it; the interpreter itself is passed
+            when the agent is run.
+        earlier: the turns of earlier processes, as `reasoning`, `code` and `output`.
+        max_iters: turns that are left.
+        sub_agents: its code may `import dspy`.
+        resumable: an LM that cannot be reached for the conclusion may be asked again by another process.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        *,
+        meter: Meter,
+        emitter: Emitter,
+        sub_lm: dspy.BaseLM,
+        interpreter_factory: Callable[[], Any],
+        max_iters: int,
+        max_llm_calls: int,
+        max_output_chars: int,
+        sub_agents: bool = False,
+        earlier: Sequence[Mapping[str, Any]] = (),
+        resumable: bool = False,
+    ) -> None:
+        # Set first: DSPy asks for the tools' descriptions while it is being constructed.
+        self._bench = bench
+        self._meter = meter
+        self._emitter = emitter
+        self._earlier = earlier
+        self._resumable = resumable
+        self._sub_agents = sub_agents
+        self._lost: CodeInterpreterError | None = None
+        self._unreadable = 0
+        self._problem: str | None = None
+        super().__init__(
+            agent_signature(sub_agents=sub_agents),
+            max_iters=max_iters,
+            max_llm_calls=max_llm_calls,
+            max_output_chars=max_output_chars,
+            tools=[_tool(function) for function in bench.agent_tools],
+            sub_lm=cast("Any", SubLM(sub_lm, meter.asking)),
+            interpreter_factory=interpreter_factory,
+        )
+
+    def work(self, *, interpreter_factory: Callable[[], Any], **inputs: Any) -> AgentOutcome:
+        """Run the agent to its end. Raises what the root LM raised, or what stopped the workbench."""
+        return self._outcome_of(self(interpreter_factory=interpreter_factory, **inputs))
+
+    def conclude(self, **inputs: Any) -> AgentOutcome:
+        """Ask for a conclusion from the earlier turns alone: there are none left. Raises as `work` does."""
+        nothing = REPLHistory(max_output_chars=self.max_output_chars)
+        return self._outcome_of(self._extract_fallback(self._build_variables(**inputs), nothing, [SUBMISSION_FIELD]))
+
+    def _outcome_of(self, result: Any) -> AgentOutcome:
+        prompts: dict[str, str] | None = None
+        if self._problem is None:
+            try:
+                prompts = self._bench.check_submission({SUBMISSION_FIELD: result[SUBMISSION_FIELD]})
+            except AgentError as refused:
+                self._problem = f"the prompts taken from the agent's trajectory are not valid: {refused}"
+        return AgentOutcome(prompts, self._problem, str(result.final_reasoning))
+
+    # one meter for every road to the sub-LM
+
+    def _prepare_execution_tools(self, budget: Any = None) -> dict[str, Callable[..., Any]]:
+        tools = super()._prepare_execution_tools(cast("Any", Paid()))
+        return {**tools, **checked_llm_tools(tools["llm_query"], self._meter.reserve, self._meter.turn)}
+
+    def _setup_facade(self, repl: Any, budget: Any, interpreter_factory: Any) -> str:
+        if not self._sub_agents:
+            _say_that_there_are_no_sub_agents(repl)
+            return ""
+        return super()._setup_facade(repl, cast("Any", self._meter), interpreter_factory)
+
+    # how inputs and tools look
+
+    def _build_variables(self, **inputs: Any) -> list[REPLVariable]:
+        shown = super()._build_variables(**inputs)
+        return [
+            REPLVariable.from_value(
+                variable.name,
+                inputs[variable.name],
+                field_info=self.signature.input_fields[variable.name],
+                preview_chars=_SUMMARY_CHARS,
+            )
+            if variable.name == "work_so_far"
+            else variable
+            for variable in shown
+        ]
+
+    def _make_interpreter_tool(self, tool: Any) -> Callable[..., Any]:
+        """A tool that takes positional arguments too, and says its own name when they do not fit."""
+        function = tool.func
+        signature = _plain_signature(function)
+
+        @functools.wraps(function)
+        def invoke(*args: Any, **kwargs: Any) -> Any:
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{error}; call it as {tool.name}{signature}") from None
+            return tool(**bound.arguments)
+
+        invoke.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
+        return invoke
+
+    def _format_tool_docs(self, tools: Mapping[str, Any]) -> str:
+        described = [
+            f"- `{name}{_plain_signature(tool.func)}`\n{textwrap.indent(inspect.cleandoc(tool.desc or ''), '  ')}"
+            for name, tool in tools.items()
+        ]
+        return "\n\nThe tools of this task:\n\n" + "\n\n".join(described)
+
+    # the turns
+
+    def _execute_iteration(
+        self, repl: Any, variables: Any, history: REPLHistory, iteration: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        if (reason := self._bench.unaffordable) is not None:
+            return self._ended_without_outputs(history, f"the root LM cannot be asked again: {reason}")
+        started = time.monotonic()
+        self._bench.root_lm_calls += 1
+        try:
+            result = super()._execute_iteration(repl, variables, history, iteration, *args, **kwargs)
+            self._unreadable = 0
+        except AdapterParseError as error:
+            result = self._unreadable_turn(history, error)
+        except BaseException:
+            # Before the interpreter is shut down, which may wait for tools under way.
+            self._bench.cancel()
+            raise
+        self._raise_failure()
+        ended = isinstance(result, dspy.Prediction)
+        entry = result.trajectory[-1] if ended else result.entries[-1].model_dump()
+        submission = {SUBMISSION_FIELD: result[SUBMISSION_FIELD]} if ended else None
+        self._saw_turn(iteration, entry, time.monotonic() - started, submission)
+        if ended:
+            # What the agent's threads have left running in the tools ends here; a run on val comes to its end.
+            self._bench.cancel()
+        if self._lost is not None:
+            return self._extract_fallback(variables, result, [SUBMISSION_FIELD])
+        return result
+
+    def _unreadable_turn(self, history: REPLHistory, error: AdapterParseError) -> REPLHistory:
+        # A turn is lost, not the run: what was evaluated so far has been paid for.
+        self._unreadable += 1
+        if self._unreadable >= _UNREADABLE:
+            raise error
+        logger.warning("The root LM's answer could not be read (%d in a row at most %d)", self._unreadable, _UNREADABLE)
+        output = "[Error] Your answer could not be read, nothing was run. Give the fields `reasoning` and `code`."
+        return history.append(code="", output=output)
+
+    def _saw_turn(
+        self, iteration: int, entry: Mapping[str, str], seconds: float, submission: Mapping[str, Any] | None
+    ) -> None:
+        reasoning, code, output = entry["reasoning"], entry["code"], entry["output"]
+        self._bench.record_turn(reasoning, code, output, seconds, submission)
+        before = len(self._earlier)
+        number, limit = before + iteration + 1, before + self.max_iters
+        self._emitter.emit(TurnFinished(number, limit, reasoning, code, output, self._bench.left, seconds))
+
+    def _execute_code(self, repl: Any, code: str, input_args: dict[str, Any]) -> Any:
+        self._bench.begin_turn(code)
+        if hasattr(repl, "checkpoint_label"):  # its namespace is kept for another process, which is told of when it is
+            repl.checkpoint_label = str(self._bench.root_lm_calls)
+        try:
+            return super()._execute_code(repl, code, input_args)
+        except CodeInterpreterError as lost:
+            # The session is over, not the compile: the runs are stored, and the history is enough to conclude from.
+            self._raise_failure()
+            self._lost = lost
+            logger.warning("The agent's interpreter is lost, so the agent ends here: %s", printable(str(lost)))
+            return f"[Error] The REPL has ended and cannot be used any more: {lost}"
+
+    def _raise_failure(self) -> None:
+        if (failure := self._bench.failure) is not None:
+            raise failure
+
+    # the submission
+
+    def _process_final_output(
+        self, result: FinalOutput, output_field_names: list[str]
+    ) -> tuple[dict[str, Any] | None, str | None]:
+        # An interpreter with a submit_validator has asked already, in the cell; any other asks here.
+        outputs, error = super()._process_final_output(result, output_field_names)
+        if outputs is None:
+            return outputs, error
+        try:
+            return {SUBMISSION_FIELD: self._bench.check_submission(outputs)}, None
+        except AgentError as refused:
+            return None, f"[Error] {type(refused).__name__}: {refused}"
+
+    def _extract_fallback(
+        self, variables: Any, history: REPLHistory, output_field_names: list[str]
+    ) -> dspy.Prediction:
+        """DSPy's extract step. Its failure is kept for the caller, who takes the best run then.
+
+        An LM that could not be reached is worth asking again: that is raised where the compile can be resumed.
+        """
+        self._bench.cancel()
+        if (reason := self._bench.unaffordable) is not None:
+            return self._ended_without_outputs(history, f"the agent did not submit, nor can it be asked: {reason}")
+        try:
+            return super()._extract_fallback(variables, _after(self._earlier, history), output_field_names)
+        except Exception as error:
+            if self._resumable and failure_kind(error) in LM_FAILURES:
+                raise
+            logger.warning("No prompts could be taken from the agent's trajectory:\n%s", traceback_shown(error))
+            reason = f"the agent did not submit, and asking for its conclusion failed: {type(error).__name__}"
+            return self._ended_without_outputs(history, reason)
+
+    def _ended_without_outputs(self, history: REPLHistory, problem: str) -> dspy.Prediction:
+        self._bench.cancel()
+        self._problem = problem
+        trajectory = [entry.model_dump() for entry in history]
+        return dspy.Prediction(trajectory=trajectory, final_reasoning="", **{SUBMISSION_FIELD: None})
+
+
+_NO_SUB_AGENTS = """
+def _no_dspy():
+    import sys, types
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name.partition(".")[0] == "dspy":
+                raise ModuleNotFoundError(
+                    "there is no dspy here: sub-agents are off in this optimization. Ask the sub-LM with "
+                    "llm_query(prompt) or llm_query_batched(prompts)", name=name
+                )
+    sys.modules.pop("dspy", None)
+    sys.meta_path.insert(0, Finder)
+    if isinstance(globals().get("dspy"), types.ModuleType):  # of a process in which they were on
+        del globals()["dspy"]
+_no_dspy()
+del _no_dspy, {variable}
+"""
+
+
+def _say_that_there_are_no_sub_agents(repl: Any) -> None:
+    """Let `import dspy` say so, where it would find the library itself, which has no LM there.
+
+    In a kernel only: another interpreter's modules may be the host's own. That one only shows that it works, so that
+    one that does not stops the compile before the first turn.
+    """
+    from kernel_bridge import KernelInterpreter
+
+    if isinstance(repl, KernelInterpreter):
+        code = _NO_SUB_AGENTS.replace("{variable}", HOST_TOKEN_VAR)
+        repl.execute(code, {HOST_TOKEN_VAR: ""})  # with this variable it is run again in a successor
+    else:
+        repl.execute("pass")
+
+
+def _after(earlier: Sequence[Mapping[str, Any]], history: REPLHistory) -> REPLHistory:
+    """The history with the turns of earlier processes in front."""
+    if not earlier:
+        return history
+    whole = REPLHistory(max_output_chars=history.max_output_chars)
+    for turn in (*earlier, *(entry.model_dump() for entry in history)):
+        whole = whole.append(reasoning=turn["reasoning"], code=turn["code"], output=turn["output"])
+    return whole
+
+
+def _tool(function: Callable[..., Any]) -> dspy.Tool:
+    """`function` as a DSPy tool that leaves the checking of arguments to the function."""
+    args = dspy.Tool(function).args or {}
+    # A schema with a plain "type" makes DSPy refuse values before the function sees them, with a message of its own.
+    loose = {name: {"anyOf": [schema]} if "type" in schema else schema for name, schema in args.items()}
+    return dspy.Tool(function, args=loose, arg_types=dict.fromkeys(args, Any))
+
+
+def _plain_signature(function: Callable[..., Any]) -> inspect.Signature:
+    """Names and defaults only: what the agent types."""
+    signature = inspect.signature(function)
+    bare: Iterable[inspect.Parameter] = (
+        parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()
+    )
+    return signature.replace(parameters=list(bare), return_annotation=inspect.Signature.empty)

@@ -1,0 +1,1 @@
+"""One compile, from its setup to its result."""

@@ -1,0 +1,1 @@
+"""Evaluation: a program run on rows, and scored by the metric."""

@@ -1,0 +1,241 @@
+"""The evaluation engine: runs a program on rows, in parallel, and says what happened. Knows no budget and no store."""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# DSPy has no types of its own.
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Any
+
+import dspy
+
+from kernel_bridge.threads.daemon_pool import DaemonPool
+from kernel_bridge.threads.loop_thread import LoopThread
+from rlmoptimizer.errors import InvalidSetupType, MetricFailed
+from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, Halt, ThreadFanOut
+from rlmoptimizer.evaluation.metric import bind_metric
+from rlmoptimizer.evaluation.row_runner import PASSED_AT, Candidate, ExampleResult, Outcome, StepTrace
+from rlmoptimizer.evaluation.wait_monitor import Pending, Waits
+from rlmoptimizer.lms.cache_space import in_cache_space
+from rlmoptimizer.task.dataset import Row
+from rlmoptimizer.task.program import clone, separate_stages
+
+__all__ = ["PASSED_AT", "Evaluator", "ExampleResult", "LMsFailed", "StepTrace"]
+
+logger = logging.getLogger(__name__)
+
+_IDLE_SECONDS = 600.0  # how long an end waits for the examples under way, each of which has a limit in its LM
+_LEAVE_SECONDS = 0.2  # how long threads that were abandoned may take to notice it
+_GRACE_SECONDS = 2.0  # how long a Ctrl-C waits for the examples under way, and an end for what is being delivered
+
+
+class LMsFailed(Exception):
+    """No example of a run has a verdict, because an LM failed on each; the cause is what the first one raised.
+
+    `run_id` is set by whoever keeps the run.
+    """
+
+    run_id: str | None = None
+
+
+class Evaluator:
+    """Scores programs with one metric and one LM on one executor, kept alive between runs. Thread-safe.
+
+    `lm` is `dspy.settings.lm` while the program runs (predictors with an LM of their own keep it; None: the settings'
+    own). The metric runs under the settings' own LM, or `lm` where they have none.
+    `context` is where DSPy's settings and all context variables come from; None: from whoever calls `score`. An
+    optimizer passes `contextvars.copy_context()` taken at the start of `compile()`, so that what is set for the
+    agent's turns does not reach the program.
+    `executor` may be any `concurrent.futures.Executor`, also one that runs elsewhere; the caller keeps it and shuts
+    it down. None: an own pool of `num_threads` threads, closed by `close()`.
+    `waits` is told what is under way in calls of `score` that are `told_as` something.
+    """
+
+    def __init__(
+        self,
+        metric: Any,
+        lm: dspy.BaseLM | None,
+        num_threads: int = 8,
+        *,
+        executor: Executor | None = None,
+        context: contextvars.Context | None = None,
+        waits: Waits | None = None,
+    ) -> None:
+        if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidSetupType(f"num_threads must be a whole number of at least 1, not {num_threads!r}")
+        self._scorer = bind_metric(metric)
+        self._lm = lm
+        self._num_threads = num_threads
+        self._context = context
+        self._waits = waits
+        self._executor = executor
+        self._pool = None if executor is not None else DaemonPool(num_threads, "rlmoptimizer-eval")
+        self._loop = LoopThread()
+        self._closed = threading.Event()
+        self._aborted = threading.Event()
+        self._lock = threading.Lock()  # of the next one
+        self._under_way: set[FanOut[Row, Outcome]] = set()
+        self.strays = False  # steps were called where DSPy's settings had not come along, so not under `lm`
+        self.metric_works = False  # it has judged an example at least once; a resumed optimization may know already
+
+    def score(
+        self,
+        program: dspy.Module,
+        rows: Sequence[Row],
+        *,
+        on_result: Callable[[ExampleResult], None] | None = None,
+        on_results: Callable[[Sequence[ExampleResult]], None] | None = None,
+        cancelled: Halt | None = None,
+        space: str | None = None,
+        told_as: str | None = None,
+        nameless: bool = False,
+    ) -> list[ExampleResult]:
+        """Run a clone of `program` on every row and score it; results in the order of `rows`.
+
+        `on_results` is called as soon as an example has finished, with all that have finished since it was called
+        last, in the order in which they did; `on_result` after it with each single one. Never two calls at once, but
+        on any thread. When one of them raises, no further example is started and the exception goes to the caller.
+        Once `cancelled` is set no further example is started; those under way are finished and kept, so the list may
+        be shorter than `rows`. After `abort` those under way are given up.
+        In a `space` the LMs are asked as if nothing outside of it had ever been asked; see `cache_space`.
+        When no example finishes for long, `told_as` is what this evaluation is called; with `nameless` no example is.
+        At most `num_threads` examples of one call run at once, and of all calls together on the own pool.
+        Raises `MetricFailed` when the metric raised on every example that reached it and has not given a score in
+        any earlier call, and `LMsFailed` when no example has a verdict; every result has been delivered by then.
+        """
+        if self._closed.is_set():
+            raise RuntimeError("the evaluator is closed")
+        halts: tuple[Halt, ...] = (self._closed, self._aborted, *(() if cancelled is None else (cancelled,)))
+        outcomes: dict[int, Outcome] = {}
+
+        def deliver(batch: list[tuple[int, Outcome]]) -> None:
+            results = [outcome.result for _, outcome in batch]
+            if on_results is not None:
+                on_results(results)
+            if on_result is not None:
+                for result in results:
+                    on_result(result)
+            outcomes.update(batch)
+            if any(outcome.strays for _, outcome in batch):
+                self._tell_of_strays()
+            step()
+
+        def pending() -> tuple[int, list[str]]:
+            under_way = fan_out.under_way()
+            return len(under_way), [] if nameless else [rows[index].example_id for index in under_way]
+
+        fan_out = self._fan_out(self._candidate(program, space), rows, deliver, halts)
+        with self._lock:
+            self._under_way.add(fan_out)
+        with self._waiting(told_as, pending) as step:
+            try:
+                fan_out.start()
+                fan_out.wait()
+            except KeyboardInterrupt:
+                self.abort()
+                fan_out.wait(_GRACE_SECONDS)  # what finishes now is kept
+                raise
+            finally:
+                fan_out.abandon()
+                with self._lock:
+                    self._under_way.discard(fan_out)
+        finished = [outcomes[index] for index in sorted(outcomes)]
+        self._check(finished, whole=len(finished) == len(rows))
+        return [outcome.result for outcome in finished]
+
+    def abort(self) -> None:
+        """Start nothing more, and give up every example under way as soon as its present step is done."""
+        self._aborted.set()
+
+    def close(self, *, wait: bool = True) -> None:
+        """Stop the own threads; examples under way are waited for, or with `wait=False` abandoned. Idempotent."""
+        self._closed.set()
+        if not wait:
+            with self._lock:
+                under_way = tuple(self._under_way)
+            deadline = time.monotonic() + _GRACE_SECONDS  # of all of them together
+            for fan_out in under_way:
+                fan_out.stop()
+            for fan_out in under_way:
+                fan_out.abandon(max(0.0, deadline - time.monotonic()))
+        if self._pool is not None:
+            self._pool.close()
+            left = self._pool.join(_IDLE_SECONDS if wait else _LEAVE_SECONDS)
+            if wait and left:
+                logger.warning("Examples are still being evaluated after %.0f s; they are abandoned", _IDLE_SECONDS)
+        self._loop.close()
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Whoever presses Ctrl-C does not want to wait for an LM's answer.
+        self.close(wait=kind is None or not issubclass(kind, KeyboardInterrupt))
+
+    def _waiting(
+        self, told_as: str | None, pending: Callable[[], Pending]
+    ) -> AbstractContextManager[Callable[[], None]]:
+        if self._waits is None or told_as is None:
+            return nullcontext(lambda: None)
+        return self._waits.on(("examples", told_as), pending=pending)
+
+    def _candidate(self, program: dspy.Module, space: str | None) -> Candidate:
+        own = clone(program)
+        separate_stages(own)
+        context = self._context if self._context is not None else contextvars.copy_context()
+        if space is not None:
+            context = in_cache_space(context, space)
+        return Candidate(own, self._scorer, self._lm, loop=self._loop, context=context, halt=self._aborted)
+
+    def _fan_out(
+        self,
+        candidate: Candidate,
+        rows: Sequence[Row],
+        deliver: Callable[[list[tuple[int, Outcome]]], None],
+        halts: tuple[Halt, ...],
+    ) -> FanOut[Row, Outcome]:
+        width = self._num_threads
+        if self._executor is not None:
+            return ExecutorFanOut(candidate.run, rows, deliver, width=width, halts=halts, executor=self._executor)
+        assert self._pool is not None
+        return ThreadFanOut(
+            candidate.run,
+            rows,
+            deliver,
+            width=width,
+            halts=halts,
+            pool=self._pool,
+            is_crowded=lambda: len(self._under_way) > 1,
+        )
+
+    def _tell_of_strays(self) -> None:
+        with self._lock:
+            first, self.strays = not self.strays, True
+        if first:
+            logger.warning(
+                "The program calls steps in threads of its own to which DSPy's settings are not handed on. There they "
+                "run on the LM that dspy.configure has set, not on eval_lm; they are not among the steps that the "
+                "agent sees, and what they cost is not counted. Use dspy.Parallel or dspy.asyncify, or run the thread "
+                "in contextvars.copy_context()"
+            )
+
+    def _check(self, outcomes: Sequence[Outcome], *, whole: bool) -> None:
+        lm_failures = [outcome.lm_failure for outcome in outcomes if outcome.lm_failure is not None]
+        if whole and lm_failures and len(lm_failures) == len(outcomes):
+            raise LMsFailed from lm_failures[0]
+        reached = [outcome for outcome in outcomes if outcome.metric_called]
+        failures = [outcome.metric_traceback for outcome in reached if outcome.metric_traceback is not None]
+        if len(failures) < len(reached):
+            self.metric_works = True
+        elif failures and not self.metric_works:
+            raise MetricFailed(failures[0], failed=len(failures))

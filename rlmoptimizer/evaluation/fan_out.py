@@ -1,0 +1,320 @@
+"""Fan-out: a function over many items on many workers, and the outcomes handed on as they come. Knows no programs.
+
+Threads of this process hand on what they bring themselves: a thread that waits for outcomes would have to win the
+interpreter's lock for each, which costs more than a whole item does when the function keeps the interpreter busy. A
+worker that finds another one at it leaves its outcome there and goes on; so while one batch is being written down, the
+next gathers. For an executor, whose threads are not ours to be kept busy, the thread that waits does it.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from kernel_bridge.threads.daemon_pool import DaemonPool
+
+__all__ = ["ExecutorFanOut", "FanOut", "GivenUp", "Halt", "ThreadFanOut"]
+
+_POLL_SECONDS: Final = 0.5  # how long a wait for outcomes lasts before it looks again whether it was halted
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class Halt(Protocol):
+    """Whether something has been called off; an event is one."""
+
+    def is_set(self) -> bool: ...
+
+
+class GivenUp(BaseException):
+    """What the function raises for an item that was begun and called off: there is no outcome, and no failure."""
+
+
+class FanOut(Generic[_T, _R]):
+    """One function over one sequence of items; at most `width` of them under way at once.
+
+    `deliver` gets every outcome with the index of its item, several at once, in the order in which they came; never two
+    calls at a time, but on any thread. When it raises, everything ends.
+    Once one of `halts` is set, or `stop()` was called, no further item is begun; those under way are finished.
+    One thread calls `start()`, then `wait()`, then, in any case, `stop()`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[_T], _R],
+        items: Sequence[_T],
+        deliver: Callable[[list[tuple[int, _R]]], None],
+        *,
+        width: int,
+        halts: tuple[Halt, ...],
+    ) -> None:
+        self._function = function
+        self._deliver = deliver
+        self._width = min(width, len(items))
+        self._stopped = threading.Event()
+        self._abandoned = False
+        self._halts: tuple[Halt, ...] = (self._stopped, *halts)
+        self._lock = threading.Lock()  # of the next two
+        self._waiting: Iterator[tuple[int, _T]] = enumerate(items)
+        self._under_way: set[int] = set()
+        self._came: deque[tuple[int, _R]] = deque()
+        self._delivering = threading.Lock()
+        self._failure: BaseException | None = None
+        self._all_came = threading.Event()
+        self._news = threading.Event()  # for the thread that waits
+
+    def start(self) -> None:
+        """Begin the first items."""
+        raise NotImplementedError
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until nothing is under way and nothing more will begin, and every outcome was delivered.
+
+        Without a deadline this lasts as long as the slowest item, which only its own LM can bound; it notices a halt, a
+        failure and a Ctrl-C within half a second.
+        False: that took longer than `seconds` (None: as long as it takes), or everything was abandoned.
+        Raises what the function, the executor or `deliver` raised.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while True:
+            left = _POLL_SECONDS if deadline is None else max(0.0, min(_POLL_SECONDS, deadline - time.monotonic()))
+            self._news.wait(left)
+            self._news.clear()
+            if self._is_halted():
+                self._drop_queued()
+            over = self._all_came.is_set()  # before the last look, not after it
+            if self._delivering.acquire(timeout=left):
+                try:
+                    self._hand_on()
+                finally:
+                    self._delivering.release()
+            else:
+                over = False  # somebody is still delivering
+            if self._failure is not None:
+                raise self._failure
+            if over:
+                return not self._abandoned
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+
+    def under_way(self) -> list[int]:
+        """The indexes of the items that have begun and have no outcome yet."""
+        with self._lock:
+            return sorted(self._under_way)
+
+    def stop(self) -> None:
+        """Begin no further item."""
+        self._stopped.set()
+        self._drop_queued()
+
+    def abandon(self, seconds: float = 2.0) -> None:
+        """Wait for no item any more: outcomes that still come are dropped, and no further delivery begins.
+
+        One that is under way is waited for, but not longer than this.
+        """
+        self.stop()
+        self._abandoned = True
+        if self._delivering.acquire(timeout=seconds):
+            self._delivering.release()
+        self._end()
+
+    def _is_halted(self) -> bool:
+        return any(halt.is_set() for halt in self._halts)
+
+    def _drop_queued(self) -> None:
+        """Give up items that were handed to an executor and have not begun."""
+
+    def _take(self) -> tuple[int, _T] | None:
+        """The next item; None: there is none to be begun now."""
+        with self._lock:
+            halted = self._is_halted()
+            item = None if halted or len(self._under_way) >= self._width else next(self._waiting, None)
+            if item is not None:
+                self._under_way.add(item[0])
+            elif not self._under_way:
+                self._end()
+            return item
+
+    def _end(self) -> None:
+        self._all_came.set()
+        self._news.set()
+
+    def _bring(self, index: int, outcome: _R) -> None:
+        """Hand in the outcome of an item that was taken."""
+        self._came.append((index, outcome))
+        self._tell()
+        self._drop(index)
+
+    def _tell(self) -> None:
+        """Have what came delivered: here by the thread that waits."""
+        self._news.set()
+
+    def _hand_on(self) -> None:
+        """Deliver what has come. Called by the one who holds `_delivering`."""
+        batch = [self._came.popleft() for _ in range(len(self._came))]
+        if not batch or self._abandoned or self._failure is not None:
+            return
+        try:
+            self._deliver(batch)
+        except BaseException as error:  # noqa: BLE001 - raised by `wait` on the caller's thread
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self._stopped.set()
+        self._end()  # the caller need not wait for what is still under way
+
+    def _drop(self, index: int, error: BaseException | None = None) -> None:
+        """Give back an item that was taken; an `error` ends everything."""
+        if error is not None and not isinstance(error, GivenUp):
+            self._fail(error)
+        with self._lock:
+            self._under_way.discard(index)
+
+
+class ThreadFanOut(FanOut[_T, _R]):
+    """Over the threads of a pool in this process, each of which runs one item after the other.
+
+    `is_crowded` tells whether others want the pool too; a thread then goes back to it after each item.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[_T], _R],
+        items: Sequence[_T],
+        deliver: Callable[[list[tuple[int, _R]]], None],
+        *,
+        width: int,
+        halts: tuple[Halt, ...],
+        pool: DaemonPool,
+        is_crowded: Callable[[], bool],
+    ) -> None:
+        super().__init__(function, items, deliver, width=width, halts=halts)
+        self._pool = pool
+        self._is_crowded = is_crowded
+
+    def start(self) -> None:
+        for _ in range(max(self._width, 1)):
+            self._pool.submit(self._serve)
+
+    def _serve(self) -> None:
+        while (item := self._take()) is not None:
+            index, value = item
+            try:
+                outcome = self._function(value)
+            except BaseException as error:  # noqa: BLE001 - raised by `wait` on the caller's thread
+                self._drop(index, error)
+                continue
+            self._bring(index, outcome)
+            if self._is_crowded() and self._resubmit():
+                return
+
+    def _tell(self) -> None:
+        # Looked at again after the lock is given back: what another worker left there meanwhile is not forgotten.
+        while self._came and self._delivering.acquire(blocking=False):
+            try:
+                self._hand_on()
+            finally:
+                self._delivering.release()
+
+    def _resubmit(self) -> bool:
+        try:
+            self._pool.submit(self._serve)
+        except RuntimeError:  # the pool is being shut down
+            return False
+        return True
+
+
+class ExecutorFanOut(FanOut[_T, _R]):
+    """Over any executor, also one that runs elsewhere: the function, the items and the outcomes may have to pickle.
+
+    Only `width` items are handed to it at once, so that several fan-outs on one executor take turns.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[_T], _R],
+        items: Sequence[_T],
+        deliver: Callable[[list[tuple[int, _R]]], None],
+        *,
+        width: int,
+        halts: tuple[Halt, ...],
+        executor: Executor,
+    ) -> None:
+        super().__init__(function, items, deliver, width=width, halts=halts)
+        self._executor = executor
+        self._queued: set[Future[_R | None]] = set()  # under `_lock`, as is the next
+        self._calls = 0  # of `_hand_out` that have not been answered
+
+    def start(self) -> None:
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        with self._lock:
+            self._calls += 1
+            if self._calls > 1:
+                # Another thread is at it and will look once more. So will this very thread, further up, when the
+                # executor runs an item within `submit`: without this, each item would nest in the one before.
+                return
+        while True:
+            while (item := self._take()) is not None:
+                self._submit(*item)
+            with self._lock:
+                self._calls = min(self._calls - 1, 1)
+                if not self._calls:
+                    return
+
+    def _submit(self, index: int, value: _T) -> None:
+        try:
+            future = self._executor.submit(_Task(self._function, value, self._halts))
+        except Exception as error:  # noqa: BLE001 - any executor's own; `wait` raises it
+            self._drop(index, error)
+            return
+        with self._lock:
+            self._queued.add(future)
+        future.add_done_callback(functools.partial(self._take_back, index))
+
+    def _take_back(self, index: int, future: Future[_R | None]) -> None:
+        with self._lock:
+            self._queued.discard(future)
+        if future.cancelled():
+            self._drop(index)
+        elif (error := future.exception()) is not None:
+            self._drop(index, error)
+        elif (outcome := future.result()) is not None:
+            self._bring(index, outcome)
+        else:
+            self._drop(index)
+        self._hand_out()
+
+    def _drop_queued(self) -> None:
+        with self._lock:
+            queued = list(self._queued)
+        for future in queued:
+            future.cancel()
+
+
+class _Task(Generic[_T, _R]):
+    """One call. Pickled for another process, it leaves behind the events that can only be seen in this one."""
+
+    __slots__ = ("_function", "_halts", "_value")
+
+    def __init__(self, function: Callable[[_T], _R], value: _T, halts: tuple[Halt, ...]) -> None:
+        self._function = function
+        self._value = value
+        self._halts = halts
+
+    def __call__(self) -> _R | None:
+        """The outcome; None when everything was halted before this call was begun."""
+        if any(halt.is_set() for halt in self._halts):
+            return None
+        return self._function(self._value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Task, (self._function, self._value, ())

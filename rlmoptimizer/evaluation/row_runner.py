@@ -1,0 +1,288 @@
+"""One candidate: a program ready to be run on rows, one at a time, in this process or another. Knows no threads.
+
+Whatever the program or the metric raises ends in an outcome, but for what is meant to end the process: a
+KeyboardInterrupt, and exceptions of the kind that nobody catches.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# DSPy has no types of its own.
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from concurrent import futures
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+import cloudpickle
+import dspy
+
+import kernel_bridge
+from kernel_bridge.threads.loop_thread import LoopThread
+from rlmoptimizer.errors import InvalidScore, add_note
+from rlmoptimizer.evaluation.copies import own_copy
+from rlmoptimizer.evaluation.fan_out import GivenUp
+from rlmoptimizer.evaluation.metric import Scorer, Verdict, bind_metric, read_verdict
+from rlmoptimizer.evaluation.plain_values import to_plain
+from rlmoptimizer.evaluation.steps import Steps, StepTrace, Trace, describe_error, record_steps
+from rlmoptimizer.lms.attachments import OnlyText
+from rlmoptimizer.lms.failures import LM_FAILURES, failure_kind
+from rlmoptimizer.task.dataset import Row
+from rlmoptimizer.task.program import all_modules, step_of
+
+__all__ = ["PASSED_AT", "Candidate", "ExampleResult", "Outcome", "StepTrace"]
+
+PASSED_AT: Final = 1.0 - 1e-9  # an example passed when its score is at least this
+
+_OWN_FILES: Final = (str(Path(__file__).parents[1]), str(Path(kernel_bridge.__file__).parent))
+_FUTURES: Final = str(Path(futures.__file__).parent)  # an async metric is waited for through it
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleResult:
+    """What became of one row. All values are plain (see `plain_values.py`)."""
+
+    example_id: str
+    source_example_id: str | None
+    inputs: dict[str, Any]
+    expected: dict[str, Any]  # the example's fields that are no inputs
+    predicted: Any  # a dict for a dspy.Prediction; None when the program raised
+    score: float  # 0..1; 0.0 in an error row
+    passed: bool
+    error: str | None  # "ExceptionType: message"; None: no error
+    error_kind: str | None  # None: no error; "program", "metric", "score", or DSPy's code of an LM's failure
+    feedback: str | None
+    steps: tuple[StepTrace, ...]  # those that ended before the program did, also those that failed
+    seconds: float  # program and metric together
+
+    @property
+    def has_verdict(self) -> bool:
+        """False: an LM could not be had, so the example is neither right nor wrong."""
+        return self.error_kind not in LM_FAILURES
+
+    @property
+    def shows_answers(self) -> bool:
+        """Whether it shows anything that came out of the program or one of its steps; then it has its price."""
+        return self.predicted is not None or any(step.is_answered for step in self.steps)
+
+    def as_row(self) -> dict[str, Any]:
+        """The agent-facing dict, `steps` as dicts; without `seconds`, and `error_kind` only for an LM's failure."""
+        failure = {} if self.has_verdict else {"error_kind": self.error_kind}
+        return {
+            "example_id": self.example_id,
+            "source_example_id": self.source_example_id,
+            "inputs": self.inputs,
+            "expected": self.expected,
+            "predicted": self.predicted,
+            "score": self.score,
+            "passed": self.passed,
+            "error": self.error,
+            **failure,
+            "feedback": self.feedback,
+            "steps": [step.as_row() for step in self.steps],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A result, and what only the host may know about it."""
+
+    result: ExampleResult
+    metric_called: bool
+    metric_traceback: str | None  # None: the metric did not raise
+    lm_failure: BaseException | None = None  # why there is no verdict; None: there is one
+    strays: bool = False  # until then, a step of the program was called where DSPy's settings had not come along
+
+
+class Candidate:
+    """Runs one program on rows. Safe to use from many threads at once, as far as the program is.
+
+    `program` is the candidate's own from now on. Once `halt` is set, rows are given up at their next step.
+    Pickles by value, with DSPy's settings but not its other context variables, so that any executor can take it.
+    """
+
+    def __init__(
+        self,
+        program: dspy.Module,
+        scorer: Scorer,
+        lm: dspy.BaseLM | None,
+        *,
+        loop: LoopThread,
+        context: contextvars.Context | None,
+        settings: Mapping[str, Any] | None = None,
+        halt: threading.Event | None = None,
+    ) -> None:
+        self._program = program
+        self._scorer = scorer
+        self._lm = lm
+        self._loop = loop
+        self._context = context  # None: whatever the running thread has
+        self._settings = dict(settings or {})  # of the process this was pickled in
+        self._halt = halt if halt is not None else threading.Event()
+        self._name_of = step_of(program)
+        self._strays = threading.Event()  # a step was called where its row cannot be told
+        record_steps(all_modules(program), self._strays)
+        self._only_async = _is_only_async(program)
+
+    def run(self, row: Row) -> Outcome:
+        """Run the program on one row and score what it predicts.
+
+        Raises `GivenUp` when it was, and what is no failure of this row: a KeyboardInterrupt of the program's own, say.
+        """
+        context = self._context.copy() if self._context is not None else contextvars.copy_context()
+        try:
+            outcome = context.run(self._run, row)
+        except GivenUp:
+            raise
+        except BaseException as error:
+            add_note(error, f"Raised while {row.where} was evaluated")
+            raise
+        return replace(outcome, strays=True) if self._strays.is_set() else outcome
+
+    def _run(self, row: Row) -> Outcome:
+        started = time.perf_counter()
+        inputs, expected = _split(row.example)
+        shown, expected = to_plain(inputs), to_plain(expected)  # before anybody can change them
+        steps = Steps(self._name_of, self._halt, keeps_copies=self._scorer.wants_steps)
+        trace = Trace(steps)
+        taken: tuple[StepTrace, ...] = ()
+        predicted: Any = None
+        verdict = Verdict(0.0, None)
+        failure: BaseException | None = None
+        at = "program"
+        try:
+            try:
+                prediction = self._predict({name: own_copy(value) for name, value in inputs.items()}, steps, trace)
+            finally:
+                taken = steps.close()
+            predicted = to_plain(prediction)
+            at = "metric"
+            verdict = read_verdict(self._ask_metric(row.example, prediction, steps, trace))
+        except (Exception, SystemExit, GeneratorExit, asyncio.CancelledError) as error:
+            if self._halt.is_set():
+                raise GivenUp from error  # perhaps it failed only because it was stopped
+            failure = _innermost(error)
+        result = ExampleResult(
+            example_id=row.example_id,
+            source_example_id=row.source_example_id,
+            inputs=shown,
+            expected=expected,
+            predicted=predicted,
+            score=verdict.score,
+            passed=failure is None and verdict.score >= PASSED_AT,
+            error=None if failure is None else describe_error(failure),
+            error_kind=None if failure is None else _kind(failure, at),
+            feedback=verdict.feedback,
+            steps=taken,
+            seconds=time.perf_counter() - started,
+        )
+        if not result.has_verdict:
+            if (steps.is_answered or self._strays.is_set()) and not result.shows_answers:
+                # It is free, so the answer to a call that no step made, or none that was seen, must not be read in
+                # what came after it.
+                result = replace(result, error=type(failure).__name__, steps=())
+            return Outcome(result, False, None, failure)
+        raised = at == "metric" and failure is not None and not isinstance(failure, InvalidScore)
+        return Outcome(result, at == "metric", _foreign_traceback(failure) if raised and failure else None)
+
+    def _predict(self, inputs: dict[str, Any], steps: Steps, trace: Trace) -> Any:
+        program = cast("Any", self._program)
+        overrides = self._overrides(self._lm)
+        callbacks = [*overrides.pop("callbacks", dspy.settings.callbacks), OnlyText()]
+        with dspy.context(**overrides, callbacks=callbacks, trace=trace, caller_modules=_called_by(steps)):
+            answer = program.acall(**inputs) if self._only_async else program(**inputs)
+            return self._loop.run(answer) if inspect.isawaitable(answer) else answer
+
+    def _ask_metric(self, example: dspy.Example, prediction: Any, steps: Steps, trace: Trace) -> Any:
+        # The metric may use predictors too: their calls are no steps of the program.
+        judge = None if self._settings.get("lm") or dspy.settings.lm else self._lm
+        with dspy.context(**self._overrides(judge), trace=list(trace), caller_modules=_called_by(steps)):
+            # Copies: many metrics normalize in place.
+            answer = self._scorer(own_copy(example), own_copy(prediction), steps.trace)
+            return self._loop.run(answer) if inspect.isawaitable(answer) else answer
+
+    def _overrides(self, lm: dspy.BaseLM | None) -> dict[str, Any]:
+        return dict(self._settings) if lm is None else {**self._settings, "lm": lm}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load, (self._pickled,)
+
+    @functools.cached_property
+    def _pickled(self) -> bytes:
+        # An LM's history goes along with it, and may be long; a copy of an LM has none.
+        lm = None if self._lm is None else self._lm.copy()
+        settings = self._settings if self._context is None else self._context.copy().run(_portable_settings)
+        return cloudpickle.dumps((self._program, self._scorer.metric, lm, settings))
+
+
+@functools.lru_cache(maxsize=4)  # a worker process gets the same candidate with every row
+def _load(pickled: bytes) -> Candidate:
+    program, metric, lm, settings = cloudpickle.loads(pickled)
+    return Candidate(program, bind_metric(metric), lm, loop=LoopThread(), context=None, settings=settings)
+
+
+def _portable_settings() -> dict[str, Any]:
+    """DSPy's settings here, without those that cannot be pickled and those that belong to a call under way."""
+    portable: dict[str, Any] = {}
+    for name, value in cast("dict[str, Any]", dspy.settings.copy()).items():
+        if name in ("trace", "caller_modules", "caller_predict", "send_stream", "usage_tracker"):
+            continue
+        try:
+            cloudpickle.dumps(value)
+        except Exception:  # noqa: BLE001 - any object may refuse to be pickled, in its own way
+            continue
+        portable[name] = value
+    return portable
+
+
+def _split(example: dspy.Example) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The example's inputs and its other fields."""
+    given = cast("Any", example.inputs())
+    inputs: dict[str, Any] = {name: given[name] for name in given.keys()}  # noqa: SIM118 - iterating yields more
+    items = cast("list[tuple[str, Any]]", example.items())
+    return inputs, {name: value for name, value in items if name not in inputs}
+
+
+def _called_by(steps: Steps) -> list[Any]:
+    """DSPy's list of who is calling, with the steps in it."""
+    return [*(dspy.settings.caller_modules or ()), steps]
+
+
+def _is_only_async(program: dspy.Module) -> bool:
+    kind = type(program)
+    # Looked up without touching `program.forward`, which DSPy answers with a warning.
+    has_forward = hasattr(kind, "forward") or "forward" in vars(program) or kind.__call__ is not dspy.Module.__call__
+    return not has_forward
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The only error in a group, however often it is wrapped: task groups of async programs do that."""
+    inner: Any = getattr(error, "exceptions", None)
+    while isinstance(inner, tuple) and len(cast("tuple[Any, ...]", inner)) == 1:
+        if not isinstance(inner[0], BaseException):
+            break
+        error = inner[0]
+        inner = getattr(error, "exceptions", None)
+    return error
+
+
+def _kind(error: BaseException, at: str) -> str:
+    """Whose fault it was: DSPy's code when an LM failed, also when the program wrapped that error in its own."""
+    return "score" if isinstance(error, InvalidScore) else failure_kind(error) or at
+
+
+def _foreign_traceback(error: BaseException) -> str:
+    """The traceback as the metric's author would see it: without the frames of ours."""
+    shown = traceback.TracebackException.from_exception(error)
+    frames = [frame for frame in shown.stack if not frame.filename.startswith((*_OWN_FILES, _FUTURES))]
+    shown.stack = traceback.StackSummary.from_list(frames)
+    return "".join(shown.format()).rstrip()

@@ -1,0 +1,50 @@
+"""Doubts: what runs say about the set-up, told to the person who pays. Knows finished runs, no agent."""
+
+from __future__ import annotations
+
+import logging
+
+from kernel_bridge.text import printable_line
+from rlmoptimizer.store.run_store import RunRecord, RunStore
+
+__all__ = ["warn_of_a_dead_baseline", "warn_of_failed_lms"]
+
+logger = logging.getLogger(__name__)
+
+_ERROR_CHARS = 500
+
+
+def warn_of_a_dead_baseline(store: RunStore, baseline: RunRecord) -> None:
+    """Warn when not one example of a run was scored: a wrong key or a metric without a score looks like bad prompts.
+
+    It is a warning and no more, because mending answers that cannot be parsed is work for the agent.
+    """
+    if not baseline.evaluated_count or baseline.error_count < baseline.evaluated_count:
+        return
+    error = store.examples(baseline.run_id, limit=1)[0].error or ""
+    logger.warning(
+        "Not one of the %d examples of %s could be scored before anything was changed. The first error: %s. "
+        "If that is not the prompts' fault, stop here and look at eval_lm, the data and the metric",
+        baseline.evaluated_count,
+        baseline.split,
+        printable_line(error, _ERROR_CHARS),
+    )
+
+
+def warn_of_failed_lms(store: RunStore, run_id: str) -> bool:
+    """Warn when an LM failed on examples of a run: the score is that of the others, which looks like a smaller run.
+
+    Gives whether it did.
+    """
+    failed = store.run(run_id).unanswered_count
+    if not failed:
+        return False
+    error = next((one.error for one in store.examples(run_id) if not one.has_verdict), None) or ""
+    logger.warning(
+        "The LM that runs the program failed on %d of the examples of %s (%s). They have no verdict and are not in "
+        "its score. The agent is told, and goes on; this is said once",
+        failed,
+        run_id,
+        printable_line(error, _ERROR_CHARS),
+    )
+    return True

@@ -1,0 +1,349 @@
+"""Steps: what every call of a predictor got and gave, taken down while it happens. Knows no rows and no metric.
+
+Inputs are made plain when a call begins and outputs when it ends, because programs go on working with the same lists,
+histories and predictions. The predictors of a program that is only run get a class that does so; it goes with them
+into every copy. DSPy's own trace would know them too late and only those that returned, and it can be replaced, cut
+and switched off; its callbacks would slow down every module, adapter and LM.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# DSPy has no types of its own.
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import dspy
+from dspy.primitives.base_module import BaseModule
+from dspy.utils.exceptions import AdapterParseError
+from pydantic_core import PydanticUndefined
+
+from rlmoptimizer.errors import InvalidSetup
+from rlmoptimizer.evaluation.copies import own_copy
+from rlmoptimizer.evaluation.fan_out import GivenUp
+from rlmoptimizer.evaluation.plain_values import to_plain, without_addresses
+from rlmoptimizer.lms.failures import causes
+from rlmoptimizer.spending.call_listener import HeardHistory
+from rlmoptimizer.task.program import clone
+
+__all__ = ["StepTrace", "Steps", "Trace", "describe_error", "plain_record", "record_steps"]
+
+_MARK: Final = "__records_steps__"
+_PRIVILEGED: Final = frozenset({"signature", "demos", "config", "lm", "_trace"})  # arguments that are no fields
+
+
+@dataclass(frozen=True, slots=True)
+class StepTrace:
+    """One call of one predictor."""
+
+    step_index: int  # 0-based, in the order in which the calls ended
+    step_name: str  # the name that `update_prompt` takes
+    signature_name: str
+    inputs: dict[str, Any]  # plain values, as they were when the call began
+    outputs: dict[str, Any]  # plain values, as they were when it ended; {} when it failed
+    error: str | None = None  # "ExceptionType: message"; None: it did not fail
+    completion: str | None = None  # of a call that failed: what its LM wrote; None: nothing, or that is not known
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether it shows anything that came out of the call."""
+        return self.error is None or self.completion is not None
+
+    def as_row(self) -> dict[str, Any]:
+        """The agent-facing dict; `error` and `completion` only where there is one."""
+        failed = {"error": self.error, "completion": self.completion}
+        return {
+            "step_index": self.step_index,
+            "step_name": self.step_name,
+            "signature_name": self.signature_name,
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            **{key: text for key, text in failed.items() if text is not None},
+        }
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call under way."""
+
+    steps: Steps
+    predictor: Any
+    signature_name: str
+    inputs: dict[str, Any]
+    kept_inputs: dict[str, Any] | None  # None: nobody wants them
+    completion: str | None = None
+    outer: _Call | None = None
+
+    def __enter__(self) -> None:
+        self.outer = _CALL.get()
+        _CALL.set(self)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        _CALL.set(self.outer)  # no token: a coroutine may be closed in another context than it began in
+        if error is not None:
+            self.steps.failed(self, error)
+
+
+_CALL: Final[ContextVar[_Call | None]] = ContextVar("rlmoptimizer_step", default=None)
+
+
+class Steps:
+    """The calls of one run of a program, until it is closed. Thread-safe.
+
+    It stands among DSPy's `caller_modules`: that setting goes wherever DSPy's settings go, and each of its members is
+    told of every LM call that was answered. Once `halt` is set, no call begins or ends any more: `GivenUp`.
+    `keeps_copies`: the calls are also kept as DSPy's trace has them, but as copies.
+    """
+
+    def __init__(self, name_of: Callable[[Any], str], halt: threading.Event, *, keeps_copies: bool = False) -> None:
+        self.history = HeardHistory(self._heard)
+        self.is_answered = False  # an LM call was, whether a step made it or not
+        self.trace: list[tuple[Any, dict[str, Any], Any]] = []  # of the calls that returned
+        self._name_of = name_of
+        self._halt = halt
+        self._keeps_copies = keeps_copies
+        self._clones: dict[int, Any] = {}
+        self._ended: list[tuple[_Call, dict[str, Any], str | None]] = []
+        self._closed = False
+
+    @staticmethod
+    def here() -> Steps | None:
+        """Those that what runs here belongs to; None: none, or DSPy's settings have not come along."""
+        owners: Iterable[Any] = dspy.settings.caller_modules or ()
+        return next((owner for owner in owners if isinstance(owner, Steps)), None)
+
+    def begin(self, predictor: Any, signature: Any, inputs: Mapping[str, Any]) -> _Call | None:
+        """A call of `predictor` begins; None: it belongs to the program no more."""
+        if self._closed:
+            return None
+        if self._halt.is_set():
+            raise GivenUp
+        name = getattr(signature, "__name__", "?")
+        kept = own_copy(dict(inputs)) if self._keeps_copies else None
+        return _Call(self, predictor, name, plain_record(inputs), kept)
+
+    def returned(self, call: _Call, outputs: Any) -> None:
+        if self._halt.is_set():
+            raise GivenUp
+        if self._closed:
+            return
+        if call.kept_inputs is not None:
+            self.trace.append((self._clone(call.predictor), call.kept_inputs, own_copy(outputs)))
+        self._ended.append((call, plain_record(outputs), None))
+
+    def failed(self, call: _Call, error: BaseException) -> None:
+        if self._closed or not isinstance(error, (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)):
+            return
+        response = next((cause.lm_response for cause in causes(error) if isinstance(cause, AdapterParseError)), None)
+        if isinstance(response, str):
+            call.completion = response
+        self._ended.append((call, {}, describe_error(error)))
+
+    def close(self) -> tuple[StepTrace, ...]:
+        """All calls that have ended; later ones are not taken down."""
+        self._closed = True
+        return tuple(
+            StepTrace(
+                step_index=index,
+                step_name=self._name_of(call.predictor),
+                signature_name=call.signature_name,
+                inputs=call.inputs,
+                outputs=outputs,
+                error=error,
+                completion=None if error is None else call.completion,
+            )
+            for index, (call, outputs, error) in enumerate(tuple(self._ended))
+        )
+
+    def _heard(self, entry: Mapping[str, Any]) -> None:
+        if self._closed:
+            return
+        self.is_answered = True
+        call = _CALL.get()
+        if call is not None and call.steps is self:
+            call.completion = _first_text(entry.get("outputs"))
+
+    def _clone(self, predictor: Any) -> Any:
+        """A copy of a predictor, one for all its calls."""
+        if id(predictor) not in self._clones:
+            try:
+                self._clones[id(predictor)] = clone(predictor)
+            except InvalidSetup:
+                return predictor
+        return self._clones[id(predictor)]
+
+    # DSPy's settings are copied and pickled by some programs.
+    def __deepcopy__(self, memo: object) -> Steps:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Nobody, ()
+
+
+class _Nobody:
+    """In the place of `Steps` in another process."""
+
+    def __init__(self) -> None:
+        self.history = HeardHistory(lambda _: None)
+
+
+class Trace(list[Any]):
+    """DSPy's trace of one run of a program. Predictors that the program made on its way are seen here alone."""
+
+    def __init__(self, steps: Steps) -> None:
+        super().__init__()
+        self._steps = steps
+
+    def append(self, step: Any) -> None:
+        self._see(step)
+        super().append(step)
+
+    def extend(self, steps: Iterable[Any]) -> None:
+        found = list(steps)
+        for step in found:
+            self._see(step)
+        super().extend(found)
+
+    def _see(self, step: Any) -> None:
+        if isinstance(step, tuple) and len(cast("tuple[Any, ...]", step)) == 3:
+            predictor, inputs, outputs = cast("tuple[Any, Any, Any]", step)
+            if isinstance(predictor, dspy.Predict) and not _is_recorded(predictor):
+                call = self._steps.begin(predictor, getattr(predictor, "signature", None), dict(inputs))
+                if call is not None:
+                    self._steps.returned(call, outputs)
+
+
+class _Maker:
+    """Makes an empty predictor: a recorded one for a copy, one of its own class where it is unpickled."""
+
+    def __init__(self, recorded: type[Any], unrecorded: type[Any]) -> None:
+        self._recorded = recorded
+        self._unrecorded = unrecorded
+
+    def __call__(self, *args: Any) -> Any:
+        return self._recorded.__new__(self._recorded, *args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Maker, (self._unrecorded, self._unrecorded)
+
+
+def record_steps(modules: Iterable[BaseModule], strays: threading.Event) -> None:
+    """Have the calls of all predictors among `modules` taken down; for clones that are only run, never returned.
+
+    `strays` is set when one is called where no `Steps` are: in a thread to which DSPy's settings were not handed on.
+    """
+    classes: dict[type[Any], type[Any]] = {}
+    for module in modules:
+        kind = cast("type[Any]", type(module))
+        if isinstance(module, dspy.Predict) and not _is_recorded(module):
+            # A foreign class may refuse to have subclasses in its own way; its calls are seen in DSPy's trace.
+            with contextlib.suppress(Exception):
+                if kind not in classes:
+                    classes[kind] = _recorded_class(kind, strays)
+                object.__setattr__(module, "__class__", classes[kind])
+
+
+def _recorded_class(kind: type[Any], strays: threading.Event) -> type[Any]:
+    """A subclass that looks like `kind` and differs in taking down its calls."""
+
+    def begun(self: Any, inner: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Call | None:
+        steps = Steps.here()
+        if steps is None:
+            strays.set()
+            return None
+        signature = kwargs.get("signature") or getattr(self, "signature", None)
+        return steps.begin(self, signature, _fields(signature, _named(inner, self, args, kwargs) if args else kwargs))
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = begun(self, kind.forward, args, kwargs)
+        if call is None:
+            return kind.forward(self, *args, **kwargs)
+        with call:
+            outputs = kind.forward(self, *args, **kwargs)
+        call.steps.returned(call, outputs)
+        return outputs
+
+    async def aforward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = begun(self, kind.aforward, args, kwargs)
+        if call is None:
+            return await kind.aforward(self, *args, **kwargs)
+        with call:
+            outputs = await kind.aforward(self, *args, **kwargs)
+        call.steps.returned(call, outputs)
+        return outputs
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        made = cast("Any", kind).__reduce_ex__(self, protocol)
+        if isinstance(made, tuple) and getattr(made[0], "__name__", "") == "__newobj__":  # Python's own way
+            return _Maker(recorded, kind), made[1][1:], *made[2:]
+        return made
+
+    # One base and no slots: else Python does not let an object change to it.
+    recorded: type[Any] = cast("Any", type(kind))(
+        kind.__name__,
+        (kind,),
+        {
+            "__slots__": (),
+            "__module__": kind.__module__,
+            "__qualname__": kind.__qualname__,
+            "__doc__": kind.__doc__,
+            "__reduce_ex__": reduce,
+            "forward": forward,
+            "aforward": aforward,
+            _MARK: True,
+        },
+    )
+    return recorded
+
+
+def _is_recorded(predictor: Any) -> bool:
+    return hasattr(type(predictor), _MARK)
+
+
+def _fields(signature: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The input fields of a call, with their defaults, out of its arguments."""
+    fields = {name: value for name, value in given.items() if name not in _PRIVILEGED}
+    for name, field in getattr(signature, "input_fields", {}).items():
+        if name not in fields and field.default is not PydanticUndefined:
+            fields[name] = field.default
+    return fields
+
+
+def describe_error(error: BaseException) -> str:
+    """ "ExceptionType: message"."""
+    try:
+        text = without_addresses(str(error))
+    except Exception as unreadable:  # noqa: BLE001 - a foreign exception's own __str__
+        text = f"(its message cannot be read: {type(unreadable).__name__})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def plain_record(record: Any) -> dict[str, Any]:
+    """The fields of a record as plain values; of anything else, its `value`."""
+    # The quick way for what nearly every predictor gives; `to_plain` comes to the same.
+    plain = to_plain(dict(record.items()) if type(record) is dspy.Prediction else record)
+    return plain if isinstance(plain, dict) else {"value": plain}
+
+
+def _named(function: Any, predictor: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name."""
+    try:
+        named = inspect.signature(function).bind_partial(predictor, *args, **kwargs).arguments
+    except TypeError:  # the call itself will say why
+        return dict(kwargs)
+    return {name: value for name, value in named.items() if value is not predictor}
+
+
+def _first_text(outputs: Any) -> str | None:
+    """The text of the first answer in a history entry."""
+    first = outputs[0] if isinstance(outputs, list) and outputs else None
+    text = cast("dict[str, Any]", first).get("text") if isinstance(first, dict) else first
+    return text if isinstance(text, str) else None

@@ -1,0 +1,1 @@
+"""Language models: the root LM, the sub-LM, and how they fail."""

@@ -1,0 +1,302 @@
+"""The root LM's turns: one chained conversation where the provider keeps state, plain calls where it does not. Knows
+nothing of tools, budget, or the program being optimized.
+"""
+
+# DSPy ships no type information; what is used of it here is cast where it enters.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import dspy
+from dspy.lm15 import Response
+from dspy.primitives.repl_types import REPLEntry, REPLHistory
+
+from rlmoptimizer.lms.attachments import turn_inputs
+from rlmoptimizer.lms.chained_lm import ChainedLM, ParentIgnored, Stored, why_stateless
+from rlmoptimizer.lms.turn_messages import Said, TurnFormat, history_field
+
+__all__ = ["RootSession", "root_session"]
+
+_log = logging.getLogger(__name__)
+
+_ANSWERS = 3  # how often one turn is asked before an answer that does not parse ends the run
+_LOSSES = 2  # parents refused in a row, after which the provider is taken to keep no state
+
+
+@contextmanager
+def root_session(
+    root_lm: dspy.BaseLM,
+    *,
+    stateful: bool = True,
+    multiturn_history: bool = False,
+    max_output_chars: int | None = None,
+    asking: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Generator[RootSession]:
+    """Open a session between one ``dspy.RLM`` and its root LM; it ends, and lets go of the RLM, with the block.
+
+        with root_session(root_lm, stateful=True, multiturn_history=False) as session:
+            rlm = dspy.RLM(signature, sub_lm=sub_lm or root_lm, max_output_chars=10_000, ...)
+            session.attach(rlm)
+            result = rlm(**inputs)  # or: await rlm.acall(**inputs)
+
+    Pass `sub_lm` to the RLM as above. Without it `llm_query` and sub-agents fall back to `dspy.settings.lm`, which the
+    session leaves alone. `root_lm` itself is a fine sub-LM: it is never changed, so such a call is plain and stateless.
+
+    `stateful`: when `root_lm` is a ``dspy.LM(..., model_type="responses")``, a turn sends only what is new and names
+    the response it continues. Any other LM runs without, which is logged once.
+    `multiturn_history`: a turn that tells the whole history tells it as user and assistant messages.
+    `max_output_chars`: what the LM sees of one turn's output, head and tail kept; None: as the RLM was told.
+    `asking`: entered around every request to `root_lm`.
+
+    In every mode an answer that does not parse is asked for again, from the same parent: in the format of
+    `dspy.settings.adapter` (default ``dspy.ChatAdapter``), then as JSON, then once more in the first format.
+    """
+    session = RootSession(root_lm, stateful, multiturn_history, max_output_chars, asking)
+    try:
+        yield session
+    finally:
+        session.detach()
+
+
+class _TakesTurns(Protocol):
+    """What is used of a ``dspy.RLM``: its two predictors."""
+
+    generate_action: Any
+    extract: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """An answer that the provider keeps, and the conversation up to it."""
+
+    stored: Stored
+    said: Said
+    entries: tuple[REPLEntry, ...]  # the history it was given
+    reasoning: str
+    code: str
+
+    def begins(self, history: REPLHistory) -> bool:
+        """Whether `history` begins as this conversation does: what the answer was given, then the answer, executed."""
+        *given, answer = history.entries[: len(self.entries) + 1]
+        # RLM records the code without its fences.
+        return tuple(given) == self.entries and answer.reasoning == self.reasoning and answer.code in self.code
+
+
+class RootSession:
+    """How one ``dspy.RLM`` talks to its root LM. Made by `root_session`; used by one RLM call at a time."""
+
+    def __init__(
+        self,
+        root_lm: dspy.BaseLM,
+        stateful: bool,
+        multiturn_history: bool,
+        max_output_chars: int | None,
+        asking: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.root_lm = root_lm
+        self.asking = asking
+        self.multiturn_history = multiturn_history
+        self.max_output_chars = max_output_chars
+        self.chained = stateful  # whether turns are sent as a chain of stored responses; goes off if it cannot work
+        self._links: dict[int, _Link] = {}  # by the number of turns before the answer
+        self._losses = 0
+        self._attached: list[tuple[_TakesTurns, Any, Any]] = []
+        self._said_foreign = False
+        if stateful and (reason := why_stateless(root_lm)):
+            self.stop_chaining(reason)
+
+    def attach(self, rlm: _TakesTurns) -> None:
+        """Send `rlm`'s own turns (its `generate_action` and `extract`) through this session, until it ends.
+
+        Nothing else is touched. `dspy.settings` stays as it is outside of these two calls, so `llm_query`, sub-agents,
+        host tools and evaluation have the LM and the adapter that they would have without a session.
+        """
+        self._attached.append((rlm, rlm.generate_action, rlm.extract))
+        rlm.generate_action = _Predictor(rlm.generate_action, self)
+        rlm.extract = _Predictor(rlm.extract, self)
+
+    def detach(self) -> None:
+        """Give every attached RLM its own predictors back and forget the conversation."""
+        while self._attached:
+            rlm, rlm.generate_action, rlm.extract = self._attached.pop()
+        self._links.clear()
+
+    def parent_of(self, history: REPLHistory | None) -> _Link | None:
+        """The last stored answer that `history` continues; None when the whole context has to be sent."""
+        if not self.chained or not history:
+            return None
+        turns = range(len(history.entries) - 1, -1, -1)
+        known = (self._links[turn] for turn in turns if turn in self._links)
+        return next((link for link in known if link.begins(history)), None)
+
+    def keep(self, link: _Link, parent: _Link | None) -> None:
+        """Remember an answer that was parsed, so that the next turn can continue it."""
+        turn = len(link.entries)
+        self._links = {number: known for number, known in self._links.items() if number < turn}
+        self._links[turn] = link
+        if parent is not None:
+            self._losses = 0
+
+    def lose(self, reason: str) -> None:
+        """Forget the chain, because the provider does not know its last answer."""
+        self._links.clear()
+        self._losses += 1
+        if self._losses >= _LOSSES:
+            self.stop_chaining(f"the provider refused {self._losses} responses in a row that it had just given")
+        else:
+            _log.warning("The provider lost the root LM's conversation (%s); sending the whole context anew.", reason)
+
+    def stop_chaining(self, reason: str) -> None:
+        """Go on with plain calls."""
+        self.chained = False
+        self._links.clear()
+        _log.warning("The root LM runs without a stateful session: %s.", reason)
+
+    def style(self) -> dspy.ChatAdapter | None:
+        """The adapter whose field format the turns are written in; None when it cannot be reshaped."""
+        adapter = cast("object", dspy.settings.adapter)
+        if adapter is None:
+            return dspy.ChatAdapter()
+        if isinstance(adapter, dspy.ChatAdapter):
+            return adapter
+        if not self._said_foreign and (self.chained or self.multiturn_history):
+            self._said_foreign = True
+            _log.warning(
+                "%s formats its own messages; the root LM runs without a stateful session and multi-turn history.",
+                type(adapter).__name__,
+            )
+        return None
+
+
+class _Predictor:
+    """Stands in for one of RLM's predictors. Not a dspy.Module, so callbacks and traces see only the predictor."""
+
+    def __init__(self, predict: Any, session: RootSession) -> None:
+        self._predict = predict
+        self._session = session
+
+    @property
+    def signature(self) -> type[dspy.Signature]:
+        return cast("type[dspy.Signature]", self._predict.signature)
+
+    def __call__(self, **inputs: Any) -> dspy.Prediction:
+        inputs = turn_inputs(inputs)
+        turn = _Turn(self._session, inputs.get("signature", self.signature), inputs)
+        while turn.prediction is None:
+            with turn.attempt() as options, self._session.asking():
+                turn.prediction = self._predict(**options, **inputs)
+        return turn.prediction
+
+    async def acall(self, **inputs: Any) -> dspy.Prediction:
+        inputs = turn_inputs(inputs)
+        turn = _Turn(self._session, inputs.get("signature", self.signature), inputs)
+        while turn.prediction is None:
+            with turn.attempt() as options, self._session.asking():
+                turn.prediction = await self._predict.acall(**options, **inputs)
+        return turn.prediction
+
+
+class _Turn:
+    """One turn: asked until an answer parses. All its attempts continue the same parent."""
+
+    def __init__(self, session: RootSession, signature: type[dspy.Signature], inputs: Mapping[str, Any]) -> None:
+        field = history_field(signature)
+        self.prediction: dspy.Prediction | None = None
+        self._instructions = signature.instructions
+        self._session = session
+        self._history = cast("REPLHistory | None", inputs.get(field) if field is not None else None)
+        self._inputs = {name: inputs[name] for name in signature.input_fields if name != field and name in inputs}
+        self._parent = session.parent_of(self._history)
+        self._unparsed = 0
+
+    @contextmanager
+    def attempt(self) -> Generator[dict[str, Any]]:
+        """Yield the options for one call of the predictor. An end that can be mended is swallowed: attempt again."""
+        session, parent, repeated = self._session, self._parent, self._unparsed
+        style = session.style()
+        if style is None:
+            with self._parsing():
+                yield self._plain(repeated)
+            return
+        if style.use_json_adapter_fallback and not isinstance(style, dspy.JSONAdapter):
+            repeated, as_json = divmod(self._unparsed, 2)
+            style = _json(style) if as_json else style
+        format_ = TurnFormat(
+            style,
+            conversation=session.multiturn_history,
+            continued=session.chained,
+            said=parent.said if parent else None,
+            max_output_chars=session.max_output_chars,
+        )
+        lm = None
+        if session.chained:
+            lm = ChainedLM(cast("dspy.LM", session.root_lm), parent.stored if parent else None, repeated)
+        with self._parsing(), self._recovering():
+            with dspy.context(adapter=format_.adapter()):
+                yield self._plain(repeated) if lm is None else {"lm": lm}
+            if lm is not None:
+                self._keep(lm.response)
+
+    def _plain(self, repeated: int) -> dict[str, Any]:
+        lm = self._session.root_lm
+        # The cache holds the very answer that did not parse. Another kind of LM might send the option to its provider.
+        uncached = repeated and isinstance(lm, dspy.LM)
+        return {"lm": lm, "config": {"cache": False}} if uncached else {"lm": lm}
+
+    @contextmanager
+    def _parsing(self) -> Generator[None]:
+        try:
+            yield
+        except dspy.AdapterParseError as error:
+            self._unparsed += 1
+            # What was streamed to a listener cannot be taken back.
+            if self._unparsed >= _ANSWERS or dspy.settings.send_stream is not None:
+                raise
+            _log.info("The root LM's answer does not parse, asking again: %s", error)
+
+    @contextmanager
+    def _recovering(self) -> Generator[None]:
+        try:
+            yield
+        except ParentIgnored:
+            self._parent = None
+            self._session.stop_chaining("the provider answered without the conversation that it was to continue")
+        except dspy.LMError as error:
+            # Which code a server uses for an unknown parent differs; when it was something else, the one attempt with
+            # the whole context brings the true error.
+            lost = error.status in (400, 404) and not isinstance(error, dspy.ContextWindowExceededError)
+            if self._parent is None or not lost:
+                raise
+            self._parent = None
+            self._session.lose(str(error))
+
+    def _keep(self, response: Response | None) -> None:
+        prediction = self.prediction
+        if response is None or prediction is None or self._history is None or "code" not in prediction:
+            return
+        if response.id is None:
+            self._session.stop_chaining("the provider gives its responses no id")
+        elif (response.provider_data or {}).get("store") is False:
+            self._session.stop_chaining("the provider does not store its responses (it says store: false)")
+        else:
+            link = _Link(
+                stored=Stored(response.id, response.usage.input_tokens),
+                said=Said(self._instructions, self._inputs, len(self._history.entries) + 1),
+                entries=tuple(self._history.entries),
+                reasoning=str(prediction.reasoning),
+                code=str(prediction.code),
+            )
+            self._session.keep(link, self._parent)
+
+
+def _json(style: dspy.ChatAdapter) -> dspy.JSONAdapter:
+    return dspy.JSONAdapter(
+        use_native_function_calling=style.use_native_function_calling, parallel_tool_calls=style.parallel_tool_calls
+    )

@@ -1,0 +1,100 @@
+"""The checks of the constructor's parameters: each gives its value back or says what would do. Knows no optimizer."""
+
+# DSPy ships no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import dspy
+from dspy.primitives.code_interpreter import CodeInterpreter
+
+from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
+from rlmoptimizer.spending.money import picodollars
+
+__all__ = ["a_bool", "a_cost_limit", "a_directory", "a_factory", "a_seed", "an_lm", "at_least"]
+
+
+def _refuse(name: str, value: Any, accepted: str, *, wrong_type: bool = False) -> InvalidSetup:
+    shown = repr(value)
+    shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
+    kind = InvalidSetupType if wrong_type else InvalidSetup
+    return kind(f"{name} must be {accepted}, got {shown} ({type(value).__name__})")
+
+
+def at_least(name: str, value: Any, least: int) -> int:
+    accepted = f"a whole number of at least {least}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _refuse(name, value, accepted, wrong_type=True)
+    if value < least:
+        raise _refuse(name, value, accepted)
+    return value
+
+
+def a_bool(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _refuse(name, value, "True or False", wrong_type=True)
+    return value
+
+
+def a_cost_limit(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    accepted = "a number of US dollars above 0 and below a million, or None"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _refuse(name, value, accepted, wrong_type=True)
+    if not picodollars(value):
+        raise _refuse(name, value, accepted)
+    return float(value)
+
+
+def a_seed(name: str, value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise _refuse(name, value, "a whole number, or None for another one each time", wrong_type=True)
+    return value
+
+
+def an_lm(name: str, value: Any) -> dspy.BaseLM:
+    if not isinstance(value, dspy.BaseLM):
+        accepted = "a dspy.BaseLM, such as dspy.LM('openai/gpt-5')"
+        raise _refuse(name, value, accepted, wrong_type=True)
+    return value
+
+
+def a_directory(name: str, value: Any) -> Path | None:
+    if value is None:
+        return None
+    accepted = "a path of a directory, which is made if it does not exist, or None"
+    if not isinstance(value, (str, os.PathLike)):
+        raise _refuse(name, value, accepted, wrong_type=True)
+    path = Path(cast("str", value))
+    if (isinstance(value, str) and not value.strip()) or (os.path.exists(path) and not os.path.isdir(path)):
+        raise _refuse(name, value, accepted)
+    return path.absolute()  # programs and metrics may change the working directory
+
+
+def a_factory(name: str, value: Any) -> Callable[[], CodeInterpreter] | None:
+    accepted = "a callable without arguments that makes an interpreter, such as KernelInterpreter.factory(), or None"
+    if value is None:
+        return None
+    if not callable(value) or (not inspect.isclass(value) and isinstance(value, CodeInterpreter)):
+        raise _refuse(name, value, accepted, wrong_type=True)
+    if not _takes_nothing(value):
+        raise _refuse(name, value, accepted)
+    return cast("Callable[[], CodeInterpreter]", value)
+
+
+def _takes_nothing(factory: Callable[..., Any]) -> bool:
+    """Whether it can be called without arguments, as far as it says."""
+    try:
+        inspect.signature(factory).bind()
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not say
+        return True
+    return True

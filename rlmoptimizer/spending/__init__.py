@@ -1,0 +1,1 @@
+"""Spending: units of the budget, dollars, and the calls that cost them."""

@@ -1,0 +1,1 @@
+"""The run store: one SQLite file that holds all that happened."""

@@ -1,0 +1,1 @@
+"""The task: the program, its instructions and the data sets."""

@@ -1,0 +1,354 @@
+"""The program: its step names, its prompts, and a fingerprint of all the rest. Knows nothing of data or scores.
+
+A *step* is a predictor that DSPy itself names (`named_predictors()`), so whatever is set here DSPy saves and loads.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# DSPy's modules and signatures are untyped.
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, cast
+
+import dspy
+from dspy.primitives.base_module import BaseModule
+
+from rlmoptimizer.errors import InvalidSetup, InvalidSetupType, PromptUpdateError
+from rlmoptimizer.lms.attachments import has_attachments
+from rlmoptimizer.task.fingerprint import digest, module_digests
+
+__all__ = [
+    "all_modules",
+    "apply_prompts",
+    "check_program",
+    "clone",
+    "fingerprint",
+    "fingerprints",
+    "read_prompts",
+    "set_prompt",
+    "step_names",
+    "step_of",
+]
+
+# What DSPy writes down while a program runs: it can be long, holds no modules, and is no part of the program.
+_RECORDS: Final = frozenset({"history", "callbacks", "traces", "train"})
+
+
+def check_program(program: Any) -> None:
+    """Raise `InvalidSetup` unless `program` is a `dspy.Module` that can be called, cloned and improved.
+
+    It has at least one step, distinct step names, and clones whose prompts are their own.
+    """
+    if not isinstance(program, dspy.Module):
+        if isinstance(program, type):
+            raise InvalidSetupType(f"student must be a dspy.Module, not the class {program.__name__}; pass an instance")
+        raise InvalidSetupType(f"student must be a dspy.Module, not {type(program).__name__}")
+    try:
+        names = step_names(program)
+    except RecursionError as error:
+        raise InvalidSetup("the student contains itself; DSPy cannot name the steps of such a program") from error
+    if not names:
+        frozen = any(getattr(module, "_compiled", False) for _, module in _modules(program))
+        why = "its predictors are in compiled, and so frozen, sub-modules" if frozen else "it has no dspy.Predict in it"
+        raise InvalidSetup(f"the student has no step whose instructions could be improved: {why}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InvalidSetup(
+            f"DSPy gives several predictors of the student the same name ({', '.join(twice)}); "
+            f"give attributes and dict keys distinct texts"
+        )
+    if not _can_be_called(program):
+        raise InvalidSetup(f"the student cannot be called: {type(program).__name__} has neither forward nor aforward")
+    _check_clones(program)
+
+
+def step_names(program: dspy.Module) -> tuple[str, ...]:
+    """The names of all steps in DSPy's order; what `update_prompt` takes and what traces show."""
+    return tuple(name for name, _ in _steps(program))
+
+
+def read_prompts(program: dspy.Module) -> dict[str, str]:
+    """The instructions of every step, as the LM sees them."""
+    return {name: _instructions(predictor) for name, predictor in _steps(program)}
+
+
+def clone(program: dspy.Module) -> dspy.Module:
+    """A copy that shares no module, predictor, demo or container with `program`.
+
+    LMs, callbacks and whatever cannot be copied (locks, clients) are shared. Two names for one predictor stay two
+    names for one predictor.
+    """
+    modules = list(_modules(program))
+    memo: dict[int, Any] = {id(lm): lm for _, module in modules for lm in _lms(module)}
+    shared = dict(memo)
+    try:
+        copied = copy.deepcopy(program, memo)
+    except Exception:  # noqa: BLE001 - any attribute of a foreign program may refuse to be copied, in its own way
+        memo = shared | {id(value): value for value in _uncopyable(modules, shared)}
+        try:
+            copied = copy.deepcopy(program, memo)
+        except Exception as error:
+            raise InvalidSetup(f"the program cannot be copied: {type(error).__name__}: {error}") from error
+    for _, module in modules:  # DSPy drops the callbacks of a module that is copied
+        mate = memo.get(id(module))
+        if isinstance(mate, dspy.Module) and mate is not module:
+            mate.callbacks = list(getattr(module, "callbacks", None) or [])
+    return copied
+
+
+def apply_prompts(program: dspy.Module, prompts: Mapping[str, str]) -> None:
+    """Set the prompts of the named steps in place; all of them or, with `PromptUpdateError`, none."""
+    steps = dict(_steps(program))
+    before = fingerprint(program)
+    kept = {name: steps[name].signature for name in prompts if name in steps}
+    try:
+        for name, text in prompts.items():
+            _reword(steps, name, text)
+        if prompts and fingerprint(program) != before:
+            raise PromptUpdateError(", ".join(prompts), "more than the instructions would have changed")
+    except Exception:
+        for name, signature in kept.items():
+            steps[name].signature = signature
+        raise
+
+
+def set_prompt(program: dspy.Module, step: str, text: str) -> None:
+    """Replace the whole instructions of one step in place.
+
+    Raises `PromptUpdateError` when there is no such step, the text is no non-empty string, or anything but the
+    instructions would change (`fingerprint`); the program is then as it was.
+    """
+    apply_prompts(program, {step: text})
+
+
+def fingerprint(program: dspy.Module) -> str:
+    """A hex digest of everything but the instructions of the steps; equal in every process.
+
+    Covers the classes of all sub-modules, the fields with annotations, prefixes, descriptions and defaults, demos,
+    predictor configs and LM settings (without keys and other secrets).
+    """
+    return digest(_with_freedom(program))
+
+
+def fingerprints(program: dspy.Module) -> dict[str, str]:
+    """The same for each module alone, by its path: says which one differs."""
+    return module_digests(_with_freedom(program))
+
+
+def step_of(program: dspy.Module) -> Callable[[Any], str]:
+    """A function from a predictor in a trace of `program` to the name of its step.
+
+    Also right for copies that DSPy makes of a predictor while it runs (`dspy.Refine`, `dspy.BestOfN`). A predictor
+    that is no step gets its path when it has one (a frozen sub-module), else its type and fields in angle brackets.
+    """
+    modules = list(_modules(program))  # held by the closure below, so that no id is used twice
+    names = {id(module): path for path, module in modules if isinstance(module, dspy.Predict)}
+    names.update({id(predictor): name for name, predictor in _steps(program)})
+    # DSPy gives each predictor a random `stage` when it is made, and copies take it with them.
+    by_stage: dict[str, str] = {}
+    for _, module in modules:
+        if isinstance(module, dspy.Predict):
+            stage = str(getattr(module, "stage", ""))
+            by_stage[stage] = "" if stage in by_stage else names[id(module)]
+
+    def name_of(predictor: Any, _kept: Any = modules) -> str:
+        name = names.get(id(predictor)) or by_stage.get(str(getattr(predictor, "stage", None)))
+        return name or f"<{type(predictor).__name__}({getattr(predictor.signature, 'signature', '?')})>"
+
+    return name_of
+
+
+def all_modules(program: dspy.Module) -> list[BaseModule]:
+    """The program and every module in it, once each, also those in nested containers and in frozen modules."""
+    return [module for _, module in _modules(program)]
+
+
+def separate_stages(program: dspy.Module) -> None:
+    """Give predictors of `program` that are copies of each other stages of their own, for `step_of` to tell them apart.
+
+    For clones that are only run, never returned.
+    """
+    seen: set[str] = set()
+    for number, (_, module) in enumerate(_modules(program)):
+        if isinstance(module, dspy.Predict):
+            if module.stage in seen:
+                module.stage = f"{module.stage}-{number}"
+            seen.add(module.stage)
+
+
+def _can_be_called(program: dspy.Module) -> bool:
+    kind = cast("Any", type(program))
+    if kind.__call__ is not dspy.Module.__call__ or kind.acall is not dspy.Module.acall:
+        return True
+    if hasattr(kind, "__getattr__"):
+        return True  # it may hand everything on to another module
+    # Looked up without touching `program.forward`, which DSPy answers with a warning.
+    found = (vars(program).get(name) or getattr(kind, name, None) for name in ("forward", "aforward"))
+    return any(callable(method) for method in found)
+
+
+def _check_clones(program: dspy.Module) -> None:
+    """Raise `InvalidSetup` when what is done to a clone would be done to the program itself."""
+    twin = clone(program)
+    own = {id(module): path for path, module in _modules(program) if isinstance(module, dspy.Predict)}
+    shared = {own[id(module)] for _, module in _modules(twin) if id(module) in own}
+    shared |= {name for name, predictor in _steps(twin) if id(predictor) not in own and _writes_to(program, predictor)}
+    if shared:
+        raise InvalidSetup(
+            f"a copy of the student shares {', '.join(sorted(shared))} with it, so trying a prompt would change the "
+            "student itself: give that module, or the one it is in, a __deepcopy__ that makes a copy, or none"
+        )
+    for path, module in _modules(program):
+        for name in ("forward", "aforward"):
+            if (kind := _module_in_closure(vars(module).get(name))) is not None:
+                raise InvalidSetup(
+                    f"{name} of {path} is a function of its own that calls a {kind} from around it: copies of the "
+                    "student call that same one, and no prompt that is tried would reach an LM. Keep that module in an "
+                    "attribute and define the method in a class. (dspy.KNNFewShot returns such a student: pass the one "
+                    "that it was given)"
+                )
+
+
+def _module_in_closure(function: Any) -> str | None:
+    """The class of a module that a function, or a bound method's function, has in its closure; None: of none."""
+    for cell in getattr(getattr(function, "__func__", function), "__closure__", None) or ():
+        try:
+            content = cell.cell_contents
+        except ValueError:  # an empty one
+            continue
+        if isinstance(content, BaseModule):
+            return type(content).__name__
+    return None
+
+
+def _writes_to(program: dspy.Module, predictor: dspy.Predict) -> bool:
+    """Whether a new signature for `predictor`, a step of a clone, is one for a step of `program` too."""
+    before, kept = [step.signature for _, step in _steps(program)], predictor.signature
+    try:
+        predictor.signature = _with_instructions(kept, "anything else")
+        return any(step.signature is not was for (_, step), was in zip(_steps(program), before, strict=True))
+    except Exception:  # noqa: BLE001 - a foreign signature that takes no prompt is refused when it is given one
+        return False
+    finally:
+        predictor.signature = kept
+
+
+def _with_freedom(program: dspy.Module) -> Iterator[tuple[str, BaseModule, bool]]:
+    """Every module with its path, and whether its instructions are free to change."""
+    free = {id(predictor) for _, predictor in _steps(program)}
+    return ((path, module, id(module) in free) for path, module in _modules(program))
+
+
+def _steps(program: dspy.Module) -> list[tuple[str, dspy.Predict]]:
+    return cast("list[tuple[str, dspy.Predict]]", program.named_predictors())
+
+
+def _instructions(predictor: dspy.Predict) -> str:
+    return cast("Any", predictor.signature).instructions
+
+
+def _reword(steps: Mapping[str, dspy.Predict], step: Any, text: Any) -> None:
+    if step not in steps:
+        raise PromptUpdateError(str(step), f"there is no such step; the steps are {', '.join(steps)}")
+    if not isinstance(text, str) or not text.strip():
+        what = "it is empty" if isinstance(text, str) else f"it is of type {type(text).__name__}"
+        raise PromptUpdateError(step, f"the text must be a non-empty string, and {what}")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise PromptUpdateError(step, "the text holds lone surrogates, which no LM can be sent; leave them out")
+    predictor, text = steps[step], _clean(text)
+    if _instructions(predictor) == text:
+        return
+    if has_attachments(text):
+        raise PromptUpdateError(step, "the text holds the mark by which DSPy finds attachments; leave it out")
+    try:
+        predictor.signature = _with_instructions(predictor.signature, text)
+    except Exception as error:
+        raise PromptUpdateError(step, f"the signature does not take it: {type(error).__name__}: {error}") from error
+    if _instructions(predictor) != text:
+        raise PromptUpdateError(step, "the step does not keep the text it is given")
+
+
+def _with_instructions(signature: Any, text: str) -> Any:
+    """A subclass of `signature` with other instructions.
+
+    DSPy's own `with_instructions` builds a new class from the fields, which loses the class's name, its base classes
+    and whatever else it defines, and refuses annotations that are no plain types.
+    """
+    base = vars(signature).get("__rewords__", signature)  # never a chain of subclasses, however many updates there are
+    namespace = {
+        "__doc__": text,
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__rewords__": base,
+    }
+    return type(base)(base.__name__, (base,), namespace)
+
+
+def _clean(text: str) -> str:
+    """The text as DSPy will show it: it dedents instructions whenever it reads them."""
+    # Empty lines in front would go one by one, with the whole text looked through for each.
+    text = text[text.rfind("\n", 0, len(text) - len(text.lstrip())) + 1 :]
+    while (cleaned := inspect.cleandoc(text)) != text:
+        text = cleaned
+    return text
+
+
+def _modules(program: dspy.Module) -> Iterator[tuple[str, BaseModule]]:
+    """Every module of a program once, with a path in DSPy's spelling, also in nested containers and frozen modules."""
+    seen: set[int] = set()
+    stack: list[tuple[str, Any]] = [("", program)]
+    while stack:
+        path, item = stack.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        inner: list[tuple[str, Any]] = []
+        if isinstance(item, BaseModule):
+            yield path or "self", item
+            dot = f"{path}." if path else ""
+            inner = [(f"{dot}{name}", value) for name, value in _values(item) if _may_hold(value)]
+        elif isinstance(item, dict):
+            inner = [(f"{path}['{key}']", value) for key, value in item.items() if _may_hold(value)]
+        elif isinstance(item, list | tuple):
+            inner = [(f"{path}[{index}]", value) for index, value in enumerate(item) if _may_hold(value)]
+        stack.extend(reversed(inner))
+
+
+def _values(module: BaseModule) -> Iterator[tuple[str, Any]]:
+    return (item for item in vars(module).items() if item[0] not in _RECORDS)
+
+
+def _may_hold(value: Any) -> bool:
+    return isinstance(value, BaseModule | dict | list | tuple)
+
+
+def _lms(module: BaseModule) -> Iterator[Any]:
+    for value in vars(module).values():
+        if isinstance(value, dspy.BaseLM) or getattr(type(value), "supports_decision_requests", False) is True:
+            yield value
+
+
+def _uncopyable(modules: list[tuple[str, BaseModule]], shared: Mapping[int, Any]) -> Iterator[Any]:
+    """The values that stand directly in modules, or in containers in them, and that cannot be copied."""
+    seen: set[int] = set(shared)
+    stack = [value for _, module in modules for _, value in _values(module)]
+    while stack:
+        value = stack.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, BaseModule):
+            continue  # its own values are on the stack already
+        if isinstance(value, dict):
+            stack.extend(cast("dict[Any, Any]", value).values())
+        elif isinstance(value, list | tuple | set):
+            stack.extend(cast("list[Any]", value))
+        else:
+            try:
+                copy.deepcopy(value, dict(shared))
+            except Exception:  # noqa: BLE001 - see `clone`
+                yield value
+
+

@@ -1,0 +1,143 @@
+"""The loop thread: awaitables of many threads on one loop, whatever becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from kernel_bridge.threads import loop_thread
+from kernel_bridge.threads.loop_thread import LoopThread
+
+TIMEOUT = 30
+
+
+@pytest.fixture
+def loop() -> LoopThread:
+    loop = LoopThread()
+    yield loop
+    loop.close()
+
+
+def test_threads_share_one_loop_and_wait_at_the_same_time(loop: LoopThread) -> None:
+    arrived: list[asyncio.AbstractEventLoop] = []
+    everyone = asyncio.Event()
+
+    async def meet(number: int) -> int:
+        arrived.append(asyncio.get_running_loop())
+        if len(arrived) == 4:
+            everyone.set()
+        await asyncio.wait_for(everyone.wait(), TIMEOUT)
+        return number
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda number: loop.run(meet(number)), range(4))) == [0, 1, 2, 3]
+    assert len(set(arrived)) == 1
+
+
+def test_context_variables_of_the_caller_are_seen(loop: LoopThread) -> None:
+    variable = contextvars.ContextVar("variable", default="unset")
+
+    async def look() -> str:
+        await asyncio.sleep(0)
+        return variable.get()
+
+    variable.set("set")
+    assert loop.run(look()) == "set"
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(2), asyncio.CancelledError(), KeyboardInterrupt()])
+def test_what_is_raised_reaches_the_caller_and_the_loop_lives_on(loop: LoopThread, error: BaseException) -> None:
+    async def fail() -> None:
+        raise error
+
+    async def succeed() -> str:
+        return "fine"
+
+    with pytest.raises(type(error)):
+        loop.run(fail())
+    assert loop.run(succeed()) == "fine"
+
+
+def test_closing_cancels_what_still_waits(loop: LoopThread) -> None:
+    waiting = threading.Event()
+
+    async def wait_for_ever() -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        stuck = pool.submit(loop.run, wait_for_ever())
+        assert waiting.wait(TIMEOUT)
+        loop.close()
+        with pytest.raises(asyncio.CancelledError):
+            stuck.result(TIMEOUT)
+
+
+def test_closing_does_not_wait_for_ever_for_what_blocks_the_loop(
+    loop: LoopThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loop_thread, "_CLOSE_SECONDS", 0.01)
+    blocked, go_on = threading.Event(), threading.Event()
+
+    async def block() -> str:
+        blocked.set()
+        assert go_on.wait(TIMEOUT)
+        return "done"
+
+    with ThreadPoolExecutor(1) as pool:
+        stuck = pool.submit(loop.run, block())
+        assert blocked.wait(TIMEOUT)
+        loop.close()
+        assert "its thread is abandoned" in caplog.text
+        with pytest.raises(RuntimeError, match="closed"):
+            stuck.result(TIMEOUT)
+        go_on.set()
+
+
+def test_a_closed_loop_runs_nothing_more(loop: LoopThread) -> None:
+    loop.close()
+    loop.close()
+
+    async def nothing() -> None: ...
+
+    with pytest.raises(RuntimeError, match="closed"):
+        loop.run(nothing())
+
+
+def test_a_loop_that_gets_no_thread_is_started_by_the_next_call(
+    loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing() -> int:
+        return 1
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            loop.run(nothing())
+        loop.close()
+    other = LoopThread()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            other.run(nothing())
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(other.run, nothing()).result(TIMEOUT) == 1
+    other.close()
+
+
+def test_a_copy_in_another_process_is_a_loop_of_its_own(loop: LoopThread) -> None:
+    async def nothing() -> int:
+        return 1
+
+    loop.run(nothing())
+    copy = pickle.loads(pickle.dumps(loop))
+    assert copy.run(nothing()) == 1
+    copy.close()

@@ -1,0 +1,350 @@
+"""The private names of others that this project touches: each with a test that fails when it is gone or means another.
+
+Nobody promises that such a name is in the next release. A new one gets its test and its line in the table; a walk over
+the sources finds those that have none. The tests are part of the smoke tests, which run with the lowest and the newest
+releases too.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import re
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dspy
+import pytest
+
+pytestmark = pytest.mark.smoke
+
+# By the name: the test below that says what we need of it.
+TESTED_BY = {
+    # dspy
+    "_build_variables": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
+    "_execute_code": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
+    "_execute_iteration": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
+    "_extract_fallback": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
+    "_format_tool_docs": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
+    "_make_interpreter_tool": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
+    "_prepare_execution_tools": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
+    "_process_final_output": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
+    "_setup_facade": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
+    "_compiled": "test_dspy_marks_what_an_optimizer_returned",
+    "_custom_types": "test_dspys_facade_keeps_what_its_module_gave_it",
+    "_originals": "test_dspys_facade_keeps_what_its_module_gave_it",
+    "_tools": "test_dspys_facade_keeps_what_its_module_gave_it",
+    "_deprecation": "test_a_call_marked_as_an_adapters_is_not_warned_of",
+    "_price_result": "test_dspy_prices_an_answer_and_says_why_it_cannot",
+    # ipykernel and IPython
+    "_bind_socket": "test_a_kernel_app_binds_a_socket_to_a_port_it_finds",
+    "_cancel_on_sigint": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
+    "_execute_sleep": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
+    "_publish_status": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
+    "_supports_kernel_subshells": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
+    "_last_traceback": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
+    "_is_debugpy_available": "test_ipykernel_asks_its_debugger_module_whether_there_is_one",
+    "_tee": "test_ipython_captures_the_streams_of_a_cell_by_one_method",
+    # rich
+    "_refresh_thread": "test_a_live_display_keeps_its_refreshing_thread_while_it_runs",
+    # the standard library
+    "_signal": "test_signals_have_a_module_in_c",
+    # documented, in spite of the underscore
+    "_exit": "test_documented_names_are_there",
+    "_fields": "test_documented_names_are_there",
+}
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("kernel_bridge", "rlmoptimizer")
+
+
+# -- the walk ------------------------------------------------------------------------------------------------------
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("_")
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    """Every module of the two packages, as its dotted name and its syntax."""
+    for package in OURS:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def defined(scope: ast.AST) -> set[str]:
+    """The private names that are given a meaning in a module or a class."""
+    found: set[str] = set()
+    for node in ast.walk(scope):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_own(node.value):
+            found.add(node.attr)
+    return set(filter(is_private, found))
+
+
+def is_own(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+BY_NAME = ("getattr", "setattr", "hasattr", "delattr", "attrgetter")
+
+
+def used(tree: ast.Module) -> set[str]:
+    """The private names that a module uses of other objects, or that others' modules have."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in BY_NAME:
+            texts = [text.value for text in node.args if isinstance(text, ast.Constant) and isinstance(text.value, str)]
+            found.update(part for text in texts for part in text.split("."))
+        elif isinstance(node, ast.Import):
+            found.update(part for name in node.names for part in name.name.split("."))
+        elif isinstance(node, ast.ImportFrom) and not node.level and not (node.module or "").startswith(OURS):
+            found.update((node.module or "").split("."), (name.name for name in node.names))
+    return set(filter(is_private, found))
+
+
+# Run in another process: some modules of ours change what is imported after them.
+OVERRIDING = """
+import importlib, inspect, json, re, sys
+found = {}
+for module, classes in json.loads(sys.argv[1]).items():
+    for path, names in classes.items():
+        kind = importlib.import_module(module)
+        for part in path.split("."):
+            kind = getattr(kind, part)
+        others = [base for base in kind.__mro__ if not base.__module__.startswith(("kernel_bridge", "rlmoptimizer"))]
+        for name in names:
+            for base in others:
+                try:
+                    text = inspect.getsource(sys.modules[base.__module__])
+                except (OSError, TypeError, KeyError):  # written in C
+                    text = ""
+                if name in vars(base) or re.search(rf"\\b(self|cls|kernel|shell)\\.{name}\\b", text):
+                    found.setdefault(name, f"{module}:{path}")
+print(json.dumps(found))
+"""
+
+
+def overriding() -> set[str]:
+    """The private names of our classes that a foreign base has too, or uses."""
+    asked: dict[str, dict[str, list[str]]] = {}
+    for module, tree in sources():
+        if module.endswith("__main__"):
+            continue
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and node.bases and (names := defined(node)):
+                asked.setdefault(module, {})[node.name] = sorted(names)
+    command = [sys.executable, "-c", OVERRIDING, json.dumps(asked)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    return set(json.loads(ended.stdout))
+
+
+def test_every_private_name_of_others_is_in_the_table_and_no_other() -> None:
+    met = overriding()
+    written: set[str] = set()
+    for _, tree in sources():
+        met |= used(tree) - defined(tree)
+        written |= used(tree) | defined(tree)
+    assert met <= set(TESTED_BY), "touched, and without a test"
+    assert written >= set(TESTED_BY), "tested, and no longer touched"
+    assert all(callable(globals().get(test)) for test in TESTED_BY.values())
+
+
+def test_classes_that_the_walk_cannot_look_at_define_no_private_names() -> None:
+    for module, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and node.bases and node not in tree.body:
+                assert not defined(node), f"{module}: {node.name}"
+
+
+# -- what we need of each -------------------------------------------------------------------------------------------
+
+
+def text_of(module: ModuleType | type) -> str:
+    return inspect.getsource(module)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("_build_variables", "self **input_args"),
+        ("_execute_code", "self repl code input_args"),
+        ("_execute_iteration", "self repl variables history iteration input_args output_field_names"
+                               " interpreter_factory sub_agent_rules"),
+        ("_extract_fallback", "self variables history output_field_names"),
+        ("_format_tool_docs", "self tools"),
+        ("_make_interpreter_tool", "self tool"),
+        ("_prepare_execution_tools", "self budget"),
+        ("_process_final_output", "self result output_field_names"),
+        ("_setup_facade", "self repl budget interpreter_factory"),
+    ],
+)  # fmt: skip
+def test_a_step_of_dspys_rlm_is_called_as_we_replace_it(name: str, parameters: str) -> None:
+    found = inspect.signature(getattr(dspy.RLM, name)).parameters.values()
+    assert [str(one).partition(":")[0].partition("=")[0] for one in found] == parameters.split()
+    assert re.search(rf"\bself\.{name}\(", text_of(dspy.RLM))
+
+
+def test_dspys_facade_keeps_what_its_module_gave_it() -> None:
+    from dspy.primitives.facade import FacadeInvocation
+
+    tools: dict[str, Any] = {"add": dspy.Tool(max)}
+    types: dict[str, type] = {"Mine": int}
+    originals: dict[str, Any] = {"text": object()}
+    facade = FacadeInvocation(tools, list, None, custom_types=types, originals=originals)
+    assert (facade._tools, facade._custom_types, facade._originals) == (tools, types, originals)
+
+
+def test_signals_have_a_module_in_c() -> None:
+    import _signal
+    import signal
+
+    assert int(signal.SIG_DFL) == _signal.SIG_DFL
+    assert _signal.NSIG == signal.NSIG
+    assert int(signal.SIG_SETMASK) == _signal.SIG_SETMASK
+    # What it does is what the public module does, without the names of an enum.
+    assert signal.getsignal(signal.SIGUSR1) == _signal.getsignal(signal.SIGUSR1)
+    assert callable(_signal.signal)
+    assert callable(_signal.pthread_sigmask)
+
+
+def test_dspy_marks_what_an_optimizer_returned() -> None:
+    student = dspy.Predict("question -> answer")
+    assert student._compiled is False
+    compiled = dspy.LabeledFewShot(k=1).compile(student, trainset=[dspy.Example(question="1", answer="2")])
+    # That one does not mark its result; those that do, and those that ask, use the name as we do.
+    assert compiled._compiled is False
+    from dspy.teleprompt import bootstrap
+
+    assert "student._compiled = True" in text_of(bootstrap)
+    assert 'getattr(self.student, "_compiled", False)' in text_of(bootstrap)
+
+
+def test_a_call_marked_as_an_adapters_is_not_warned_of() -> None:
+    try:
+        from dspy.clients import _deprecation
+    except ImportError:
+        pytest.fail("DSPy has no legacy warning any more: take the marking out of rlmoptimizer/lms/sub_lm.py")
+    lm, messages = object(), [{"role": "user", "content": "hello"}]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with _deprecation.adapter_message_call(lm, messages):
+            _deprecation.warn_openai_messages(lm, messages)
+        assert not caught
+        _deprecation.warn_openai_messages(lm, messages)
+        assert len(caught) == 1
+
+
+def test_dspy_prices_an_answer_and_says_why_it_cannot() -> None:
+    from dspy.clients import call_result, execution
+    from dspy.lm15 import Message, Response, Usage
+
+    parameters = list(inspect.signature(execution._price_result).parameters)
+    assert parameters == ["lm", "result", "response", "provider", "request"]
+    lm = dspy.LM("openai/no-such-model-of-anyone", api_key="x")
+    usage = Usage(input_tokens=1, output_tokens=1, total_tokens=2)
+    answer = Response(
+        id=None, model="no-such-model-of-anyone", message=Message.assistant("a"), finish_reason="stop", usage=usage
+    )
+    result = call_result.CallResult()
+    execution._price_result(lm, result, answer, "openai", None)
+    assert result.cost is None
+    assert isinstance(result.cost_details["reason"], str)
+
+
+def test_a_kernel_app_binds_a_socket_to_a_port_it_finds(tmp_path: Path) -> None:
+    import zmq
+    from ipykernel.kernelapp import IPKernelApp
+
+    app = IPKernelApp(transport="ipc", ip=str(tmp_path / "socket"))
+    with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
+        port = app._bind_socket(socket, 7)
+        assert port == 7
+        assert socket.getsockopt_string(zmq.LAST_ENDPOINT) == f"ipc://{tmp_path}/socket-7"
+
+
+def test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs() -> None:
+    from ipykernel import ipkernel, kernelbase, zmqshell
+
+    base, kernel = text_of(kernelbase), text_of(ipkernel)
+    assert kernelbase.Kernel._execute_sleep.default_value > 0
+    assert "if self._execute_sleep:" in base
+    assert "if self._supports_kernel_subshells:" in base
+    assert isinstance(kernelbase.Kernel._supports_kernel_subshells, property)
+    parameters = list(inspect.signature(kernelbase.Kernel._publish_status).parameters)
+    assert parameters == ["self", "status", "channel", "parent"]
+    assert len(re.findall(r"self\._publish_status(?:_and_flush)?\(", base)) > 2
+    assert list(inspect.signature(ipkernel.IPythonKernel._cancel_on_sigint).parameters) == ["self", "future"]
+    assert re.search(r"[^`\w]self\._cancel_on_sigint\b", kernel)
+    assert "shell._last_traceback" in kernel
+    assert "self._last_traceback = stb" in text_of(zmqshell)
+
+
+def test_ipykernel_asks_its_debugger_module_whether_there_is_one() -> None:
+    from ipykernel import debugger, ipkernel
+
+    assert debugger._is_debugpy_available in (True, False)
+    assert "from .debugger import _is_debugpy_available" in text_of(ipkernel)
+
+
+def test_ipython_captures_the_streams_of_a_cell_by_one_method() -> None:
+    import IPython
+    from IPython.core import interactiveshell
+
+    if IPython.version_info[0] < 9:  # the last one for Python 3.10 captures nothing
+        assert "history_manager.outputs" not in text_of(interactiveshell)
+        return
+    assert list(inspect.signature(interactiveshell.InteractiveShell._tee).parameters) == ["self", "channel"]
+    assert 'with self._tee(channel="stdout"), self._tee(channel="stderr"):' in text_of(interactiveshell)
+
+
+def test_a_live_display_keeps_its_refreshing_thread_while_it_runs() -> None:
+    import io
+
+    from rich.console import Console
+    from rich.live import Live
+
+    live = Live(console=Console(file=io.StringIO(), force_terminal=True), auto_refresh=True)
+    live.start()
+    thread: Any = live._refresh_thread
+    try:
+        assert isinstance(thread, threading.Thread)
+        assert thread.is_alive()
+    finally:
+        live.stop()
+        thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_documented_names_are_there() -> None:
+    from collections import namedtuple
+
+    assert callable(importlib.import_module("os")._exit)
+    assert namedtuple("Pair", "a b")._fields == ("a", "b")
+
+
+def test_dspy_gives_its_own_variables_the_names_that_we_know_them_by() -> None:
+    # Not names of attributes but of variables in the kernel, known in interpreter.py and in inside/kernel.py.
+    from dspy.predict import rlm
+    from dspy.predict.flex import bridge
+    from dspy.primitives import facade
+
+    assert facade.HOST_TOKEN_VAR == "__dspy_host_token"
+    assert bridge._INPUTS_VAR == "__dspy_flex_inputs"
+    assert 'raw_var_name = f"_raw_{name}"' in text_of(rlm)
+    assert 'name == "dspy" or name.startswith(("_dspy", "__dspy"))' in text_of(facade)

@@ -1,0 +1,85 @@
+"""The agent's tools with all that stands behind them, for tests: no kernel and no agent, everything else real."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+import toy
+
+from rlmoptimizer.agent.call_gate import Gate
+from rlmoptimizer.agent.tools import Workbench
+from rlmoptimizer.evaluation.evaluator import Evaluator
+from rlmoptimizer.events import Emitter, Event
+from rlmoptimizer.lms.sub_lm import SubLMMeter
+from rlmoptimizer.spending.budget import Ledger
+from rlmoptimizer.spending.costs import CostLedger
+from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.task.dataset import build_dataset
+from rlmoptimizer.task.program import clone
+
+
+@dataclass
+class Desk:
+    """A workbench and what stands behind it."""
+
+    bench: Workbench
+    ledger: Ledger
+    store: RunStore
+    meter: SubLMMeter
+    events: list[Event]
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return self.bench.evaluate_program(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def desk(
+    path: Path,
+    *,
+    train: int = 6,
+    val: int | None = 4,
+    budget: int = 100,
+    ceiling: int = 50,
+    baseline: bool = True,
+    lm: dspy.LM | None = None,
+    program: dspy.Module | None = None,
+    metric: Any = toy.metric,
+    threads: int = 4,
+    again: bool = False,
+    costs: CostLedger | None = None,
+) -> Iterator[Desk]:
+    """`again`: on the store that is there, as after the end of a process."""
+    events: list[Event] = []
+    emitter = Emitter([events.append])
+    data = build_dataset(toy.trainset(train), None if val is None else toy.valset(val))
+    with (
+        RunStore.open_in(path) if again else RunStore.create_in(path) as store,
+        Evaluator(metric, lm or toy.eval_lm(), threads) as evaluator,
+    ):
+        ledger = Ledger(budget, journal=store)
+        gate = Gate()
+        meter = SubLMMeter(ceiling, ledger, emitter, gate)
+        bench = Workbench(
+            clone(program or toy.Triage()),
+            data,
+            evaluator=evaluator,
+            ledger=ledger,
+            meter=meter,
+            store=store,
+            emitter=emitter,
+            gate=gate,
+            seed=0,
+            num_threads=threads,
+            costs=costs,
+        )
+        if baseline:
+            bench.evaluate_baseline(program or toy.Triage())
+            events.clear()
+        yield Desk(bench, ledger, store, meter, events)
+        bench.cancel()
+        bench.wait_idle(10)

@@ -1,0 +1,224 @@
+"""A compile in a process of its own that says when it has come to a certain point, and stays there.
+
+Whoever started it then kills it, interrupts it or lets it be. Run as a script:
+
+    python tests/rigs/stoppable.py DIRECTORY POINT[,POINT...] OPTIONS
+
+It prints "at POINT" when it is there; interrupted there, it goes on to the next one. It prints the result as JSON when
+it has one. Every call of the program's last step is a line in `DIRECTORY/ran.txt`, written by the program itself. The
+agent goes on with whatever turn comes next, by what it is told of the earlier ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+import toy
+from offline import Asked, ScriptedRootLM, field_lm, text_lm
+
+from rlmoptimizer.agent.kernels import KernelLease
+from rlmoptimizer.compilation import result
+from rlmoptimizer.store.run_store import RunStore
+
+# An index is a turn; see `agent`.
+TURNS = [
+    'notes = {"tries": [evaluate_program(limit=2)["run_id"]]}',
+    f'trial = evaluate_program(prompts={{"topic": {toy.FIX!r}}})\nprint(trial["run_id"], trial["score"])',
+    f'update_prompt("topic", {toy.FIX!r})\nprint(evaluate_program("val")["score"])',
+    'said = llm_query_batched(["what now?"])\nprint(said)',
+    "llm_query('in the cell')\nwhile PLEASE_WAIT: pass",
+    'SUBMIT(optimized_dspy_program=optimization_status()["current_prompts"])',
+]
+POINTS = ("created", "baseline", "evaluation", "thinking", "validation", "sub-lm", "cell", "submitted", "shutdown")
+
+
+class Stops:
+    """Where the process stays."""
+
+    def __init__(self, points: str) -> None:
+        self.points = points.split(",")
+        self._lock = threading.Lock()
+
+    def at(self, point: str, *, stay: bool = True) -> None:
+        """Say that this is the point, if it is the next one, and stay there for ever."""
+        with self._lock:
+            if self.points[:1] != [point]:
+                return
+            self.points.pop(0)
+            print(f"at {point}", flush=True)
+        if stay:
+            threading.Event().wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A process that has ended."""
+
+    status: int
+    err: str
+    result: dict[str, Any] | None  # attributes of the program that it got; None: it got none
+
+
+class Running:
+    """A process that runs this script."""
+
+    def __init__(self, directory: Path, point: str = "-", **options: Any) -> None:
+        directory.mkdir(exist_ok=True)
+        command = [sys.executable, __file__, str(directory), point, json.dumps(options)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self.points = point.split(",")
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def wait_there(self) -> None:
+        """Wait until it is at its next point."""
+        assert self.process.stdout is not None
+        point = self.points.pop(0)
+        line = self.process.stdout.readline().strip()
+        assert line == f"at {point}", (line, self.ended())
+
+    def stop(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def ended(self) -> Ran:
+        """Wait for its end."""
+        out, err = self.process.communicate(timeout=250)
+        found = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        return Ran(self.process.returncode, err, found[0] if found else None)
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+
+def killed(directory: Path, point: str, **options: Any) -> None:
+    """Run until the point and kill it there, with its whole process only."""
+    with Running(directory, point, **options) as running:
+        running.wait_there()
+        running.stop(signal.SIGKILL)
+        assert running.ended().status == -signal.SIGKILL
+
+
+def finished(directory: Path, **options: Any) -> dict[str, Any]:
+    """Run to the end; gives the attributes of the program that came out."""
+    with Running(directory, **options) as running:
+        ran = running.ended()
+    assert ran.result is not None, ran.err
+    return ran.result
+
+
+def lines_of(directory: Path) -> list[str]:
+    """What the program itself wrote about its calls."""
+    return (directory / "ran.txt").read_text().splitlines()
+
+
+def agent(stops: Stops) -> ScriptedRootLM:
+    answered = [0]
+
+    def turn(asked: Asked) -> str:
+        done = re.search(r"goes on: (\d+) of", asked.text)
+        cut = " was cut: previous_trajectory" in asked.text
+        index = (int(done[1]) if done else 0) - cut + answered[0]
+        if index == 2:
+            stops.at("thinking")
+        answered[0] += 1
+        return TURNS[index].replace("PLEASE_WAIT", str("cell" in stops.points))
+
+    return ScriptedRootLM([turn] * 20)
+
+
+def compiled(directory: Path, point: str, **options: Any) -> Any:
+    """What the script does."""
+    stops = Stops(point)
+    leases: list[KernelLease] = []
+    start = KernelLease.start
+    KernelLease.start = lambda self, on_failure: (leases.append(self), start(self, on_failure))[1]  # type: ignore[method-assign]
+    ran = (directory / "ran.txt").open("a", buffering=1)
+
+    def respond(question: Asked) -> dict[str, object]:
+        fixed = "one word" in question.instructions
+        message = question.inputs["message"]
+        if question.outputs == ("topic",) and message.startswith("message 3"):
+            if "baseline" in stops.points:
+                leases[0].wait_started()  # a process that is killed while its kernel starts may leave a directory
+            stops.at("evaluation" if fixed else "baseline")
+        if fixed and question.outputs == ("topic",) and message.startswith(f"{toy.SECRET} message 3"):
+            stops.at("validation")
+        if question.outputs == ("answer",):
+            ran.write(f"{question.inputs['topic']}|{message}\n")
+        return toy.respond(question)
+
+    def sub(prompt: str) -> str:
+        if prompt == "what now?":
+            stops.at("sub-lm")
+        else:
+            stops.at("cell", stay=False)
+        return f"heard: {prompt}"
+
+    if point == "created":
+        RunStore.record_setup = lambda self, setup: stops.at("created")  # type: ignore[assignment,method-assign,return-value]
+    if "shutdown" in point:
+        close = KernelLease.close
+        KernelLease.close = lambda self: (stops.at("shutdown"), close(self))[1]  # type: ignore[method-assign]
+    if point == "submitted":
+        result.Outcome.record = lambda self, store: stops.at("submitted")  # type: ignore[assignment,method-assign,return-value]
+    own: dict[str, Any] = {"sub_lm": text_lm(sub, "sub"), "num_threads": 1}
+    for name in ("root_lm", "sub_lm"):
+        if name in options:  # the address of a server
+            options[name] = dspy.LM("openai/held", api_base=options[name], api_key="none", cache=False)
+    optimizer = toy.optimizer(
+        agent(stops),
+        eval_lm=field_lm(respond, "eval"),
+        run_storage_dir=directory,
+        rlm_max_iterations=20,
+        **{**own, **options},
+    )
+    try:
+        return optimizer.compile(
+            toy.Triage(), trainset=toy.trainset(), valset=toy.valset(), metric=toy.metric, resume=True
+        )
+    finally:
+        ran.close()
+
+
+ATTRIBUTES = (
+    "optimized_dspy_program",
+    "latest_run_id",
+    "best_run_id",
+    "best_score",
+    "baseline_run_id",
+    "trial_logs",
+    "agent_trajectory",
+    "agent_final_reasoning",
+    "usage",
+    "cost_usd",
+)
+
+
+def attributes(program: Any) -> dict[str, Any]:
+    return {name: getattr(program, name) for name in ATTRIBUTES}
+
+
+if __name__ == "__main__":
+    program = compiled(Path(sys.argv[1]), sys.argv[2], **json.loads(sys.argv[3]))
+    print(json.dumps(attributes(program)), flush=True)

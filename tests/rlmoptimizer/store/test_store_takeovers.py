@@ -1,0 +1,273 @@
+"""Runs that are cut, found again, reopened and taken over, the turns between them and their LM calls, against a model.
+
+What `test_run_store.py` holds against its model (any values, charges, prompts) is not repeated here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from stored_runs import copy_as_killed, result
+
+from rlmoptimizer.evaluation.evaluator import ExampleResult, StepTrace
+from rlmoptimizer.spending.costs import LMCall, Role, RoleUsage
+from rlmoptimizer.store.run_store import RunStore, Spare
+
+PROMPTS = [{"a": "one"}, {"a": "two"}]
+REQUESTS = [{"limit": None}, {"limit": 2}]
+IDS = ["1", "2", "3", "4"]
+
+
+@dataclass
+class Row:
+    result: ExampleResult
+    origin: str | None = None  # the run it was taken over from
+    taken: bool = False
+
+    @property
+    def shows_answers(self) -> bool:
+        return not self.result.has_verdict and bool(self.result.steps)
+
+
+@dataclass
+class Run:
+    run_id: str
+    prompts: dict[str, str]
+    request: dict[str, Any]
+    baseline: bool
+    planned: list[str]
+    rows: dict[str, Row]
+    state: str = "running"
+    answered: bool = False
+
+    @property
+    def missing(self) -> list[str]:
+        done = {example_id for example_id, row in self.rows.items() if row.result.has_verdict}
+        return [example_id for example_id in self.planned if example_id not in done]
+
+    @property
+    def unanswered(self) -> int:
+        return sum(not row.result.has_verdict for row in self.rows.values())
+
+    @property
+    def may_be_gone_on_with(self) -> bool:
+        return self.state in ("cancelled", "finished")
+
+
+@dataclass
+class Model:
+    runs: list[Run] = field(default_factory=list[Run])
+    turns: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])  # code and output
+    begun: str | None = None  # the code of a turn under way
+    submission: dict[str, Any] | None = None
+    calls: list[LMCall] = field(default_factory=list[LMCall])
+    events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def found(self, prompts: dict[str, str], request: dict[str, Any], baseline: bool) -> list[Run]:
+        return [
+            run
+            for run in self.runs
+            if (run.prompts, run.request, run.baseline) == (prompts, request, baseline)
+            and run.may_be_gone_on_with
+            and (not run.answered or run.unanswered)
+        ]
+
+    def spare(
+        self, prompts: dict[str, str], but: set[str], *, judged: bool = True
+    ) -> dict[str, tuple[Run, Row]]:
+        """The oldest of each example; `judged` False: those that have no verdict but show an answer."""
+        spare: dict[str, tuple[Run, Row]] = {}
+        for run in self.runs:
+            if run.prompts == prompts and not run.baseline and not run.answered and run.may_be_gone_on_with:
+                for example_id, row in run.rows.items():
+                    fits = row.result.has_verdict if judged else row.shows_answers
+                    if run.run_id not in but and fits and not row.taken:
+                        spare.setdefault(example_id, (run, row))
+        return spare
+
+
+def sources(spare: Spare) -> dict[str, str]:
+    """Example id -> the run it would be taken over from."""
+    return {example_id: f"r{number}" for example_id, (number, _) in spare.items()}
+
+
+class Takeovers(RuleBasedStateMachine):
+    @initialize()
+    def make(self) -> None:
+        self.directory = tempfile.TemporaryDirectory()
+        self.copies = 0
+        self.store = RunStore.create_in(self.directory.name)
+        self.store.record_setup({"seed": 0})
+        self.reader = RunStore.open(self.store.path, read_only=True)
+        self.model = Model()
+
+    def teardown(self) -> None:
+        self.reader.close()
+        self.store.close()
+        self.directory.cleanup()
+
+    def in_state(self, *states: str) -> list[Run]:
+        return [run for run in self.model.runs if run.state in states]
+
+    @rule(
+        prompts=st.sampled_from(PROMPTS),
+        request=st.sampled_from(REQUESTS),
+        planned=st.permutations(IDS).flatmap(lambda ids: st.integers(0, 4).map(lambda count: ids[:count])),
+        baseline=st.sampled_from([False, False, False, True]),
+        takes_over=st.booleans(),
+        data=st.data(),
+    )
+    def begin(
+        self,
+        prompts: dict[str, str],
+        request: dict[str, Any],
+        planned: list[str],
+        baseline: bool,
+        takes_over: bool,
+        data: st.DataObject,
+    ) -> None:
+        busy = data.draw(st.sets(st.sampled_from([run.run_id for run in self.model.runs] or ["r0"]), max_size=1))
+        spare = self.store.spare_rows("train", prompts, but=busy)
+        expected = self.model.spare(prompts, busy)
+        assert sources(spare) == {example_id: run.run_id for example_id, (run, _) in expected.items()}
+        owed = self.store.spare_rows("train", prompts, but=busy, judged=False)
+        spare = {**owed, **spare}
+        expected = {**self.model.spare(prompts, busy, judged=False), **expected}
+        wanted = set(planned) if takes_over and not baseline else set[str]()
+        run_id = self.store.begin_run(
+            "train",
+            {},
+            prompts,
+            baseline=baseline,
+            planned_ids=planned,
+            request=request,
+            spare={example_id: place for example_id, place in spare.items() if example_id in wanted},
+        )
+        rows: dict[str, Row] = {}
+        for example_id in wanted & set(expected):
+            run, row = expected[example_id]
+            row.taken = True
+            rows[example_id] = Row(row.result, run.run_id)
+        self.model.runs.append(Run(run_id, prompts, request, baseline, planned, rows))
+        self.go_on(self.model.runs[-1], data)
+
+    @precondition(lambda self: self.in_state("running"))
+    @rule(data=st.data())
+    def append(self, data: st.DataObject) -> None:
+        self.go_on(data.draw(st.sampled_from(self.in_state("running"))), data)
+
+    def go_on(self, run: Run, data: st.DataObject) -> None:
+        """Some of its examples get results, and it may end."""
+        for example_id in run.missing:
+            how = data.draw(st.sampled_from(["right", "wrong", "fails", "fails late", "waits"]))
+            if how != "waits":
+                failure: dict[str, Any] = {}
+                if how.startswith("fails"):
+                    step = StepTrace(0, "a", "A", {}, {"b": run.run_id})
+                    steps = (step,) if how == "fails late" else ()
+                    failure = {"error": "429", "error_kind": "rate_limit", "predicted": None, "steps": steps}
+                one = result(example_id, float(how == "right"), feedback=run.run_id, **failure)
+                self.store.append(run.run_id, one)
+                run.rows[example_id] = Row(one)
+        self.end(run, data.draw(st.sampled_from(["running", "cancelled", "finished", "failed"])))
+
+    def end(self, run: Run, state: str) -> None:
+        if state != "running":
+            self.store.finish_run(run.run_id, cancelled=state == "cancelled", failed=state == "failed")
+        run.state = state
+
+    @precondition(lambda self: self.in_state("cancelled", "finished"))
+    @rule(data=st.data())
+    def reopen(self, data: st.DataObject) -> None:
+        run = data.draw(st.sampled_from(self.in_state("cancelled", "finished")))
+        assert list(self.store.reopen_run(run.run_id)) == run.missing
+        run.state = "running"
+
+    @rule(code=st.sampled_from(["print(1)", ""]))
+    def begin_turn(self, code: str) -> None:
+        self.store.begin_iteration(code)
+        self.model.begun = code
+
+    @rule(answered=st.booleans(), submits=st.booleans(), output=st.text(max_size=5))
+    def end_turn(self, answered: bool, submits: bool, output: str) -> None:
+        submission = {"a": output} if submits else None
+        number = self.store.record_iteration("why", "code", output, answered=answered, submission=submission)
+        self.model.turns.append(("code", output))
+        assert number == len(self.model.turns)
+        self.model.begun = None
+        self.model.submission = submission or self.model.submission
+        for run in self.in_state("finished"):
+            run.answered = run.answered or (answered and not run.baseline)
+
+    @rule(role=st.sampled_from(["root", "sub", "eval"]), cost=st.none() | st.integers(0, 10**15))
+    def call(self, role: Role, cost: int | None) -> None:
+        calls = [LMCall(role, "m", "answered", 1, None, cost)] * 2
+        self.store.record_lm_calls(*calls)
+        self.model.calls += calls
+
+    @rule(kind=st.sampled_from(["A", "B"]), number=st.integers())
+    def event(self, kind: str, number: int) -> None:
+        self.store.record_event(kind, {"number": number})
+        self.model.events.append({"number": number})
+
+    @rule(killed=st.booleans())
+    def end_and_come_back(self, killed: bool) -> None:
+        self.copies += 1
+        self.reader.close()
+        path = copy_as_killed(self.store, Path(self.directory.name) / str(self.copies)) if killed else self.store.path
+        self.store.close()
+        self.store, self.reader = RunStore.open(path), RunStore.open(path, read_only=True)
+        assert [run.run_id for run in self.store.cut_runs()] == [run.run_id for run in self.in_state("running")]
+        for run in self.in_state("running"):
+            run.state = "cancelled"
+
+    @invariant()
+    def runs_are_found_as_they_should(self) -> None:
+        for prompts in PROMPTS:
+            for request in REQUESTS:
+                for baseline in (True, False):
+                    found = self.store.find_run("train", prompts, request, baseline=baseline)
+                    assert found == [run.run_id for run in self.model.found(prompts, request, baseline)]
+                asked = [run for run in self.model.runs if (run.prompts, run.request) == (prompts, request)]
+                assert self.store.count_runs("train", prompts, request) == len(asked)
+                assert self.store.find_run("val", prompts, request) == []
+            spare = {example_id: run.run_id for example_id, (run, _) in self.model.spare(prompts, set()).items()}
+            assert sources(self.store.spare_rows("train", prompts)) == spare
+            shown = {one: run.run_id for one, (run, _) in self.model.spare(prompts, set(), judged=False).items()}
+            assert sources(self.store.spare_rows("train", prompts, judged=False)) == shown
+            assert self.store.spare_rows("val", prompts) == {}
+
+    @invariant()
+    def both_connections_agree_with_the_model(self) -> None:
+        ran = sum(row.origin is None for run in self.model.runs for row in run.rows.values())
+        usage: dict[Role, RoleUsage] = {}
+        for made in self.model.calls:
+            usage[made.role] = usage.get(made.role, RoleUsage()) + RoleUsage.of(made)
+        for store in (self.store, self.reader):
+            assert store.evaluated_examples() == ran
+            assert store.lm_usage() == usage
+            assert [(turn.code, turn.output) for turn in store.iterations()] == self.model.turns
+            unfinished = store.unfinished_iteration()
+            assert (None if unfinished is None else unfinished.code) == self.model.begun
+            assert store.submission() == self.model.submission
+            assert [event.data for event in store.events()] == self.model.events
+            assert len(store.runs()) == len(self.model.runs)
+            for record, run in zip(store.runs(), self.model.runs, strict=True):
+                judged = [row for row in run.rows.values() if row.result.has_verdict]
+                assert (record.run_id, record.state, record.answered) == (run.run_id, run.state, run.answered)
+                assert (record.evaluated_count, record.unanswered_count) == (len(judged), run.unanswered)
+                assert record.reused_count == sum(row.origin is not None for row in judged)
+                shown = {one for one, row in run.rows.items() if row.shows_answers and not row.taken}
+                assert store.shown_ids(run.run_id) == shown
+                rows = [run.rows[example_id].result for example_id in run.planned if example_id in run.rows]
+                assert store.examples(run.run_id) == rows
+
+
+TestTakeovers = Takeovers.TestCase
+TestTakeovers.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
