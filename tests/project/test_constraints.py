@@ -13,7 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from readme_blocks import command
 
-PYTHONS = [f"3.{minor}" for minor in range(10, 14)]
+PYTHONS = [f"3.{minor}" for minor in range(10, 16)]
 
 
 def pins(project_root: Path) -> list[Requirement]:
