@@ -1,7 +1,8 @@
 """Confinement: what a kernel is asked to be kept from, what this machine can give, and what a session got.
 
 A vocabulary of guarantees, not of mechanisms. Three tiers give them, chosen by a probe that tries: N, namespaces by
-bubblewrap (`tier_bubblewrap.py`); L, Landlock where namespaces are refused (`tier_landlock.py`); P, limits only (`tier_plain.py`).
+bubblewrap (`tier_bubblewrap.py`); L, Landlock where namespaces are refused (`tier_landlock.py`); P, limits only
+(`tier_plain.py`).
 What a tier cannot give is reported as missing, with the reason; nothing is claimed that is not in force.
 """
 
