@@ -82,8 +82,9 @@ class KernelInterpreterFactory:
 class KernelInterpreter:
     """Runs DSPy's generated code in a Jupyter kernel of its own, which can call tools on the host.
 
-    Usable as `interpreter_factory=KernelInterpreter` in `dspy.RLM`, `CodeAct`, `ProgramOfThought`, `Flex` and
-    `dspy.configure`. One thread at a time may execute; `interrupt` and `shutdown` may come from any thread.
+    Usable as `interpreter_factory=KernelInterpreter` in `dspy.RLM`, `Flex`, `dspy.configure`, and `CodeAct` and
+    `ProgramOfThought`, which DSPy 3.5 will drop. One thread at a time may execute; `interrupt` and `shutdown` may come
+    from any thread.
 
     Args:
         tools: host functions by name, sync or async. Read afresh at every `execute`.

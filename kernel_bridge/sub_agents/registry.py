@@ -104,7 +104,7 @@ KINDS: Final[Mapping[str, Kind]] = {
              "llm_query_batched", "SUBMIT", "print", "dspy"}
         ),
     ),
-    # Their tools would run in the kernel, from the source text of the host's functions.
+    # DSPy 3.5 will drop both. Their tools would run in the kernel, from the source text of the host's functions.
     "CodeAct": Kind(_STEPS, runs_code=True, taken=_CODE_NAMES),
     "ProgramOfThought": Kind(
         _STEPS, runs_code=True,

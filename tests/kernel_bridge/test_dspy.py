@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy.primitives.code_interpreter import CodeInterpreterError
+from dspy_modules import module_or_skip
 from offline import Asked, ScriptedRootLM, field_lm, text_lm
 
 from kernel_bridge import KernelInterpreter, Limits
@@ -355,8 +356,9 @@ def thinking_lm() -> Callable[[dict[str, Any]], Any]:
 
 
 def test_program_of_thought_runs_on_it(made: Made, thinking_lm: Callable[..., Any]) -> None:
+    program_of_thought = module_or_skip("ProgramOfThought")
     with pytest.warns(DeprecationWarning, match="ProgramOfThought is deprecated"):
-        program = dspy.ProgramOfThought("question -> answer: int", interpreter_factory=made)
+        program = program_of_thought("question -> answer: int", interpreter_factory=made)
     codes = ["```python\n1 / 0\n```", "```python\nresult = 6 * 7\nSUBMIT({'answer': result})\n```"]
     with dspy.context(lm=thinking_lm({"generated_code": codes, "answer": 42})):
         result = program(question="six times seven?")
@@ -371,8 +373,9 @@ def double(x: int) -> int:
 
 
 def test_code_act_runs_on_it(made: Made, thinking_lm: Callable[..., Any]) -> None:
+    code_act = module_or_skip("CodeAct")
     with pytest.warns(DeprecationWarning, match="CodeAct is deprecated"):
-        program = dspy.CodeAct("n: int -> answer: int", tools=[double], max_iters=3, interpreter_factory=made)
+        program = code_act("n: int -> answer: int", tools=[double], max_iters=3, interpreter_factory=made)
     fields = {"generated_code": ["x = double(20)\nprint(x)", "no_such", "print(x + 2)"], "answer": 42}
     with dspy.context(lm=thinking_lm({**fields, "finished": ["False", "False", "True"]})):
         result = program(n=20)

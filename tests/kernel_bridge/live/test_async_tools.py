@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import socketserver
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import dspy
-import httpx
 import pytest
 from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError
 
@@ -21,42 +20,41 @@ from kernel_bridge import KernelInterpreter
 SECONDS = 30.0
 
 
-class _KeepsAlive(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
-
-    def log_message(self, format: str, *args: Any) -> None:
-        return None
+class _Echo(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(line)
 
 
 def test_a_client_that_is_kept_between_calls_works_in_all_of_them(kernel: KernelInterpreter) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _KeepsAlive)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    client = httpx.AsyncClient(trust_env=False)
+    connections: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     loops: list[Any] = []
 
     async def fetch() -> str:
         loops.append(asyncio.get_running_loop())
-        return (await client.get(f"http://127.0.0.1:{server.server_port}/")).text
+        if not connections:
+            connections.append(await asyncio.open_connection("127.0.0.1", server.server_address[1]))
+        reader, writer = connections[0]
+        writer.write(b"ok\n")
+        return (await reader.readline()).decode().strip()
 
     async def hang_up() -> None:
-        await client.aclose()
+        _, writer = connections[0]
+        writer.close()
+        await writer.wait_closed()
 
     kernel.bind(tools={"fetch": fetch, "hang_up": hang_up})
-    try:
-        assert kernel.execute("fetch(), fetch()") == "('ok', 'ok')"
-        assert kernel.execute("fetch()") == "ok"
-        assert kernel.invoke_tool("fetch", [], {}) == "ok"
-        kernel.execute("hang_up()")
-        assert len(set(loops)) == 1
-    finally:
-        server.shutdown()
-        server.server_close()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Echo) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            assert kernel.execute("fetch(), fetch()") == "('ok', 'ok')"
+            assert kernel.execute("fetch()") == "ok"
+            assert kernel.invoke_tool("fetch", [], {}) == "ok"
+            kernel.execute("hang_up()")
+            assert len(set(loops)) == 1
+        finally:
+            server.shutdown()
 
 
 def test_calls_wait_beside_each_other_and_see_the_context_of_their_cell(kernel: KernelInterpreter) -> None:
