@@ -498,7 +498,7 @@ def test_an_async_metrics_traceback_has_its_own_frames_only() -> None:
         evaluator.score(Scripted(str), rows_of())
     lines = [line for line in failed.value.traceback_text.splitlines() if line.startswith("  File")]
     assert len(lines) == 1
-    assert "test_evaluation.py" in lines[0]
+    assert "test_evaluator.py" in lines[0]
 
 
 def test_a_metric_that_has_worked_before_may_fail_on_all_of_a_later_selection() -> None:
