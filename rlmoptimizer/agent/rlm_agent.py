@@ -28,11 +28,12 @@ from dspy.primitives.repl_types import REPLHistory, REPLVariable
 from dspy.utils.exceptions import AdapterParseError
 
 from kernel_bridge.text import printable, traceback_shown
+from rlmoptimizer.agent.llm_tools import Paid, checked_llm_tools
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.errors import AgentError
 from rlmoptimizer.events import Emitter, TurnFinished
 from rlmoptimizer.lms.failures import LM_FAILURES, failure_kind
-from rlmoptimizer.lms.sub_lm import Paid, SubLM, checked_llm_tools
+from rlmoptimizer.lms.sub_lm import SubLM
 
 __all__ = ["Agent", "AgentOutcome", "Bench", "agent_instructions", "agent_signature"]
 

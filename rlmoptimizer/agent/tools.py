@@ -20,6 +20,7 @@ import dspy
 
 from rlmoptimizer.agent import tool_answers as answers
 from rlmoptimizer.agent.call_gate import Gate, OptimizationStopped
+from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD, read_submission
 from rlmoptimizer.errors import (
     BudgetExceededError,
@@ -35,7 +36,6 @@ from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.run_warnings import warn_of_failed_lms
 from rlmoptimizer.evaluation.runs import Asked, Caller, Kernel, Runs
 from rlmoptimizer.events import Emitter, LMUsageCounted, PromptUpdated, Split, SubmissionRefused
-from rlmoptimizer.lms.sub_lm import SubLMMeter
 from rlmoptimizer.spending.budget import Ledger
 from rlmoptimizer.spending.costs import CostLedger, usage_dict
 from rlmoptimizer.spending.money import dollars

@@ -23,6 +23,7 @@ from kernel_bridge.text import printable
 from rlmoptimizer.agent import tool_answers as answers
 from rlmoptimizer.agent.call_gate import Gate
 from rlmoptimizer.agent.kernels import InterpreterFactory, KernelLease, kernel_started
+from rlmoptimizer.agent.llm_tools import PURPOSE, SubLMMeter
 from rlmoptimizer.agent.rlm_agent import Agent, AgentOutcome
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.agent.task_facts import describe_steps, describe_task
@@ -50,7 +51,6 @@ from rlmoptimizer.events import (
 )
 from rlmoptimizer.lms.failures import asked_as
 from rlmoptimizer.lms.root_session import root_session
-from rlmoptimizer.lms.sub_lm import PURPOSE, SubLMMeter
 from rlmoptimizer.show.display import Display
 from rlmoptimizer.spending.budget import Ledger
 from rlmoptimizer.spending.costs import CostLedger, total_usd, usage_dict

@@ -12,10 +12,10 @@ import dspy
 import toy
 
 from rlmoptimizer.agent.call_gate import Gate
+from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.tools import Workbench
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.events import Emitter, Event
-from rlmoptimizer.lms.sub_lm import SubLMMeter
 from rlmoptimizer.spending.budget import Ledger
 from rlmoptimizer.spending.costs import CostLedger
 from rlmoptimizer.store.run_store import RunStore

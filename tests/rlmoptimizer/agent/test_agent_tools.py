@@ -28,6 +28,7 @@ from rlmoptimizer import (
 )
 from rlmoptimizer.agent import tools as workbench
 from rlmoptimizer.agent.call_gate import OptimizationStopped
+from rlmoptimizer.agent.llm_tools import checked_llm_tools
 from rlmoptimizer.compilation import compilation
 from rlmoptimizer.errors import LMUnavailable, StoreCorrupt
 from rlmoptimizer.evaluation import runs
@@ -38,7 +39,6 @@ from rlmoptimizer.events import (
     PromptUpdated,
     SubmissionRefused,
 )
-from rlmoptimizer.lms.sub_lm import checked_llm_tools
 from rlmoptimizer.spending.costs import CostLedger, LMCall
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.program import set_prompt

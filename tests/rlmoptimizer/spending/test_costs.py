@@ -22,8 +22,8 @@ from responses_server import ResponsesServer, turn
 
 from rlmoptimizer import CostExceededError, CostLimitReached, InvalidSetup
 from rlmoptimizer.agent.call_gate import Gate
+from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.events import Emitter
-from rlmoptimizer.lms.sub_lm import SubLMMeter
 from rlmoptimizer.spending.budget import Ledger
 from rlmoptimizer.spending.costs import (
     BUFFER_SECONDS,
