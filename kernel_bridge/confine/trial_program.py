@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO
 
 from kernel_bridge.confine.launch_plan import PACKAGE
-from kernel_bridge.confine.trial_outcome import PassingTrouble, is_passing
 from kernel_bridge.files.standard_descriptors import occupy_standard_files
+from kernel_bridge.os_errors import TransientError, is_transient
 
 __all__ = ["Answer", "ask"]
 
@@ -78,7 +78,7 @@ def ask(
         begins_fresh: it sees to its signals itself.
 
     Raises:
-        PassingTrouble: it could not be run now, took longer than `seconds` and was killed, or was cut off each time;
+        TransientError: it could not be run now, took longer than `seconds` and was killed, or was cut off each time;
             or this process may not run its own Python, which is to begin everything: then nothing was found out.
         OSError: it cannot be run.
     """
@@ -90,12 +90,12 @@ def ask(
             if not _was_cut(ended):
                 return ended
     except OSError as error:
-        if is_passing(error):
-            raise PassingTrouble(f"{name} cannot be run now: {error}") from error
+        if is_transient(error):
+            raise TransientError(f"{name} cannot be run now: {error}") from error
         if os.name == "posix":  # a daemon that became another user, or whose Python was replaced
-            raise PassingTrouble(f"this process cannot run its own Python: {error}") from error
+            raise TransientError(f"this process cannot run its own Python: {error}") from error
         raise
-    raise PassingTrouble(f"{name} was ended by somebody else, {_TRIES} times in a row")
+    raise TransientError(f"{name} was ended by somebody else, {_TRIES} times in a row")
 
 
 def _run(
@@ -122,7 +122,7 @@ def _run(
         )
         try:
             if not _ends_within(process, seconds):
-                raise PassingTrouble(f"it did not end within {seconds:g} s")
+                raise TransientError(f"it did not end within {seconds:g} s")
         finally:
             if process.poll() is None:
                 _kill(process)

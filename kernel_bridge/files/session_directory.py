@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from kernel_bridge.confine.trial_outcome import what_to_do
 from kernel_bridge.errors import StartupFailed
 from kernel_bridge.files.layout import CHECKPOINT, Layout
 from kernel_bridge.files.private_files import make_directory, make_file, open_new
 from kernel_bridge.inside.removal import remove_tree
 from kernel_bridge.inside.slots import slot_paths
+from kernel_bridge.os_errors import what_to_do
 
 __all__ = ["FACTS", "HostToken", "SessionDirectory", "remove_nameless", "runtime_root"]
 

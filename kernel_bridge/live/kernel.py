@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from kernel_bridge.cells import CellOutcome
-from kernel_bridge.confine.trial_outcome import what_to_do
 from kernel_bridge.errors import ProtocolViolation, StartupFailed
 from kernel_bridge.files.session_directory import SessionDirectory
 from kernel_bridge.inside.screen import Screen
@@ -22,6 +21,7 @@ from kernel_bridge.live.request import CellFrame, CellVariable
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
 from kernel_bridge.live.tool_server import CLOSED, ToolServer
 from kernel_bridge.live.zmtp import NO_SIGNAL, Frame, Peer, PeerError, PeerGone, wait_for, wake_pair
+from kernel_bridge.os_errors import what_to_do
 from kernel_bridge.process.exit_reason import ExitReason
 from kernel_bridge.process.kernel_process import KernelProcess
 from kernel_bridge.process.launch import LaunchOptions

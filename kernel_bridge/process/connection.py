@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernel_bridge.confine import Layout
+from kernel_bridge.files.layout import Layout
 from kernel_bridge.files.private_files import make_file
 from kernel_bridge.files.session_directory import SessionDirectory
 from kernel_bridge.process.socket_links import Doors

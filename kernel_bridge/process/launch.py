@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any, cast
 
 from kernel_bridge.cells import Limits
-from kernel_bridge.confine import Confinement, Layout, plan_launch, prepare_files
+from kernel_bridge.confine import Confinement, plan_launch, prepare_files
 from kernel_bridge.confine.launch_plan import PACKAGE
 from kernel_bridge.confine.probing import write_guard
 from kernel_bridge.confine.readable_paths import ExtraPathUnusable
 from kernel_bridge.confine.tier_bubblewrap import EXTRA_PATH
-from kernel_bridge.confine.trial_outcome import what_to_do
 from kernel_bridge.errors import StartupFailed
-from kernel_bridge.files.layout import CHECKPOINT, INTERRUPT, PROGRESS, TRANSCRIPT
+from kernel_bridge.files.layout import CHECKPOINT, INTERRUPT, PROGRESS, TRANSCRIPT, Layout
 from kernel_bridge.files.private_files import make_directory, make_file
 from kernel_bridge.files.session_directory import SessionDirectory
 from kernel_bridge.files.standard_descriptors import occupy_standard_files
 from kernel_bridge.live.reply import result_chars
+from kernel_bridge.os_errors import what_to_do
 from kernel_bridge.process.connection import Connection
 from kernel_bridge.process.shared_files import SharedFiles
 

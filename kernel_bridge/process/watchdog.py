@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernel_bridge.confine.trial_outcome import is_passing, what_to_do
+from kernel_bridge.os_errors import is_transient, what_to_do
 from kernel_bridge.process.resource_use import (
     Descriptors,
     Unmeasurable,
@@ -104,7 +104,7 @@ class Watchdog:
                 self._blind = 0
             except Exception as error:  # whatever it was: nobody would watch any more
                 self._blind += 1
-                if self._blind < _BLIND_LOOKS and is_passing(error):
+                if self._blind < _BLIND_LOOKS and is_transient(error):
                     continue  # this process has no descriptor left just now
                 logger.exception("The watchdog failed, so its kernel is ended")
                 reason = f"{type(error).__name__}: {error}"
