@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
-from kernel_bridge.confine.cgroup import scope_prefix, scopes_work
 from kernel_bridge.confine.guarantees import Confinement
 from kernel_bridge.confine.launch_plan import (
     ARGUMENTS,
@@ -104,8 +103,6 @@ def wrapped_guarantees() -> Mapping[str, str]:
         found["no_network"] += "; seccomp: only unix sockets"
     if landlock_abi() > 0:
         found["filesystem_allowlist"] += "; Landlock for writing"
-    if scopes_work():
-        found["memory_capped"] = "cgroup memory.max by systemd; setrlimit for each process; a watchdog on the host"
     return found
 
 
@@ -130,7 +127,7 @@ def plan_wrapped(limits: Confinement, layout: Layout, python: str) -> LaunchPlan
         "/",
     ]
     return LaunchPlan(
-        argv=[*scope_prefix(limits), wrapper, "--args", ARGUMENTS, "--", *kernel_command(python, _PACKAGE)],
+        argv=[wrapper, "--args", ARGUMENTS, "--", *kernel_command(python, _PACKAGE)],
         environment=clean_environment(limits, inside.scratch, python),
         inside=inside,
         seal={
