@@ -1,4 +1,4 @@
-"""The README is true: every block in it is run, and what it states of names, defaults and output is compared."""
+"""The pages for users are true: every block is run, and stated names, defaults and output are compared."""
 
 from __future__ import annotations
 
@@ -27,8 +27,22 @@ import example
 from kernel_bridge import GUARANTEES, KernelInterpreter
 from rlmoptimizer import RLMDocstringOptimizer
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-BLOCKS = blocks(README)
+ROOT = Path(__file__).resolve().parents[2]
+# The pages for users, in the order in which their Python blocks run.
+PAGES = {
+    page: (ROOT / page).read_text(encoding="utf-8")
+    for page in (
+        "README.md",
+        "docs/configuration.md",
+        "docs/agent.md",
+        "docs/spending.md",
+        "docs/results.md",
+        "docs/kernel-bridge.md",
+        "docs/confinement.md",
+    )
+}
+README = PAGES["README.md"]
+BLOCKS = {page: blocks(text) for page, text in PAGES.items()}
 
 # Each kind of block, and the test below that runs or compares it.
 CHECKED_BY = {
@@ -47,8 +61,9 @@ CHECKED_BY = {
 
 
 def of_kind(language: str, marker: str | None) -> list[Block]:
-    found = [block for block in BLOCKS if (block.language, block.marker) == (language, marker)]
-    assert found, f"the README has no {language} block marked {marker}"
+    every = [block for of_page in BLOCKS.values() for block in of_page]
+    found = [block for block in every if (block.language, block.marker) == (language, marker)]
+    assert found, f"no page has a {language} block marked {marker}"
     return found
 
 
@@ -57,26 +72,33 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "CHANGELOG.md"])
-def test_every_link_within_the_project_leads_somewhere(page: str, project_root: Path) -> None:
-    text = (project_root / page).read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", [*PAGES, "SECURITY.md", "CHANGELOG.md"])
+def test_every_link_within_the_project_leads_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
     assert "](" in text
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not target.startswith(("http://", "https://")):
             name, _, anchor = target.partition("#")
-            led_to = project_root / (name or page)
+            led_to = (ROOT / page).parent / name if name else ROOT / page
             assert led_to.exists(), target
             assert not anchor or anchor in anchors(led_to.read_text(encoding="utf-8")), target
 
 
+def test_the_readme_links_every_page_of_the_docs() -> None:
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert pages == {target for target in re.findall(r"\]\((docs/[^)#]+)\)", README)}
+
+
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
-    unknown = [f"line {block.line}: {block.language} {block.marker}" for block in BLOCKS
+    found = [(page, block) for page, of_page in BLOCKS.items() for block in of_page]
+    unknown = [f"{page}, line {block.line}: {block.language} {block.marker}" for page, block in found
                if (block.language, block.marker) not in CHECKED_BY]  # fmt: skip
     assert unknown == []
-    assert {(block.language, block.marker) for block in BLOCKS} == set(CHECKED_BY)
+    assert {(block.language, block.marker) for _, block in found} == set(CHECKED_BY)
     assert all(name in globals() for name in CHECKED_BY.values())
-    assert len(BLOCKS) == README.count("\n```") // 2
-    assert "~~~" not in README
+    for page, text in PAGES.items():
+        assert len(BLOCKS[page]) == text.count("\n```") // 2
+        assert "~~~" not in text
 
 
 def test_the_two_set_up_commands_are_what_the_checks_run(project_root: Path) -> None:
@@ -110,10 +132,10 @@ class Assistant:
 
 @dataclass(frozen=True)
 class Session:
-    """The README's Python blocks, run in order in one namespace."""
+    """The Python blocks of all pages, run in order in one namespace."""
 
     names: dict[str, Any]
-    printed: dict[int, str]  # line of the block -> what it wrote to stdout
+    printed: dict[tuple[str, int], str]  # page and line of a block -> what it wrote to stdout
 
 
 @pytest.fixture(scope="module")
@@ -124,17 +146,17 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         "openai/gpt-4o-mini": example.LiteralModel(),
     }
     names: dict[str, Any] = {"__name__": "readme"}
-    printed: dict[int, str] = {}
+    printed: dict[tuple[str, int], str] = {}
     with providers(models) as lm_class, pytest.MonkeyPatch.context() as patch:
         patch.setattr(dspy, "LM", lm_class)
         patch.chdir(tmp_path_factory.mktemp("readme"))
-        for block in BLOCKS:
+        for page, block in [(page, block) for page, of_page in BLOCKS.items() for block in of_page]:
             if block.language == "python" and block.marker != "agent":
-                code = compile("\n" * block.line + block.text, "README.md", "exec", dont_inherit=True)
+                code = compile("\n" * block.line + block.text, page, "exec", dont_inherit=True)
                 output = io.StringIO()
                 with contextlib.redirect_stdout(output):
                     exec(code, names)
-                printed[block.line] = output.getvalue()
+                printed[page, block.line] = output.getvalue()
     return Session(names, printed)
 
 
@@ -156,7 +178,8 @@ def test_the_agents_turns_run_in_its_kernel(session: Session) -> None:
 
 def test_a_block_prints_what_is_shown(session: Session) -> None:
     shown = [block.text for block in of_kind("text", "printed")]
-    assert [session.printed[block.line] for block in of_kind("python", "prints")] == shown
+    printing = [(page, block.line) for page, of_page in BLOCKS.items() for block in of_page if block.marker == "prints"]
+    assert [session.printed[place] for place in printing] == shown
 
 
 def test_a_resumed_compile_and_the_best_program_so_far_are_those_of_the_run_before(session: Session) -> None:
@@ -228,7 +251,7 @@ def test_the_probe_command_shows_every_guarantee() -> None:
     assert shown.returncode == 0, shown.stderr
     here, there = answers_in(shown.stdout), answers_in(output.text)
     assert list(here) == list(there) == list(GUARANTEES)
-    # The README shows one machine; where this one gives the same tier, it must give the same guarantees.
+    # The page shows one machine; where this one gives the same tier, it must give the same guarantees.
     if shown.stdout.startswith(output.text.splitlines()[0]):
         assert here == there
 
@@ -244,7 +267,7 @@ def on_path() -> dict[str, str]:
 
 
 def table_after(marker: str) -> list[list[str]]:
-    lines = README.partition(f"<!-- {marker} -->\n")[2].splitlines()
+    lines = PAGES["docs/configuration.md"].partition(f"<!-- {marker} -->\n")[2].splitlines()
     rows: list[list[str]] = []
     for line in lines:
         if not line.startswith("|"):
