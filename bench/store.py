@@ -22,7 +22,7 @@ if __name__ == "__main__":
     sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout, installed or not
 
 from rlmoptimizer.evaluation.evaluator import ExampleResult, StepTrace
-from rlmoptimizer.spending.budget import Charge
+from rlmoptimizer.spending.ledger import Charge
 from rlmoptimizer.store.run_store import RunStore
 
 EXAMPLES = 10_000

@@ -23,8 +23,8 @@ from rlmoptimizer.agent.call_gate import Gate
 from rlmoptimizer.errors import BudgetExceededError, add_note
 from rlmoptimizer.events import BudgetCharged, Emitter
 from rlmoptimizer.lms.failures import LM_FAILURES, failure_kind
-from rlmoptimizer.spending.budget import Ledger
-from rlmoptimizer.spending.costs import CostLedger
+from rlmoptimizer.spending.cost_ledger import CostLedger
+from rlmoptimizer.spending.ledger import UnitLedger
 from rlmoptimizer.spending.usage_meter import UsageMeter
 
 __all__ = ["PURPOSE", "Paid", "SubLMMeter", "checked_llm_tools"]
@@ -49,7 +49,7 @@ class SubLMMeter:
     def __init__(
         self,
         ceiling: int,
-        ledger: Ledger,
+        ledger: UnitLedger,
         emitter: Emitter,
         gate: Gate,
         usage: UsageMeter | None = None,

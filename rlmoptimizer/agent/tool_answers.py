@@ -12,8 +12,8 @@ from typing import Any
 from rlmoptimizer.agent.answer_size import fit
 from rlmoptimizer.evaluation.evaluator import ExampleResult
 from rlmoptimizer.lms.failures import LM_FAILURES
-from rlmoptimizer.spending.budget import LedgerState
-from rlmoptimizer.spending.costs import CostState, Role, RoleUsage, total_usd
+from rlmoptimizer.spending.costs import Role, RoleUsage, total_usd
+from rlmoptimizer.spending.ledger import LedgerState
 from rlmoptimizer.spending.money import dollars, usd_text
 from rlmoptimizer.store.run_store import RunRecord
 
@@ -30,7 +30,7 @@ def run_answer(
     results: Sequence[ExampleResult],
     *,
     remaining: int | None,
-    costs: CostState | None = None,
+    costs: LedgerState | None = None,
     error_kinds: Mapping[str, int] | None = None,
     paid_unanswered: int = 0,
     note: str | None = None,
@@ -113,7 +113,7 @@ def status_answer(
     sub_lm_calls: int,
     num_threads: int,
     usage: Mapping[Role, RoleUsage],
-    costs: CostState,
+    costs: LedgerState,
 ) -> dict[str, Any]:
     """What `optimization_status` returns. `runs` are those that ended and may be told, oldest first."""
     baselines = {record.split: record.run_id for record in runs if record.baseline}
@@ -168,7 +168,7 @@ def kinds_text(error_kinds: Mapping[str, int]) -> str:
 def _run_line(
     record: RunRecord,
     remaining: int | None,
-    costs: CostState | None,
+    costs: LedgerState | None,
     longest: int | None,
     error_kinds: Mapping[str, int],
     paid_unanswered: int,

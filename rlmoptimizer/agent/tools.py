@@ -36,8 +36,9 @@ from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.run_warnings import warn_of_failed_lms
 from rlmoptimizer.evaluation.runs import Asked, Caller, Kernel, Runs
 from rlmoptimizer.events import Emitter, LMUsageCounted, PromptUpdated, Split, SubmissionRefused
-from rlmoptimizer.spending.budget import Ledger
-from rlmoptimizer.spending.costs import CostLedger, usage_dict
+from rlmoptimizer.spending.cost_ledger import CostLedger
+from rlmoptimizer.spending.costs import usage_dict
+from rlmoptimizer.spending.ledger import UnitLedger
 from rlmoptimizer.spending.money import dollars
 from rlmoptimizer.store.json_text import encode
 from rlmoptimizer.store.rows import best_run
@@ -88,7 +89,7 @@ class Workbench:
         data: Dataset,
         *,
         evaluator: Evaluator,
-        ledger: Ledger,
+        ledger: UnitLedger,
         meter: SubLMMeter,
         store: RunStore,
         emitter: Emitter,

@@ -52,8 +52,9 @@ from rlmoptimizer.events import (
 from rlmoptimizer.lms.failures import asked_as
 from rlmoptimizer.lms.root_session import root_session
 from rlmoptimizer.show.display import Display
-from rlmoptimizer.spending.budget import Ledger
-from rlmoptimizer.spending.costs import CostLedger, total_usd, usage_dict
+from rlmoptimizer.spending.cost_ledger import CostLedger
+from rlmoptimizer.spending.costs import total_usd, usage_dict
+from rlmoptimizer.spending.ledger import UnitLedger
 from rlmoptimizer.spending.usage_meter import UsageMeter
 from rlmoptimizer.store.run_store import RunRecord, RunStore
 from rlmoptimizer.task.dataset import Dataset
@@ -137,7 +138,7 @@ class Compilation:
         stack.callback(self.emitter.close)
         stack.callback(self.waits.close)
         val_count = len(data.val or ())
-        self.ledger = Ledger(options.max_iterations * len(data.train) + val_count, journal=store)
+        self.ledger = UnitLedger(options.max_iterations * len(data.train) + val_count, journal=store)
         self.meter = SubLMMeter(
             options.rlm_max_llm_calls,
             self.ledger,

@@ -27,8 +27,8 @@ from rlmoptimizer.errors import MetricFailed, SelectionError
 from rlmoptimizer.evaluation.evaluator import Evaluator, ExampleResult, LMsFailed
 from rlmoptimizer.evaluation.fan_out import Halt
 from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, Split
-from rlmoptimizer.spending.budget import Ledger, Slot
-from rlmoptimizer.spending.costs import CostLedger, CostSlot
+from rlmoptimizer.spending.cost_ledger import CostLedger
+from rlmoptimizer.spending.ledger import Slot, UnitLedger
 from rlmoptimizer.store.run_store import RunRecord, RunStore
 from rlmoptimizer.task.dataset import Row
 from rlmoptimizer.task.program import read_prompts
@@ -77,7 +77,7 @@ class _Run:
     asked: Asked
     rows: tuple[Row, ...]  # those that have no verdict yet
     slot: Slot | None  # None: free of charge
-    cost_slot: CostSlot
+    cost_slot: Slot
     kernel: Kernel  # that asked for it
     turn: int  # of that kernel, in which it did
     # Examples among `rows` that were paid before, for what they show, and have no verdict, because their LM failed.
@@ -127,7 +127,7 @@ class Runs:
         self,
         evaluator: Evaluator,
         store: RunStore,
-        ledger: Ledger,
+        ledger: UnitLedger,
         costs: CostLedger,
         emitter: Emitter,
         closed: threading.Event,
@@ -177,10 +177,10 @@ class Runs:
             missing = record.planned_count - record.evaluated_count
             if record.state == "finished" and not missing:
                 return record
-            with self._costs.examples(missing, purpose) as cost_slot:
+            with self._costs.reserve(missing, purpose) as cost_slot:
                 return self._make(program, self._reopened(run_id, asked, asked.rows, None, cost_slot, (Kernel(), 0)))
         planned = [row.example_id for row in asked.rows]
-        with self._costs.examples(len(planned), purpose) as cost_slot:
+        with self._costs.reserve(len(planned), purpose) as cost_slot:
             run_id = self._store.begin_run(
                 asked.split, asked.config, prompts, baseline=True, planned_ids=planned, request=asked.request
             )
@@ -233,7 +233,7 @@ class Runs:
             missing = record.planned_count - record.evaluated_count
             owed = self._store.shown_ids(run_id) if asked.split == "train" else frozenset[str]()
             slot = stack.enter_context(self._ledger.reserve(missing - len(owed), purpose))
-            cost_slot = stack.enter_context(self._costs.examples(missing, purpose))
+            cost_slot = stack.enter_context(self._costs.reserve(missing, purpose))
             return self._reopened(run_id, asked, source, slot, cost_slot, caller, owed)
         count, size = self._store.free_runs()
         if count >= _MOST_FREE_RUNS or size >= _MOST_FREE_BYTES:
@@ -250,7 +250,7 @@ class Runs:
         shown = self._store.spare_rows(asked.split, prompts, but=busy, judged=False) if asked.split == "train" else {}
         owed = {one: shown[one] for one in planned if one in shown and one not in spare}
         slot = stack.enter_context(self._ledger.reserve(len(planned) - len(spare) - len(owed), purpose))
-        cost_slot = stack.enter_context(self._costs.examples(len(planned) - len(spare), purpose))
+        cost_slot = stack.enter_context(self._costs.reserve(len(planned) - len(spare), purpose))
         run_id = self._store.begin_run(
             asked.split,
             asked.config,
@@ -269,7 +269,7 @@ class Runs:
         asked: Asked,
         source: Sequence[Row],
         slot: Slot | None,
-        cost_slot: CostSlot,
+        cost_slot: Slot,
         caller: Caller,
         owed: frozenset[str] = frozenset(),
     ) -> _Run:
@@ -335,7 +335,7 @@ class Runs:
             self._store.append(run.run_id, *kept)
         else:
             run.slot.settle(price, lambda charge: self._store.append(run.run_id, *kept, charge=charge))
-        run.cost_slot.finish(len(results))
+        run.cost_slot.settle(len(results))
         run.add(results)
         if run.done:
             mean = run.score_sum / run.done

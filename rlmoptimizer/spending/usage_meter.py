@@ -28,7 +28,8 @@ from dspy.utils.usage_tracker import UsageTracker
 
 from kernel_bridge.text import printable_line
 from rlmoptimizer.spending.call_listener import HeardHistory
-from rlmoptimizer.spending.costs import CostLedger, LMCall, Role
+from rlmoptimizer.spending.cost_ledger import CostLedger
+from rlmoptimizer.spending.costs import LMCall, Role
 from rlmoptimizer.spending.money import picodollars
 
 __all__ = ["UsageMeter"]

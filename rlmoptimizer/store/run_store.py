@@ -17,8 +17,8 @@ from typing import Any, Final, TypeVar, cast
 
 from rlmoptimizer.errors import InvalidSetup, SelectionError, StoreInUse, UnknownRunError
 from rlmoptimizer.evaluation.row_runner import ExampleResult
-from rlmoptimizer.spending.budget import Charge
 from rlmoptimizer.spending.costs import LMCall, Role, RoleUsage
+from rlmoptimizer.spending.ledger import Charge
 from rlmoptimizer.store.file import StoreFile, candidate_id, store_path, stores_in
 from rlmoptimizer.store.json_text import decode, encode
 from rlmoptimizer.store.results import StoredResults
@@ -49,8 +49,8 @@ Spare = dict[str, tuple[int, int]]  # example id -> the row (number of the run, 
 class RunStore:
     """One store, open. Use as a context manager or call `close()`.
 
-    It is a `budget.Journal`: `Ledger(limit, journal=store)`. Any method raises `StoreCorrupt` when the file cannot be
-    read or written. And it is a `costs.CostJournal`.
+    It is the journal of both ledgers, of units and of costs. Any method raises `StoreCorrupt` when the file cannot be
+    read or written.
     """
 
     def __init__(self, file: StoreFile, *, clock: Callable[[], float] = time.time) -> None:

@@ -16,8 +16,8 @@ from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.tools import Workbench
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.events import Emitter, Event
-from rlmoptimizer.spending.budget import Ledger
-from rlmoptimizer.spending.costs import CostLedger
+from rlmoptimizer.spending.cost_ledger import CostLedger
+from rlmoptimizer.spending.ledger import UnitLedger
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.dataset import build_dataset
 from rlmoptimizer.task.program import clone
@@ -28,7 +28,7 @@ class Desk:
     """A workbench and what stands behind it."""
 
     bench: Workbench
-    ledger: Ledger
+    ledger: UnitLedger
     store: RunStore
     meter: SubLMMeter
     events: list[Event]
@@ -61,7 +61,7 @@ def desk(
         RunStore.open_in(path) if again else RunStore.create_in(path) as store,
         Evaluator(metric, lm or toy.eval_lm(), threads) as evaluator,
     ):
-        ledger = Ledger(budget, journal=store)
+        ledger = UnitLedger(budget, journal=store)
         gate = Gate()
         meter = SubLMMeter(ceiling, ledger, emitter, gate)
         bench = Workbench(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rlmoptimizer.errors import BudgetExceededError
-from rlmoptimizer.spending.budget import Charge, Ledger, LedgerState
+from rlmoptimizer.spending.ledger import Charge, LedgerState, UnitLedger
 from rlmoptimizer.store.run_store import RunStore
 
 
@@ -32,7 +32,7 @@ class Journal:
 @pytest.mark.smoke
 def test_units_are_set_aside_then_spent_and_the_rest_flows_back() -> None:
     journal = Journal()
-    ledger = Ledger(100, journal)
+    ledger = UnitLedger(100, journal)
     with ledger.reserve(40, "evaluate") as slot:
         assert ledger.state() == LedgerState(limit=100, spent=0, reserved=40, left=60)
         slot.settle(30)
@@ -43,7 +43,7 @@ def test_units_are_set_aside_then_spent_and_the_rest_flows_back() -> None:
 
 
 def test_leaving_without_settling_refunds_everything_also_after_an_error() -> None:
-    ledger = Ledger(10)
+    ledger = UnitLedger(10)
     with ledger.reserve(10, "evaluate"):
         pass
     with pytest.raises(KeyError), ledger.reserve(10, "evaluate"):
@@ -52,7 +52,7 @@ def test_leaving_without_settling_refunds_everything_also_after_an_error() -> No
 
 
 def test_what_does_not_fit_is_refused_whole() -> None:
-    ledger = Ledger(10)
+    ledger = UnitLedger(10)
     with ledger.reserve(7, "evaluate"):
         with pytest.raises(BudgetExceededError) as refused, ledger.reserve(4, "llm_query"):
             raise AssertionError("entered")
@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_refused_whole() -> None:
 @pytest.mark.parametrize("amount", [-1, 4])
 def test_a_slot_gives_no_more_than_it_holds(amount: int) -> None:
     journal = Journal()
-    ledger = Ledger(10, journal)
+    ledger = UnitLedger(10, journal)
     with ledger.reserve(3, "evaluate") as slot, pytest.raises(ValueError, match="cannot settle"):
         slot.settle(amount)
     assert ledger.spent == 0
@@ -73,7 +73,7 @@ def test_a_slot_gives_no_more_than_it_holds(amount: int) -> None:
 
 
 def test_a_slot_cannot_be_settled_after_its_block() -> None:
-    ledger = Ledger(10)
+    ledger = UnitLedger(10)
     with ledger.reserve(3, "evaluate") as slot:
         pass
     with pytest.raises(ValueError, match="cannot settle 1 of 0"):
@@ -81,13 +81,13 @@ def test_a_slot_cannot_be_settled_after_its_block() -> None:
 
 
 def test_negative_units_cannot_be_reserved() -> None:
-    with pytest.raises(ValueError, match="cannot reserve"), Ledger(10).reserve(-1, "evaluate"):
+    with pytest.raises(ValueError, match="cannot reserve"), UnitLedger(10).reserve(-1, "evaluate"):
         pass
 
 
 def test_nothing_is_written_down_for_nothing() -> None:
     journal = Journal()
-    ledger = Ledger(10, journal)
+    ledger = UnitLedger(10, journal)
     with ledger.reserve(0, "evaluate") as slot:
         slot.settle(0)
     ledger.charge(0, "llm_query")
@@ -99,7 +99,7 @@ def test_a_journal_that_fails_spends_nothing() -> None:
         def charge(self, amount: int, purpose: str) -> None:
             raise OSError("disk full")
 
-    ledger = Ledger(10, Broken())
+    ledger = UnitLedger(10, Broken())
     with pytest.raises(OSError, match="disk full"):
         ledger.charge(3, "llm_query")
     assert ledger.state() == LedgerState(10, 0, 0, 10)
@@ -107,19 +107,19 @@ def test_a_journal_that_fails_spends_nothing() -> None:
 
 def test_a_ledger_goes_on_where_its_journal_ends(tmp_path: Path) -> None:
     with RunStore.create(tmp_path / "runs.sqlite") as store:
-        ledger = Ledger(50, store)
+        ledger = UnitLedger(50, store)
         with ledger.reserve(20, "evaluate") as slot:
             slot.settle(5)
             slot.settle(6)
         ledger.charge(2, "llm_query")
     with RunStore.open(tmp_path / "runs.sqlite") as store:
-        assert Ledger(50, store).state() == LedgerState(50, 13, 0, 37)
+        assert UnitLedger(50, store).state() == LedgerState(50, 13, 0, 37)
         assert store.charges() == [Charge(5, "evaluate"), Charge(6, "evaluate"), Charge(2, "llm_query")]
 
 
 def test_a_journal_beyond_the_limit_is_refused() -> None:
     with pytest.raises(ValueError, match="holds 11 units of a limit of 10"):
-        Ledger(10, Journal(Charge(11, "evaluate")))
+        UnitLedger(10, Journal(Charge(11, "evaluate")))
 
 
 def check_law(state: LedgerState) -> None:
@@ -134,7 +134,7 @@ def check_law(state: LedgerState) -> None:
 )
 def test_the_law_holds_at_every_moment_under_threads(limit: int, jobs: list[tuple[int, int]]) -> None:
     journal = Journal()
-    ledger = Ledger(limit, journal)
+    ledger = UnitLedger(limit, journal)
     done = threading.Event()
 
     def watch() -> None:
@@ -167,7 +167,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.journal = Journal()
-        self.ledger = Ledger(30, self.journal)
+        self.ledger = UnitLedger(30, self.journal)
         self.spent = 0
         self.open: list[tuple[object, object, int]] = []
 
@@ -202,7 +202,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
 
     @rule()
     def begin_again_from_the_journal(self) -> None:
-        assert Ledger(30, self.journal).spent == self.spent
+        assert UnitLedger(30, self.journal).spent == self.spent
 
     @invariant()
     def agrees(self) -> None:

@@ -24,17 +24,9 @@ from rlmoptimizer import CostExceededError, CostLimitReached, InvalidSetup
 from rlmoptimizer.agent.call_gate import Gate
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.events import Emitter
-from rlmoptimizer.spending.budget import Ledger
-from rlmoptimizer.spending.costs import (
-    BUFFER_SECONDS,
-    CostLedger,
-    CostSlot,
-    CostState,
-    LMCall,
-    Role,
-    RoleUsage,
-    total_usd,
-)
+from rlmoptimizer.spending.cost_ledger import BUFFER_SECONDS, CostLedger
+from rlmoptimizer.spending.costs import LMCall, Role, RoleUsage, total_usd
+from rlmoptimizer.spending.ledger import LedgerState, Slot, UnitLedger
 from rlmoptimizer.spending.money import dollars, picodollars, usd_text
 from rlmoptimizer.spending.prices import why_unpriced
 from rlmoptimizer.spending.usage_meter import UsageMeter
@@ -108,30 +100,30 @@ def test_dollars_can_be_read(usd: float, text: str) -> None:
 @pytest.mark.smoke
 def test_what_calls_cost_is_spent_and_what_is_to_come_is_set_aside() -> None:
     ledger = CostLedger(1.0)
-    assert ledger.state() == CostState(limit=DOLLAR, spent=0, reserved=0, left=DOLLAR)
-    with ledger.examples(2, "evaluate") as baseline:
+    assert ledger.state() == LedgerState(limit=DOLLAR, spent=0, reserved=0, left=DOLLAR)
+    with ledger.reserve(2, "evaluate") as baseline:
         for _ in range(4):  # two calls for each example
             ledger.record(call())
-        baseline.finish(2)
-    with ledger.examples(10, "evaluate") as slot:
-        assert ledger.state() == CostState(DOLLAR, spent=4 * 10**10, reserved=20 * 10**10, left=76 * 10**10)
+        baseline.settle(2)
+    with ledger.reserve(10, "evaluate") as slot:
+        assert ledger.state() == LedgerState(DOLLAR, spent=4 * 10**10, reserved=20 * 10**10, left=76 * 10**10)
         ledger.record(call(usd=0.03))
-        slot.finish(1)
-        assert ledger.state() == CostState(DOLLAR, spent=7 * 10**10, reserved=18 * 10**10, left=75 * 10**10)
-    assert ledger.state() == CostState(DOLLAR, spent=7 * 10**10, reserved=0, left=93 * 10**10)
+        slot.settle(1)
+        assert ledger.state() == LedgerState(DOLLAR, spent=7 * 10**10, reserved=18 * 10**10, left=75 * 10**10)
+    assert ledger.state() == LedgerState(DOLLAR, spent=7 * 10**10, reserved=0, left=93 * 10**10)
 
 
 def test_examples_that_do_not_fit_are_refused_whole_and_told_what_would_fit() -> None:
     ledger = CostLedger(0.10)
-    with ledger.examples(1, "evaluate") as slot:
+    with ledger.reserve(1, "evaluate") as slot:
         ledger.record(call(usd=0.02))
-        slot.finish(1)
-    with pytest.raises(CostExceededError) as refused, ledger.examples(5, "evaluate"):
+        slot.settle(1)
+    with pytest.raises(CostExceededError) as refused, ledger.reserve(5, "evaluate"):
         raise AssertionError("entered")
     assert (refused.value.asked_usd, refused.value.left_usd, refused.value.fits) == (0.1, 0.08, 4)
     said = "expected to cost $0.100, and $0.0800 of max_cost_usd are left; pass fewer ids or a limit of 4"
     assert str(refused.value) == said
-    with ledger.examples(4, "evaluate"), pytest.raises(CostExceededError), ledger.examples(1, "evaluate"):
+    with ledger.reserve(4, "evaluate"), pytest.raises(CostExceededError), ledger.reserve(1, "evaluate"):
         raise AssertionError("entered")
     assert ledger.state().reserved == 0
 
@@ -181,10 +173,10 @@ def test_a_turn_is_expected_to_cost_no_less_than_the_one_before() -> None:
 def test_the_agent_may_go_on_while_evaluations_in_its_background_hold_the_rest() -> None:
     ledger = CostLedger(1.0)
     ledger.record(call("root", 0.1))
-    with ledger.examples(1, "evaluate") as slot:
+    with ledger.reserve(1, "evaluate") as slot:
         ledger.record(call("eval", 0.2))
-        slot.finish(1)
-    with ledger.examples(3, "evaluate"):
+        slot.settle(1)
+    with ledger.reserve(3, "evaluate"):
         ledger.record(call("sub", 0.05))
         with pytest.raises(CostExceededError):
             ledger.check("sub", 2)
@@ -193,12 +185,12 @@ def test_the_agent_may_go_on_while_evaluations_in_its_background_hold_the_rest()
 
 def test_an_example_is_taken_to_cost_as_if_nothing_came_from_the_cache() -> None:
     ledger = CostLedger(1.0)
-    with ledger.examples(4, "evaluate") as slot:
+    with ledger.reserve(4, "evaluate") as slot:
         for _ in range(3):
             ledger.record(call(cached=True))
         ledger.record(call(usd=0.3))
-        slot.finish(4)
-    with pytest.raises(CostExceededError) as refused, ledger.examples(3, "evaluate"):
+        slot.settle(4)
+    with pytest.raises(CostExceededError) as refused, ledger.reserve(3, "evaluate"):
         raise AssertionError("entered")
     assert refused.value.asked_usd == 0.9
 
@@ -215,7 +207,7 @@ def test_once_the_limit_is_spent_nothing_may_begin_even_if_it_was_free_so_far() 
     for role in ("root", "sub"):
         with pytest.raises(CostExceededError, match="used up"):
             ledger.check(role)
-    with pytest.raises(CostExceededError), ledger.examples(1, "evaluate"):
+    with pytest.raises(CostExceededError), ledger.reserve(1, "evaluate"):
         raise AssertionError("entered")
 
 
@@ -223,9 +215,9 @@ def test_without_a_limit_everything_is_counted_and_nothing_refused() -> None:
     ledger = CostLedger()
     ledger.record(call("root", 900_000.0))
     ledger.check("root", 10**6)
-    with ledger.examples(10**6, "evaluate"):
+    with ledger.reserve(10**6, "evaluate"):
         assert not ledger.reached
-    assert ledger.state() == CostState(None, spent=900_000 * DOLLAR, reserved=0, left=None)
+    assert ledger.state() == LedgerState(None, spent=900_000 * DOLLAR, reserved=0, left=None)
 
 
 def test_an_unknown_price_makes_the_sum_unknown_not_smaller() -> None:
@@ -311,17 +303,17 @@ def test_a_call_that_cannot_be_written_down_is_counted_all_the_same() -> None:
 def test_threads_that_spend_together_spend_no_more_than_was_admitted(tmp_path: Path) -> None:
     with RunStore.create(tmp_path / "runs.sqlite") as store:
         ledger = CostLedger(1.0, journal=store)
-        with ledger.examples(1, "evaluate") as slot:
+        with ledger.reserve(1, "evaluate") as slot:
             ledger.record(call(usd=0.01))
-            slot.finish(1)
-        broken: list[CostState] = []
+            slot.settle(1)
+        broken: list[LedgerState] = []
 
         def work(count: int) -> int:
             try:
-                with ledger.examples(count, "evaluate") as slot:
+                with ledger.reserve(count, "evaluate") as slot:
                     for _ in range(count):
                         ledger.record(call(usd=0.01))
-                        slot.finish(1)
+                        slot.settle(1)
                         state = ledger.state()
                         assert state.left is not None
                         if state.spent + state.reserved + state.left != DOLLAR:
@@ -333,7 +325,7 @@ def test_threads_that_spend_together_spend_no_more_than_was_admitted(tmp_path: P
         with ThreadPoolExecutor(16) as pool:
             done = sum(pool.map(work, [1, 2, 3, 5, 7] * 12))
         assert not broken
-        assert ledger.state() == CostState(DOLLAR, (done + 1) * 10**10, 0, DOLLAR - (done + 1) * 10**10)
+        assert ledger.state() == LedgerState(DOLLAR, (done + 1) * 10**10, 0, DOLLAR - (done + 1) * 10**10)
         assert ledger.state().spent <= DOLLAR
         assert store.lm_usage()["eval"].calls == done + 1
 
@@ -349,7 +341,7 @@ class DollarLedger(RuleBasedStateMachine):
 
     def begin(self) -> None:
         self.ledger = CostLedger(10.0, journal=self.journal)
-        self.open: list[tuple[Any, CostSlot]] = []
+        self.open: list[tuple[Any, Slot]] = []
         self.calling: list[Any] = []
         self.admitted = 0
 
@@ -360,7 +352,7 @@ class DollarLedger(RuleBasedStateMachine):
     @rule(count=st.integers(0, 20))
     def evaluate(self, count: int) -> None:
         before = self.ledger.state()
-        block = self.ledger.examples(count, "evaluate")
+        block = self.ledger.reserve(count, "evaluate")
         refused: CostExceededError | None = None
         try:
             slot = block.__enter__()
@@ -371,7 +363,7 @@ class DollarLedger(RuleBasedStateMachine):
             assert before.left is not None
             assert before.left <= 0 or refused.asked_usd > refused.left_usd
             if refused.fits:
-                with self.ledger.examples(refused.fits, "evaluate"):
+                with self.ledger.reserve(refused.fits, "evaluate"):
                     pass
         else:
             left = self.ledger.state().left
@@ -383,8 +375,8 @@ class DollarLedger(RuleBasedStateMachine):
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         _, slot = data.draw(st.sampled_from(self.open))
-        done = data.draw(st.integers(0, slot.count))
-        slot.finish(done)
+        done = data.draw(st.integers(0, slot.open))
+        slot.settle(done)
         self.journal.examples += done
 
     @precondition(lambda self: self.open)
@@ -436,7 +428,7 @@ class DollarLedger(RuleBasedStateMachine):
     def crash(self) -> None:
         spent = self.ledger.state().spent
         self.begin()
-        assert self.ledger.state() == CostState(self.limit, spent, 0, self.limit - spent)
+        assert self.ledger.state() == LedgerState(self.limit, spent, 0, self.limit - spent)
 
     @invariant()
     def the_law_holds(self) -> None:
@@ -737,7 +729,7 @@ with ThreadPoolExecutor(32) as pool:
 def test_of_threads_that_ask_at_one_moment_only_those_whose_prompts_can_be_paid_go_on() -> None:
     costs = CostLedger(1.0)
     costs.record(call("sub", 0.3))
-    meter = SubLMMeter(1000, Ledger(1000), Emitter([]), Gate(), UsageMeter(costs))
+    meter = SubLMMeter(1000, UnitLedger(1000), Emitter([]), Gate(), UsageMeter(costs))
     start = threading.Barrier(64)
 
     def reserve(_: int) -> bool:

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stored_runs import copy_as_killed, result
 
 from rlmoptimizer.errors import BudgetExceededError
-from rlmoptimizer.spending.budget import Charge, Ledger, LedgerState, Slot
+from rlmoptimizer.spending.ledger import Charge, LedgerState, Slot, UnitLedger
 from rlmoptimizer.store.run_store import RunStore
 
 LIMIT = 60
@@ -68,7 +68,7 @@ class LedgerOnAStore(RuleBasedStateMachine):
         self.rows = 0  # results that were told as kept
         self.lock = threading.Lock()  # of the three above
         self.held: list[tuple[AbstractContextManager[Slot], Slot]] = []
-        self.ledger = Ledger(LIMIT, self.store)
+        self.ledger = UnitLedger(LIMIT, self.store)
 
     def teardown(self) -> None:
         self.store.close()
@@ -160,7 +160,7 @@ class LedgerOnAStore(RuleBasedStateMachine):
         self.store = RunStore.open(path)
         assert [run.run_id for run in self.store.cut_runs()] == [self.run_id]
         self.store.reopen_run(self.run_id)
-        self.ledger = Ledger(LIMIT, self.store)
+        self.ledger = UnitLedger(LIMIT, self.store)
 
     @precondition(lambda self: not self.held)
     @rule()
@@ -184,7 +184,7 @@ TestLedgerOnAStore = LedgerOnAStore.TestCase
 TestLedgerOnAStore.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
 
 
-def race(ledger: Ledger, threads: int) -> int:
+def race(ledger: UnitLedger, threads: int) -> int:
     """How many of so many threads got a unit, each asking for one at the same moment."""
     start = threading.Barrier(threads)
 
@@ -202,7 +202,7 @@ def race(ledger: Ledger, threads: int) -> int:
 
 def test_of_64_threads_that_race_for_the_last_unit_exactly_one_gets_it(tmp_path: Path) -> None:
     with RunStore.create(tmp_path / "runs.sqlite") as store:
-        ledger = Ledger(10, store)
+        ledger = UnitLedger(10, store)
         ledger.charge(9, "evaluate")
         assert race(ledger, 64) == 1
         assert store.charges() == [Charge(9, "evaluate"), Charge(1, "llm_query")]
@@ -215,14 +215,14 @@ import os, sys
 from concurrent.futures import ThreadPoolExecutor
 from stored_runs import result
 from rlmoptimizer.store.run_store import RunStore
-from rlmoptimizer.spending.budget import Ledger
+from rlmoptimizer.spending.ledger import UnitLedger
 from rlmoptimizer.errors import BudgetExceededError
 
 path, log, limit = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND), int(sys.argv[3])
 store = RunStore.open(path)
 (run,) = store.cut_runs()
 left = list(store.reopen_run(run.run_id))
-ledger = Ledger(limit, store)
+ledger = UnitLedger(limit, store)
 
 def work(example_id, units=3):
     try:
@@ -259,7 +259,7 @@ def test_threads_of_a_process_that_is_killed_have_spent_what_the_store_holds(
             spent, begun, told = store.spent(), log.read_bytes().count(b"?"), log.read_bytes().count(b"+")
             assert told <= spent <= begun
             assert spent == store.evaluated_examples()
-            state = Ledger(limit, store).state()
+            state = UnitLedger(limit, store).state()
             check_law(state)
             assert state == LedgerState(limit, spent, 0, limit - spent)
     assert spent == limit  # there is more to do than can be paid

@@ -24,7 +24,7 @@ from stored_runs import result
 
 from rlmoptimizer.errors import InvalidSetup, SelectionError, StoreCorrupt, StoreInUse, UnknownRunError
 from rlmoptimizer.evaluation.evaluator import ExampleResult, StepTrace
-from rlmoptimizer.spending.budget import Charge
+from rlmoptimizer.spending.ledger import Charge
 from rlmoptimizer.store.file import stores_in
 from rlmoptimizer.store.run_store import EventRecord, IterationRecord, RunRecord, RunStore
 

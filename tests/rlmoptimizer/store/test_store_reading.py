@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from rlmoptimizer.spending.budget import Ledger
-from rlmoptimizer.spending.costs import CostLedger
+from rlmoptimizer.spending.cost_ledger import CostLedger
+from rlmoptimizer.spending.ledger import UnitLedger
 from rlmoptimizer.store.run_store import RunStore
 
 EXAMPLES = 2000
@@ -58,7 +58,7 @@ PARTS: dict[str, tuple[str, Callable[[RunStore], Any], float]] = {
     "one run that ended": ("ended", lambda store: store.run("r1"), 0.005),
     "all runs": ("ended", lambda store: store.runs(), 0.005),
     "one run under way": ("cut", lambda store: store.run("r1"), 0.01),
-    "the units that are spent": ("ended", lambda store: Ledger(EXAMPLES, store), 0.005),
+    "the units that are spent": ("ended", lambda store: UnitLedger(EXAMPLES, store), 0.005),
     "the dollars that are spent": ("ended", lambda store: CostLedger(1.0, store), 0.01),
     "the prompts": ("ended", lambda store: (store.prompts(), store.candidates()), 0.005),
     "which examples failed": ("ended", lambda store: store.failed_ids("r1"), 0.02),
