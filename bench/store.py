@@ -21,8 +21,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout, installed or not
 
-from rlmoptimizer.evaluation.evaluator import ExampleResult, StepTrace
-from rlmoptimizer.spending.ledger import Charge
+from rlmoptimizer.records import Charge, ExampleResult, StepTrace
 from rlmoptimizer.store.run_store import RunStore
 
 EXAMPLES = 10_000

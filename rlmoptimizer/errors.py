@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 from kernel_bridge.errors import Refusal
-from rlmoptimizer.spending.money import usd_text
+from rlmoptimizer.text import usd_text
 
 __all__ = [
     "AgentError",

@@ -15,7 +15,7 @@ import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
 
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
-from rlmoptimizer.spending.money import picodollars
+from rlmoptimizer.records import picodollars
 
 __all__ = ["a_bool", "a_cost_limit", "a_directory", "a_factory", "a_seed", "an_lm", "at_least"]
 

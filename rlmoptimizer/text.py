@@ -1,10 +1,10 @@
-"""A value of the agent's as a few words of a message. Knows nothing of what it was meant for."""
+"""Values as a few words of a message: what the agent sent, and dollars."""
 
 from __future__ import annotations
 
 from typing import Any, Final, cast
 
-__all__ = ["brief"]
+__all__ = ["brief", "usd_text"]
 
 _PRINTABLE_BITS: Final = 2048  # Python refuses to print integers of more than 4300 digits, or fewer if it is told so
 
@@ -18,6 +18,16 @@ def brief(value: object, limit: int = 80) -> str:
     _write(value, words, limit)
     text = "".join(words)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def usd_text(usd: float) -> str:
+    """Dollars to read: cents, and for less than a dollar as many digits as it takes to see three that count."""
+    if usd == 0 or abs(usd) >= 1:
+        return f"${usd:,.2f}" if usd >= 0 else f"-${-usd:,.2f}"
+    decimals = 2
+    while decimals < 12 and abs(usd) * 10**decimals < 100:
+        decimals += 1
+    return f"{'-' if usd < 0 else ''}${abs(usd):.{decimals}f}"
 
 
 def _write(value: object, words: list[str], room: int) -> int:

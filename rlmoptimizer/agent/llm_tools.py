@@ -22,7 +22,8 @@ from kernel_bridge.threads.daemon_pool import DaemonPool
 from rlmoptimizer.agent.call_gate import Gate
 from rlmoptimizer.errors import BudgetExceededError, add_note
 from rlmoptimizer.events import BudgetCharged, Emitter
-from rlmoptimizer.lms.failures import LM_FAILURES, failure_kind
+from rlmoptimizer.lms.failures import failure_kind
+from rlmoptimizer.records import LM_FAILURES
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import UnitLedger
 from rlmoptimizer.spending.usage_meter import UsageMeter

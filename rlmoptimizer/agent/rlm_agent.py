@@ -32,8 +32,9 @@ from rlmoptimizer.agent.llm_tools import Paid, checked_llm_tools
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.errors import AgentError
 from rlmoptimizer.events import Emitter, TurnFinished
-from rlmoptimizer.lms.failures import LM_FAILURES, failure_kind
+from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.lms.sub_lm import SubLM
+from rlmoptimizer.records import LM_FAILURES
 
 __all__ = ["Agent", "AgentOutcome", "Bench", "agent_instructions", "agent_signature"]
 

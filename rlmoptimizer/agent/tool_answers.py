@@ -10,12 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlmoptimizer.agent.answer_size import fit
-from rlmoptimizer.evaluation.evaluator import ExampleResult
-from rlmoptimizer.lms.failures import LM_FAILURES
-from rlmoptimizer.spending.costs import Role, RoleUsage, total_usd
+from rlmoptimizer.records import LM_FAILURES, ExampleResult, Role, RoleUsage, RunRecord, dollars, total_usd
 from rlmoptimizer.spending.ledger import LedgerState
-from rlmoptimizer.spending.money import dollars, usd_text
-from rlmoptimizer.store.run_store import RunRecord
+from rlmoptimizer.text import usd_text
 
 __all__ = ["cut_line", "empty_answer", "kinds_text", "percent", "run_answer", "run_log", "run_totals", "status_answer"]
 

@@ -36,13 +36,11 @@ from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.run_warnings import warn_of_failed_lms
 from rlmoptimizer.evaluation.runs import Asked, Caller, Kernel, Runs
 from rlmoptimizer.events import Emitter, LMUsageCounted, PromptUpdated, Split, SubmissionRefused
+from rlmoptimizer.records import RunRecord, best_run, dollars, usage_dict
 from rlmoptimizer.spending.cost_ledger import CostLedger
-from rlmoptimizer.spending.costs import usage_dict
 from rlmoptimizer.spending.ledger import UnitLedger
-from rlmoptimizer.spending.money import dollars
 from rlmoptimizer.store.json_text import encode
-from rlmoptimizer.store.rows import best_run
-from rlmoptimizer.store.run_store import RunRecord, RunStore
+from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.dataset import Dataset, Row, Selection, parse_selection, select
 from rlmoptimizer.task.program import apply_prompts, clone, fingerprint, read_prompts, set_prompt, step_names
 from rlmoptimizer.task.seeds import drawn_seed

@@ -51,12 +51,12 @@ from rlmoptimizer.events import (
 )
 from rlmoptimizer.lms.failures import asked_as
 from rlmoptimizer.lms.root_session import root_session
+from rlmoptimizer.records import RunRecord, total_usd, usage_dict
 from rlmoptimizer.show.display import Display
 from rlmoptimizer.spending.cost_ledger import CostLedger
-from rlmoptimizer.spending.costs import total_usd, usage_dict
 from rlmoptimizer.spending.ledger import UnitLedger
 from rlmoptimizer.spending.usage_meter import UsageMeter
-from rlmoptimizer.store.run_store import RunRecord, RunStore
+from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.dataset import Dataset
 from rlmoptimizer.task.program import clone
 

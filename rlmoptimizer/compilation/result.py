@@ -18,7 +18,7 @@ import dspy
 from rlmoptimizer.agent import tool_answers as answers
 from rlmoptimizer.compilation.setup_record import check_student, scored_split
 from rlmoptimizer.errors import InvalidSetup
-from rlmoptimizer.store.rows import best_run
+from rlmoptimizer.records import best_run
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.program import apply_prompts, clone, fingerprint
 

@@ -14,8 +14,9 @@ from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.agent.tool_answers import cut_line, percent
 from rlmoptimizer.compilation.setup_record import differences
 from rlmoptimizer.errors import InvalidSetup
+from rlmoptimizer.records import IterationRecord, RunRecord
 from rlmoptimizer.store.file import stores_in
-from rlmoptimizer.store.run_store import IterationRecord, RunRecord, RunStore
+from rlmoptimizer.store.run_store import RunStore
 
 __all__ = [
     "CUT_OUTPUT",

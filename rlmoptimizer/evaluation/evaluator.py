@@ -22,13 +22,14 @@ from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidSetupType, MetricFailed
 from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, Halt, ThreadFanOut
 from rlmoptimizer.evaluation.metric import bind_metric
-from rlmoptimizer.evaluation.row_runner import PASSED_AT, Candidate, ExampleResult, Outcome, StepTrace
+from rlmoptimizer.evaluation.row_runner import PASSED_AT, Candidate, Outcome
 from rlmoptimizer.evaluation.wait_monitor import Pending, Waits
 from rlmoptimizer.lms.cache_space import in_cache_space
+from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.task.dataset import Row
 from rlmoptimizer.task.program import clone, separate_stages
 
-__all__ = ["PASSED_AT", "Evaluator", "ExampleResult", "LMsFailed", "StepTrace"]
+__all__ = ["PASSED_AT", "Evaluator", "LMsFailed"]
 
 logger = logging.getLogger(__name__)
 

@@ -33,63 +33,19 @@ from rlmoptimizer.evaluation.copies import own_copy
 from rlmoptimizer.evaluation.fan_out import GivenUp
 from rlmoptimizer.evaluation.metric import Scorer, Verdict, bind_metric, read_verdict
 from rlmoptimizer.evaluation.plain_values import to_plain
-from rlmoptimizer.evaluation.steps import Steps, StepTrace, Trace, describe_error, record_steps
+from rlmoptimizer.evaluation.steps import Steps, Trace, describe_error, record_steps
 from rlmoptimizer.lms.attachments import OnlyText
-from rlmoptimizer.lms.failures import LM_FAILURES, failure_kind
+from rlmoptimizer.lms.failures import failure_kind
+from rlmoptimizer.records import ExampleResult, StepTrace
 from rlmoptimizer.task.dataset import Row
 from rlmoptimizer.task.program import all_modules, step_of
 
-__all__ = ["PASSED_AT", "Candidate", "ExampleResult", "Outcome", "StepTrace"]
+__all__ = ["PASSED_AT", "Candidate", "Outcome"]
 
 PASSED_AT: Final = 1.0 - 1e-9  # an example passed when its score is at least this
 
 _OWN_FILES: Final = (str(Path(__file__).parents[1]), str(Path(kernel_bridge.__file__).parent))
 _FUTURES: Final = str(Path(futures.__file__).parent)  # an async metric is waited for through it
-
-
-@dataclass(frozen=True, slots=True)
-class ExampleResult:
-    """What became of one row. All values are plain (see `plain_values.py`)."""
-
-    example_id: str
-    source_example_id: str | None
-    inputs: dict[str, Any]
-    expected: dict[str, Any]  # the example's fields that are no inputs
-    predicted: Any  # a dict for a dspy.Prediction; None when the program raised
-    score: float  # 0..1; 0.0 in an error row
-    passed: bool
-    error: str | None  # "ExceptionType: message"; None: no error
-    error_kind: str | None  # None: no error; "program", "metric", "score", or DSPy's code of an LM's failure
-    feedback: str | None
-    steps: tuple[StepTrace, ...]  # those that ended before the program did, also those that failed
-    seconds: float  # program and metric together
-
-    @property
-    def has_verdict(self) -> bool:
-        """False: an LM could not be had, so the example is neither right nor wrong."""
-        return self.error_kind not in LM_FAILURES
-
-    @property
-    def shows_answers(self) -> bool:
-        """Whether it shows anything that came out of the program or one of its steps; then it has its price."""
-        return self.predicted is not None or any(step.is_answered for step in self.steps)
-
-    def as_row(self) -> dict[str, Any]:
-        """The agent-facing dict, `steps` as dicts; without `seconds`, and `error_kind` only for an LM's failure."""
-        failure = {} if self.has_verdict else {"error_kind": self.error_kind}
-        return {
-            "example_id": self.example_id,
-            "source_example_id": self.source_example_id,
-            "inputs": self.inputs,
-            "expected": self.expected,
-            "predicted": self.predicted,
-            "score": self.score,
-            "passed": self.passed,
-            "error": self.error,
-            **failure,
-            "feedback": self.feedback,
-            "steps": [step.as_row() for step in self.steps],
-        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from kernel_bridge.text import printable_line
-from rlmoptimizer.store.run_store import RunRecord, RunStore
+from rlmoptimizer.records import RunRecord
+from rlmoptimizer.store.run_store import RunStore
 
 __all__ = ["warn_of_a_dead_baseline", "warn_of_failed_lms"]
 

@@ -24,12 +24,13 @@ from typing import Any, TypeAlias
 import dspy
 
 from rlmoptimizer.errors import MetricFailed, SelectionError
-from rlmoptimizer.evaluation.evaluator import Evaluator, ExampleResult, LMsFailed
+from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.fan_out import Halt
 from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, Split
+from rlmoptimizer.records import ExampleResult, RunRecord
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import Slot, UnitLedger
-from rlmoptimizer.store.run_store import RunRecord, RunStore
+from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.dataset import Row
 from rlmoptimizer.task.program import read_prompts
 

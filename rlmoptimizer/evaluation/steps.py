@@ -31,43 +31,14 @@ from rlmoptimizer.evaluation.copies import own_copy
 from rlmoptimizer.evaluation.fan_out import GivenUp
 from rlmoptimizer.evaluation.plain_values import to_plain, without_addresses
 from rlmoptimizer.lms.failures import causes
+from rlmoptimizer.records import StepTrace
 from rlmoptimizer.spending.call_listener import HeardHistory
 from rlmoptimizer.task.program import clone
 
-__all__ = ["StepTrace", "Steps", "Trace", "describe_error", "plain_record", "record_steps"]
+__all__ = ["Steps", "Trace", "describe_error", "plain_record", "record_steps"]
 
 _MARK: Final = "__records_steps__"
 _PRIVILEGED: Final = frozenset({"signature", "demos", "config", "lm", "_trace"})  # arguments that are no fields
-
-
-@dataclass(frozen=True, slots=True)
-class StepTrace:
-    """One call of one predictor."""
-
-    step_index: int  # 0-based, in the order in which the calls ended
-    step_name: str  # the name that `update_prompt` takes
-    signature_name: str
-    inputs: dict[str, Any]  # plain values, as they were when the call began
-    outputs: dict[str, Any]  # plain values, as they were when it ended; {} when it failed
-    error: str | None = None  # "ExceptionType: message"; None: it did not fail
-    completion: str | None = None  # of a call that failed: what its LM wrote; None: nothing, or that is not known
-
-    @property
-    def is_answered(self) -> bool:
-        """Whether it shows anything that came out of the call."""
-        return self.error is None or self.completion is not None
-
-    def as_row(self) -> dict[str, Any]:
-        """The agent-facing dict; `error` and `completion` only where there is one."""
-        failed = {"error": self.error, "completion": self.completion}
-        return {
-            "step_index": self.step_index,
-            "step_name": self.step_name,
-            "signature_name": self.signature_name,
-            "inputs": self.inputs,
-            "outputs": self.outputs,
-            **{key: text for key, text in failed.items() if text is not None},
-        }
 
 
 @dataclass(slots=True)

@@ -15,25 +15,9 @@ from typing import Any, Final
 from dspy.utils.exceptions import LMError
 
 from kernel_bridge.text import printable, printable_line
+from rlmoptimizer.records import LM_FAILURES
 
-__all__ = ["LM_FAILURES", "asked_as", "causes", "failure_kind", "failure_line", "shortened"]
-
-LM_FAILURES: Final = frozenset(
-    {
-        "rate_limit",
-        "timeout",
-        "transport",  # no connection, or a broken one
-        "server",  # 5xx
-        "lock_timeout",
-        "auth",
-        "billing",
-        "not_configured",
-        "configuration",
-        "unsupported_model",
-    }
-)
-"""Kinds of errors that say nothing about the program: an LM could not be reached, or would not serve us."""
-
+__all__ = ["asked_as", "causes", "failure_kind", "failure_line", "shortened"]
 
 _WORDS: Final = {
     "rate_limit": "takes no more requests for now",

@@ -46,7 +46,7 @@ from rlmoptimizer.show.progress import (
     clock_text,
     percent_text,
 )
-from rlmoptimizer.spending.money import usd_text
+from rlmoptimizer.text import usd_text
 
 __all__ = ["Display"]
 

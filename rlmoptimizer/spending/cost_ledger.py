@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from typing import Final, Protocol
 
 from rlmoptimizer.errors import CostExceededError
-from rlmoptimizer.spending.costs import LMCall, Role, RoleUsage
+from rlmoptimizer.records import LMCall, Role, RoleUsage, dollars, picodollars
 from rlmoptimizer.spending.forecast import Forecast
 from rlmoptimizer.spending.ledger import Keep, Ledger
-from rlmoptimizer.spending.money import dollars, picodollars
 
 __all__ = ["BUFFER_SECONDS", "CallJournal", "CostLedger"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rlmoptimizer.spending.costs import ROLES, LMCall, Role, RoleUsage
+from rlmoptimizer.records import ROLES, LMCall, Role, RoleUsage
 
 __all__ = ["Forecast"]
 

@@ -12,16 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rlmoptimizer.errors import BudgetExceededError
+from rlmoptimizer.records import Charge
 
-__all__ = ["Charge", "Journal", "Keep", "Ledger", "LedgerState", "Slot", "UnitLedger"]
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """One settled amount."""
-
-    amount: int  # units, >= 1
-    purpose: str  # "evaluate", "llm_query", ...
+__all__ = ["Journal", "Keep", "Ledger", "LedgerState", "Slot", "UnitLedger"]
 
 
 Keep = Callable[[Charge], None]

@@ -14,7 +14,7 @@ import dspy
 from dspy.lm15 import Message, Response, Usage
 
 from rlmoptimizer.errors import InvalidSetup
-from rlmoptimizer.spending.costs import Role
+from rlmoptimizer.records import Role
 
 __all__ = ["check_priced", "why_unpriced"]
 

@@ -27,10 +27,9 @@ from dspy.lm15 import Response
 from dspy.utils.usage_tracker import UsageTracker
 
 from kernel_bridge.text import printable_line
+from rlmoptimizer.records import LMCall, Role, picodollars
 from rlmoptimizer.spending.call_listener import HeardHistory
 from rlmoptimizer.spending.cost_ledger import CostLedger
-from rlmoptimizer.spending.costs import LMCall, Role
-from rlmoptimizer.spending.money import picodollars
 
 __all__ = ["UsageMeter"]
 

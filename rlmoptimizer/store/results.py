@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from rlmoptimizer.evaluation.row_runner import ExampleResult
+from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.store.file import StoreFile
 from rlmoptimizer.store.rows import RESULTS, decoded, detail_row, example_result
 

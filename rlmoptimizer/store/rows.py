@@ -1,26 +1,20 @@
-"""What the run store holds, as records and as rows of its tables. Knows no database."""
+"""The records of the run store as rows of its tables, and the queries that read them. Opens no database."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from rlmoptimizer.errors import StoreCorrupt
-from rlmoptimizer.evaluation.row_runner import ExampleResult, StepTrace
+from rlmoptimizer.records import EventRecord, ExampleResult, IterationRecord, RunRecord, StepTrace
 from rlmoptimizer.store.json_text import decode, encode
 
 __all__ = [
     "LM_USAGE",
     "RESULTS",
     "RUNS",
-    "CandidateRecord",
-    "EventRecord",
-    "IterationRecord",
-    "RunRecord",
     "as_column",
-    "best_run",
     "decoded",
     "detail_row",
     "event_record",
@@ -49,76 +43,6 @@ SELECT role, COUNT(*), SUM(outcome = 'cached'),
        SUM(COALESCE(prompt_tokens, 0)), SUM(COALESCE(completion_tokens, 0)), SUM(COALESCE(cost, 0))
 FROM lm_calls GROUP BY role
 """
-
-
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """One evaluation."""
-
-    run_id: str  # "r1", "r2", ... in the order of their beginning
-    split: str  # "train" or "val"
-    baseline: bool
-    config: dict[str, Any]  # the selection, as the agent gets it back
-    prompts: dict[str, str]  # the prompts that were evaluated
-    candidate: str  # their id; equal prompts have the same
-    turn: int  # of the agent, in which it was asked for; 0: before the first
-    answered: bool  # the agent has its result; else the same request would take it over
-    planned_count: int  # examples chosen
-    state: str  # "running", "finished", "cancelled" (cut; can be continued) or "failed" (cannot)
-    score: float | None  # mean over the evaluated examples, 0..1; None: none yet
-    evaluated_count: int  # examples that have a verdict
-    passed_count: int
-    error_count: int  # of the evaluated ones
-    unanswered_count: int  # examples of which an LM call failed: they have a row, but no verdict
-    reused_count: int  # of the evaluated ones: taken over from a run that was cut, so not paid here
-    budget_left: int | None  # units left after it; None: it has not ended, or nobody told
-    started_at: float  # Unix time
-    finished_at: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class CandidateRecord:
-    """One map of prompts that was evaluated or set."""
-
-    candidate: str  # its id
-    parent: str | None  # the candidate that was set when it came up; None: there was none
-    prompts: dict[str, str]
-    at: float  # Unix time
-
-
-@dataclass(frozen=True, slots=True)
-class IterationRecord:
-    """One turn of the agent."""
-
-    number: int  # 1-based
-    reasoning: str
-    code: str
-    output: str | None  # None: it was begun and has not ended
-    seconds: float | None  # the root LM's thinking included; None: nobody told
-    at: float  # Unix time of its end, or its beginning while it has none
-
-
-@dataclass(frozen=True, slots=True)
-class EventRecord:
-    """Anything else worth keeping."""
-
-    number: int  # 1-based
-    kind: str
-    data: dict[str, Any]
-    at: float  # Unix time
-
-
-def best_run(records: Iterable[RunRecord], split: str, examples: int) -> RunRecord | None:
-    """The finished run over all `examples` of `split` with the best score; None: there is none.
-
-    The earliest one of equals, so a change that gains nothing never replaces what was there.
-    """
-    whole = [
-        record
-        for record in records
-        if record.state == "finished" and record.split == split and record.evaluated_count == examples
-    ]
-    return max(whole, key=lambda record: record.score or 0.0, default=None)
 
 
 def decoded(make: Callable[[tuple[Any, ...]], _T], rows: Iterable[tuple[Any, ...]], path: Path) -> list[_T]:

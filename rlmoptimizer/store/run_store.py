@@ -16,19 +16,23 @@ from types import TracebackType
 from typing import Any, Final, TypeVar, cast
 
 from rlmoptimizer.errors import InvalidSetup, SelectionError, StoreInUse, UnknownRunError
-from rlmoptimizer.evaluation.row_runner import ExampleResult
-from rlmoptimizer.spending.costs import LMCall, Role, RoleUsage
-from rlmoptimizer.spending.ledger import Charge
+from rlmoptimizer.records import (
+    CandidateRecord,
+    Charge,
+    EventRecord,
+    ExampleResult,
+    IterationRecord,
+    LMCall,
+    Role,
+    RoleUsage,
+    RunRecord,
+)
 from rlmoptimizer.store.file import StoreFile, candidate_id, store_path, stores_in
 from rlmoptimizer.store.json_text import decode, encode
 from rlmoptimizer.store.results import StoredResults
 from rlmoptimizer.store.rows import (
     LM_USAGE,
     RUNS,
-    CandidateRecord,
-    EventRecord,
-    IterationRecord,
-    RunRecord,
     as_column,
     decoded,
     event_record,
@@ -37,7 +41,7 @@ from rlmoptimizer.store.rows import (
     run_record,
 )
 
-__all__ = ["CandidateRecord", "EventRecord", "IterationRecord", "RunRecord", "RunStore", "Spare"]
+__all__ = ["RunStore", "Spare"]
 
 _T = TypeVar("_T")
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rlmoptimizer.evaluation.evaluator import ExampleResult, StepTrace
+from rlmoptimizer.records import ExampleResult, StepTrace
 from rlmoptimizer.store.run_store import RunStore
 
 

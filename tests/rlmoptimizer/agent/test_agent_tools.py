@@ -39,8 +39,8 @@ from rlmoptimizer.events import (
     PromptUpdated,
     SubmissionRefused,
 )
+from rlmoptimizer.records import LMCall
 from rlmoptimizer.spending.cost_ledger import CostLedger
-from rlmoptimizer.spending.costs import LMCall
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.program import set_prompt
 

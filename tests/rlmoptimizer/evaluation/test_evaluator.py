@@ -23,8 +23,9 @@ from offline import Asked, field_lm
 
 from rlmoptimizer.errors import InvalidSetup, MetricFailed, notes_of
 from rlmoptimizer.evaluation import evaluator as evaluation
-from rlmoptimizer.evaluation.evaluator import Evaluator, ExampleResult, LMsFailed
+from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.fan_out import FanOut
+from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.task.dataset import Row, build_dataset
 from rlmoptimizer.task.program import set_prompt, step_names
 

@@ -17,7 +17,8 @@ import pytest
 from dspy import lm15
 from offline import Asked, field_lm, text_lm
 
-from rlmoptimizer.evaluation.evaluator import Evaluator, ExampleResult, LMsFailed, StepTrace
+from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
+from rlmoptimizer.records import ExampleResult, StepTrace
 from rlmoptimizer.task.dataset import Row, build_dataset
 
 TIMEOUT = 100  # seconds; only a broken test waits so long

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rlmoptimizer.errors import BudgetExceededError
-from rlmoptimizer.spending.ledger import Charge, LedgerState, UnitLedger
+from rlmoptimizer.records import Charge
+from rlmoptimizer.spending.ledger import LedgerState, UnitLedger
 from rlmoptimizer.store.run_store import RunStore
 
 

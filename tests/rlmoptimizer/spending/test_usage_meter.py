@@ -22,8 +22,8 @@ from priced import WordEngine, by_call, no_price, priced, priced_fields, priced_
 
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.row_runner import Candidate
+from rlmoptimizer.records import LMCall, RoleUsage
 from rlmoptimizer.spending.cost_ledger import CostLedger
-from rlmoptimizer.spending.costs import LMCall, RoleUsage
 from rlmoptimizer.spending.usage_meter import UsageMeter
 
 

@@ -22,7 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stored_runs import copy_as_killed, result
 
 from rlmoptimizer.errors import BudgetExceededError
-from rlmoptimizer.spending.ledger import Charge, LedgerState, Slot, UnitLedger
+from rlmoptimizer.records import Charge
+from rlmoptimizer.spending.ledger import LedgerState, Slot, UnitLedger
 from rlmoptimizer.store.run_store import RunStore
 
 LIMIT = 60

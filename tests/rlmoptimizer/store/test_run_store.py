@@ -23,10 +23,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stored_runs import result
 
 from rlmoptimizer.errors import InvalidSetup, SelectionError, StoreCorrupt, StoreInUse, UnknownRunError
-from rlmoptimizer.evaluation.evaluator import ExampleResult, StepTrace
-from rlmoptimizer.spending.ledger import Charge
+from rlmoptimizer.records import Charge, EventRecord, ExampleResult, IterationRecord, RunRecord, StepTrace
 from rlmoptimizer.store.file import stores_in
-from rlmoptimizer.store.run_store import EventRecord, IterationRecord, RunRecord, RunStore
+from rlmoptimizer.store.run_store import RunStore
 
 
 @pytest.fixture

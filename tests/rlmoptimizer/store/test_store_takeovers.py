@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from stored_runs import copy_as_killed, result
 
-from rlmoptimizer.evaluation.evaluator import ExampleResult, StepTrace
-from rlmoptimizer.spending.costs import LMCall, Role, RoleUsage
+from rlmoptimizer.records import ExampleResult, LMCall, Role, RoleUsage, StepTrace
 from rlmoptimizer.store.run_store import RunStore, Spare
 
 PROMPTS = [{"a": "one"}, {"a": "two"}]

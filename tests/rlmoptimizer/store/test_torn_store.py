@@ -18,7 +18,7 @@ from stored_runs import result
 from test_run_store import VERSION_1
 
 from rlmoptimizer.errors import InvalidSetup, StoreCorrupt, StoreInUse
-from rlmoptimizer.spending.ledger import Charge
+from rlmoptimizer.records import Charge
 from rlmoptimizer.store.run_store import RunStore
 
 NAME = "runs-0001.sqlite"
