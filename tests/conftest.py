@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from child_process import warm_process
 from hypothesis import HealthCheck, settings
 
 _GRACE_SECONDS = 60.0  # how long something that is ending may take; only a leak ever waits this long
@@ -80,11 +81,16 @@ class _Running:
 
 def _children() -> frozenset[psutil.Process]:
     # Descendants, not only children: a kernel's own processes must go with it. A zombie no longer runs, and the
-    # standard library keeps its resource tracker and fork server for the life of the process.
+    # standard library keeps its resource tracker and fork server for the life of the process, as we keep ours.
+    warm = warm_process().pid if warm_process.cache_info().currsize else None
     found: set[psutil.Process] = set()
     for child in psutil.Process().children(recursive=True):
         try:
-            if child.status() != psutil.STATUS_ZOMBIE and "from multiprocessing" not in " ".join(child.cmdline()):
+            if (
+                child.pid != warm
+                and child.status() != psutil.STATUS_ZOMBIE
+                and "from multiprocessing" not in " ".join(child.cmdline())
+            ):
                 found.add(child)
         except psutil.NoSuchProcess:
             continue
@@ -126,15 +132,28 @@ def _check_nothing_left(before: _Running, who: str) -> None:
 def nothing_left_by_the_session() -> Iterator[None]:
     before = _Running.now()
     yield
+    if warm_process.cache_info().currsize:
+        warm_process().close()
     _check_nothing_left(before, "the session")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_by_the_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails the last test of a module whose tests leave a child process, a thread or a temporary file.
+
+    Fixtures of the session are not to be set up within: what they hold would be the module's.
+    """
+    before = _Running.now()
+    yield
+    _check_nothing_left(before, f"a test of {request.node.name}; LEAKS=test finds out which, it")
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_by_the_test(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails a test that leaves a child process, a thread or a temporary file of its own.
-
-    Fixtures of a wider scope are set up before this one, so what they hold is not the test's.
-    """
+    """The same for each test, when the environment has LEAKS=test: it takes longer."""
+    if os.environ.get("LEAKS") != "test":
+        yield
+        return
     before = _Running.now()
     yield
     _check_nothing_left(before, request.node.name)

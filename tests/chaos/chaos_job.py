@@ -15,7 +15,6 @@ import re
 import signal
 import sqlite3
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -268,34 +267,9 @@ def _left() -> list[str]:
 
 
 def main() -> None:
-    """A zygote: imports once, then forks one process for each plan on its standard input, and says how each ended."""
-    print("ready", flush=True)
-    while line := sys.stdin.readline():
-        plan = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            output = os.open(Path(plan["directory"]) / "output.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.environ["TMPDIR"] = plan["tmp"]
-            tempfile.tempdir = None
-            code = 1
-            try:
-                run(plan)
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-                raise
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        print(child, flush=True)
-        # Not collected before its end has been read, so that nobody kills another process of that number.
-        ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-        assert ended is not None
-        print(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status, flush=True)
-        assert sys.stdin.readline() == "collect\n"
-        os.waitpid(child, 0)
-
+    """One attempt in this process, whose plan is its argument."""
+    plan = json.loads(sys.argv[1])
+    output = os.open(Path(plan["directory"]) / "output.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    run(plan)

@@ -16,8 +16,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,78 +23,39 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import psutil
 import toy
 from chaos_job import TRAIN, VAL, key_of, student
+from child_process import Child, WarmProcess, forked
 
 from kernel_bridge.files.live_sessions import live_sessions
 from rlmoptimizer import InvalidSetup, RLMDocstringOptimizer
 from rlmoptimizer.store.json_text import decode
 
+DISK_PRELUDE = """
+import sys
+sys.path.insert(0, {here!r})
+import private_disk
+private_disk.enter({directory!r}, {size})
+import chaos_job
+"""
+
+
+def process_with_disk(directory: Path, size: int) -> WarmProcess:
+    """A warm process that sees a disk of its own there, of so many bytes."""
+    return WarmProcess(DISK_PRELUDE.format(here=str(HERE), directory=str(directory), size=size))
+
+
+def seen_by(process: WarmProcess, path: Path) -> Path:
+    """A path of that process's, as others reach it."""
+    return Path(f"/proc/{process.pid}/root{path}")
+
+
 LIMIT = 10 * TRAIN + VAL  # units
 PROMPTS_ASKED = 4  # to the sub-LM, by the whole script
 HERE = Path(__file__).resolve().parent
-
-
-class Zygote:
-    """A process that has imported everything and forks one process for each attempt.
-
-    `disk`: a directory where it sees a disk of its own of so many bytes.
-    """
-
-    def __init__(self, cache: Path, disk: tuple[Path, int] | None = None) -> None:
-        enter = "" if disk is None else f"import private_disk; private_disk.enter({str(disk[0])!r}, {disk[1]}); "
-        path = os.pathsep.join([str(HERE), str(HERE.parent.parent), *sys.path])
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"{enter}import chaos_job; chaos_job.main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path, "DSPY_CACHEDIR": str(cache)},
-        )
-        assert self._read() == "ready"
-
-    def seen(self, path: Path) -> Path:
-        """A path of this process's, as others reach it."""
-        return Path(f"/proc/{self._process.pid}/root{path}")
-
-    def start(self, plan: dict[str, Any]) -> int:
-        """Start an attempt; gives its process id, which stays its own until `wait` has returned."""
-        self._write(json.dumps(plan))
-        return int(self._read())
-
-    def wait(self) -> int:
-        """Wait for its end; gives its exit code, or minus the signal that killed it."""
-        code = int(self._read())
-        self._write("collect")
-        return code
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(30)
-        self._process.stdout.close()
-
-    def _write(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def __enter__(self) -> Zygote:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +70,14 @@ class Books:
 
 
 class Optimization:
-    """One optimization, attempt after attempt. `disk`: where its store is kept, as the zygote sees it."""
+    """One optimization, attempt after attempt. `disk`: a disk of its own, and the process that sees it."""
 
-    def __init__(self, zygote: Zygote, directory: Path, disk: Path | None = None) -> None:
-        self._zygote = zygote
+    def __init__(self, directory: Path, disk: tuple[Path, WarmProcess] | None = None) -> None:
         self.directory = directory
-        self._given_runs = (directory if disk is None else disk) / "runs"
-        self.runs = self._given_runs if disk is None else zygote.seen(self._given_runs)
+        self._disk = disk
+        self._given_runs = (directory if disk is None else disk[0]) / "runs"
+        self.runs = self._given_runs if disk is None else seen_by(disk[1], self._given_runs)
+        self._attempt: Child | None = None  # that has not been waited for
         self.tmp = directory / "tmp"  # of the process and all that it starts; a short path, for sockets
         self.tmp.mkdir(parents=True)
         self.attempts = 0
@@ -129,15 +89,23 @@ class Optimization:
         }
         self.books = Books()
 
-    def start(self, **plan: Any) -> int:
+    def start(self, **plan: Any) -> Child:
         self.attempts += 1
         (self.directory / "told.json").unlink(missing_ok=True)
         given = {"directory": str(self.directory), "runs": str(self._given_runs), "tmp": str(self.tmp)}
-        return self._zygote.start({"seed": self.attempts, **given, **plan})
+        self._attempt = forked(
+            "import chaos_job; chaos_job.main()",
+            json.dumps({"seed": self.attempts, **given, **plan}),
+            variables={"TMPDIR": str(self.tmp)},
+            warm=None if self._disk is None else self._disk[1],
+        )
+        return self._attempt
 
     def wait(self) -> int:
         """Wait for the end of the attempt and of all that it started; gives its exit code."""
-        code = self._zygote.wait()
+        assert self._attempt is not None
+        with self._attempt as attempt:
+            code = attempt.wait()
         assert code in (0, -signal.SIGKILL), f"attempt {self.attempts} exited with {code}:\n{self.output()}"
         deadline = time.monotonic() + 30
         while left := self.processes():

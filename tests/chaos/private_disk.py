@@ -26,6 +26,15 @@ def enter(directory: str, size: int) -> None:
     _check(libc.mount(b"tmpfs", os.fsencode(directory), b"tmpfs", 0, f"size={size},mode=0700".encode()))
 
 
+def fill(directory: str, *, leave: int) -> str:
+    """Take all of the disk there but so many bytes; gives the file that takes them."""
+    filler = os.path.join(directory, "filler")
+    room = os.statvfs(directory)
+    with open(filler, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize - leave))
+    return filler
+
+
 def _check(result: int) -> None:
     if result:
         error = ctypes.get_errno()

@@ -6,6 +6,7 @@ with the seed that it printed: the same plans, though not the same microseconds.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -20,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos_rig import HERE, Optimization, Zygote
+from chaos_rig import HERE, Optimization, process_with_disk, seen_by
+from child_process import forked, output_of
+from private_disk import fill
 
-KILLS = int(os.environ.get("CHAOS_KILLS", "24"))  # of hosts, in all; of these so many together with kernels:
+KILLS = int(os.environ.get("CHAOS_KILLS", "6"))  # of hosts, in all; of these so many together with kernels:
 WITH_KERNELS = max(2, KILLS // 6)
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
 
@@ -32,21 +35,15 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="session")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    with Zygote(tmp_path_factory.mktemp("cache")) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def places() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         yield Path(name).resolve()
 
 
-@pytest.fixture(scope="session")
-def undisturbed(zygote: Zygote, places: Path) -> Optimization:
-    one = Optimization(zygote, places / "undisturbed")
+@pytest.fixture(scope="module")
+def undisturbed(places: Path) -> Optimization:
+    one = Optimization(places / "undisturbed")
     assert one.attempt() == 0
     told = one.told()
     assert told["error"] is None, told["error"][2]
@@ -97,7 +94,6 @@ def killed_at(rng: random.Random, ticks: int) -> dict[str, Any]:
 
 
 def disturb(
-    zygote: Zygote,
     undisturbed: Optimization,
     places: Path,
     rng: random.Random,
@@ -109,7 +105,7 @@ def disturb(
     ticks = undisturbed.told()["ticks"]
     tally = Tally()
     while tally.kills < kills:
-        one = Optimization(zygote, places / f"c{rng.randrange(10**9)}")
+        one = Optimization(places / f"c{rng.randrange(10**9)}")
         ended = False
         while not ended:
             enough = tally.kills >= kills
@@ -117,10 +113,10 @@ def disturb(
             plan = {} if enough or from_outside else killed_at(rng, ticks["all"])
             if kernels:
                 plan["kill_kernel_at"] = [rng.randint(1, ticks["agent"] // 4)]
-            process = one.start(**plan)
+            attempt = one.start(**plan)
             if from_outside:
                 time.sleep(rng.random() * 1.5)
-                os.kill(process, signal.SIGKILL)
+                attempt.send_signal(signal.SIGKILL)
             ended = one.wait() == 0
             if not ended:
                 tally.kills += 1
@@ -135,27 +131,27 @@ def disturb(
 
 
 def test_a_host_that_is_killed_over_and_over_comes_to_the_same_end(
-    zygote: Zygote, undisturbed: Optimization, places: Path, rng: random.Random
+    undisturbed: Optimization, places: Path, rng: random.Random
 ) -> None:
-    tally = disturb(zygote, undisturbed, places, rng, kills=KILLS - WITH_KERNELS)
+    tally = disturb(undisturbed, places, rng, kills=KILLS - WITH_KERNELS)
     assert tally.kills == KILLS - WITH_KERNELS
     assert tally.again > 0 or KILLS < 24  # of so many some come in the middle of an example
 
 
 def test_a_host_and_its_kernels_that_are_killed_come_to_the_same_end(
-    zygote: Zygote, undisturbed: Optimization, places: Path, rng: random.Random
+    undisturbed: Optimization, places: Path, rng: random.Random
 ) -> None:
-    tally = disturb(zygote, undisturbed, places, rng, kills=WITH_KERNELS, kernels=True)
+    tally = disturb(undisturbed, places, rng, kills=WITH_KERNELS, kernels=True)
     assert tally.kills == WITH_KERNELS
 
 
 def test_kernels_that_are_killed_under_a_host_that_goes_on_change_nothing(
-    zygote: Zygote, undisturbed: Optimization, places: Path, rng: random.Random
+    undisturbed: Optimization, places: Path, rng: random.Random
 ) -> None:
     agent = undisturbed.told()["ticks"]["agent"]
     kills = 0
     while kills < max(4, KILLS // 4):
-        one = Optimization(zygote, places / f"k{rng.randrange(10**9)}")
+        one = Optimization(places / f"k{rng.randrange(10**9)}")
         assert one.attempt(kill_kernel_at=sorted(rng.sample(range(1, agent), 4))) == 0
         kills += one.kernels
         # Examples under way when a kernel dies are finished and kept by the host: not one is run again.
@@ -192,18 +188,18 @@ def locked(one: Optimization, rng: random.Random, *, busy_seconds: float, releas
 
 
 def test_a_store_that_another_program_keeps_busy_for_a_while_is_waited_for(
-    zygote: Zygote, undisturbed: Optimization, places: Path, rng: random.Random
+    undisturbed: Optimization, places: Path, rng: random.Random
 ) -> None:
-    one = Optimization(zygote, places / "busy")
+    one = Optimization(places / "busy")
     locked(one, rng, busy_seconds=60.0, release=True)
     one.check_ended(undisturbed)
     one.remove()
 
 
 def test_a_store_that_another_program_keeps_busy_for_too_long_stops_a_compile_that_can_be_resumed(
-    zygote: Zygote, undisturbed: Optimization, places: Path, rng: random.Random
+    undisturbed: Optimization, places: Path, rng: random.Random
 ) -> None:
-    one = Optimization(zygote, places / "busy-long")
+    one = Optimization(places / "busy-long")
     locked(one, rng, busy_seconds=0.2, release=False)
     one.check_stopped(undisturbed, "another program has kept it locked")
     assert one.attempt() == 0
@@ -234,16 +230,15 @@ def disk(places: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_full_over_and_over_stops_a_compile_that_comes_to_the_same_end(
-    undisturbed: Optimization, places: Path, rng: random.Random, disk: Path, tmp_path: Path
+    undisturbed: Optimization, places: Path, rng: random.Random, disk: Path
 ) -> None:
-    with Zygote(tmp_path, disk=(disk, DISK_BYTES)) as zygote:
-        filler = zygote.seen(disk / "filler")
-        one = Optimization(zygote, places / "full", disk)
+    with contextlib.closing(process_with_disk(disk, DISK_BYTES)) as process:
+        one = Optimization(places / "full", (disk, process))
         full = 0
         for number in range(max(3, KILLS // 8)):
-            fill(filler, leave=rng.randrange(1_200_000 if number % 2 else 100_000))
+            filler = fill(str(seen_by(process, disk)), leave=rng.randrange(1_200_000 if number % 2 else 100_000))
             assert one.attempt() == 0
-            filler.unlink()
+            os.unlink(filler)
             if one.told()["error"] is None:
                 break
             full += 1
@@ -262,41 +257,25 @@ import private_disk
 private_disk.enter(sys.argv[1], 4 << 20)
 from rlmoptimizer.errors import StoreCorrupt
 from rlmoptimizer.store.run_store import RunStore
-from test_chaos import fill
 disk = pathlib.Path(sys.argv[1])
 for leave in range(0, 1 << 17, 4096):
-    fill(disk / "filler", leave=leave)
+    filler = private_disk.fill(sys.argv[1], leave=leave)
     try:
         RunStore.create_in(disk / str(leave)).close()
         print("made")
     except StoreCorrupt as error:
         print(error)
-    (disk / "filler").unlink()
+    pathlib.Path(filler).unlink()
 """
 
 
 def test_however_little_room_there_is_a_store_that_cannot_be_made_says_that_the_disk_is_full(disk: Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", MAKES_STORES, str(disk)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)])},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    *told, last = ran.stdout.splitlines()
+    out = output_of(forked(MAKES_STORES, disk))
+    *told, last = out.splitlines()
     assert last == "made"
     refused = [line for line in told if line != "made"]
     assert len(refused) > 10
     assert [line for line in refused if "disk is full. Free the disk" not in line] == []
-
-
-def fill(filler: Path, *, leave: int) -> None:
-    """Take all of the disk but so many bytes."""
-    room = os.statvfs(filler.parent)
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize - leave))
 
 
 def check_full(one: Optimization, undisturbed: Optimization) -> None:

@@ -1,21 +1,16 @@
 """A compile in a process of its own that says when it has come to a certain point, and stays there.
 
-Whoever started it then kills it, interrupts it or lets it be. Run as a script:
-
-    python tests/rigs/stoppable.py DIRECTORY POINT[,POINT...] OPTIONS
-
-It prints "at POINT" when it is there; interrupted there, it goes on to the next one. It prints the result as JSON when
-it has one. Every call of the program's last step is a line in `DIRECTORY/ran.txt`, written by the program itself. The
-agent goes on with whatever turn comes next, by what it is told of the earlier ones.
+Whoever started it then kills it, interrupts it or lets it be. It prints "at POINT" when it is there; interrupted there,
+it goes on to the next one. It prints the result as JSON when it has one. Every call of the program's last step is a
+line in `DIRECTORY/ran.txt`, written by the program itself. The agent goes on with whatever turn comes next, by what it
+is told of the earlier ones.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 from dataclasses import dataclass
@@ -24,6 +19,7 @@ from typing import Any
 
 import dspy
 import toy
+from child_process import forked
 from offline import Asked, ScriptedRootLM, field_lm, text_lm
 
 from rlmoptimizer.agent.kernels import KernelLease
@@ -70,45 +66,31 @@ class Ran:
 
 
 class Running:
-    """A process that runs this script."""
+    """A process that runs this module's compile."""
 
     def __init__(self, directory: Path, point: str = "-", **options: Any) -> None:
         directory.mkdir(exist_ok=True)
-        command = [sys.executable, __file__, str(directory), point, json.dumps(options)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.points = point.split(",")
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        self.process = forked("import stoppable; stoppable.main()", directory, point, json.dumps(options))
 
     def wait_there(self) -> None:
         """Wait until it is at its next point."""
-        assert self.process.stdout is not None
-        point = self.points.pop(0)
-        line = self.process.stdout.readline().strip()
-        assert line == f"at {point}", (line, self.ended())
+        self.process.wait_for(f"at {self.points.pop(0)}")
 
     def stop(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def ended(self) -> Ran:
         """Wait for its end."""
-        out, err = self.process.communicate(timeout=250)
-        found = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-        return Ran(self.process.returncode, err, found[0] if found else None)
+        ended = self.process.ended()
+        found = [json.loads(line) for line in ended.out.splitlines() if line.startswith("{")]
+        return Ran(ended.status, ended.err, found[0] if found else None)
 
     def __enter__(self) -> Running:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate()
+    def __exit__(self, *error: Any) -> None:
+        self.process.__exit__(*error)
 
 
 def killed(directory: Path, point: str, **options: Any) -> None:
@@ -148,7 +130,7 @@ def agent(stops: Stops) -> ScriptedRootLM:
 
 
 def compiled(directory: Path, point: str, **options: Any) -> Any:
-    """What the script does."""
+    """Compile in this process."""
     stops = Stops(point)
     leases: list[KernelLease] = []
     start = KernelLease.start
@@ -219,6 +201,6 @@ def attributes(program: Any) -> dict[str, Any]:
     return {name: getattr(program, name) for name in ATTRIBUTES}
 
 
-if __name__ == "__main__":
+def main() -> None:
     program = compiled(Path(sys.argv[1]), sys.argv[2], **json.loads(sys.argv[3]))
     print(json.dumps(attributes(program)), flush=True)
