@@ -14,6 +14,7 @@ from typing import Any, cast
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
 
+from kernel_bridge.call_signature import call_signature
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
 from rlmoptimizer.records import picodollars
 
@@ -92,7 +93,7 @@ def a_factory(name: str, value: Any) -> Callable[[], CodeInterpreter] | None:
 def _takes_nothing(factory: Callable[..., Any]) -> bool:
     """Whether it can be called without arguments, as far as it says."""
     try:
-        inspect.signature(factory).bind()
+        call_signature(factory).bind()
     except TypeError:
         return False
     except ValueError:  # a builtin that does not say

@@ -514,5 +514,9 @@ def _whose_frames(frame: FrameType | None) -> tuple[bool, bool]:
     return False, in_agent_code
 
 
+# A debugger that was refused leaves the last, which no pickle can hold.
+_IPYTHONS = {"_", "__", "___", "__pdb_convenience_variables"}
+
+
 def _is_ipython_own(name: str) -> bool:
-    return name in ("_", "__", "___") or (name[:1] == "_" and name[1:].removeprefix("i").isdigit())
+    return name in _IPYTHONS or (name[:1] == "_" and name[1:].removeprefix("i").isdigit())

@@ -188,7 +188,7 @@ def _reduce_function(function: types.FunctionType, closures: dict[int, _Closed])
         "contents": [_cell_contents(cell) for cell in closure or ()],
         "defaults": function.__defaults__,
         "kwdefaults": function.__kwdefaults__,
-        "annotations": function.__annotations__,
+        "annotations": _annotations(function),
         "attributes": function.__dict__,
         "doc": function.__doc__,
         "qualname": function.__qualname__,
@@ -197,6 +197,18 @@ def _reduce_function(function: types.FunctionType, closures: dict[int, _Closed])
     cells = None if closure is None else tuple(closures.setdefault(id(cell), _Closed(cell)) for cell in closure)
     made = (function.__code__, function.__name__, cells)
     return _make_function, made, state, None, None, _fill_function
+
+
+def _annotations(function: types.FunctionType) -> dict[str, Any]:
+    """The annotations of a function; as text where they name what does not exist, as they may from Python 3.14 on."""
+    try:
+        return function.__annotations__
+    except NameError:
+        if sys.version_info < (3, 14):
+            raise
+        import annotationlib
+
+        return annotationlib.get_annotations(function, format=annotationlib.Format.STRING)
 
 
 def _cell_contents(cell: types.CellType) -> tuple[Any, ...]:

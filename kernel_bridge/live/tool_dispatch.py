@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kernel_bridge.call_signature import call_signature
 from kernel_bridge.threads.loop_thread import LoopThread
 from kernel_bridge.wire import Codec, Unsendable
 
@@ -122,7 +123,7 @@ class ToolDispatcher:
 
 def _by_keyword(tool: Tool, name: str, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     try:
-        signature = inspect.signature(tool)
+        signature = call_signature(tool)
     except (ValueError, TypeError):
         return args, kwargs
     try:
@@ -152,7 +153,7 @@ def _by_keyword(tool: Tool, name: str, args: list[Any], kwargs: dict[str, Any]) 
 def describe_tool(name: str, tool: Tool, codec: Codec) -> dict[str, Any]:
     """What a kernel needs to make a stub that looks like the tool; the shape is in `inside/stubs.py`."""
     try:
-        signature = inspect.signature(tool)
+        signature = call_signature(tool)
     except (ValueError, TypeError):
         signature = None
     doc = inspect.getdoc(tool) if not inspect.isclass(tool) else tool.__doc__

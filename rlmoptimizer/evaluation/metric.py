@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, cast
 
+from kernel_bridge.call_signature import call_signature
 from rlmoptimizer.errors import InvalidScore, InvalidSetup, InvalidSetupType
 
 __all__ = ["Scorer", "Verdict", "bind_metric", "read_verdict"]
@@ -62,7 +63,7 @@ def bind_metric(metric: Any) -> Scorer:
     if not hasattr(type(metric), "forward") and hasattr(type(metric), "aforward"):
         function = cast("Callable[..., Any]", cast("Any", metric).acall)  # a dspy.Module that is only async
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        parameters = list(call_signature(function).parameters.values())
     except (TypeError, ValueError):  # a builtin that does not say
         return Scorer(metric=function, extra=0, unset=(), wants_steps=False)
     return _bind(function, parameters)

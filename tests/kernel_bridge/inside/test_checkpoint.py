@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from annotations import needs_late_annotations
 from dspy.primitives.code_interpreter import CodeExecutionError
 from living import add, assert_it_works
 
@@ -200,6 +201,16 @@ MADE_ONCE: list[str] = []
 
 def held_submits(session: KernelSession) -> bool:
     return session.run("held['submit']('restored')").submitted == {"output": "restored"}
+
+
+@needs_late_annotations
+@pytest.mark.smoke
+def test_functions_and_classes_with_annotations_that_name_nothing_are_kept(fresh: KernelSession) -> None:
+    made = "def f(x: List[Row]) -> Row: return x\nclass C:\n    a: Row\n    def m(self, x: Row): return x\nc = C()"
+    assert fresh.run(made).text == ""
+    assert fresh.run("import os; os._exit(1)").death is not None
+    assert fresh.run("f(1), C().m(2), c.m(3)").text == "(1, 2, 3)\n"
+    assert fresh.run("f.__annotations__").text == "{'x': 'List[Row]', 'return': 'Row'}\n"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 import dspy
 import pytest
+from annotations import defined, needs_late_annotations
 from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
 
 from kernel_bridge import KernelInterpreter, Limits
@@ -338,3 +339,15 @@ def test_bind_replaces_tools_and_fields_together_or_not_at_all(kernel: KernelInt
 def test_a_dspy_example_as_a_result_is_its_fields(kernel: KernelInterpreter) -> None:
     kernel.tools["predict"] = lambda: dspy.Prediction(answer="x", score=0.5)
     assert kernel.execute("predict()") == "{'answer': 'x', 'score': 0.5}"
+
+
+@needs_late_annotations
+@pytest.mark.smoke
+def test_a_tool_with_annotations_that_only_a_type_checker_knows_is_called_as_any_other(
+    kernel: KernelInterpreter,
+) -> None:
+    kernel.bind(tools={"look": defined("def look(key: Key, n: int = 2) -> list[Row]: return [key] * n", "look")})
+    assert kernel.execute("look('a')") == "['a', 'a']"
+    assert kernel.execute("import inspect; print(inspect.signature(look))") == "(key: Key, n: int = 2) -> list[Row]"
+    with pytest.raises(CodeExecutionError, match=r"it is called as look\(key: 'Key'"):
+        kernel.execute("look()")

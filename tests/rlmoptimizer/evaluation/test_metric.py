@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import dspy
 import numpy as np
 import pytest
+from annotations import defined, needs_late_annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -212,3 +213,10 @@ def test_any_answer_is_a_score_in_range_or_refused(answer: Any) -> None:
     except InvalidScore:
         return
     assert 0.0 <= verdict.score <= 1.0
+
+
+@needs_late_annotations
+@pytest.mark.smoke
+def test_a_metric_with_annotations_that_only_a_type_checker_knows_is_bound_as_any_other() -> None:
+    metric = defined("def metric(gold: Row, pred: Answer, *, trace: Trace) -> float: return trace", "metric")
+    assert bind_metric(metric)(EXAMPLE, PREDICTION, STEPS) is None
