@@ -2,41 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Cell", "CellOutcome", "Death", "Limits", "Pickled", "RemoteFailure", "Restored"]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one session. Times are seconds, sizes are bytes.
-
-    A cell's own time stands still while a host tool runs that it has called, but for the CPU time that the kernel
-    itself uses meanwhile: a loop beside its calls is its own. (On Linux; elsewhere that CPU time is not known.) Code
-    that idles beside calls that it keeps making, one after the other, would never use its own time up;
-    `cell_total_seconds` ends it.
-    """
-
-    start_seconds: float = 30.0  # from launch to the first sign of life
-    cell_seconds: float = 600.0  # the kernel's own time in one cell; waiting for host tools does not count
-    cell_total_seconds: float = 86_400.0  # all of one cell, with its host tools
-    output_bytes: int = 1_000_000  # text kept per cell; head and tail are kept, the middle is left out
-    frame_bytes: int = 256 * 2**20  # one value on the tool channel, encoded; it has at most one part for each 32 bytes
-    frame_depth: int = 64  # nesting of lists and dicts in one value
-    calls_in_flight: int = 64  # host tools running at once for one kernel; more wait in the kernel
-    checkpoint_bytes: int = 256 * 2**20  # one namespace checkpoint; at most a quarter of Confinement.scratch_bytes
-    checkpoint_seconds: float = 10.0  # time to make one
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            whole = name.endswith(("_bytes", "_depth", "_flight"))
-            accepted = (int,) if whole else (int, float)
-            if isinstance(value, bool) or not isinstance(value, accepted) or not value > 0:
-                kind = "a positive whole number" if whole else "a positive number of seconds"
-                raise ValueError(f"Limits.{name} must be {kind}, not {value!r}")
+__all__ = ["Cell", "CellHost", "CellOutcome", "Death", "Pickled", "RemoteFailure", "Restored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +27,19 @@ class Cell:
     variables: Mapping[str, Any] = field(default_factory=dict[str, Any])  # set before the code runs
     output_fields: Sequence[Mapping[str, Any]] | None = None  # what SUBMIT takes; None: one value named "output"
     setup: bool = False  # the caller's own preparation: run again after a restart, before the checkpoint is restored
+
+
+@dataclass(frozen=True, slots=True)
+class CellHost:
+    """What a cell finds on its host."""
+
+    tools: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Callable[..., Any]])  # by name
+    # Called with the fields of every SUBMIT; raising refuses it, and the agent sees why.
+    judge: Callable[[dict[str, Any]], object] | None = None
+    # Called when the kernel has died under the cell, on the thread that runs it, before a successor is started; what
+    # it returns stands in the outcome's `death.told`.
+    on_death: Callable[[], str | None] | None = None
+    checkpoint_label: str = ""  # of the moment after the cell; the session that restores its checkpoint is told
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import functools
 import logging
 import os
 import re
@@ -26,16 +25,17 @@ from dspy.utils.callback import BaseCallback
 from dspy.utils.constants import IS_TYPE_UNDEFINED
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, Restored
+from kernel_bridge.cells import Cell, CellHost, CellOutcome, Restored
 from kernel_bridge.confine import Confinement, ConfinementReport, limits_asked
-from kernel_bridge.confine.instructions import execution_instructions
 from kernel_bridge.errors import BridgeError, NotSendable, Refusal, SessionBusy, SubAgentError
+from kernel_bridge.instructions import execution_instructions
 from kernel_bridge.live.tool_dispatch import ToolDispatcher, check_names
-from kernel_bridge.options import check_tools, refuse_unless
+from kernel_bridge.options import Limits, refuse_unless
+from kernel_bridge.outcome_text import death_text, failure_text, output_text
 from kernel_bridge.session import KernelSession
 from kernel_bridge.sub_agents.registry import Account, SubAgents
 from kernel_bridge.sub_agents.signature_text import SignatureText
-from kernel_bridge.text import traceback_shown
+from kernel_bridge.text import error_text, traceback_shown
 
 __all__ = ["KernelInterpreter", "KernelInterpreterFactory", "OnlyText", "only_text", "only_text_in"]
 
@@ -57,8 +57,9 @@ class _Instructions:
     """`execution_instructions`: of an instance, for its own options; of the class, for those that it has by default."""
 
     def __get__(self, made: KernelInterpreter | None, kind: type[KernelInterpreter]) -> str:
+        session = (KernelInterpreter() if made is None else made)._session  # pyright: ignore[reportPrivateUsage]
         try:
-            return (KernelInterpreter() if made is None else made)._instructed()  # pyright: ignore[reportPrivateUsage]
+            return execution_instructions(session.options)
         except BridgeError as error:
             raise CodeInterpreterError(str(error)) from error
 
@@ -132,14 +133,11 @@ class KernelInterpreter:
         submit_validator: Callable[[dict[str, Any]], object] | None = None,
         callbacks: Sequence[BaseCallback] | None = None,
     ) -> None:
-        check_tools(tools)
-        judged = submit_validator is None or callable(submit_validator)
-        refuse_unless(judged, "submit_validator", "a function or None", submit_validator)
-        refuse_unless(on_death is None or callable(on_death), "on_death", "a function or None", on_death)
+        for name, function in (("submit_validator", submit_validator), ("on_death", on_death)):
+            refuse_unless(function is None or callable(function), name, "a function or None", function)
         listed = callbacks is None or isinstance(callbacks, (list, tuple))
         refuse_unless(listed, "callbacks", "a list of DSPy callbacks or None", callbacks)
-        check_names(list(tools or {}), "tool names")
-        self.tools: dict[str, Callable[..., Any]] = dict(tools or {})
+        self.tools = _checked_tools(tools)
         self.output_fields = _checked_fields(output_fields)
         self.submit_validator = submit_validator
         self.callbacks = list(callbacks or [])
@@ -166,15 +164,6 @@ class KernelInterpreter:
             runtime_dir=runtime_dir,
             checkpoint_file=checkpoint_file,
         )
-        self._instructed = functools.partial(
-            execution_instructions,
-            self._session.limits,
-            confinement,
-            restarts=restarts,
-            checkpoint=checkpoint,
-            runtime_dir=None if runtime_dir is None else Path(runtime_dir),
-        )
-        self.checkpoint_file = self._session.checkpoint_file
         self.checkpoint_label = ""  # of the next cell; see `restored`
         self.on_death = on_death
         self._ended = False
@@ -189,6 +178,15 @@ class KernelInterpreter:
         """
         cls(**options)  # says now what would otherwise be said in the middle of a run
         return KernelInterpreterFactory(options)
+
+    @property
+    def checkpoint_file(self) -> Path | None:
+        """Where the last checkpoint is kept; may be set until the start."""
+        return self._session.checkpoint_file
+
+    @checkpoint_file.setter
+    def checkpoint_file(self, file: str | os.PathLike[str] | None) -> None:
+        self._session.checkpoint_file = None if file is None else Path(file)
 
     @property
     def connection_file(self) -> Path | None:
@@ -213,8 +211,6 @@ class KernelInterpreter:
         """Start the kernel, or return at once if it runs. Raises: CodeInterpreterError."""
         if self._ended:
             raise CodeInterpreterError("this KernelInterpreter was shut down; make a new one")
-        if self._session.connection_file is None:
-            self._session.checkpoint_file = None if self.checkpoint_file is None else Path(self.checkpoint_file)
         try:
             self._session.start()
         except BridgeError as error:
@@ -239,17 +235,15 @@ class KernelInterpreter:
         variables = {} if variables is None else variables
         self._check_call(code, variables)
         session = self._session
-        session.tools = self._sub_agents.guarded(self.tools)
-        session.judge = self.submit_validator
-        session.on_death = self.on_death
-        session.checkpoint_label = self.checkpoint_label
+        tools = self._sub_agents.guarded(self.tools)
+        host = CellHost(tools, self.submit_validator, self.on_death, self.checkpoint_label)
         cell = Cell(code, variables, self.output_fields, setup=_is_setup(variables))
         if session.busy:  # not to be waited for, in `start`
             raise CodeInterpreterError("a cell is already running in this session")
-        if self._session.connection_file is None:
+        if session.connection_file is None:
             self.start()  # through the decorated method, so that callbacks see the start
         try:
-            outcome = session.run(cell)
+            outcome = session.run(cell, host)
         except (SessionBusy, NotSendable) as error:
             raise CodeInterpreterError(str(error)) from error
         except BridgeError as error:
@@ -333,7 +327,7 @@ class _DSPy:
     def tool(self, tool: Any) -> Any:
         made: Any = tool if isinstance(tool, Tool) else Tool(tool)
         parts = {name: getattr(made, name) for name in ("name", "desc", "args", "arg_types", "arg_desc")}
-        return cast("Any", _Told)(made.func, **parts)
+        return cast("Any", _SubAgentTool)(made.func, **parts)
 
     def has_originals(self, facade: object) -> bool:
         return bool(getattr(facade, "_originals", None))
@@ -355,7 +349,7 @@ class _DSPy:
         return _refusal(error, kind)
 
 
-class _Told(Tool):
+class _SubAgentTool(Tool):
     """A tool whose errors, also those of its arguments, are a text, and whose texts are texts only.
 
     DSPy would tell a sub-agent's LM the traceback, with paths and source lines of the host.
@@ -365,13 +359,13 @@ class _Told(Tool):
         try:
             return only_text_in(cast("Any", super()).__call__(**kwargs))
         except Exception as error:  # noqa: BLE001 - foreign code
-            return _told(error)
+            return _failure_for_lm(error)
 
     async def acall(self, /, **kwargs: Any) -> Any:
         try:
             return only_text_in(await cast("Any", super()).acall(**kwargs))
         except Exception as error:  # noqa: BLE001 - foreign code
-            return _told(error)
+            return _failure_for_lm(error)
 
 
 # What pydantic and DSPy have on every signature.
@@ -409,8 +403,8 @@ def _class(error: BaseException) -> str:
     return kind.__name__ if kind.__module__.partition(".")[0] in ("builtins", "dspy", "pydantic_core") else "Exception"
 
 
-def _told(error: Exception) -> str:
-    return only_text(f"Failed: {type(error).__name__}: {error}"[:_ANSWER_CHARS])
+def _failure_for_lm(error: Exception) -> str:
+    return only_text(f"Failed: {type(error).__name__}: {error_text(error, _ANSWER_CHARS)}")
 
 
 def only_text(text: str) -> str:
@@ -461,6 +455,16 @@ def _is_setup(variables: Mapping[str, Any]) -> bool:
     return bool(variables) and all(name.startswith(_SETUP_PREFIXES) for name in variables)
 
 
+def _checked_tools(tools: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:
+    accepted = "a dict from names to functions"
+    refuse_unless(tools is None or isinstance(tools, Mapping), "tools", accepted, tools)  # pyright: ignore[reportUnnecessaryIsInstance]
+    known = dict(tools or {})
+    wrong = {name: tool for name, tool in known.items() if not callable(tool)}
+    refuse_unless(not wrong, "tools", accepted, wrong)
+    check_names(list(known), "tool names")
+    return known
+
+
 def _checked_fields(fields: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
     if fields is None:
         return None
@@ -480,85 +484,14 @@ def _answer(outcome: CellOutcome, *, value_only: bool, originals: bool) -> Any:
     Args:
         originals: the caller has handed in attachments of its own, which a value may hold again.
     """
+    failure = outcome.failure
     if outcome.submitted is not None:
         return FinalOutput({name: only_text_in(value) for name, value in outcome.submitted.items()})
-    try:
-        text = _shown(outcome, value_only=value_only)
-    except (CodeExecutionError, SyntaxError) as error:
-        raise type(error)(only_text(str(error))) from None
-    return text if text is None or (value_only and originals) else only_text(text)
-
-
-def _shown(outcome: CellOutcome, *, value_only: bool) -> str | None:
     if outcome.death is not None:
-        raise CodeExecutionError(_with_output(outcome.text, _obituary(outcome.death)))
-    failure = outcome.failure
+        raise CodeExecutionError(only_text(death_text(outcome, outcome.death)))
+    if failure is not None and failure.compiling:
+        raise SyntaxError(only_text(failure.traceback or failure.message))
     if failure is not None:
-        if failure.compiling:
-            raise SyntaxError(_syntax_text(failure.message, failure.traceback))
-        note = failure.traceback
-        if outcome.timed_out:
-            note += (
-                f"\nThe cell {outcome.timed_out} and was interrupted. All variables are as they were at that moment."
-            )
-        raise CodeExecutionError(_with_output(outcome.text, "\n".join([note, *_unkept_note(outcome)])))
-    if value_only:
-        return outcome.result
-    return "\n".join([*filter(None, [outcome.text.rstrip("\n")]), *_unkept_note(outcome)]) or None
-
-
-def _unkept_note(outcome: CellOutcome) -> list[str]:
-    if not outcome.unkept:
-        return []
-    return [f"[Should the kernel die, this would be lost, because no checkpoint has it: {_by_reason(outcome.unkept)}]"]
-
-
-def _by_reason(lost: Mapping[str, str]) -> str:
-    """Names and why they are lost, in a text of bounded length: each reason once, after the names that it is for."""
-    groups: dict[str, list[str]] = {}
-    room = _LONGEST_LIST
-    for told, (name, reason) in enumerate(lost.items()):
-        name, reason = _short(name), _short(" ".join(reason.split()))
-        room -= len(name) + 2 + (0 if reason in groups else len(reason) + 5)
-        if room < 0:
-            groups["there are too many to list"] = [f"{len(lost) - told:,} more"]
-            break
-        groups.setdefault(reason, []).append(name)
-    return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in groups.items())
-
-
-def _with_output(text: str, note: str) -> str:
-    text = text.rstrip("\n")
-    return f"{text}\n{note}" if text else note
-
-
-def _syntax_text(message: str, traceback: str) -> str:
-    return traceback or message
-
-
-def _obituary(death: Death) -> str:
-    if death.checkpointed:
-        names = [name for name in death.restored if not name.startswith("_")]
-        restored = f"Restored from before this cell: {_listed(names) or 'no names, there were none'}."
-    else:
-        restored = "No names were restored: checkpoints are off."
-    lost = _by_reason(death.lost)
-    return (
-        f"The kernel died while this cell ran: {death.reason}. A new kernel was started. {restored} "
-        f"Lost: {lost + '; and ' if lost else ''}whatever this cell had set, and all files in the working directory. "
-        "The cell was not run again. " + (death.told or "What its tool calls did on the host stands.")
-    )
-
-
-def _listed(words: Sequence[str]) -> str:
-    """The words in a list of bounded length: names and reasons are the agent's, of any number and length."""
-    shown = [_short(word) for word in words[:_MOST_WORDS]]
-    more = [f"{len(words) - _MOST_WORDS:,} more"] if len(words) > _MOST_WORDS else []
-    return ", ".join([*shown, *more])
-
-
-def _short(word: str) -> str:
-    return word if len(word) <= _LONGEST_WORD else word[:_LONGEST_WORD] + "..."
-
-
-_MOST_WORDS, _LONGEST_WORD, _LONGEST_LIST = 100, 200, 20_000
+        raise CodeExecutionError(only_text(failure_text(outcome, failure)))
+    text = outcome.result if value_only else output_text(outcome)
+    return text if text is None or (value_only and originals) else only_text(text)

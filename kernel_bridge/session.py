@@ -6,18 +6,16 @@ One thread at a time runs a cell. The tool server's threads run beside it. `inte
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
-import sys
 import threading
 import weakref
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kernel_bridge.cells import Cell, CellOutcome, Death, Limits, RemoteFailure, Restored
-from kernel_bridge.confine import Confinement, ConfinementReport, resolve
+from kernel_bridge.cells import Cell, CellHost, CellOutcome, Death, RemoteFailure, Restored
+from kernel_bridge.confine import ConfinementReport
 from kernel_bridge.errors import (
     KernelDied,
     KernelUnresponsive,
@@ -25,25 +23,18 @@ from kernel_bridge.errors import (
     SessionBusy,
     SessionClosed,
     SessionLost,
-    StartupFailed,
 )
-from kernel_bridge.files.checkpoint_file import CheckpointKeeper, fetch_checkpoint
-from kernel_bridge.files.layout import CHECKPOINT
-from kernel_bridge.files.live_sessions import sweep
-from kernel_bridge.files.session_directory import SessionDirectory
 from kernel_bridge.live.kernel import GRACE_SECONDS, Gone, LiveKernel
+from kernel_bridge.live.kernel_starter import KernelStarter
 from kernel_bridge.live.request import CellEncoder
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
-from kernel_bridge.options import check_session_options
-from kernel_bridge.os_errors import what_to_do
-from kernel_bridge.process.launch import LaunchOptions
+from kernel_bridge.options import SessionOptions, refuse_unless
 from kernel_bridge.threads.blocked_loop import watch_running_loop
 
 __all__ = ["KernelSession"]
 
 logger = logging.getLogger(__name__)
 
-_MOST_CELLS = 2**48  # that a checkpoint file is believed to have seen
 _KEEP_SECONDS = 2.0  # for a kernel to finish the checkpoint of its last cell before it is killed
 _RUNNER_SECONDS = 5.0  # for the thread that runs a cell to let go of a session that is being closed
 
@@ -53,18 +44,9 @@ class KernelSession:
 
     Args:
         tools: the host tools by name; read again at the start of every cell, so it may be changed between cells.
-        judge: called with the fields of every SUBMIT; raising refuses it, and the agent sees why.
+        judge, on_death: see `CellHost`; read again at the start of every cell, too.
         dispatcher: runs the tools; by default a plain `ToolDispatcher`.
-        python: the interpreter to run; None: this one. It needs ipykernel and msgspec, nothing of ours.
-        limits: bounds of time and size.
-        confinement: see `kernel_bridge.confine.resolve`.
-        restarts: after how many deaths in a row, with no good cell between, the session is over; 0 or 1: the first.
-        checkpoint: keep the namespace for the successor of a kernel that dies.
-        runtime_dir: where the session's private directory is made; None: the user's runtime directory.
-        checkpoint_file: where the last checkpoint is kept for a session of another process, which begins with it; it
-            outlives this process however that ends. Read when the session starts. None: nowhere.
-        on_death: called when a kernel has died under a cell, on the thread that runs the cell, before a successor is
-            started; what it returns stands in the outcome's `death.told`.
+        options: the fields of `SessionOptions`, where paths may be texts.
     """
 
     def __init__(
@@ -72,46 +54,30 @@ class KernelSession:
         tools: Mapping[str, Callable[..., Any]] | None = None,
         *,
         judge: Callable[[dict[str, Any]], object] | None = None,
-        dispatcher: ToolDispatcher | None = None,
-        python: str | os.PathLike[str] | None = None,
-        limits: Limits | None = None,
-        confinement: str | Confinement | frozenset[str] | set[str] = "auto",
-        restarts: int = 3,
-        checkpoint: bool = True,
-        runtime_dir: str | os.PathLike[str] | None = None,
-        checkpoint_file: str | os.PathLike[str] | None = None,
         on_death: Callable[[], str | None] | None = None,
+        dispatcher: ToolDispatcher | None = None,
+        **options: Any,
     ) -> None:
-        check_session_options(
-            python=python, limits=limits, confinement=confinement, restarts=restarts, checkpoint=checkpoint,
-            runtime_dir=runtime_dir, checkpoint_file=checkpoint_file, on_death=on_death,
-        )  # fmt: skip
+        refuse_unless(on_death is None or callable(on_death), "on_death", "a function or None", on_death)
+        self.options = SessionOptions(**options)
         self.tools: Mapping[str, Callable[..., Any]] = {} if tools is None else tools
         self.judge = judge
-        self.limits = Limits() if limits is None else limits
-        self.report: ConfinementReport | None = None
-        self.checkpoint_file = None if checkpoint_file is None else Path(checkpoint_file)
-        self.checkpoint_label = ""  # of the moment after the next cell; the session that restores it is told
-        self.restored: Restored | None = None  # from the checkpoint file; None: there was none
         self.on_death = on_death
-        self._asked = confinement
-        self._python = _interpreter(python)
-        self._restarts = restarts
-        self._checkpoint = checkpoint
-        self._runtime_dir = None if runtime_dir is None else Path(runtime_dir)
+        self.checkpoint_file = self.options.checkpoint_file  # read at the start
+        self.report: ConfinementReport | None = None  # None before the start
+        self.restored: Restored | None = None  # from the checkpoint file; None: there was none
         self._dispatcher = ToolDispatcher() if dispatcher is None else dispatcher
-        self._running = threading.Lock()
-        self._runner: int | None = None  # the thread that runs a cell
+        self._encoder = CellEncoder(self.options.limits)
+        self._setup: list[Cell] = []
+        self._deaths = 0
+        self._running = threading.Lock()  # held while a cell runs and its end is dealt with
+        self._runner: int | None = None  # the thread that holds it
         self._interrupted = False  # an interrupt came for the cell that is being run
         self._changing = threading.RLock()  # guards starts and the end against each other; held while a kernel starts
-        self._numbers = itertools.count(1)
-        self._deaths = 0
-        self._setup: list[Cell] = []
         self._closed: str | None = None
-        self._directory: SessionDirectory | None = None
+        self._starter: KernelStarter | None = None
         self._kernel: LiveKernel | None = None
-        self._encoder = CellEncoder(self.limits)
-        self._keeper: CheckpointKeeper | None = None
+        self._number = 0  # of the next cell
         _sessions.add(self)
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -124,7 +90,7 @@ class KernelSession:
     @property
     def connection_file(self) -> Path | None:
         """What `jupyter console --existing` takes, while a kernel is there."""
-        return None if self._directory is None or self._kernel is None else self._directory.connection_file
+        return None if self._starter is None or self._kernel is None else self._starter.directory.connection_file
 
     def start(self) -> None:
         """Start the kernel, if none runs yet. Blocks until it takes cells.
@@ -136,95 +102,59 @@ class KernelSession:
             self._check_open()
             if self._kernel is not None:
                 return
-            with _told_of_trouble():
-                self._start()
-
-    def _start(self) -> None:
-        directory = self._directory = SessionDirectory(self._runtime_dir)
-        try:
-            sweep(directory.path.parent)
-            confinement, tier, self.report = resolve(self._asked, directory.path.parent)
-            self._launched_with = LaunchOptions(self._python, self.limits, confinement, tier, self._checkpoint)
-            self._kernel = self._launch_first()
-        except BaseException:
-            directory.remove()
-            self._directory = self.report = None
-            raise
+            starter = KernelStarter(self.options, self._dispatcher, self.checkpoint_file, lambda: self._closed)
+            self._starter = starter
+            try:
+                self._kernel = starter.first()
+            except BaseException:
+                starter.remove()
+                self._starter = None
+                raise
+            self.report, self.restored, self._number = starter.report, starter.restored, starter.first_cell
 
     def _check_open(self) -> None:
         if self._closed is not None:
             raise SessionClosed(self._closed)
 
-    def _launch(self, *, restore: bool) -> LiveKernel:
-        self._check_open()
-        assert self._directory is not None
-        with _told_of_trouble():
-            return LiveKernel(
-                self._directory,
-                self._launched_with,
-                dispatcher=self._dispatcher,
-                restore=restore,
-                given_up=lambda: self._closed,
-            )
-
-    def _launch_first(self) -> LiveKernel:
-        """A kernel that begins with what is in the checkpoint file, if it can."""
-        file, directory = self.checkpoint_file, self._directory
-        if file is None or directory is None or not self._checkpoint:
-            return self._launch(restore=False)
-        source = directory.keep / CHECKPOINT
-        fetched = fetch_checkpoint(file, source, self.limits.checkpoint_bytes)
-        lost: dict[str, str] = {}
-        usable = fetched is not None and fetched.problem is None
-        kernel = self._launch_successor(lost) if usable else self._launch(restore=False)
-        if fetched is not None:
-            ready = kernel.tools.ready
-            assert ready is not None
-            lost.update(ready.lost)
-            names = () if "all names" in lost else tuple(ready.restored)
-            self.restored = Restored(fetched.label, names, lost, fetched.problem)
-            # Functions know the cells they are from by number: a new cell must not take the place of one of those.
-            self._numbers = itertools.count(min(fetched.cell, _MOST_CELLS) + 1)
-        self._keeper = CheckpointKeeper(file, source, self.limits.checkpoint_bytes)
-        return kernel
-
     def close(self, reason: str = "the session was closed") -> None:
         """Kill the kernel, once the checkpoint of its last cell is kept, and remove everything it had.
 
         Idempotent; from any thread. A kernel that starts is given up. A thread that is busy with the end of a cell for
-        longer, such as in `on_death`, is not waited for: it removes what is left when it comes to that.
+        longer, such as in `on_death`, is not waited for: it removes what is left when it comes to that. Nor does a tool
+        of this session wait, for which that thread may wait.
         """
         if self._closed is None:
             self._closed = reason
         if self._runner == threading.get_ident():
             self._dispose()
             return
-        keeper, kernel = self._keeper, self._kernel
+        starter, kernel = self._starter, self._kernel
         try:
-            if keeper is not None and not self._running.locked():
-                keeper.wait(_KEEP_SECONDS)
+            if starter is not None and starter.keeper is not None and not self._running.locked():
+                starter.keeper.wait(_KEEP_SECONDS)
         finally:
             if kernel is not None:
                 kernel.process.kill()
         # The sockets belong to the thread that runs a cell; it notices that the kernel is gone and lets go of them.
-        if self._running.acquire(timeout=_RUNNER_SECONDS):
+        if self._running.acquire(timeout=0 if self._dispatcher.is_calling else _RUNNER_SECONDS):
             try:
                 self._dispose()
             finally:
                 self._running.release()
 
     def _dispose(self) -> None:
-        with self._changing:
-            with contextlib.ExitStack() as stack:
-                if self._directory is not None:
-                    stack.callback(self._directory.remove)
-                if self._kernel is not None:
-                    stack.callback(self._kernel.close)
-                if self._keeper is not None:
-                    stack.callback(self._keeper.close)
-                stack.callback(self._dispatcher.close)  # first: the kernel's threads may wait for async tools
-            # Last: a Ctrl-C in the middle leaves them to the next close, or to the end of the process.
-            self._kernel = self._directory = self._keeper = None
+        with self._changing:  # what was starting has been given up by now, and nothing starts any more
+            starter, kernel = self._starter, self._kernel
+        with contextlib.ExitStack() as stack:
+            if starter is not None:
+                stack.callback(starter.remove)
+            if kernel is not None:
+                stack.callback(kernel.close)
+            if starter is not None:
+                stack.callback(starter.stop_keeping)
+            stack.callback(self._dispatcher.close)  # first: the kernel's threads may wait for async tools
+        # Last: a Ctrl-C in the middle leaves them to the next close, or to the end of the process.
+        self._kernel = self._starter = None
 
     def _leave_to_parent(self) -> None:
         """In the child of a fork: let go of the kernel, its files and its directory, which are the parent's.
@@ -239,7 +169,7 @@ class KernelSession:
             self._changing.release()
         else:
             self._changing = threading.RLock()
-        if self._kernel is None and self._directory is None:
+        if self._starter is None:
             return
         if self._closed is None:
             self._closed = (
@@ -248,7 +178,7 @@ class KernelSession:
             )
         if self._kernel is not None:
             self._kernel.leave_to_parent()
-        self._kernel = self._directory = self._keeper = None
+        self._kernel = self._starter = None
 
     def __enter__(self) -> KernelSession:
         self.start()
@@ -268,8 +198,11 @@ class KernelSession:
 
     # -- cells -------------------------------------------------------------------------------------------------------
 
-    def run(self, cell: Cell | str) -> CellOutcome:
+    def run(self, cell: Cell | str, host: CellHost | None = None) -> CellOutcome:
         """Run a cell and wait for its end.
+
+        Args:
+            host: what the cell finds on its host; None: the session's own tools, judge and `on_death`.
 
         Returns:
             The outcome; also of a cell that failed, was interrupted at its time limit, or killed its kernel while
@@ -289,7 +222,7 @@ class KernelSession:
             self._interrupted = False
             self.start()
             with watch_running_loop():
-                outcome = self._run(cell)
+                outcome = self._run(cell, CellHost(self.tools, self.judge, self.on_death) if host is None else host)
             if outcome.death is None:
                 self._deaths = 0
                 if cell.setup and outcome.failure is None:
@@ -303,20 +236,20 @@ class KernelSession:
                 self._runner = None
                 self._running.release()
 
-    def _run(self, cell: Cell, *, again: bool = False) -> CellOutcome:
-        kernel = self._kernel
+    def _run(self, cell: Cell, host: CellHost, *, again: bool = False) -> CellOutcome:
+        kernel, starter = self._kernel, self._starter
         assert kernel is not None
+        assert starter is not None
         if (failure := _unreadable(cell.code)) is not None:
             return CellOutcome("", failure=failure)
-        self._dispatcher.bind(dict(self.tools), self.judge)
-        frames, names = self._encoder.encode(cell, self.tools)
-        number, label = next(self._numbers), self.checkpoint_label
-        request = kernel.request(cell.code, number, names, setup=cell.setup, again=again)
+        self._dispatcher.bind(dict(host.tools), host.judge)
+        request = self._encoder.encode(cell, host.tools, self._number, again=again)
+        self._number += 1
         try:
             try:
-                outcome, taken = kernel.run(request, frames, lambda: self._interrupted and not again)
+                outcome, taken = kernel.run(request, lambda: self._interrupted and not again)
             except Gone as gone:
-                return self._succeed(gone, number)
+                return self._succeed(gone, request.number, host)
             except ProtocolViolation as violation:
                 self.close(violation.reason)
                 raise
@@ -327,8 +260,8 @@ class KernelSession:
             raise
         if taken:
             self._encoder.variables.settle()
-        if self._keeper is not None and not cell.setup:
-            self._keeper.expect(number, label, kernel.process.has_kept)
+        if starter.keeper is not None and not cell.setup:
+            starter.keeper.expect(request.number, host.checkpoint_label, kernel.process.has_kept)
         return outcome
 
     def _recover(self, kernel: LiveKernel) -> None:
@@ -343,28 +276,23 @@ class KernelSession:
 
     # -- death -------------------------------------------------------------------------------------------------------
 
-    def _succeed(self, gone: Gone, number: int) -> CellOutcome:
+    def _succeed(self, gone: Gone, number: int, host: CellHost) -> CellOutcome:
         """Start a successor for a dead kernel, or end the session. A submission that was accepted stands."""
         with self._changing:
-            kernel = self._kernel
-            if self._closed is not None or kernel is None:
+            kernel, starter = self._kernel, self._starter
+            if self._closed is not None or kernel is None or starter is None:
                 raise SessionClosed(self._closed or "the session was closed")
             ended = kernel.process.end()
-            told = self._tell_of_death()  # first: what the dead kernel has begun may be waited for below
+            told = _tell_of_death(host)  # first: what the dead kernel has begun may be waited for below
             self._check_open()
-            reason = gone.reason or ended.clause()
+            reason = (gone.reason or ended.clause()) + kernel.was_keeping(number)
             text = kernel.printed()
-            keeping = kernel.process.files.was_keeping()
-            if keeping == number:  # it died before its answer had left it
-                reason += ", while it kept the variables after this cell, which had come to its end"
-            elif keeping is not None:
-                reason += ", while it kept the variables after an earlier cell; this cell had not begun"
-            if self._keeper is not None:
-                self._keeper.look()  # as long as the dead kernel's word can be read
+            if starter.keeper is not None:
+                starter.keeper.look()  # as long as the dead kernel's word can be read
             kernel.close()
             self._kernel = None
             self._deaths += 1
-            if self._deaths >= self._restarts:
+            if self._deaths >= self.options.restarts:
                 in_a_row = f", the {_ordinal(self._deaths)} time in a row" if self._deaths > 1 else ""
                 kind = KernelUnresponsive if gone.unresponsive else KernelDied
                 over = kind(f"the kernel died{in_a_row}: {reason}", ended.code, ended.stderr_tail)
@@ -372,36 +300,25 @@ class KernelSession:
                 if gone.submitted is None:
                     raise over
                 return CellOutcome(text, submitted=gone.submitted, death=Death(reason, (), {}, False, told))
-            lost: dict[str, str] = {}
             try:
-                successor = self._kernel = self._launch_successor(lost)
+                successor, lost = starter.successor()
+                self._kernel = successor
                 self._encoder.variables.forget()
                 for cell in self._setup:
-                    self._run(cell, again=True)
+                    self._run(cell, host, again=True)
             except BaseException:
                 self.close("no successor could be started for a kernel that died")
                 raise
-            ready = successor.tools.ready
-            assert ready is not None
-            lost.update(ready.lost)
-            death = Death(reason, tuple(ready.restored), lost, self._checkpoint, told)
+            death = Death(reason, successor.restored_names, lost, self.options.checkpoint, told)
             return CellOutcome(text, submitted=gone.submitted, death=death)
 
-    def _tell_of_death(self) -> str | None:
-        try:
-            return None if self.on_death is None else self.on_death()
-        except Exception:  # the owner's own code, and there is a successor to be started
-            logger.warning("What was to be done at the death of a kernel failed", exc_info=True)
-            return None
 
-    def _launch_successor(self, lost: dict[str, str]) -> LiveKernel:
-        """Start a kernel that restores the checkpoint, or, when the checkpoint itself kills it, one that does not."""
-        if self._checkpoint:
-            try:
-                return self._launch(restore=True)
-            except SessionLost as ended:  # restoring runs the agent's own code
-                lost["all names"] = f"restoring them failed: {ended.reason}"
-        return self._launch(restore=False)
+def _tell_of_death(host: CellHost) -> str | None:
+    try:
+        return None if host.on_death is None else host.on_death()
+    except Exception:  # the owner's own code, and there is a successor to be started
+        logger.warning("What was to be done at the death of a kernel failed", exc_info=True)
+        return None
 
 
 _sessions: weakref.WeakSet[KernelSession] = weakref.WeakSet()  # of this process, for its forks
@@ -414,24 +331,6 @@ def _leave_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_to_parent)
-
-
-@contextlib.contextmanager
-def _told_of_trouble() -> Generator[None]:
-    """A full disk, no descriptor, thread or memory left: one kind of error, with what to do."""
-    try:
-        yield
-    except (OSError, ImportError, MemoryError) as error:  # a library that is loaded late meets such trouble, too
-        text = f"what the kernel needs of the system cannot be had: {error or type(error).__name__}"
-        raise StartupFailed(text + what_to_do(text)) from error
-
-
-def _interpreter(python: str | os.PathLike[str] | None) -> str:
-    """The interpreter's path, absolute when it is a path at all: the kernel's working directory is another one."""
-    if python is None:
-        return sys.executable
-    name = os.path.expanduser(str(python))
-    return os.path.abspath(name) if os.path.dirname(name) else name
 
 
 def _unreadable(code: str) -> RemoteFailure | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import traceback
 from typing import Any, cast
 
-__all__ = ["make_showable", "printable", "printable_line", "traceback_shown"]
+__all__ = ["error_text", "make_showable", "printable", "printable_line", "traceback_shown"]
 
 _TEXT_CHARS = 8000
 _LINE_CHARS = 300
@@ -53,6 +53,15 @@ def printable(text: str, limit: int | None = _TEXT_CHARS) -> str:
 def printable_line(text: str, limit: int = _LINE_CHARS) -> str:
     """The same in one line of at most so many characters; of a longer one the head is kept."""
     return (text if len(text) <= limit else f"{text[: limit - 3]}...").translate(_LINE)
+
+
+def error_text(error: BaseException, limit: int) -> str:
+    """What an exception says, of which its class is the author; of a longer text the head is kept."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - foreign code
+        return "<its text cannot be made>"
+    return text if len(text) <= limit else f"{text[:limit]}... [{len(text) - limit:,} characters left out]"
 
 
 def traceback_shown(error: BaseException) -> str:

@@ -155,7 +155,7 @@ class SessionDirectory:
         self._generation += 1
         path = self.path / f"k{self._generation}"
         make_directory(path)
-        make_directory(self.doors)
+        make_directory(self.host_sockets)
         if self._generation > 1:
             remove_tree(self.path / f"k{self._generation - 1}")
             remove_tree(self.path / f"h{self._generation - 1}")
@@ -189,7 +189,7 @@ class SessionDirectory:
                 os.close(os.open(slot, os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)))
 
     @property
-    def doors(self) -> Path:
+    def host_sockets(self) -> Path:
         """Where the host has its own names for the sockets of the present kernel."""
         return self.path / f"h{self._generation}"
 

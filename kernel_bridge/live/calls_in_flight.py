@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-__all__ = ["CallSize", "InFlight"]
+__all__ = ["CallSize", "CallsInFlight"]
 
 _LEAST_BYTES = 64 * 2**20  # a small limit of one value is none for the answers of many calls at once
 _SMALL_BYTES = 2**16  # of an answer that need not wait: all that can be made at once are few bytes
@@ -25,7 +25,7 @@ class CallSize:
     sending: int = 0  # bytes of a large answer that may be sent
 
 
-class InFlight:
+class CallsInFlight:
     """The account. Thread-safe; each call goes through `begin`, then at most once through `answer`, then `end`.
 
     A call begins when its bytes, its parts, and the bytes of the answer that it is expected to have (that of the last
@@ -103,6 +103,11 @@ class InFlight:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def leave_to_parent(self) -> None:
+        """In the child of a fork: closed. A thread that is not here may have held the lock."""
+        self._changed = threading.Condition()
+        self._closed = True
 
     def _add(self, call: CallSize, sign: int) -> None:
         self._bytes += sign * call.bytes

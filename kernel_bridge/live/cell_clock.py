@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from kernel_bridge.cells import Limits
+from kernel_bridge.options import Limits
 
 __all__ = ["CellClock"]
 
@@ -93,6 +93,10 @@ class CellClock:
             (seconds - own, f"ran longer than {seconds:g} s of its own time"),
             (total - whole, f"took longer than {total:g} s, with the host tools that it called"),
         )
+
+    def leave_to_parent(self) -> None:
+        """In the child of a fork: a thread that is not here may have held the lock."""
+        self._lock = threading.Lock()
 
     def _excused_now(self) -> float:
         return self._excused + max(0.0, self._calls_seconds - self._calls_cpu)

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 
 import msgspec
 
-from kernel_bridge.cells import CellOutcome, Limits, RemoteFailure
+from kernel_bridge.cells import CellOutcome, RemoteFailure
 from kernel_bridge.errors import ProtocolViolation
 from kernel_bridge.inside.output import sendable
+from kernel_bridge.options import Limits
 
-__all__ = ["Reply", "find_reply", "largest_reply", "outcome_of", "result_chars"]
+__all__ = ["Reply", "find_reply", "largest_reply", "outcome_of"]
 
 
 _MOST_UNKEPT, _LONGEST_NAME, _LONGEST_REASON = 101, 200, 300  # names that a checkpoint lacks, in one reply
@@ -77,14 +78,9 @@ def find_reply(frames: Sequence[bytes | bytearray | memoryview], id: str) -> Rep
     return None
 
 
-def result_chars(limits: Limits) -> int:
-    """The longest text of a last expression that is sent by itself, beside the transcript of the cell."""
-    return max(limits.output_bytes, limits.frame_bytes // 8)
-
-
 def largest_reply(limits: Limits) -> int:
     """Bytes of the largest reply of an honest kernel: its texts, where JSON makes at most six bytes of a character."""
-    return 6 * (3 * limits.output_bytes + result_chars(limits)) + 2**20
+    return 6 * (3 * limits.output_bytes + limits.result_chars) + 2**20
 
 
 def outcome_of(reply: Reply, submitted: dict[str, Any] | None, timed_out: str | None, limit: int) -> CellOutcome:

@@ -1,21 +1,38 @@
-"""The encoder of cells: tools, output fields and variables as the frames that go with a cell. No sockets."""
+"""Requests: what goes to a kernel for one cell. No sockets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from kernel_bridge.cells import Cell, Limits
+from kernel_bridge.cells import Cell
 from kernel_bridge.errors import NotSendable
-from kernel_bridge.live.sent_variables import VariableLedger
+from kernel_bridge.live.sent_variables import SentVariables
 from kernel_bridge.live.tool_dispatch import describe_tool
+from kernel_bridge.options import Limits
 from kernel_bridge.wire import Codec, Unsendable
 
-__all__ = ["CellEncoder", "CellFrame", "CellVariable"]
+__all__ = ["CellEncoder", "CellRequest"]
 
-CellFrame: TypeAlias = "bytes | memoryview"
 # name, index of its frame or None when the kernel has it, form, whether what a checkpoint restored is newer
-CellVariable: TypeAlias = "tuple[str, int | None, str, bool]"
+_Variable: TypeAlias = "tuple[str, int | None, str, bool]"
+
+
+@dataclass(frozen=True, slots=True)
+class CellRequest:
+    """One cell as a kernel gets it."""
+
+    code: str
+    number: int  # of the cell
+    variables: Sequence[_Variable]
+    setup: bool  # see `Cell`
+    again: bool  # a setup cell, run once more in a successor
+    frames: Sequence[bytes | memoryview]  # the first tells of the tools and output fields, the others hold variables
+
+    def metadata(self) -> dict[str, Any]:
+        """What stands beside the code in Jupyter's message."""
+        return {"number": self.number, "variables": list(self.variables), "setup": self.setup, "again": self.again}
 
 
 class CellEncoder:
@@ -23,28 +40,31 @@ class CellEncoder:
 
     def __init__(self, limits: Limits) -> None:
         self._codec = Codec(limit_bytes=limits.frame_bytes, limit_depth=limits.frame_depth)
-        self.variables = VariableLedger(self._codec)
+        self.variables = SentVariables(self._codec)
         self._descriptions: dict[str, tuple[Any, dict[str, Any]]] = {}
 
-    def encode(self, cell: Cell, tools: Mapping[str, Callable[..., Any]]) -> tuple[list[CellFrame], list[CellVariable]]:
-        """The frames of a cell, the first of which tells of the tools, and its variables. Raises: NotSendable."""
+    def encode(
+        self, cell: Cell, tools: Mapping[str, Callable[..., Any]], number: int, *, again: bool
+    ) -> CellRequest:
+        """The request of a cell. Raises: NotSendable."""
         fields = None if cell.output_fields is None else [dict(field) for field in cell.output_fields]
-        binding = self._codec.dump({"tools": self._described(tools), "output_fields": fields})
-        frames: list[CellFrame] = [binding]
+        frames: list[bytes | memoryview] = [
+            self._codec.dump({"tools": self._described(tools), "output_fields": fields})
+        ]
         self.variables.begin()
-        names: list[CellVariable] = []
+        variables: list[_Variable] = []
         for name, value in cell.variables.items():
             try:
                 changed = self.variables.changed(name, value)
             except Unsendable as error:
                 raise NotSendable(error.path, error.type, error.reason) from None
             if changed is None:
-                names.append((name, None, "value", False))
+                variables.append((name, None, "value", False))
             else:
                 form, data = changed
-                names.append((name, len(frames), form, self.variables.inherited(name)))
+                variables.append((name, len(frames), form, self.variables.inherited(name)))
                 frames.append(data)
-        return frames, names
+        return CellRequest(cell.code, number, variables, cell.setup, again, frames)
 
     def _described(self, tools: Mapping[str, Callable[..., Any]]) -> list[dict[str, Any]]:
         """The tools as the kernel's stubs show them, made anew only for tools that changed."""

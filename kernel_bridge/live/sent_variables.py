@@ -11,7 +11,7 @@ from typing import Any, cast
 from kernel_bridge.cells import Pickled
 from kernel_bridge.wire import Codec
 
-__all__ = ["VariableLedger"]
+__all__ = ["SentVariables"]
 
 _UNCHANGING = (str, bytes, int, float, bool, type(None))
 _RAW_BYTES = 65536  # shorter ones are not worth a form of their own
@@ -23,7 +23,7 @@ class _Encoded:
     mark: bytes  # the encoding, or its hash when it is long
 
 
-class VariableLedger:
+class SentVariables:
     """Remembers, for one kernel, what was last sent under each name. For one thread at a time."""
 
     def __init__(self, codec: Codec) -> None:

@@ -19,6 +19,9 @@ __all__ = ["RESERVED_NAMES", "BoundedTool", "ToolDispatcher", "check_names", "de
 _LOOP = "async tools of a kernel"
 RESERVED_NAMES = frozenset({"SUBMIT", "__builtins__"})
 
+# Of a context: the dispatchers of the tools that it runs in, one within the other.
+_CALLING: contextvars.ContextVar[tuple[ToolDispatcher, ...]] = contextvars.ContextVar("kernel_bridge_tools", default=())
+
 Tool = Callable[..., Any]
 Invoke = Callable[[str, list[Any], dict[str, Any]], Any]
 
@@ -75,7 +78,16 @@ class ToolDispatcher:
 
     def call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Run a tool in a copy of the binding's context. Raises: whatever it raises."""
-        return self._context.copy().run(self._invoke, name, args, kwargs)
+        return self._context.copy().run(self._call, name, args, kwargs)
+
+    def _call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        _CALLING.set((*_CALLING.get(), self))
+        return self._invoke(name, args, kwargs)
+
+    @property
+    def is_calling(self) -> bool:
+        """Whether this code runs in a tool that was called here."""
+        return self in _CALLING.get()
 
     def too_long(self, name: str, size: int) -> str | None:
         """Why a call of so many bytes is not read at all; None: it is."""

@@ -1,4 +1,4 @@
-"""A peer: the host's end of one ZeroMQ connection to a kernel, on a plain stream socket. Knows frames, not their sense.
+"""ZMTP: the host's end of one ZeroMQ connection to a kernel, on a plain stream socket. Knows frames, not their sense.
 
 The kernel binds a libzmq socket; but once the agent's code runs, anything may speak at that end. libzmq on this side
 would gather the frames of a message that never ends in the host's memory, would connect again, after a disconnect, to
@@ -9,15 +9,15 @@ protocol, ZMTP 3.0 without authentication, for itself: it connects once, and rea
 from __future__ import annotations
 
 import os
-import select
 import socket
 import stat
 import struct
-import time
 from collections import deque
 from collections.abc import Sequence
 
-__all__ = ["NO_SIGNAL", "Peer", "PeerError", "PeerGone", "wait_for", "wake_pair"]
+from kernel_bridge.threads.waiting import NO_SIGNAL
+
+__all__ = ["ZmtpClosed", "ZmtpError", "ZmtpSocket"]
 
 _BUFFER_BYTES = 65536
 _FIRST_BYTES = 2**20  # of a long frame that are made room for before they come: its length is only a claim
@@ -27,20 +27,19 @@ _COMMAND_BYTES = 1024
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 _SHORTEST_LONG = 256
-NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # for every send: a host may have SIGPIPE kill it
 
 Frame = bytes | bytearray
 
 
-class PeerError(ValueError):
+class ZmtpError(ValueError):
     """What arrives is not ZMTP, or beyond the bounds."""
 
 
-class PeerGone(ConnectionError):
+class ZmtpClosed(ConnectionError):
     """The other end has closed the connection."""
 
 
-class Peer:
+class ZmtpSocket:
     """One connection. Nothing here blocks; for one thread at a time in each direction.
 
     Args:
@@ -80,7 +79,7 @@ class Peer:
     def connect(self) -> bool:
         """Go on with the connecting. True: messages can be sent; False: nobody listens there yet, or has not answered.
 
-        Raises: PeerGone, PeerError.
+        Raises: ZmtpClosed, ZmtpError.
         """
         if self._socket is None:
             try:
@@ -110,7 +109,7 @@ class Peer:
         return bool(self._out)
 
     def send(self, frames: Sequence[bytes | bytearray | memoryview]) -> None:
-        """Send a message, as much of it as goes at once. What is left keeps the caller's buffers. Raises: PeerGone."""
+        """Send a message, as much as goes at once. What is left keeps the caller's buffers. Raises: ZmtpClosed."""
         last = len(frames) - 1
         for place, frame in enumerate(frames):
             more = _MORE if place < last else 0
@@ -123,7 +122,7 @@ class Peer:
         self.flush()
 
     def flush(self) -> bool:
-        """Send what waits, as much as goes at once. True: nothing waits any more. Raises: PeerGone."""
+        """Send what waits, as much as goes at once. True: nothing waits any more. Raises: ZmtpClosed."""
         out = self._out
         for _ in range(_MOST_TURNS):
             if not out:
@@ -133,7 +132,7 @@ class Peer:
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError as error:
-                raise PeerGone(str(error)) from error
+                raise ZmtpClosed(str(error)) from error
             while sent:
                 first = out[0]
                 if len(first) > sent:
@@ -145,7 +144,7 @@ class Peer:
 
     def _send_some(self) -> int:
         if self._socket is None:
-            raise PeerGone("there is no connection")
+            raise ZmtpClosed("there is no connection")
         while self._out and not self._out[0]:
             self._out.popleft()  # an empty frame
         if len(self._out) == 1 or not hasattr(self._socket, "sendmsg"):
@@ -162,8 +161,8 @@ class Peer:
         however fast the other end sends; where bytes are left unread, the descriptor is ready again.
 
         Raises:
-            PeerGone: the other end has closed the connection.
-            PeerError: it speaks something else, or beyond the bounds.
+            ZmtpClosed: the other end has closed the connection.
+            ZmtpError: it speaks something else, or beyond the bounds.
         """
         for _ in range(_MOST_TURNS):
             message = self._next()
@@ -176,7 +175,7 @@ class Peer:
     def _fill(self) -> bool:
         """Read what is there. False: nothing is."""
         if self._socket is None:
-            raise PeerGone("there is no connection")
+            raise ZmtpClosed("there is no connection")
         if self._long is not None:
             target = memoryview(self._long)[self._long_got :]
         else:
@@ -187,11 +186,11 @@ class Peer:
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
-            raise PeerGone(str(error)) from error
+            raise ZmtpClosed(str(error)) from error
         finally:
             target.release()  # else the frame could not grow
         if not got:
-            raise PeerGone("the kernel closed its end")
+            raise ZmtpClosed("the kernel closed its end")
         if self._long is not None:
             self._long_got += got
         else:
@@ -223,7 +222,7 @@ class Peer:
             return False
         theirs = bytes(self._view[self._start : self._start + len(_GREETING)])
         if theirs[0] != 0xFF or theirs[9] != 0x7F or theirs[10] < 3 or theirs[12:32] != _GREETING[12:32]:
-            raise PeerError(f"a greeting that is none: {theirs[:16].hex()}")
+            raise ZmtpError(f"not a ZMTP greeting: {theirs[:16].hex()}")
         self._start += len(_GREETING)
         self._greeted = True
         return True
@@ -276,20 +275,20 @@ class Peer:
 
     def _check(self, flags: int, size: int) -> None:
         if flags & ~(_MORE | _LONG | _COMMAND):
-            raise PeerError(f"a frame with the flags {flags:#x}")
+            raise ZmtpError(f"a frame with the flags {flags:#x}")
         if flags & _COMMAND:
             if self._is_ready or size > _COMMAND_BYTES or flags & _MORE:
-                raise PeerError("a command where there is none")
+                raise ZmtpError("a command where there is none")
         elif not self._is_ready:
-            raise PeerError("a message before the handshake was done")
+            raise ZmtpError("a message before the handshake was done")
         elif self._size + size > self._message_bytes:
-            raise PeerError(f"a message of more than {self._message_bytes} bytes")
+            raise ZmtpError(f"a message of more than {self._message_bytes} bytes")
         elif len(self._frames) >= self._most_frames:
-            raise PeerError(f"a message of more than {self._most_frames} frames")
+            raise ZmtpError(f"a message of more than {self._most_frames} frames")
 
     def _take_command(self, body: bytes) -> bytes:
         if not body.startswith(b"\x05READY"):
-            raise PeerError(f"a handshake that is none: {body[:16].hex()}")
+            raise ZmtpError(f"not a ZMTP handshake: {body[:16].hex()}")
         self._is_ready = True
         return body
 
@@ -308,7 +307,7 @@ def _connect(url: str) -> socket.socket:
         held = os.open(address, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if not stat.S_ISSOCK(os.fstat(held).st_mode):
-                raise PeerError(f"{os.path.basename(address)!r} is no socket")
+                raise ZmtpError(f"{os.path.basename(address)!r} is no socket")
             made.connect(f"/proc/self/fd/{held}")
         finally:
             os.close(held)
@@ -316,30 +315,3 @@ def _connect(url: str) -> socket.socket:
         made.close()
         raise
     return made
-
-
-def wake_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected sockets: what is sent into the second one makes the first one readable."""
-    pair = socket.socketpair()
-    for end in pair:
-        end.setblocking(False)
-    return pair
-
-
-def wait_for(readable: Sequence[int], writable: Sequence[int], seconds: float | None) -> set[int]:
-    """Wait until some of these descriptors are ready or closed at their other ends; which. None: however long."""
-    if not hasattr(select, "poll"):
-        found = select.select(readable, writable, readable, seconds)
-        return {fd for ready in found for fd in ready}
-    poller = select.poll()
-    wanted = dict.fromkeys(readable, select.POLLIN)
-    for fd in writable:
-        wanted[fd] = wanted.get(fd, 0) | select.POLLOUT
-    for fd, events in wanted.items():
-        poller.register(fd, events)
-    deadline = None if seconds is None else time.monotonic() + seconds
-    while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        found_now = poller.poll(None if left is None else int(left * 1000) + (left > 0))
-        if found_now or left is not None:
-            return {fd for fd, _ in found_now}

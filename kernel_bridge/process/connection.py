@@ -12,7 +12,7 @@ from typing import Any
 from kernel_bridge.files.layout import Layout
 from kernel_bridge.files.private_files import make_file
 from kernel_bridge.files.session_directory import SessionDirectory
-from kernel_bridge.process.socket_links import Doors
+from kernel_bridge.process.moved_sockets import MovedSockets
 
 __all__ = ["Connection"]
 
@@ -25,7 +25,7 @@ class Connection:
     inside_file: str  # the connection file that the kernel reads
     urls: tuple[str, str]  # of the tool channel: calls, replies
     inside_urls: tuple[str, str]  # the same, as the kernel sees them
-    doors: Doors | None  # what has to be opened before the host can connect; None: nothing
+    moved_sockets: MovedSockets | None  # must be moved before the host can connect; None: nothing must
 
     @staticmethod
     def open(directory: SessionDirectory, layout: Layout, inside: Layout) -> Connection:
@@ -33,20 +33,21 @@ class Connection:
         key = secrets.token_hex(32).encode()
         if os.name == "posix":
             shared: dict[str, Any] = {"key": key, "transport": "ipc", **dict(zip(_CHANNELS, range(1, 6), strict=True))}
-            urls = tuple(f"ipc://{directory.doors}/{name}" for name in _TOOL_SOCKETS)
+            urls = tuple(f"ipc://{directory.host_sockets}/{name}" for name in _TOOL_SOCKETS)
             inside_urls = tuple(f"ipc://{inside.sockets}/{name}" for name in _TOOL_SOCKETS)
-            ips = str(directory.doors / "s"), str(inside.sockets / "s")
-            doors = Doors(layout.sockets, directory.doors, (*reversed(_TOOL_SOCKETS), "s-1"), _CONSOLE_SOCKETS)
+            ips = str(directory.host_sockets / "s"), str(inside.sockets / "s")
+            needed = (*reversed(_TOOL_SOCKETS), "s-1")
+            moved = MovedSockets(layout.sockets, directory.host_sockets, needed, _CONSOLE_SOCKETS)
         else:
             free = _free_ports(7)
             shared = {"key": key, "transport": "tcp", **dict(zip(_CHANNELS, free[:5], strict=True))}
             urls = inside_urls = tuple(f"tcp://127.0.0.1:{port}" for port in free[5:])
             ips = "127.0.0.1", "127.0.0.1"
-            doors = None
+            moved = None
         info = _write_connection(directory.connection_file, ip=ips[0], **shared)
         _write_connection(layout.sockets / "kernel.json", ip=ips[1], **shared)
         file = str(inside.sockets / "kernel.json")
-        return Connection({**info, "key": key}, file, (urls[0], urls[1]), (inside_urls[0], inside_urls[1]), doors)
+        return Connection({**info, "key": key}, file, (urls[0], urls[1]), (inside_urls[0], inside_urls[1]), moved)
 
     def url(self, channel: str) -> str:
         """The address of a Jupyter channel: shell, iopub, stdin, control or hb."""

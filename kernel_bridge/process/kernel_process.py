@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -18,10 +17,10 @@ from collections.abc import Callable
 
 from kernel_bridge.confine import Confinement
 from kernel_bridge.files.session_directory import SessionDirectory
-from kernel_bridge.live.zmtp import NO_SIGNAL
 from kernel_bridge.process.exit_reason import ExitReason
 from kernel_bridge.process.launch import Launch, LaunchOptions
 from kernel_bridge.process.watchdog import Bounds, Watchdog, descendants
+from kernel_bridge.threads.waiting import NO_SIGNAL, wait_for
 
 __all__ = ["KernelProcess"]
 
@@ -140,9 +139,7 @@ class KernelProcess:
         if self.exit_fd is None:
             time.sleep(seconds)
         else:
-            poller = select.poll()  # select knows no descriptor above 1023
-            poller.register(self.exit_fd, select.POLLIN)
-            poller.poll(seconds * 1000)
+            wait_for((self.exit_fd,), (), seconds)
         return self.exited()
 
     def interrupt(self, cell: int) -> None:
@@ -224,9 +221,7 @@ class KernelProcess:
 
     def _wait(self, seconds: float) -> bool:
         if self.exit_fd is not None:
-            poller = select.poll()  # select() takes no descriptor above 1023
-            poller.register(self.exit_fd, select.POLLIN)
-            if not poller.poll(int(seconds * 1000)):
+            if not wait_for((self.exit_fd,), (), seconds):
                 return False
             seconds = 0.1
         try:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from kernel_bridge.cells import Limits
 from kernel_bridge.confine import Confinement, plan_launch, prepare_files
 from kernel_bridge.confine.launch_plan import PACKAGE
 from kernel_bridge.confine.probing import write_guard
@@ -25,7 +24,7 @@ from kernel_bridge.files.layout import CHECKPOINT, INTERRUPT, PROGRESS, TRANSCRI
 from kernel_bridge.files.private_files import make_directory, make_file
 from kernel_bridge.files.session_directory import SessionDirectory
 from kernel_bridge.files.standard_descriptors import occupy_standard_files
-from kernel_bridge.live.reply import result_chars
+from kernel_bridge.options import SessionOptions
 from kernel_bridge.os_errors import what_to_do
 from kernel_bridge.process.connection import Connection
 from kernel_bridge.process.shared_files import SharedFiles
@@ -37,11 +36,9 @@ __all__ = ["Launch", "LaunchOptions", "Started"]
 class LaunchOptions:
     """What every kernel of a session is launched with."""
 
-    python: str  # the interpreter: an absolute path, or a name on the search path
-    limits: Limits
-    confinement: Confinement
+    session: SessionOptions
+    confinement: Confinement  # what was asked for, resolved
     tier: str  # how it is confined; see `kernel_bridge.confine.resolve`
-    checkpoint: bool  # keep the namespace for a successor
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ class Launch:
     """
 
     def __init__(self, directory: SessionDirectory, options: LaunchOptions) -> None:
-        limits, confinement = options.limits, options.confinement
+        limits, confinement = options.session.limits, options.confinement
         self._directory = directory
         self._options = options
         self._checkpoint_bytes = limits.checkpoint_bytes
@@ -69,7 +66,7 @@ class Launch:
             self._checkpoint_bytes = min(limits.checkpoint_bytes, confinement.scratch_bytes // 4)
             directory.drop_checkpoint_above(confinement.scratch_bytes // 3)
         try:
-            self.plan = plan_launch(confinement, options.tier, self.layout, options.python)
+            self.plan = plan_launch(confinement, options.tier, self.layout, options.session.python)
         except ExtraPathUnusable as error:
             raise StartupFailed(str(error)) from error
         except OSError as error:
@@ -93,7 +90,7 @@ class Launch:
             StartupFailed: the interpreter cannot be run. The shared files are closed.
         """
         try:
-            extra_path = _extra_path(self._options.python, self._directory, self.plan.inside)
+            extra_path = _extra_path(self._options.session.python, self._directory, self.plan.inside)
             config = self._configuration(extra_path, restore=restore)
             make_file(self.layout.config, json.dumps(config).encode())
             self._hand_over()
@@ -104,7 +101,8 @@ class Launch:
 
     def _configuration(self, extra_path: list[str], *, restore: bool) -> dict[str, Any]:
         """What `inside/launch.py` reads; all paths as the kernel sees them."""
-        options, limits, inside = self._options, self._options.limits, self.plan.inside
+        options, inside = self._options.session, self.plan.inside
+        limits = options.limits
         keeping = {
             "path": str(inside.keep / CHECKPOINT),
             "bytes": self._checkpoint_bytes,
@@ -119,7 +117,7 @@ class Launch:
             "frame_bytes": limits.frame_bytes,
             "frame_depth": limits.frame_depth,
             "output_bytes": limits.output_bytes,
-            "result_chars": result_chars(limits),
+            "result_chars": limits.result_chars,
             "transcript_file": str(inside.sockets / TRANSCRIPT),
             "interrupt_file": str(inside.sockets / INTERRUPT) if os.name == "posix" else None,
             "working_directory": str(inside.scratch),

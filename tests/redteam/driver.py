@@ -345,7 +345,7 @@ def guardian_pid(session: Any) -> int:
 
 def directory(session: Any) -> str:
     """A session's own directory on the host."""
-    return str(session._session._directory.path)
+    return str(session._session._starter.directory.path)
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def plain_data(tier: Tier, session: str, sentence: str) -> None:
 
 def cell_time(tier: Tier, session: str, sentence: str) -> None:
     limit = float(re.findall(r"longer than (\S+) s,", sentence)[0])
-    assert tier.host(f"result = sessions[{session!r}]._session.limits.cell_seconds") == limit
+    assert tier.host(f"result = sessions[{session!r}]._session.options.limits.cell_seconds") == limit
     if limit < 10:
         with pytest.raises(CellError, match=f"longer than {limit:g} s"):
             tier.run("kept = 'state'\nwhile True: time.sleep(0.01)", session=session)
@@ -143,7 +143,7 @@ def shared_memory(tier: Tier, session: str, sentence: str) -> None:
 def bounds(tier: Tier, session: str, sentence: str) -> None:
     parts = {what: much for much, what in re.findall(r"([\d.]+ (?:GiB|MiB|s)) of (memory|files|CPU time)", sentence)}
     asked = tier.host(
-        f"c = sessions[{session!r}]._session._launched_with.confinement\n"
+        f"c = sessions[{session!r}]._session._starter.launched_with.confinement\n"
         "result = [c.memory_bytes, c.scratch_bytes, c.cpu_seconds, c.processes]"
     )
     sizes = {"GiB": 2**30, "MiB": 2**20}

@@ -222,3 +222,28 @@ def test_a_tool_may_hand_something_to_the_loop_that_waits_for_it_without_waiting
         assert told == ["plain", "an answer"]
 
     asyncio.run(main())
+
+
+def test_a_tool_that_shuts_down_as_it_is_cancelled_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("kernel_bridge.session._RUNNER_SECONDS", 60.0)  # more than the end of an event loop may take
+    waiting, ended = threading.Event(), threading.Event()
+
+    async def wait_for_ever() -> None:
+        waiting.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            interpreter.shutdown()
+            ended.set()
+
+    interpreter = KernelInterpreter({"wait_for_ever": wait_for_ever}, confinement="off")
+    with ThreadPoolExecutor(1) as pool:
+        cell = pool.submit(interpreter.execute, "wait_for_ever()")
+        assert waiting.wait(SECONDS)
+        interpreter.shutdown()
+        assert ended.wait(SECONDS)
+        with pytest.raises(CodeInterpreterError):
+            cell.result(SECONDS)
+    assert "abandoned" not in caplog.text

@@ -8,21 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from kernel_bridge.live.calls_in_flight import CallSize, InFlight
+from kernel_bridge.live.calls_in_flight import CallsInFlight, CallSize
 
 LIMIT = 100 * 2**20
 MANY = 10**6
 Wait = Callable[..., None]
 
 
-def begun(account: InFlight, name: str = "tool", size: int = 10) -> CallSize:
+def begun(account: CallsInFlight, name: str = "tool", size: int = 10) -> CallSize:
     call = CallSize(name, size, 1)
     assert account.begin(call)
     return call
 
 
 def test_calls_wait_for_room_for_the_answers_that_their_tool_gives() -> None:
-    account, lock = InFlight(LIMIT, MANY), threading.Lock()
+    account, lock = CallsInFlight(LIMIT, MANY), threading.Lock()
     running = most = 0
 
     def run(size: int) -> bool:
@@ -47,7 +47,7 @@ def test_calls_wait_for_room_for_the_answers_that_their_tool_gives() -> None:
 
 
 def test_small_calls_wait_for_no_large_answer() -> None:
-    account = InFlight(LIMIT, MANY)
+    account = CallsInFlight(LIMIT, MANY)
     large = begun(account, "large")
     assert account.answer(large, LIMIT)
     small = begun(account, "small")
@@ -57,7 +57,7 @@ def test_small_calls_wait_for_no_large_answer() -> None:
 
 
 def test_what_would_wait_beyond_the_limit_is_refused_and_the_others_get_their_turn(wait_until: Wait) -> None:
-    account = InFlight(LIMIT, MANY)
+    account = CallsInFlight(LIMIT, MANY)
     first, *others, last = [begun(account) for _ in range(4)]
     assert account.answer(first, LIMIT)
     with ThreadPoolExecutor(2) as pool:
@@ -73,7 +73,7 @@ def test_what_would_wait_beyond_the_limit_is_refused_and_the_others_get_their_tu
 
 
 def test_a_call_that_ends_without_an_answer_gives_back_no_more_than_it_took() -> None:
-    account = InFlight(LIMIT, MANY)
+    account = CallsInFlight(LIMIT, MANY)
     first = begun(account)
     assert account.answer(first, LIMIT // 2)
     account.end(first)
@@ -83,7 +83,7 @@ def test_a_call_that_ends_without_an_answer_gives_back_no_more_than_it_took() ->
 
 def test_calls_are_bounded_by_their_bytes_and_parts(wait_until: Wait) -> None:
     for second in (CallSize("tool", LIMIT, 1), CallSize("tool", 10, MANY)):
-        account = InFlight(LIMIT, MANY)
+        account = CallsInFlight(LIMIT, MANY)
         first = begun(account)
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(account.begin, second)
@@ -94,7 +94,7 @@ def test_calls_are_bounded_by_their_bytes_and_parts(wait_until: Wait) -> None:
 
 
 def test_what_is_larger_than_the_limit_passes_alone() -> None:
-    account = InFlight(LIMIT, MANY)
+    account = CallsInFlight(LIMIT, MANY)
     call = begun(account, size=10 * LIMIT)
     assert account.answer(call, 10 * LIMIT)
     account.end(call)
@@ -102,7 +102,7 @@ def test_what_is_larger_than_the_limit_passes_alone() -> None:
 
 
 def test_the_end_wakes_everybody(wait_until: Wait) -> None:
-    account = InFlight(LIMIT, MANY)
+    account = CallsInFlight(LIMIT, MANY)
     first, second = begun(account), begun(account)
     assert account.answer(first, LIMIT)
     with ThreadPoolExecutor(2) as pool:

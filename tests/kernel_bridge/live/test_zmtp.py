@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import zmq
 
-from kernel_bridge.live.zmtp import Peer, PeerError, PeerGone, wait_for, wake_pair
+from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpError, ZmtpSocket
+from kernel_bridge.threads.waiting import Wakeup, wait_for
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 READY = b"\x04\x1a\x05READY\x0bSocket-Type\x00\x00\x00\x04PAIR"
@@ -26,11 +27,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "s"
 
 
-def peer(place: str, *, kind: str = "PAIR", message_bytes: int = 2**20, most_frames: int = 2) -> Peer:
-    return Peer(f"ipc://{place}", kind, message_bytes=message_bytes, most_frames=most_frames)
+def peer(place: str, *, kind: str = "PAIR", message_bytes: int = 2**20, most_frames: int = 2) -> ZmtpSocket:
+    return ZmtpSocket(f"ipc://{place}", kind, message_bytes=message_bytes, most_frames=most_frames)
 
 
-def until(done: Callable[[], Any], one: Peer) -> Any:
+def until(done: Callable[[], Any], one: ZmtpSocket) -> Any:
     """Ask again and again, waiting for the connection in between."""
     while not (found := done()):
         wait_for([one.fd] if one.fd >= 0 else [], [one.fd] if one.unsent else [], 0.01)
@@ -51,7 +52,7 @@ def libzmq(place: str, kind: int) -> Iterator[zmq.Socket[bytes]]:
 
 
 @contextmanager
-def anybody(place: str) -> Iterator[tuple[Peer, socket.socket]]:
+def anybody(place: str) -> Iterator[tuple[ZmtpSocket, socket.socket]]:
     """A connection to a socket that is no libzmq's: our peer, and the other end of it."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(place)
@@ -118,7 +119,7 @@ def test_the_end_of_the_other_side_is_told_once_all_that_came_was_read(place: st
         other.close()
         until(ours.connect, ours)
         assert ours.receive() == [b"a", b"b"]
-        with pytest.raises(PeerGone):
+        with pytest.raises(ZmtpClosed):
             ours.receive()
 
 
@@ -156,7 +157,7 @@ def test_what_cannot_be_sent_at_once_waits(place: str) -> None:
 def test_a_handshake_that_is_none_is_refused(place: str, sent: bytes, why: str) -> None:
     with anybody(place) as (ours, other):
         other.sendall(sent)
-        with pytest.raises(PeerError, match=why):
+        with pytest.raises(ZmtpError, match=why):
             until(ours.connect, ours)
 
 
@@ -179,7 +180,7 @@ def test_what_is_beyond_the_bounds_is_refused_as_soon_as_it_is_announced(place: 
         until(ours.connect, ours)
         sending = threading.Thread(target=other.sendall, args=(sent,))
         sending.start()
-        with pytest.raises(PeerError, match=why):
+        with pytest.raises(ZmtpError, match=why):
             until(ours.receive, ours)
         sending.join(20)
 
@@ -242,15 +243,19 @@ def test_it_connects_to_a_socket_only_and_follows_no_link(place: str, hidden: st
         else:
             Path(place).write_bytes(b"")
         ours = peer(place)
-        with pytest.raises((PeerError, OSError)):
+        with pytest.raises((ZmtpError, OSError)):
             ours.connect()
         ours.close()
 
 
 def test_waiting_ends_when_it_is_woken() -> None:
-    ours, theirs = wake_pair()
-    with ours, theirs:
-        assert wait_for([ours.fileno()], [], 0) == set()
-        threading.Timer(0.01, theirs.send, (b"x",)).start()
-        assert wait_for([ours.fileno()], [], None) == {ours.fileno()}
-        assert wait_for([], [ours.fileno()], 5) == {ours.fileno()}
+    wakeup = Wakeup()
+    try:
+        assert wait_for([wakeup.fd], [], 0) == set()
+        threading.Timer(0.01, wakeup.set).start()
+        assert wait_for([wakeup.fd], [], None) == {wakeup.fd}
+        assert wait_for([], [wakeup.fd], 5) == {wakeup.fd}  # nothing keeps anybody from writing to it
+        wakeup.clear()
+        assert wait_for([wakeup.fd], [], 0) == set()
+    finally:
+        wakeup.close()

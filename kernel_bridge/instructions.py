@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kernel_bridge.cells import Limits
 from kernel_bridge.confine import Confinement, ConfinementReport, foresee
+from kernel_bridge.options import SessionOptions
 
 __all__ = ["execution_instructions"]
 
@@ -23,26 +23,20 @@ _ALWAYS = (
 )
 
 
-def execution_instructions(
-    limits: Limits,
-    confinement: str | Confinement | frozenset[str] | set[str],
-    *,
-    restarts: int = 3,
-    checkpoint: bool = True,
-    runtime_dir: Path | None = None,
-) -> str:
+def execution_instructions(options: SessionOptions) -> str:
     """One paragraph for the agent, for a session with these options.
 
     Raises:
         StartupFailed: what the machine gives could not be found out now.
     """
-    allowed, report = foresee(confinement, runtime_dir)
+    allowed, report = foresee(options.confinement, options.runtime_dir)
+    limits = options.limits
     return " ".join(
         [
             _ALWAYS,
             f"A cell that runs longer than {limits.cell_seconds:g} s, waiting for host tools not counted, or "
             f"{limits.cell_total_seconds:g} s in all, is interrupted with its state kept.",
-            _after_a_crash(restarts, checkpoint=checkpoint),
+            _after_a_crash(options.restarts, checkpoint=options.checkpoint),
             *_place(allowed, report),
             *_bounds(allowed, report),
         ]

@@ -1,4 +1,4 @@
-"""Doors: the host's own names for the sockets of a kernel. Knows files, not messages.
+"""The sockets of a kernel, moved to where only the host can put anything. Knows files, not messages.
 
 A kernel binds its sockets in a directory that the agent's code can write to, and connecting follows a symbolic link:
 by one, a host that connects again could be sent to any socket of the machine, another session's too. So the host moves
@@ -13,10 +13,10 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["Doors"]
+__all__ = ["MovedSockets"]
 
 
-class Doors:
+class MovedSockets:
     """Moves the sockets as the kernel makes them.
 
     Args:
@@ -32,7 +32,7 @@ class Doors:
         self._needed = list(needed)
         self._others = list(others)
 
-    def open(self) -> bool:
+    def move(self) -> bool:
         """Move what is there by now. Returns whether all that is needed is moved. Raises: OSError for a trap."""
         while self._needed and self._move(self._needed[0]):
             del self._needed[0]
@@ -42,11 +42,11 @@ class Doors:
         return True
 
     def _move(self, name: str) -> bool:
-        door = self._place / name
+        moved = self._place / name
         try:
-            os.rename(self._sockets / name, door)
+            os.rename(self._sockets / name, moved)
         except FileNotFoundError:
             return False
-        if not stat.S_ISSOCK(door.lstat().st_mode):
+        if not stat.S_ISSOCK(moved.lstat().st_mode):
             raise OSError(f"the kernel put something else in the place of its socket {name!r}")
         return True

@@ -1,0 +1,65 @@
+"""The sender of answers: one after the other onto the socket on which a kernel waits for them. Knows no tools."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from kernel_bridge.live.channel_state import CLOSED, ChannelState
+from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
+from kernel_bridge.threads.waiting import Wakeup, wait_for
+from kernel_bridge.wire import HostMessage, write_head
+
+__all__ = ["AnswerSender"]
+
+_SEND_SECONDS = 30.0  # a kernel that does not take its answers for so long is given up
+
+
+class AnswerSender:
+    """Sends answers for the threads that run tools. Thread-safe.
+
+    Args:
+        state: is told when the kernel takes no answers any more.
+        stopped: set when nothing is to be sent any more.
+    """
+
+    def __init__(self, url: str, state: ChannelState, stopped: Wakeup) -> None:
+        self._socket = ZmtpSocket(url, "PAIR", message_bytes=0, most_frames=0)
+        self._state = state
+        self._stopped = stopped
+        self._lock = threading.Lock()  # guards the socket
+        self._closed = False
+
+    def connect(self) -> bool:
+        """Go on with connecting; see `ZmtpSocket.connect`."""
+        return self._socket.connect()
+
+    def send(self, head: HostMessage, body: bytes) -> None:
+        """Send an answer; wait until the kernel has taken it, or is given up."""
+        with self._lock:
+            if self._closed or self._state.is_over:
+                return
+            try:
+                self._socket.send([write_head(head), body])
+                deadline = time.monotonic() + _SEND_SECONDS
+                while not self._socket.flush():
+                    left = deadline - time.monotonic()
+                    if self._closed:
+                        return
+                    if left <= 0:
+                        self._state.lose(f"it took no answer to its calls for {_SEND_SECONDS:g} s")
+                        return
+                    wait_for((self._stopped.fd,), (self._socket.fd,), left)
+            except ZmtpClosed:
+                self._state.lose(CLOSED)
+
+    def close(self) -> None:
+        """Send no more; what is being sent is left. After `stopped` was set. Idempotent."""
+        self._closed = True
+        with self._lock:
+            self._socket.close()
+
+    def leave_to_parent(self) -> None:
+        """In the child of a fork: a thread that is not here may have held the lock."""
+        self._lock = threading.Lock()
+        self.close()
