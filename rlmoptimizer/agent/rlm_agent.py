@@ -16,10 +16,9 @@ import logging
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
@@ -30,13 +29,14 @@ from dspy.utils.exceptions import AdapterParseError
 from kernel_bridge.text import printable, traceback_shown
 from rlmoptimizer.agent.llm_tools import Paid, checked_llm_tools
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
-from rlmoptimizer.errors import AgentError
-from rlmoptimizer.events import Emitter, TurnFinished
+from rlmoptimizer.agent.workbench import Workbench
+from rlmoptimizer.errors import AgentError, CostExceededError
+from rlmoptimizer.events import TurnFinished
 from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.lms.sub_lm import SubLM
 from rlmoptimizer.records import LM_FAILURES
 
-__all__ = ["Agent", "AgentOutcome", "Bench", "agent_instructions", "agent_signature"]
+__all__ = ["Agent", "AgentLimits", "AgentOutcome", "agent_instructions", "agent_signature"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,33 +44,13 @@ _SUMMARY_CHARS = 8000  # of `work_so_far`, which the root LM reads without print
 _UNREADABLE = 3  # turns in a row whose answer could not be read, after which the run ends with the LM's own error
 
 
-class Bench(Protocol):
-    """What the agent needs of the workbench."""
+@dataclass(frozen=True, slots=True)
+class AgentLimits:
+    """How much the agent may do and see."""
 
-    root_lm_calls: int
-
-    @property
-    def left(self) -> int: ...
-    @property
-    def failure(self) -> BaseException | None: ...
-    @property
-    def unaffordable(self) -> str | None: ...
-    @property
-    def agent_tools(self) -> Sequence[Callable[..., Any]]: ...
-    def check_submission(self, fields: Mapping[str, Any]) -> dict[str, str]: ...
-    def begin_turn(self, code: str) -> None: ...
-    def record_turn(
-        self, reasoning: str, code: str, output: str, seconds: float, submission: Mapping[str, Any] | None = None
-    ) -> None: ...
-    def cancel(self) -> None: ...
-
-
-class Meter(Protocol):
-    """Counts sub-LM prompts before they are sent, and what they cost; raises when they do not fit."""
-
-    def reserve(self, n: int = 1) -> None: ...
-    def asking(self, n: int = 1) -> AbstractContextManager[None]: ...
-    def turn(self) -> AbstractContextManager[None]: ...
+    turns: int  # that are left
+    llm_calls: int  # what it is told; the meter counts
+    output_chars: int  # of a turn's output that the root LM sees
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,35 +86,28 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     """`dspy.RLM` with the workbench's tools, its meter, and turns that are seen.
 
     Args:
-        bench: where tools, submission and records go.
-        meter: asked before every sub-LM prompt, whichever way it was reached.
+        bench: where tools, submission and records go; its meter is asked before every sub-LM prompt.
         interpreter_factory: tells how the agent's interpreter is described to it; the interpreter itself is passed
             when the agent is run.
         earlier: the turns of earlier processes, as `reasoning`, `code` and `output`.
-        max_iters: turns that are left.
         sub_agents: its code may `import dspy`.
         resumable: an LM that cannot be reached for the conclusion may be asked again by another process.
     """
 
     def __init__(
         self,
-        bench: Bench,
+        bench: Workbench,
         *,
-        meter: Meter,
-        emitter: Emitter,
         sub_lm: dspy.BaseLM,
         interpreter_factory: Callable[[], Any],
-        max_iters: int,
-        max_llm_calls: int,
-        max_output_chars: int,
+        limits: AgentLimits,
         sub_agents: bool = False,
         earlier: Sequence[Mapping[str, Any]] = (),
         resumable: bool = False,
     ) -> None:
         # Set first: DSPy asks for the tools' descriptions while it is being constructed.
         self._bench = bench
-        self._meter = meter
-        self._emitter = emitter
+        self._meter = bench.meter
         self._earlier = earlier
         self._resumable = resumable
         self._sub_agents = sub_agents
@@ -143,11 +116,11 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._problem: str | None = None
         super().__init__(
             agent_signature(sub_agents=sub_agents),
-            max_iters=max_iters,
-            max_llm_calls=max_llm_calls,
-            max_output_chars=max_output_chars,
-            tools=[_tool(function) for function in bench.agent_tools],
-            sub_lm=cast("Any", SubLM(sub_lm, meter.asking)),
+            max_iters=limits.turns,
+            max_llm_calls=limits.llm_calls,
+            max_output_chars=limits.output_chars,
+            tools=[_tool(function) for function in bench.tools.all],
+            sub_lm=cast("Any", SubLM(sub_lm, self._meter.asking)),
             interpreter_factory=interpreter_factory,
         )
 
@@ -164,7 +137,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         prompts: dict[str, str] | None = None
         if self._problem is None:
             try:
-                prompts = self._bench.check_submission({SUBMISSION_FIELD: result[SUBMISSION_FIELD]})
+                prompts = self._bench.submission.prompts_in({SUBMISSION_FIELD: result[SUBMISSION_FIELD]})
             except AgentError as refused:
                 self._problem = f"the prompts taken from the agent's trajectory are not valid: {refused}"
         return AgentOutcome(prompts, self._problem, str(result.final_reasoning))
@@ -225,10 +198,10 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     def _execute_iteration(
         self, repl: Any, variables: Any, history: REPLHistory, iteration: int, *args: Any, **kwargs: Any
     ) -> Any:
-        if (reason := self._bench.unaffordable) is not None:
+        if (reason := self._unaffordable()) is not None:
             return self._ended_without_outputs(history, f"the root LM cannot be asked again: {reason}")
         started = time.monotonic()
-        self._bench.root_lm_calls += 1
+        self._bench.turns.count += 1
         try:
             result = super()._execute_iteration(repl, variables, history, iteration, *args, **kwargs)
             self._unreadable = 0
@@ -236,7 +209,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             result = self._unreadable_turn(history, error)
         except BaseException:
             # Before the interpreter is shut down, which may wait for tools under way.
-            self._bench.cancel()
+            self._bench.gate.close()
             raise
         self._raise_failure()
         ended = isinstance(result, dspy.Prediction)
@@ -245,7 +218,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._saw_turn(iteration, entry, time.monotonic() - started, submission)
         if ended:
             # What the agent's threads have left running in the tools ends here; a run on val comes to its end.
-            self._bench.cancel()
+            self._bench.gate.close()
         if self._lost is not None:
             return self._extract_fallback(variables, result, [SUBMISSION_FIELD])
         return result
@@ -263,15 +236,16 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self, iteration: int, entry: Mapping[str, str], seconds: float, submission: Mapping[str, Any] | None
     ) -> None:
         reasoning, code, output = entry["reasoning"], entry["code"], entry["output"]
-        self._bench.record_turn(reasoning, code, output, seconds, submission)
+        self._bench.turns.record(reasoning, code, output, seconds, submission)
         before = len(self._earlier)
         number, limit = before + iteration + 1, before + self.max_iters
-        self._emitter.emit(TurnFinished(number, limit, reasoning, code, output, self._bench.left, seconds))
+        books = self._bench.books
+        books.emitter.emit(TurnFinished(number, limit, reasoning, code, output, books.ledger.left, seconds))
 
     def _execute_code(self, repl: Any, code: str, input_args: dict[str, Any]) -> Any:
-        self._bench.begin_turn(code)
+        self._bench.turns.begin(code)
         if hasattr(repl, "checkpoint_label"):  # its namespace is kept for another process, which is told of when it is
-            repl.checkpoint_label = str(self._bench.root_lm_calls)
+            repl.checkpoint_label = str(self._bench.turns.count)
         try:
             return super()._execute_code(repl, code, input_args)
         except CodeInterpreterError as lost:
@@ -281,8 +255,16 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             logger.warning("The agent's interpreter is lost, so the agent ends here: %s", printable(str(lost)))
             return f"[Error] The REPL has ended and cannot be used any more: {lost}"
 
+    def _unaffordable(self) -> str | None:
+        """Why the root LM may not be asked once more; None: it may."""
+        try:
+            self._bench.books.costs.check("root")
+        except CostExceededError as refused:
+            return str(refused)
+        return None
+
     def _raise_failure(self) -> None:
-        if (failure := self._bench.failure) is not None:
+        if (failure := self._bench.gate.failure) is not None:
             raise failure
 
     # the submission
@@ -295,7 +277,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         if outputs is None:
             return outputs, error
         try:
-            return {SUBMISSION_FIELD: self._bench.check_submission(outputs)}, None
+            return {SUBMISSION_FIELD: self._bench.submission.prompts_in(outputs)}, None
         except AgentError as refused:
             return None, f"[Error] {type(refused).__name__}: {refused}"
 
@@ -306,8 +288,8 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
         An LM that could not be reached is worth asking again: that is raised where the compile can be resumed.
         """
-        self._bench.cancel()
-        if (reason := self._bench.unaffordable) is not None:
+        self._bench.gate.close()
+        if (reason := self._unaffordable()) is not None:
             return self._ended_without_outputs(history, f"the agent did not submit, nor can it be asked: {reason}")
         try:
             return super()._extract_fallback(variables, _after(self._earlier, history), output_field_names)
@@ -319,7 +301,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             return self._ended_without_outputs(history, reason)
 
     def _ended_without_outputs(self, history: REPLHistory, problem: str) -> dspy.Prediction:
-        self._bench.cancel()
+        self._bench.gate.close()
         self._problem = problem
         trajectory = [entry.model_dump() for entry in history]
         return dspy.Prediction(trajectory=trajectory, final_reasoning="", **{SUBMISSION_FIELD: None})

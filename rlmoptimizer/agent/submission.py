@@ -1,4 +1,4 @@
-"""The submission: what makes one valid. Knows the steps, nothing of runs or scores."""
+"""The submission: what makes one valid."""
 
 from __future__ import annotations
 
@@ -6,13 +6,46 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from rlmoptimizer.errors import SubmissionError
+from rlmoptimizer.agent.call_gate import Gate
+from rlmoptimizer.agent.current_prompts import CurrentPrompts
+from rlmoptimizer.errors import PromptUpdateError, SubmissionError
+from rlmoptimizer.events import Emitter, SubmissionRefused
 from rlmoptimizer.text import brief
 
-__all__ = ["SUBMISSION_FIELD", "read_submission"]
+__all__ = ["SUBMISSION_FIELD", "SubmissionCheck", "read_submission"]
 
 SUBMISSION_FIELD = "optimized_dspy_program"
 _SHOWN: Final = 50  # names in a message
+
+
+class SubmissionCheck:
+    """Checks what the agent submits, as it does so and once more when it has."""
+
+    def __init__(self, prompts: CurrentPrompts, emitter: Emitter, gate: Gate) -> None:
+        self._prompts = prompts
+        self._emitter = emitter
+        self._gate = gate
+
+    def prompts_in(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        """The prompts in the fields of a SUBMIT call, in the order of the steps.
+
+        Raises `SubmissionError`, also for a text that the program cannot take.
+        """
+        try:
+            prompts = read_submission(fields.get(SUBMISSION_FIELD), self._prompts.steps)
+            try:
+                self._prompts.with_changes(prompts)
+            except PromptUpdateError as refused:
+                raise SubmissionError(f"the text for step {refused.step!r} cannot be used: {refused.reason}") from None
+        except SubmissionError as refused:
+            self._emitter.emit(SubmissionRefused(str(refused)))
+            raise
+        return prompts
+
+    def validate(self, fields: dict[str, Any]) -> None:
+        """`prompts_in` for the kernel: waits while a run on val is under way."""
+        self._gate.wait_quiet()
+        self.prompts_in(fields)
 
 
 def read_submission(value: Any, steps: Sequence[str]) -> dict[str, str]:

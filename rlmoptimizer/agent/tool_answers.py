@@ -1,4 +1,4 @@
-"""The dicts that the agent gets back from its tools. Knows how they look, not how they come about.
+"""The dicts that the agent gets back from its tools.
 
 The only place where scores are percentages, 0 to 100; only `examples[].score` stays a fraction, 0 to 1. Nothing of a
 run on `val` but its totals is put into an answer.
@@ -6,15 +6,105 @@ run on `val` but its totals is put into an answer.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlmoptimizer.agent.answer_size import fit
-from rlmoptimizer.records import LM_FAILURES, ExampleResult, Role, RoleUsage, RunRecord, dollars, total_usd
+from rlmoptimizer.agent.llm_tools import SubLMMeter
+from rlmoptimizer.agent.requests import ended_run
+from rlmoptimizer.agent.turns import Turns
+from rlmoptimizer.errors import LMUnavailable
+from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
+from rlmoptimizer.evaluation.runs import Books, Request, is_cut_val
+from rlmoptimizer.prompts import Prompts
+from rlmoptimizer.records import (
+    LM_FAILURES,
+    ExampleResult,
+    Role,
+    RoleUsage,
+    RunRecord,
+    best_run,
+    dollars,
+    total_usd,
+)
 from rlmoptimizer.spending.ledger import LedgerState
+from rlmoptimizer.task.dataset import Dataset
 from rlmoptimizer.text import usd_text
 
-__all__ = ["cut_line", "empty_answer", "kinds_text", "percent", "run_answer", "run_log", "run_totals", "status_answer"]
+__all__ = ["ToolAnswers", "cut_line", "percent", "run_log", "run_totals"]
+
+
+class ToolAnswers:
+    """Answers for one compile: what `books` hold, as the agent gets it. Thread-safe."""
+
+    def __init__(self, books: Books, data: Dataset, evaluator: Evaluator, meter: SubLMMeter, turns: Turns) -> None:
+        self.books = books
+        self._store = books.store
+        self._data = data
+        self._evaluator = evaluator
+        self._meter = meter
+        self._turns = turns
+        self._lock = threading.Lock()  # of the next one
+        self._told_of_strays = False
+
+    def run(self, record: RunRecord, *, remaining: int | None) -> dict[str, Any]:
+        """`run_answer` for a run that has ended."""
+        return run_answer(
+            record,
+            self._store.examples(record.run_id) if record.split == "train" else (),
+            remaining=remaining,
+            costs=None if remaining is None else self.books.costs.state(),
+            error_kinds=self._store.error_kinds(record.run_id) if record.unanswered_count else None,
+            paid_unanswered=self._paid_unanswered(record.split, record.run_id) if record.unanswered_count else 0,
+            note=self._note(),
+        )
+
+    def run_data(self, run_id: Any) -> dict[str, Any]:
+        return self.run(ended_run(self._store, run_id), remaining=None)
+
+    def nothing_to_do(self, request: Request) -> dict[str, Any]:
+        source = str(request.config["failed_from_run"])
+        return empty_answer(request.config, failed_from_run=source, remaining=self.books.ledger.left)
+
+    def status(self, current: Prompts) -> dict[str, Any]:
+        runs = self._store.runs()
+        split, rows = self._data.scored
+        return status_answer(
+            budget=self.books.ledger.state(),
+            runs=[record for record in runs if record.state != "running" and not is_cut_val(record)],
+            best=best_run(runs, split, len(rows)),
+            current_prompts=current,
+            root_lm_calls=self._turns.count,
+            sub_lm_calls=self._meter.calls,
+            num_threads=self._evaluator.num_threads,
+            usage=self.books.costs.usage(),
+            costs=self.books.costs.state(),
+        )
+
+    def lm_unavailable(self, request: Request, failed: LMsFailed) -> LMUnavailable:
+        """What the agent gets when no example of a run has a verdict."""
+        run_id, cause = failed.run_id or "?", failed.__cause__
+        if request.split == "train":
+            said = f"{type(cause).__name__}: {cause}"
+        else:  # an LM's message may quote what it was asked, and the error is that of one example
+            said = kinds_text(self._store.error_kinds(run_id))
+        return LMUnavailable(run_id, len(request.rows), said, self._paid_unanswered(request.split, run_id))
+
+    def _note(self) -> str | None:
+        """What the agent must know about the program, once; None: nothing."""
+        with self._lock:
+            if not self._evaluator.strays or self._told_of_strays:
+                return None
+            self._told_of_strays = True
+        return (
+            "note that the program calls steps in threads of its own without DSPy's settings: those calls are answered "
+            "by another LM than the others, and are not in `steps`"
+        )
+
+    def _paid_unanswered(self, split: str, run_id: str) -> int:
+        """How many examples of a run were paid and have no verdict."""
+        return len(self._store.shown_ids(run_id)) if split == "train" else 0
 
 
 def percent(score: float | None) -> float | None:

@@ -24,15 +24,16 @@ from rlmoptimizer.agent import tool_answers as answers
 from rlmoptimizer.agent.call_gate import Gate
 from rlmoptimizer.agent.kernels import InterpreterFactory, KernelLease, kernel_started
 from rlmoptimizer.agent.llm_tools import PURPOSE, SubLMMeter
-from rlmoptimizer.agent.rlm_agent import Agent, AgentOutcome
+from rlmoptimizer.agent.rlm_agent import Agent, AgentLimits, AgentOutcome
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.agent.task_facts import describe_steps, describe_task
-from rlmoptimizer.agent.tools import Workbench
+from rlmoptimizer.agent.workbench import make_workbench
 from rlmoptimizer.compilation.result import Outcome, finished_program, trajectory_of
 from rlmoptimizer.compilation.resume import namespace_text, take_up
 from rlmoptimizer.errors import SubmissionError
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.run_warnings import warn_of_a_dead_baseline
+from rlmoptimizer.evaluation.runs import Books
 from rlmoptimizer.evaluation.wait_monitor import Pending, Waits, What
 from rlmoptimizer.events import (
     AgentSubmitted,
@@ -51,7 +52,7 @@ from rlmoptimizer.events import (
 )
 from rlmoptimizer.lms.failures import asked_as
 from rlmoptimizer.lms.root_session import root_session
-from rlmoptimizer.records import RunRecord, total_usd, usage_dict
+from rlmoptimizer.records import RunRecord, best_run, total_usd, usage_dict
 from rlmoptimizer.show.display import Display
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import UnitLedger
@@ -148,22 +149,11 @@ class Compilation:
             calls=store.spent(PURPOSE),
             waiting=lambda count: self.waits.on(("sub", self._sub_lm.model), count),
         )
-        self.bench = Workbench(
-            clone(student),
-            data,
-            evaluator=self.evaluator,
-            ledger=self.ledger,
-            meter=self.meter,
-            store=store,
-            emitter=self.emitter,
-            gate=gate,
-            seed=seed,
-            num_threads=options.num_threads,
-            costs=self.usage.ledger,
-        )
+        books = Books(store, self.ledger, self.usage.ledger, self.emitter)
+        self.bench = make_workbench(clone(student), data, self.evaluator, books, self.meter, gate, seed)
         self.kernels = KernelLease(
             _kernel_factory(options.kernel),
-            self._check_submission,
+            self.bench.submission.validate,
             on_death=self._kernel_died,
             checkpoint_file=namespace,
             sub_agents=self.meter.check if options.sub_agents else None,
@@ -172,14 +162,14 @@ class Compilation:
         stack.push(self._wait_idle)
         stack.callback(self.kernels.close)
         stack.push(self._call_off)
-        self.emitter.emit(CompileStarted(self.bench.steps, len(data.train), val_count, self.ledger.limit))
+        self.emitter.emit(CompileStarted(self.bench.prompts.steps, len(data.train), val_count, self.ledger.limit))
         if self.past.runs:
             self.emitter.emit(CompileResumed(len(self.past.turns), len(self.past.runs), self.ledger.left))
 
     def run(self) -> dspy.Module:
         baselines, agent_outcome = self._worked()
         # What the agent's threads have begun ends now, so that the result does not depend on when it is looked at.
-        self.bench.cancel()
+        self.bench.gate.close()
         self._come_to_rest(_IDLE_SECONDS)
         self.kernels.close()  # its variables are kept no longer
         prompts = self._choose(agent_outcome)
@@ -191,13 +181,13 @@ class Compilation:
         split, rows = self.data.scored
         result = finished_program(self.student, self.store, outcome, (split, len(rows)))
         outcome.record(self.store)
-        best = self.bench.best_run()
+        best = self._best_run()
         self.emitter.emit(
             CompileFinished(
                 baselines[split].score,
                 None if best is None else best.score,
                 self.ledger.spent,
-                self.bench.root_lm_calls,
+                self.bench.turns.count,
                 outcome.usage,
             )
         )
@@ -206,7 +196,7 @@ class Compilation:
     # its end
 
     def _call_off(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        self.bench.stop()
+        self.bench.gate.stop()
         if _hurried(kind):
             self.evaluator.abort()
 
@@ -215,7 +205,7 @@ class Compilation:
 
     def _come_to_rest(self, seconds: float) -> None:
         """Wait for what is under way, once: what was given up is waited for by nobody any more."""
-        if not self._gave_up and not self.bench.wait_idle(seconds):
+        if not self._gave_up and not self.bench.gate.wait_empty(seconds):
             self._gave_up = True
             self.evaluator.close(wait=False)
 
@@ -231,11 +221,11 @@ class Compilation:
             self._finish_val_runs()
             with self._agent(1) as agent:
                 return baselines, agent.conclude(**self._inputs(baselines, "The REPL has ended."))
-        self.kernels.start(on_failure=self.bench.cancel)
+        self.kernels.start(on_failure=self.bench.gate.close)
         with asked_as("eval"):
-            baselines = self._known_baselines() if turns else self.bench.evaluate_baseline(clone(self.student))
-        if self.bench.failure is not None:
-            raise self.bench.failure
+            baselines = self._known_baselines() if turns else self.bench.evaluate_baseline()
+        if self.bench.gate.failure is not None:
+            raise self.bench.gate.failure
         with self.waits.on(("kernel", "")):
             interpreter = self.kernels.wait_started()
         self.emitter.emit(kernel_started(interpreter))
@@ -259,7 +249,8 @@ class Compilation:
     def _submitted_before(self) -> AgentOutcome:
         reasoning = self.past.turns[-1].reasoning if self.past.turns else ""
         try:
-            return AgentOutcome(self.bench.check_submission({SUBMISSION_FIELD: self.past.submission}), None, reasoning)
+            prompts = self.bench.submission.prompts_in({SUBMISSION_FIELD: self.past.submission})
+            return AgentOutcome(prompts, None, reasoning)
         except SubmissionError as refused:
             return AgentOutcome(None, f"the submission that was stored is not valid: {refused}", reasoning)
 
@@ -275,13 +266,9 @@ class Compilation:
         ) as session:
             agent = Agent(
                 self.bench,
-                meter=self.meter,
-                emitter=self.emitter,
                 sub_lm=self._sub_lm,
                 interpreter_factory=cast("Any", self.kernels),
-                max_iters=turns,
-                max_llm_calls=options.rlm_max_llm_calls,
-                max_output_chars=options.rlm_max_output_chars,
+                limits=AgentLimits(turns, options.rlm_max_llm_calls, options.rlm_max_output_chars),
                 sub_agents=options.sub_agents,
                 earlier=trajectory_of(self.store),
                 resumable=self._resumable,
@@ -326,13 +313,9 @@ class Compilation:
         }
 
     def _kernel_died(self) -> str:
-        self.bench.kernel_died()
+        self.bench.turns.kernel_died()
         untouched = "What is on the host is untouched: budget, runs, prompts and everything that tool calls did."
-        return "\n".join([untouched, *self.bench.cut_runs()])
-
-    def _check_submission(self, fields: dict[str, Any]) -> None:
-        self.bench.wait_quiet()
-        self.bench.check_submission(fields)
+        return "\n".join([untouched, *map(answers.cut_line, self.bench.turns.cut_runs())])
 
     # the choice
 
@@ -341,7 +324,7 @@ class Compilation:
         if outcome.prompts is not None:
             self.emitter.emit(AgentSubmitted(outcome.prompts))
             return outcome.prompts
-        best = self.bench.best_run()
+        best = self._best_run()
         if best is None:  # the baseline is one, so a store was tampered with or this is a bug
             raise RuntimeError("there is no finished run to fall back to")
         logger.warning(
@@ -353,6 +336,10 @@ class Compilation:
         )
         self.emitter.emit(FellBack(str(outcome.problem), best.run_id))
         return dict(best.prompts)
+
+    def _best_run(self) -> RunRecord | None:
+        split, rows = self.data.scored
+        return best_run(self.store.runs(), split, len(rows))
 
 
 def lms_of(student: dspy.Module, eval_lm: dspy.BaseLM | None) -> list[dspy.BaseLM]:

@@ -22,12 +22,13 @@ from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidSetupType, MetricFailed
 from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, Halt, ThreadFanOut
 from rlmoptimizer.evaluation.metric import bind_metric
-from rlmoptimizer.evaluation.row_runner import PASSED_AT, Candidate, Outcome
+from rlmoptimizer.evaluation.row_runner import PASSED_AT, Outcome, RowRunner
 from rlmoptimizer.evaluation.wait_monitor import Pending, Waits
 from rlmoptimizer.lms.cache_space import in_cache_space
+from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.task.dataset import Row
-from rlmoptimizer.task.program import clone, separate_stages
+from rlmoptimizer.task.program import clone, separate_stages, write_prompts
 
 __all__ = ["PASSED_AT", "Evaluator", "LMsFailed"]
 
@@ -74,7 +75,7 @@ class Evaluator:
             raise InvalidSetupType(f"num_threads must be a whole number of at least 1, not {num_threads!r}")
         self._scorer = bind_metric(metric)
         self._lm = lm
-        self._num_threads = num_threads
+        self.num_threads = num_threads
         self._context = context
         self._waits = waits
         self._executor = executor
@@ -92,7 +93,7 @@ class Evaluator:
         program: dspy.Module,
         rows: Sequence[Row],
         *,
-        on_result: Callable[[ExampleResult], None] | None = None,
+        prompts: Prompts | None = None,
         on_results: Callable[[Sequence[ExampleResult]], None] | None = None,
         cancelled: Halt | None = None,
         space: str | None = None,
@@ -101,9 +102,10 @@ class Evaluator:
     ) -> list[ExampleResult]:
         """Run a clone of `program` on every row and score it; results in the order of `rows`.
 
+        The clone gets `prompts`, which were checked for this program; None: it keeps those it has.
         `on_results` is called as soon as an example has finished, with all that have finished since it was called
-        last, in the order in which they did; `on_result` after it with each single one. Never two calls at once, but
-        on any thread. When one of them raises, no further example is started and the exception goes to the caller.
+        last, in the order in which they did. Never two calls at once, but on any thread. When it raises, no further
+        example is started and the exception goes to the caller.
         Once `cancelled` is set no further example is started; those under way are finished and kept, so the list may
         be shorter than `rows`. After `abort` those under way are given up.
         In a `space` the LMs are asked as if nothing outside of it had ever been asked; see `cache_space`.
@@ -114,43 +116,41 @@ class Evaluator:
         """
         if self._closed.is_set():
             raise RuntimeError("the evaluator is closed")
-        halts: tuple[Halt, ...] = (self._closed, self._aborted, *(() if cancelled is None else (cancelled,)))
         outcomes: dict[int, Outcome] = {}
 
         def deliver(batch: list[tuple[int, Outcome]]) -> None:
-            results = [outcome.result for _, outcome in batch]
             if on_results is not None:
-                on_results(results)
-            if on_result is not None:
-                for result in results:
-                    on_result(result)
+                on_results([outcome.result for _, outcome in batch])
             outcomes.update(batch)
             if any(outcome.strays for _, outcome in batch):
-                self._tell_of_strays()
+                self._warn_of_strays()
             step()
 
-        def pending() -> tuple[int, list[str]]:
+        def pending() -> Pending:
             under_way = fan_out.under_way()
             return len(under_way), [] if nameless else [rows[index].example_id for index in under_way]
 
-        fan_out = self._fan_out(self._candidate(program, space), rows, deliver, halts)
-        with self._lock:
-            self._under_way.add(fan_out)
+        fan_out = self._fan_out(self._runner(program, prompts, space), rows, deliver, cancelled)
         with self._waiting(told_as, pending) as step:
-            try:
-                fan_out.start()
-                fan_out.wait()
-            except KeyboardInterrupt:
-                self.abort()
-                fan_out.wait(_GRACE_SECONDS)  # what finishes now is kept
-                raise
-            finally:
-                fan_out.abandon()
-                with self._lock:
-                    self._under_way.discard(fan_out)
+            self._complete(fan_out)
         finished = [outcomes[index] for index in sorted(outcomes)]
         self._check(finished, whole=len(finished) == len(rows))
         return [outcome.result for outcome in finished]
+
+    def _complete(self, fan_out: FanOut[Row, Outcome]) -> None:
+        with self._lock:
+            self._under_way.add(fan_out)
+        try:
+            fan_out.start()
+            fan_out.wait()
+        except KeyboardInterrupt:
+            self.abort()
+            fan_out.wait(_GRACE_SECONDS)  # what finishes now is kept
+            raise
+        finally:
+            fan_out.abandon()
+            with self._lock:
+                self._under_way.discard(fan_out)
 
     def abort(self) -> None:
         """Start nothing more, and give up every example under way as soon as its present step is done."""
@@ -190,27 +190,30 @@ class Evaluator:
             return nullcontext(lambda: None)
         return self._waits.on(("examples", told_as), pending=pending)
 
-    def _candidate(self, program: dspy.Module, space: str | None) -> Candidate:
+    def _runner(self, program: dspy.Module, prompts: Prompts | None, space: str | None) -> RowRunner:
         own = clone(program)
+        if prompts is not None:
+            write_prompts(own, prompts)
         separate_stages(own)
         context = self._context if self._context is not None else contextvars.copy_context()
         if space is not None:
             context = in_cache_space(context, space)
-        return Candidate(own, self._scorer, self._lm, loop=self._loop, context=context, halt=self._aborted)
+        return RowRunner(own, self._scorer, self._lm, loop=self._loop, context=context, halt=self._aborted)
 
     def _fan_out(
         self,
-        candidate: Candidate,
+        runner: RowRunner,
         rows: Sequence[Row],
         deliver: Callable[[list[tuple[int, Outcome]]], None],
-        halts: tuple[Halt, ...],
+        cancelled: Halt | None,
     ) -> FanOut[Row, Outcome]:
-        width = self._num_threads
+        width = self.num_threads
+        halts: tuple[Halt, ...] = (self._closed, self._aborted, *(() if cancelled is None else (cancelled,)))
         if self._executor is not None:
-            return ExecutorFanOut(candidate.run, rows, deliver, width=width, halts=halts, executor=self._executor)
+            return ExecutorFanOut(runner.run, rows, deliver, width=width, halts=halts, executor=self._executor)
         assert self._pool is not None
         return ThreadFanOut(
-            candidate.run,
+            runner.run,
             rows,
             deliver,
             width=width,
@@ -219,7 +222,7 @@ class Evaluator:
             is_crowded=lambda: len(self._under_way) > 1,
         )
 
-    def _tell_of_strays(self) -> None:
+    def _warn_of_strays(self) -> None:
         with self._lock:
             first, self.strays = not self.strays, True
         if first:

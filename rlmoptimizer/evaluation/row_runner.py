@@ -40,7 +40,7 @@ from rlmoptimizer.records import ExampleResult, StepTrace
 from rlmoptimizer.task.dataset import Row
 from rlmoptimizer.task.program import all_modules, step_of
 
-__all__ = ["PASSED_AT", "Candidate", "Outcome"]
+__all__ = ["PASSED_AT", "Outcome", "RowRunner"]
 
 PASSED_AT: Final = 1.0 - 1e-9  # an example passed when its score is at least this
 
@@ -59,7 +59,7 @@ class Outcome:
     strays: bool = False  # until then, a step of the program was called where DSPy's settings had not come along
 
 
-class Candidate:
+class RowRunner:
     """Runs one program on rows. Safe to use from many threads at once, as far as the program is.
 
     `program` is the candidate's own from now on. Once `halt` is set, rows are given up at their next step.
@@ -181,9 +181,9 @@ class Candidate:
 
 
 @functools.lru_cache(maxsize=4)  # a worker process gets the same candidate with every row
-def _load(pickled: bytes) -> Candidate:
+def _load(pickled: bytes) -> RowRunner:
     program, metric, lm, settings = cloudpickle.loads(pickled)
-    return Candidate(program, bind_metric(metric), lm, loop=LoopThread(), context=None, settings=settings)
+    return RowRunner(program, bind_metric(metric), lm, loop=LoopThread(), context=None, settings=settings)
 
 
 def _portable_settings() -> dict[str, Any]:

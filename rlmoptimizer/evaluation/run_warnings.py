@@ -32,20 +32,13 @@ def warn_of_a_dead_baseline(store: RunStore, baseline: RunRecord) -> None:
     )
 
 
-def warn_of_failed_lms(store: RunStore, run_id: str) -> bool:
-    """Warn when an LM failed on examples of a run: the score is that of the others, which looks like a smaller run.
-
-    Gives whether it did.
-    """
-    failed = store.run(run_id).unanswered_count
-    if not failed:
-        return False
-    error = next((one.error for one in store.examples(run_id) if not one.has_verdict), None) or ""
+def warn_of_failed_lms(store: RunStore, record: RunRecord) -> None:
+    """Warn that an LM failed on examples of a run: the score is that of the others, which looks like a smaller run."""
+    error = next((one.error for one in store.examples(record.run_id) if not one.has_verdict), None) or ""
     logger.warning(
         "The LM that runs the program failed on %d of the examples of %s (%s). They have no verdict and are not in "
         "its score. The agent is told, and goes on; this is said once",
-        failed,
-        run_id,
+        record.unanswered_count,
+        record.run_id,
         printable_line(error, _ERROR_CHARS),
     )
-    return True

@@ -19,22 +19,23 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import dspy
 
 from rlmoptimizer.errors import MetricFailed, SelectionError
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.fan_out import Halt
-from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, Split
-from rlmoptimizer.records import ExampleResult, RunRecord
+from rlmoptimizer.evaluation.run_warnings import warn_of_failed_lms
+from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, LMUsageCounted, Split
+from rlmoptimizer.prompts import Prompts
+from rlmoptimizer.records import ExampleResult, RunRecord, usage_dict
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import Slot, UnitLedger
 from rlmoptimizer.store.run_store import RunStore
-from rlmoptimizer.task.dataset import Row
-from rlmoptimizer.task.program import read_prompts
+from rlmoptimizer.task.dataset import Row, Selection
 
-__all__ = ["Asked", "Caller", "Kernel", "Runs"]
+__all__ = ["Books", "Caller", "Request", "Runs", "is_cut_val", "run_config"]
 
 # Of DSPy's cache. What a run on train costs must not tell what one on val has asked: prompts can make a step of the
 # program ask whatever they like. Nor may it tell what somebody had asked before about the examples of val.
@@ -46,20 +47,70 @@ _LOOK_SECONDS = 0.2  # how often a wait for a run's end looks whether everything
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One evaluation as it was asked for."""
+class Books:
+    """Where all that happens in one compile is written down."""
+
+    store: RunStore
+    ledger: UnitLedger
+    costs: CostLedger
+    emitter: Emitter
+
+    def emit_usage(self) -> None:
+        self.emitter.emit(LMUsageCounted(usage_dict(self.costs.usage())))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One evaluation that was asked for."""
 
     split: Split
+    prompts: Prompts
     rows: tuple[Row, ...]  # the examples chosen, in order
-    config: dict[str, Any]  # what was chosen, as the agent gets it back
-    request: Mapping[str, Any]  # what was asked, before anything was drawn; a cut run is found again by it
+    source: tuple[Row, ...]  # the whole split
+    config: Mapping[str, Any]  # what was chosen, as the agent gets it back
+    asked: Mapping[str, Any]  # what was asked, before anything was drawn; a cut run is found again by it
     turn: int = 0  # of the agent; 0: before the first
     # What it comes to in the run that begins after so many runs of the same request. None: nothing is left to chance.
-    draw: Callable[[int], Asked] | None = None
+    draw: Callable[[int], Request] | None = None
+
+    @classmethod
+    def whole(
+        cls,
+        split: Split,
+        rows: tuple[Row, ...],
+        prompts: Prompts,
+        config: Mapping[str, Any] | None = None,
+        turn: int = 0,
+    ) -> Request:
+        """A whole split. `config` None: with the prompts that are set."""
+        config = run_config(split, Selection(), None) if config is None else config
+        return cls(split, prompts, rows, rows, config, Selection().as_config(), turn)
+
+    @property
+    def purpose(self) -> str:
+        """Of what is spent on it."""
+        return "evaluate" if self.split == "train" else "validate"
+
+
+def run_config(
+    split: Split, selection: Selection, changes: Mapping[str, str] | None, ignored: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What a run was asked to be, in the words of `evaluate_program`; `changes` are its `prompts`."""
+    return {
+        "split": split,
+        **selection.as_config(),
+        "prompts": None if changes is None else dict(changes),
+        "ignored": list(ignored),
+    }
+
+
+def is_cut_val(record: RunRecord) -> bool:
+    """A run on val that is not whole, so that nothing of it may be shown."""
+    return record.split == "val" and record.state == "cancelled"
 
 
 @dataclass(slots=True)
-class Kernel:
+class _Kernel:
     """What ends with a kernel of the agent."""
 
     gone: threading.Event = field(default_factory=threading.Event)  # nobody waits for answers any more
@@ -67,7 +118,26 @@ class Kernel:
     turns: int = 0  # that have ended
 
 
-Caller: TypeAlias = "tuple[Kernel, int]"  # and the turn of that kernel in which it asked
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who waits for the answer: a kernel of the agent in one of its turns, or the host itself."""
+
+    kernel: _Kernel = field(default_factory=_Kernel)
+    turn: int = 0
+
+    @property
+    def is_gone(self) -> bool:
+        return self.kernel.gone.is_set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Price:
+    """What one run is paid from."""
+
+    units: Slot | None  # None: free of charge
+    dollars: Slot
+    # Examples that were paid before, for what they show, and have no verdict, because their LM failed.
+    paid_before: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -75,14 +145,10 @@ class _Run:
     """One run under way: which it is, what of it is still to be done, and its totals, added by one thread at a time."""
 
     run_id: str
-    asked: Asked
+    request: Request
     rows: tuple[Row, ...]  # those that have no verdict yet
-    slot: Slot | None  # None: free of charge
-    cost_slot: Slot
-    kernel: Kernel  # that asked for it
-    turn: int  # of that kernel, in which it did
-    # Examples among `rows` that were paid before, for what they show, and have no verdict, because their LM failed.
-    owed: frozenset[str] = frozenset()
+    price: _Price
+    caller: Caller
     done: int = 0
     passed: int = 0
     score_sum: float = 0.0
@@ -90,12 +156,17 @@ class _Run:
     @property
     def may_be_cut(self) -> bool:
         """Whether it ends early when nobody waits for it any more."""
-        return self.asked.split == "train" or self.slot is None
+        return self.request.split == "train" or self.price.units is None
 
-    def price(self, result: ExampleResult) -> int:
-        """Units. An example without a verdict has a price when the agent is shown what was answered in it."""
-        shown = self.asked.split == "train" and result.shows_answers
-        return int(result.example_id not in self.owed and (result.has_verdict or shown))
+    def start_from(self, record: RunRecord) -> None:
+        """Count what it has already."""
+        self.done, self.passed = record.evaluated_count, record.passed_count
+        self.score_sum = (record.score or 0.0) * record.evaluated_count
+
+    def units(self, result: ExampleResult) -> int:
+        """What a result costs. One without a verdict costs a unit when the agent is shown what was answered in it."""
+        shown = self.request.split == "train" and result.shows_answers
+        return int(result.example_id not in self.price.paid_before and (result.has_verdict or shown))
 
     def add(self, results: Sequence[ExampleResult]) -> None:
         judged = [result for result in results if result.has_verdict]
@@ -118,80 +189,82 @@ class _Halt:
 
 
 class Runs:
-    """Makes the runs of one compile. Thread-safe.
+    """Makes the runs of one compile, all of them of `program` with other prompts. Thread-safe.
 
     Once `closed` is set no run on train, and no baseline, goes on to another example; no run at all once `stopped` is
-    set or the limit of `costs` is reached.
+    set or the limit of the costs is reached.
     """
 
     def __init__(
         self,
+        program: dspy.Module,
         evaluator: Evaluator,
-        store: RunStore,
-        ledger: UnitLedger,
-        costs: CostLedger,
-        emitter: Emitter,
+        books: Books,
         closed: threading.Event,
         stopped: threading.Event,
     ) -> None:
+        self._program = program
         self._evaluator = evaluator
-        self._store = store
-        self._ledger = ledger
-        self._costs = costs
-        self._emitter = emitter
+        self._books = books
+        self._store = books.store
         self._closed = closed
         self._stopped = stopped
-        self._lock = threading.Condition()  # of the next two, and of choosing what a request goes on with
+        self._lock = threading.Condition()  # of the next three, and of choosing what a request goes on with
         self._under_way: dict[str, _Run] = {}
-        self._kernel = Kernel()
+        self._kernel = _Kernel()
+        self._warned = False
 
-    @property
-    def kernel(self) -> Kernel:
-        """The agent's present one."""
-        return self._kernel
+    def caller(self) -> Caller:
+        """The agent as it asks now."""
+        with self._lock:
+            return Caller(self._kernel, self._kernel.turns)
 
-    def paid(self, program: dspy.Module, asked: Asked, source: Sequence[Row], caller: Caller) -> RunRecord:
+    def paid(self, request: Request, caller: Caller) -> RunRecord:
         """A run that costs one unit for each example that gets a verdict now, or shows what was answered in it.
 
-        `source` are all rows of the split, `caller` is who asks. Raises `BudgetExceededError`, `CostExceededError` or,
-        where too many have cost nothing, `SelectionError` before anything is spent, and `LMsFailed`.
+        Raises `BudgetExceededError`, `CostExceededError` or, where too many have
+        cost nothing, `SelectionError` before anything is spent, and `LMsFailed`.
         """
         with ExitStack() as stack:
             with self._lock:
                 # What the agent's last kernel had asked for may still be coming to its end; then it is gone on with.
                 while self._ending() and not self._closed.is_set():
                     self._lock.wait(_LOOK_SECONDS)
-                run = self._choose(read_prompts(program), asked, source, caller, stack)
+                run = self._resumed(request, caller, stack) or self._begun(request, caller, stack)
                 if isinstance(run, RunRecord):
                     return run
                 self._under_way[run.run_id] = run
-            return self._make(program, run)
+            return self._carried_out(run)
 
-    def free(self, program: dspy.Module, asked: Asked) -> RunRecord:
+    def free(self, request: Request) -> RunRecord:
         """A baseline run, which costs no units; one that has been made before is given as it is.
 
         Raises `CostExceededError` before anything is spent, and `LMsFailed`.
         """
-        prompts, purpose = read_prompts(program), _purpose(asked.split)
-        for run_id in self._store.find_run(asked.split, prompts, asked.request, baseline=True):
-            record = self._store.run(run_id)
+        for record in self._store.find_runs(request.split, request.prompts, request.asked, baseline=True):
             missing = record.planned_count - record.evaluated_count
             if record.state == "finished" and not missing:
                 return record
-            with self._costs.reserve(missing, purpose) as cost_slot:
-                return self._make(program, self._reopened(run_id, asked, asked.rows, None, cost_slot, (Kernel(), 0)))
-        planned = [row.example_id for row in asked.rows]
-        with self._costs.reserve(len(planned), purpose) as cost_slot:
+            with self._books.costs.reserve(missing, request.purpose) as cost_slot:
+                run = self._reopened(record, request, Caller(), _Price(None, cost_slot))
+                return self._carried_out(run)
+        with self._books.costs.reserve(len(request.rows), request.purpose) as cost_slot:
             run_id = self._store.begin_run(
-                asked.split, asked.config, prompts, baseline=True, planned_ids=planned, request=asked.request
+                request.split,
+                request.config,
+                request.prompts,
+                baseline=True,
+                planned_ids=[row.example_id for row in request.rows],
+                request=request.asked,
             )
-            return self._make(program, _Run(run_id, asked, asked.rows, None, cost_slot, Kernel(), 0))
+            return self._carried_out(_Run(run_id, request, request.rows, _Price(None, cost_slot), Caller()))
 
-    def kernel_died(self) -> None:
-        """Nobody waits for the runs under way any more: those on train begin no further example."""
+    def kernel_died(self) -> tuple[str, ...]:
+        """Nobody waits for the runs under way any more: those on train begin no further example. Gives their ids."""
         with self._lock:
             self._kernel.gone.set()
-            self._kernel = Kernel()
+            self._kernel = _Kernel()
+            return tuple(self._under_way)
 
     def given(self) -> tuple[str, ...]:
         """The finished runs whose answers the agent got in this turn."""
@@ -204,101 +277,94 @@ class Runs:
             self._kernel.given.clear()
             self._kernel.turns += 1
 
-    def under_way(self) -> list[tuple[str, Asked]]:
-        """The runs that have not ended, with what was asked for."""
-        with self._lock:
-            return [(run.run_id, run.asked) for run in self._under_way.values()]
-
     def wait_cut(self, seconds: float) -> None:
         """Wait until the runs that were cut have come to their end, but not longer than this."""
         with self._lock:
             self._lock.wait_for(lambda: not self._ending(), seconds)
 
     def _ending(self) -> bool:
-        return any(run.may_be_cut and run.kernel.gone.is_set() for run in self._under_way.values())
+        return any(run.may_be_cut and run.caller.is_gone for run in self._under_way.values())
 
-    def _choose(
-        self, prompts: Mapping[str, str], asked: Asked, source: Sequence[Row], caller: Caller, stack: ExitStack
-    ) -> _Run | RunRecord:
-        """The finished run, the cut one or the new one that answers a request. Called under the lock."""
-        kernel, turn = caller
-        purpose = _purpose(asked.split)
-        busy = {*self._under_way, *kernel.given}
-        for run_id in self._store.find_run(asked.split, prompts, asked.request):
-            if run_id in busy:
+    # which run answers a request; called under the lock
+
+    def _resumed(self, request: Request, caller: Caller, stack: ExitStack) -> _Run | RunRecord | None:
+        """An earlier run that has its answer or goes on with it; None: there is none."""
+        for record in self._store.find_runs(request.split, request.prompts, request.asked):
+            run_id = record.run_id
+            if run_id in self._under_way or run_id in caller.kernel.given:
                 continue
-            record = self._store.run(run_id)
-            if record.state == "finished" and (asked.split == "val" or not record.unanswered_count):
-                kernel.given.add(run_id)
-                return replace(record, budget_left=self._ledger.left)
+            if record.state == "finished" and (request.split == "val" or not record.unanswered_count):
+                caller.kernel.given.add(run_id)
+                return replace(record, budget_left=self._books.ledger.left)
             missing = record.planned_count - record.evaluated_count
-            owed = self._store.shown_ids(run_id) if asked.split == "train" else frozenset[str]()
-            slot = stack.enter_context(self._ledger.reserve(missing - len(owed), purpose))
-            cost_slot = stack.enter_context(self._costs.reserve(missing, purpose))
-            return self._reopened(run_id, asked, source, slot, cost_slot, caller, owed)
+            paid_before = self._store.shown_ids(run_id) if request.split == "train" else frozenset[str]()
+            price = self._price(request, stack, missing, paid_before)
+            return self._reopened(record, request, caller, price)
+        return None
+
+    def _begun(self, request: Request, caller: Caller, stack: ExitStack) -> _Run:
+        """A new run, which takes over what nobody has of runs that were cut."""
         count, size = self._store.free_runs()
         if count >= _MOST_FREE_RUNS or size >= _MOST_FREE_BYTES:
             raise SelectionError(
                 f"{count:,} evaluations came to no verdict, because an LM failed or nobody waited for them, and have "
                 "cost nothing; no others are begun. Make the same call as for one of them once more, or submit"
             )
-        if asked.draw is not None:
+        if request.draw is not None:
             # Counted in the store, where also those are that an earlier process began.
-            asked = asked.draw(self._store.count_runs(asked.split, prompts, asked.request))
-        planned = [row.example_id for row in asked.rows]
-        spare = self._store.spare_rows(asked.split, prompts, but=busy)
-        spare = {example_id: spare[example_id] for example_id in planned if example_id in spare}
-        shown = self._store.spare_rows(asked.split, prompts, but=busy, judged=False) if asked.split == "train" else {}
-        owed = {one: shown[one] for one in planned if one in shown and one not in spare}
-        slot = stack.enter_context(self._ledger.reserve(len(planned) - len(spare) - len(owed), purpose))
-        cost_slot = stack.enter_context(self._costs.reserve(len(planned) - len(spare), purpose))
+            request = request.draw(self._store.count_runs(request.split, request.prompts, request.asked))
+        planned = [row.example_id for row in request.rows]
+        busy = {*self._under_way, *caller.kernel.given}
+        judged, shown = self._store.spare_rows(request.split, request.prompts, but=busy)
+        spare = {one: judged[one] for one in planned if one in judged}
+        if request.split == "train":
+            spare |= {one: shown[one] for one in planned if one in shown and one not in spare}
+        rows = tuple(row for row in request.rows if row.example_id not in judged)
+        price = self._price(request, stack, len(rows), frozenset(spare.keys() - judged.keys()))
         run_id = self._store.begin_run(
-            asked.split,
-            asked.config,
-            prompts,
+            request.split,
+            request.config,
+            request.prompts,
             planned_ids=planned,
-            request=asked.request,
-            turn=asked.turn,
-            spare={**spare, **owed},
+            request=request.asked,
+            turn=request.turn,
+            spare=spare,
         )
-        rows = tuple(row for row in asked.rows if row.example_id not in spare)
-        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, kernel, turn, frozenset(owed)))
-
-    def _reopened(
-        self,
-        run_id: str,
-        asked: Asked,
-        source: Sequence[Row],
-        slot: Slot | None,
-        cost_slot: Slot,
-        caller: Caller,
-        owed: frozenset[str] = frozenset(),
-    ) -> _Run:
-        by_id = {row.example_id: row for row in source}
-        rows = tuple(by_id[example_id] for example_id in self._store.reopen_run(run_id))
-        return self._counted(_Run(run_id, asked, rows, slot, cost_slot, *caller, owed))
-
-    def _counted(self, run: _Run) -> _Run:
-        """The run with what it has already."""
-        before = self._store.run(run.run_id)
-        run.done, run.passed = before.evaluated_count, before.passed_count
-        run.score_sum = (before.score or 0.0) * before.evaluated_count
+        run = _Run(run_id, request, rows, price, caller)
+        if spare:
+            run.start_from(self._store.run(run_id))
         return run
 
-    def _make(self, program: dspy.Module, run: _Run) -> RunRecord:
-        asked, slot, total = run.asked, run.slot, run.done + len(run.rows)
-        self._emitter.emit(EvaluationStarted(run.run_id, asked.split, total, slot is None))
+    def _price(self, request: Request, stack: ExitStack, missing: int, paid_before: frozenset[str]) -> _Price:
+        """Set aside what `missing` examples may cost, until the end of `stack`."""
+        units = stack.enter_context(self._books.ledger.reserve(missing - len(paid_before), request.purpose))
+        dollars = stack.enter_context(self._books.costs.reserve(missing, request.purpose))
+        return _Price(units, dollars, paid_before)
+
+    def _reopened(self, record: RunRecord, request: Request, caller: Caller, price: _Price) -> _Run:
+        by_id = {row.example_id: row for row in request.source}
+        rows = tuple(by_id[example_id] for example_id in self._store.reopen_run(record.run_id))
+        run = _Run(record.run_id, request, rows, price, caller)
+        run.start_from(record)
+        return run
+
+    # how it is carried out
+
+    def _carried_out(self, run: _Run) -> RunRecord:
+        split, total = run.request.split, run.done + len(run.rows)
+        self._books.emitter.emit(EvaluationStarted(run.run_id, split, total, run.price.units is None))
         completed = failed = False
         try:
-            halt = _Halt((self._closed, run.kernel.gone) if run.may_be_cut else (self._stopped,), self._costs)
+            ends = (self._closed, run.caller.kernel.gone) if run.may_be_cut else (self._stopped,)
             results = self._evaluator.score(
-                program,
+                self._program,
                 run.rows,
+                prompts=run.request.prompts,
                 on_results=lambda some: self._keep(run, total, some),
-                cancelled=halt,
-                space=_SPACES[asked.split],
-                told_as=f"{run.run_id} {asked.split}",
-                nameless=asked.split == "val",
+                cancelled=_Halt(ends, self._books.costs),
+                space=_SPACES[split],
+                told_as=f"{run.run_id} {split}",
+                nameless=split == "val",
             )
             completed = len(results) == len(run.rows)
         except MetricFailed:
@@ -306,42 +372,56 @@ class Runs:
             raise
         except LMsFailed as failure:
             failure.run_id = run.run_id
+            if run.price.units is not None:
+                self._warn_of_failed_lms(self._store.run(run.run_id))
             raise
         finally:
-            # What this run reserved and did not use flows back when it ends.
-            left = self._ledger.left + (0 if slot is None else slot.open)
-            record = self._store.finish_run(
-                run.run_id, budget_left=left, cancelled=not completed and not failed, failed=failed
-            )
-            score = record.score if completed else None
-            self._emitter.emit(
-                EvaluationFinished(run.run_id, asked.split, run.done, total, run.passed, score, left)
-            )
-            with self._lock:
-                # One on val that outlived the turn in which it was asked for may have no reader: the cell was stopped.
-                read = run.turn == run.kernel.turns if asked.split == "val" else not record.unanswered_count
-                if completed and read:
-                    run.kernel.given.add(run.run_id)
-                self._under_way.pop(run.run_id, None)
-                self._lock.notify_all()
+            record = self._ended(run, total, "failed" if failed else "finished" if completed else "cancelled")
+        self._warn_of_failed_lms(record)
+        return record
+
+    def _ended(self, run: _Run, total: int, state: str) -> RunRecord:
+        # What this run reserved and did not use flows back when it ends.
+        units = run.price.units
+        left = self._books.ledger.left + (0 if units is None else units.open)
+        completed = state == "finished"
+        record = self._store.finish_run(
+            run.run_id, budget_left=left, cancelled=state == "cancelled", failed=state == "failed"
+        )
+        score = record.score if completed else None
+        self._books.emitter.emit(
+            EvaluationFinished(run.run_id, run.request.split, run.done, total, run.passed, score, left)
+        )
+        with self._lock:
+            # One on val that outlived the turn in which it was asked for may have no reader: the cell was stopped.
+            kernel, turn = run.caller.kernel, run.caller.turn
+            read = turn == kernel.turns if run.request.split == "val" else not record.unanswered_count
+            if completed and read:
+                kernel.given.add(run.run_id)
+            self._under_way.pop(run.run_id, None)
+            self._lock.notify_all()
         return record
 
     def _keep(self, run: _Run, total: int, results: Sequence[ExampleResult]) -> None:
         """Results and their price: durable together, before anybody sees them. One call at a time for each run."""
-        self._costs.flush()  # no later than its result: dollars that a result has cost are never lost
+        self._books.costs.flush()  # no later than its result: dollars that a result has cost are never lost
         # What was paid and comes to nothing once more shows nothing new, so that it need not be paid again.
-        kept = [result for result in results if result.has_verdict or result.example_id not in run.owed]
-        price = sum(run.price(result) for result in kept)
-        if run.slot is None or not price:
+        kept = [result for result in results if result.has_verdict or result.example_id not in run.price.paid_before]
+        units = sum(run.units(result) for result in kept)
+        if run.price.units is None or not units:
             self._store.append(run.run_id, *kept)
         else:
-            run.slot.settle(price, lambda charge: self._store.append(run.run_id, *kept, charge=charge))
-        run.cost_slot.settle(len(results))
+            run.price.units.settle(units, lambda charge: self._store.append(run.run_id, *kept, charge=charge))
+        run.price.dollars.settle(len(results))
         run.add(results)
         if run.done:
             mean = run.score_sum / run.done
-            self._emitter.emit(ExamplesScored(run.run_id, run.asked.split, run.done, total, mean))
+            self._books.emitter.emit(ExamplesScored(run.run_id, run.request.split, run.done, total, mean))
 
-
-def _purpose(split: Split) -> str:
-    return "evaluate" if split == "train" else "validate"
+    def _warn_of_failed_lms(self, record: RunRecord) -> None:
+        """Once in a compile."""
+        with self._lock:
+            if self._warned or not record.unanswered_count:
+                return
+            self._warned = True
+        warn_of_failed_lms(self._store, record)

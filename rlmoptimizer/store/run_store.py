@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Final, TypeVar, cast
 
 from rlmoptimizer.errors import InvalidSetup, SelectionError, StoreInUse, UnknownRunError
+from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import (
     CandidateRecord,
     Charge,
@@ -27,7 +28,7 @@ from rlmoptimizer.records import (
     RoleUsage,
     RunRecord,
 )
-from rlmoptimizer.store.file import StoreFile, candidate_id, store_path, stores_in
+from rlmoptimizer.store.file import StoreFile, store_path, stores_in
 from rlmoptimizer.store.json_text import decode, encode
 from rlmoptimizer.store.results import StoredResults
 from rlmoptimizer.store.rows import (
@@ -62,6 +63,7 @@ class RunStore:
         self._file = file
         self._clock = clock
         self._results = StoredResults(file)
+        self._numbers: dict[str, int] = {}  # of runs, by their ids
         self._running: dict[str, tuple[int, dict[str, int]]] = {}  # run id -> its number, and example id -> place
 
     @classmethod
@@ -159,10 +161,10 @@ class RunStore:
     ) -> str:
         """Record the beginning of a run and give its id.
 
-        `request` is what was asked for; `find_run` finds the run by it. Rows in `spare` become rows of this run.
+        `request` is what was asked for; `find_runs` finds the run by it. Rows in `spare` become rows of this run.
         """
         with self._file.transaction() as database:
-            candidate = self._candidate(database, prompts)
+            candidate = self._candidate(database, Prompts.of(prompts))
             (number,) = database.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM runs").fetchone()
             run_id = f"r{number}"
             database.execute(
@@ -186,6 +188,7 @@ class RunStore:
             for example_id, source in (spare or {}).items():
                 self._results.take_over(database, number, places[example_id], source)
             self._running[run_id] = number, places
+        self._numbers[run_id] = number
         return run_id
 
     def append(self, run_id: str, *results: ExampleResult, charge: Charge | None = None) -> None:
@@ -231,33 +234,30 @@ class RunStore:
                 self._end(database, number, "cancelled", None)
         return [self.run(run_id) for _, run_id in open_runs]
 
-    def find_run(
+    def find_runs(
         self, split: str, prompts: Mapping[str, str], request: Mapping[str, Any], *, baseline: bool = False
-    ) -> list[str]:
+    ) -> list[RunRecord]:
         """The runs that a request goes on with instead of beginning one, oldest first.
 
         Those that were cut, those on train with examples that have no verdict, and finished ones whose answer nobody
         has.
         """
-        return [
-            row[0]
-            for row in self._query(
-                "SELECT run_id FROM runs WHERE split = ? AND candidate = ? AND request = ? AND baseline = ? "
-                "AND (NOT answered OR (unanswered > 0 AND (split = 'train' OR baseline))) "
-                "AND state IN ('cancelled', 'finished') ORDER BY number",
-                split,
-                candidate_id(encode(dict(prompts))),
-                as_column(encode(dict(request))),
-                int(baseline),
-            )
-        ]
+        return self._runs(
+            "WHERE split = ? AND candidate = ? AND request = ? AND baseline = ? "
+            "AND (NOT answered OR (unanswered > 0 AND (split = 'train' OR baseline))) "
+            "AND state IN ('cancelled', 'finished') ORDER BY number",
+            split,
+            Prompts.of(prompts).digest,
+            as_column(encode(dict(request))),
+            int(baseline),
+        )
 
     def count_runs(self, split: str, prompts: Mapping[str, str], request: Mapping[str, Any]) -> int:
         """How many runs were ever begun for a request."""
         return self._query(
             "SELECT COUNT(*) FROM runs WHERE split = ? AND candidate = ? AND request = ?",
             split,
-            candidate_id(encode(dict(prompts))),
+            Prompts.of(prompts).digest,
             as_column(encode(dict(request))),
         )[0][0]
 
@@ -272,23 +272,24 @@ class RunStore:
         )
         return cast("tuple[int, int]", self._query(free)[0])
 
-    def spare_rows(
-        self, split: str, prompts: Mapping[str, str], *, but: Collection[str] = (), judged: bool = True
-    ) -> Spare:
+    def spare_rows(self, split: str, prompts: Mapping[str, str], *, but: Collection[str] = ()) -> tuple[Spare, Spare]:
         """Rows of these prompts in runs whose answers nobody has, and which no run has taken over yet.
 
-        Runs named in `but` and baselines are left out. `judged` False: not those with a verdict, but those that show
-        what was answered before their LM failed.
+        First those with a verdict, then those that show what was answered before their LM failed. Runs named in `but`
+        and baselines are left out.
         """
         rows = self._query(
-            "SELECT run_id, example_id, number, position FROM runs JOIN results ON run = number "
+            "SELECT counted, run_id, example_id, number, position FROM runs JOIN results ON run = number "
             "WHERE split = ? AND candidate = ? AND NOT baseline AND NOT answered "
-            "AND state IN ('cancelled', 'finished') AND counted = ? AND NOT taken ORDER BY number DESC",
+            "AND state IN ('cancelled', 'finished') AND counted IN (1, 2) AND NOT taken ORDER BY number DESC",
             split,
-            candidate_id(encode(dict(prompts))),
-            1 if judged else 2,
+            Prompts.of(prompts).digest,
         )
-        return {example_id: (number, place) for run_id, example_id, number, place in rows if run_id not in but}
+        spare: dict[int, Spare] = {1: {}, 2: {}}
+        for counted, run_id, example_id, number, place in rows:
+            if run_id not in but:
+                spare[counted][example_id] = number, place
+        return spare[1], spare[2]
 
     def run(self, run_id: str) -> RunRecord:
         """One run. Raises `UnknownRunError`."""
@@ -390,7 +391,7 @@ class RunStore:
         """Record the whole prompt map that is now set. Gives its bytes, or 0 when it was there before."""
         with self._file.transaction() as database:
             before = database.total_changes
-            candidate = self._candidate(database, prompts)
+            candidate = self._candidate(database, Prompts.of(prompts))
             size = len(encode(dict(prompts)).encode("utf-8", "surrogatepass")) if database.total_changes > before else 0
             database.execute("INSERT INTO prompts (candidate, at) VALUES (?, ?)", (candidate, self._clock()))
         return size
@@ -489,15 +490,13 @@ class RunStore:
         found: list[dict[str, Any]] = self._read(lambda row: decode(from_column(row[0])), rows)
         return found[0] if found else None
 
-    def _candidate(self, database: sqlite3.Connection, prompts: Mapping[str, str]) -> str:
-        text = as_column(encode(dict(prompts)))
-        candidate = candidate_id(text)
+    def _candidate(self, database: sqlite3.Connection, prompts: Prompts) -> str:
         database.execute(
             "INSERT OR IGNORE INTO candidates "
             "VALUES (?, (SELECT candidate FROM prompts ORDER BY number DESC LIMIT 1), ?, ?)",
-            (candidate, text, self._clock()),
+            (prompts.digest, as_column(encode(dict(prompts))), self._clock()),
         )
-        return candidate
+        return prompts.digest
 
     def _charge(self, database: sqlite3.Connection, charge: Charge, run: int | None) -> None:
         database.execute(
@@ -525,10 +524,13 @@ class RunStore:
         return self._read(iteration_record, rows)
 
     def _number(self, run_id: str) -> int:
+        if run_id in self._numbers:
+            return self._numbers[run_id]
         rows = self._query("SELECT number FROM runs WHERE run_id = ?", as_column(str(run_id)))
         if not rows:
             known = self._query("SELECT run_id FROM runs ORDER BY number")
             raise UnknownRunError(str(run_id), (row[0] for row in known))
+        self._numbers[run_id] = rows[0][0]
         return rows[0][0]
 
     def _running_run(self, run_id: str) -> tuple[int, dict[str, int]]:

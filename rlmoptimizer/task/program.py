@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, cast
 
@@ -18,9 +19,11 @@ from dspy.primitives.base_module import BaseModule
 
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType, PromptUpdateError
 from rlmoptimizer.lms.attachments import has_attachments
+from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.task.fingerprint import digest, module_digests
 
 __all__ = [
+    "PromptChecker",
     "all_modules",
     "apply_prompts",
     "check_program",
@@ -28,9 +31,9 @@ __all__ = [
     "fingerprint",
     "fingerprints",
     "read_prompts",
-    "set_prompt",
     "step_names",
     "step_of",
+    "write_prompts",
 ]
 
 # What DSPy writes down while a program runs: it can be long, holds no modules, and is no part of the program.
@@ -98,10 +101,48 @@ def clone(program: dspy.Module) -> dspy.Module:
     return copied
 
 
-def apply_prompts(program: dspy.Module, prompts: Mapping[str, str]) -> None:
-    """Set the prompts of the named steps in place; all of them or, with `PromptUpdateError`, none."""
-    steps = dict(_steps(program))
+def apply_prompts(program: dspy.Module, prompts: Mapping[Any, Any]) -> None:
+    """Replace the whole instructions of the named steps in place.
+
+    Raises `PromptUpdateError` for a step that does not exist, a text that no step can have, and when anything but the
+    instructions would change (`fingerprint`); the program is then as it was.
+    """
     before = fingerprint(program)
+    _apply_checked(program, prompts, before)
+
+
+def write_prompts(program: dspy.Module, prompts: Prompts) -> None:
+    """Give every step its text from a map that was checked for this program. Checks nothing itself."""
+    for name, predictor in _steps(program):
+        if _instructions(predictor) != prompts[name]:
+            predictor.signature = _with_instructions(predictor.signature, prompts[name])
+
+
+class PromptChecker:
+    """Makes `Prompts` for one program: every map is tried on a clone of it first. Thread-safe.
+
+    `original` are the prompts of the program as it was given.
+    """
+
+    def __init__(self, program: dspy.Module) -> None:
+        self._trial = clone(program)
+        self._fingerprint = fingerprint(program)
+        self._lock = threading.Lock()  # of the clone
+        self.original = Prompts(read_prompts(program))
+
+    def checked(self, base: Prompts, changes: Mapping[Any, Any]) -> Prompts:
+        """`base` with the texts of `changes`, as DSPy will show them. Raises `PromptUpdateError` as `apply_prompts`."""
+        if not changes:
+            return base
+        with self._lock:
+            write_prompts(self._trial, base)
+            _apply_checked(self._trial, changes, self._fingerprint)
+            return Prompts(read_prompts(self._trial))
+
+
+def _apply_checked(program: dspy.Module, prompts: Mapping[Any, Any], before: str) -> None:
+    """All of the prompts or, with `PromptUpdateError`, none. `before`: the fingerprint of the program."""
+    steps = dict(_steps(program))
     kept = {name: steps[name].signature for name in prompts if name in steps}
     try:
         for name, text in prompts.items():
@@ -112,15 +153,6 @@ def apply_prompts(program: dspy.Module, prompts: Mapping[str, str]) -> None:
         for name, signature in kept.items():
             steps[name].signature = signature
         raise
-
-
-def set_prompt(program: dspy.Module, step: str, text: str) -> None:
-    """Replace the whole instructions of one step in place.
-
-    Raises `PromptUpdateError` when there is no such step, the text is no non-empty string, or anything but the
-    instructions would change (`fingerprint`); the program is then as it was.
-    """
-    apply_prompts(program, {step: text})
 
 
 def fingerprint(program: dspy.Module) -> str:

@@ -20,7 +20,8 @@ import tempfile, threading, time
 import toy
 from offline import field_lm, text_lm
 from rlmoptimizer.store.run_store import RunStore
-from rlmoptimizer.agent.tools import Workbench
+from rlmoptimizer.agent.tools import AgentTools
+from rlmoptimizer.agent.turns import Turns
 options = {}
 exec(setup, globals())
 folder = tempfile.mkdtemp(dir=facts["base"] + "/runs")
@@ -104,7 +105,7 @@ import functools
 from rlmoptimizer import UnknownRunError
 entered, came, ended, changed = threading.Event(), [], [], threading.Condition()
 def watch(name):
-    tool = getattr(Workbench, name)
+    tool = getattr(AgentTools, name)
     @functools.wraps(tool)
     def call(self, *args, **kwargs):
         if "val runs" in (*args, *kwargs.values()):
@@ -116,16 +117,17 @@ def watch(name):
         found = tool(self, *args, **kwargs)
         ended.append(name)
         return found
-    setattr(Workbench, name, call)
+    setattr(AgentTools, name, call)
 for name in ("optimization_status", "run_data", "update_prompt"):
     watch(name)
 def is_val(question):
     return "one word" in question.instructions and question.inputs["message"].startswith(toy.SECRET)
 """
 UNWATCH = """
-from rlmoptimizer.agent.tools import Workbench
+from rlmoptimizer.agent.tools import AgentTools
+from rlmoptimizer.agent.turns import Turns
 for name in ("optimization_status", "run_data", "update_prompt"):
-    setattr(Workbench, name, getattr(Workbench, name).__wrapped__)
+    setattr(AgentTools, name, getattr(AgentTools, name).__wrapped__)
 """
 BEGIN_VAL = """
 told, wanted = [], {"prompts": {"topic": "In one word."}}
@@ -181,12 +183,12 @@ def respond(question):
         entered.set()
         assert gone.wait(60)
     return toy.respond(question)
-died = Workbench.kernel_died
+died = Turns.kernel_died
 @functools.wraps(died)
 def kernel_died(self):
     died(self)
     gone.set()
-Workbench.kernel_died = kernel_died
+Turns.kernel_died = kernel_died
 options.update(eval_lm=field_lm(respond), num_threads=1)
 """
     look = """
@@ -197,7 +199,7 @@ print([(run['split'], run['score'], run['passed_count']) for run in status['runs
     try:
         found = cheat(bounded, [BEGIN_VAL + "os._exit(1)", look, again, look], setup)
     finally:
-        bounded.host(f"{UNWATCH}\nWorkbench.kernel_died = Workbench.kernel_died.__wrapped__")
+        bounded.host(f"{UNWATCH}\nTurns.kernel_died = Turns.kernel_died.__wrapped__")
     assert "run r3 on val goes on to its end" in found["outputs"][0]
     assert found["outputs"][1].strip() == "[('val', 100.0, 4)] 4"
     assert found["outputs"][2].strip() == "r3"

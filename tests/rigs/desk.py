@@ -13,8 +13,9 @@ import toy
 
 from rlmoptimizer.agent.call_gate import Gate
 from rlmoptimizer.agent.llm_tools import SubLMMeter
-from rlmoptimizer.agent.tools import Workbench
+from rlmoptimizer.agent.workbench import Workbench, make_workbench
 from rlmoptimizer.evaluation.evaluator import Evaluator
+from rlmoptimizer.evaluation.runs import Books
 from rlmoptimizer.events import Emitter, Event
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import UnitLedger
@@ -34,7 +35,7 @@ class Desk:
     events: list[Event]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return self.bench.evaluate_program(*args, **kwargs)
+        return self.bench.tools.evaluate_program(*args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -64,22 +65,11 @@ def desk(
         ledger = UnitLedger(budget, journal=store)
         gate = Gate()
         meter = SubLMMeter(ceiling, ledger, emitter, gate)
-        bench = Workbench(
-            clone(program or toy.Triage()),
-            data,
-            evaluator=evaluator,
-            ledger=ledger,
-            meter=meter,
-            store=store,
-            emitter=emitter,
-            gate=gate,
-            seed=0,
-            num_threads=threads,
-            costs=costs,
-        )
+        books = Books(store, ledger, costs or CostLedger(), emitter)
+        bench = make_workbench(clone(program or toy.Triage()), data, evaluator, books, meter, gate, seed=0)
         if baseline:
-            bench.evaluate_baseline(program or toy.Triage())
+            bench.evaluate_baseline()
             events.clear()
         yield Desk(bench, ledger, store, meter, events)
-        bench.cancel()
-        bench.wait_idle(10)
+        bench.gate.close()
+        bench.gate.wait_empty(10)

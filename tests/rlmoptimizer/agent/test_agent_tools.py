@@ -26,9 +26,10 @@ from rlmoptimizer import (
     SubmissionError,
     UnknownRunError,
 )
-from rlmoptimizer.agent import tools as workbench
+from rlmoptimizer.agent import current_prompts
 from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.llm_tools import checked_llm_tools
+from rlmoptimizer.agent.tool_answers import cut_line
 from rlmoptimizer.compilation import compilation
 from rlmoptimizer.errors import LMUnavailable, StoreCorrupt
 from rlmoptimizer.evaluation import runs
@@ -42,7 +43,7 @@ from rlmoptimizer.events import (
 from rlmoptimizer.records import LMCall
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.store.run_store import RunStore
-from rlmoptimizer.task.program import set_prompt
+from rlmoptimizer.task.program import apply_prompts
 
 RESULT_KEYS = {
     "score",
@@ -102,7 +103,7 @@ def test_a_train_evaluation_returns_exactly_what_is_documented(at: Desk) -> None
 def test_every_step_name_in_a_trace_is_one_that_update_prompt_takes(at: Desk) -> None:
     for example in at.evaluate()["examples"]:
         for step in example["steps"]:
-            at.bench.update_prompt(step["step_name"], "Anything.")
+            at.bench.tools.update_prompt(step["step_name"], "Anything.")
 
 
 @pytest.mark.parametrize(
@@ -200,12 +201,12 @@ def test_a_program_that_raises_makes_error_rows_that_say_so(at: Desk) -> None:
 def test_prompts_are_tried_without_being_set(at: Desk) -> None:
     assert at.evaluate(prompts={"topic": toy.FIX})["score"] == 100.0
     assert at.evaluate()["score"] == 50.0
-    assert at.bench.optimization_status()["current_prompts"]["topic"] == "Say what the message is about."
+    assert at.bench.tools.optimization_status()["current_prompts"]["topic"] == "Say what the message is about."
     assert at.store.runs()[2].prompts == {"topic": toy.FIX, "reply": "Answer by the topic."}
 
 
 def test_a_set_prompt_holds_for_every_later_evaluation(at: Desk) -> None:
-    answer = at.bench.update_prompt("topic", toy.FIX)
+    answer = at.bench.tools.update_prompt("topic", toy.FIX)
     assert (answer["step"], answer["changed"], answer["previous_text"]) == (
         "topic",
         True,
@@ -216,7 +217,7 @@ def test_a_set_prompt_holds_for_every_later_evaluation(at: Desk) -> None:
     assert [event for event in at.events if isinstance(event, PromptUpdated)] == [
         PromptUpdated("topic", "Say what the message is about.", toy.FIX)
     ]
-    assert at.bench.update_prompt("topic", toy.FIX)["changed"] is False
+    assert at.bench.tools.update_prompt("topic", toy.FIX)["changed"] is False
 
 
 @pytest.mark.parametrize(
@@ -224,10 +225,10 @@ def test_a_set_prompt_holds_for_every_later_evaluation(at: Desk) -> None:
     [("nobody", "x"), ("topic", ""), ("topic", "  \n"), ("topic", None), ("topic", 3), (None, "x"), (["topic"], "x")],
 )
 def test_a_prompt_that_cannot_be_set_is_refused_and_changes_nothing(at: Desk, step: Any, text: Any) -> None:
-    before = at.bench.optimization_status()["current_prompts"]
+    before = at.bench.tools.optimization_status()["current_prompts"]
     with pytest.raises(PromptUpdateError):
-        at.bench.update_prompt(step, text)
-    assert at.bench.optimization_status()["current_prompts"] == before
+        at.bench.tools.update_prompt(step, text)
+    assert at.bench.tools.optimization_status()["current_prompts"] == before
 
 
 @pytest.mark.parametrize("prompts", [{"nobody": "x"}, {"topic": ""}, {"topic": 1}, "topic", ["topic"], {3: "x"}])
@@ -263,8 +264,8 @@ def test_nothing_of_val_but_totals_is_in_any_answer_event_or_log(at: Desk, caplo
     answers: list[Any] = [
         at.evaluate("val"),
         at.evaluate("val", prompts={"topic": "explode"}),  # raises with the input in its message
-        at.bench.run_data("r2"),
-        at.bench.optimization_status(),
+        at.bench.tools.run_data("r2"),
+        at.bench.tools.optimization_status(),
     ]
     for attempt in ({"failed_from_run": "r2"}, {"split": "val", "prompts": {"topic": ""}}):
         with pytest.raises((SelectionError, PromptUpdateError)) as refused:
@@ -317,13 +318,13 @@ def test_while_val_runs_every_other_call_waits_for_its_end(tmp_path: Path) -> No
         calls: list[Callable[[], object]] = [
             lambda: at.evaluate(limit=1),
             lambda: at.evaluate("val"),
-            lambda: at.bench.run_data("r1"),
-            lambda: at.bench.update_prompt("reply", "Answer."),
-            lambda: at.bench.optimization_status(),
+            lambda: at.bench.tools.run_data("r1"),
+            lambda: at.bench.tools.update_prompt("reply", "Answer."),
+            lambda: at.bench.tools.optimization_status(),
             lambda: at.meter.reserve(1),
             lambda: send("a prompt"),
-            lambda: at.bench.wait_quiet(),
-            *[lambda: at.bench.optimization_status()] * 56,
+            lambda: at.bench.gate.wait_quiet(),
+            *[lambda: at.bench.tools.optimization_status()] * 56,
         ]
         running.add_done_callback(lambda _: ended.append("val"))
         waiting = [pool.submit(ask, call) for call in calls]
@@ -348,7 +349,7 @@ def test_a_val_run_begins_when_the_calls_before_it_have_ended(tmp_path: Path) ->
         asking = pool.submit(prompt)
         assert entered.wait(60)
         running = pool.submit(at.evaluate, "val")
-        behind = pool.submit(at.bench.optimization_status)
+        behind = pool.submit(at.bench.tools.optimization_status)
         assert wait([running, behind], timeout=0.3).done == set()
         assert len(at.store.runs()) == 2
         go.set()
@@ -361,8 +362,8 @@ def test_a_val_run_comes_to_its_end_when_its_kernel_dies_and_its_answer_can_be_a
     with val_held(tmp_path) as (at, begin, go), ThreadPoolExecutor(2) as pool:
         running = begin()
         waiting = pool.submit(at.evaluate, "val")  # of the same kernel, and not begun
-        at.bench.kernel_died()
-        [line] = at.bench.cut_runs()
+        at.bench.turns.kernel_died()
+        [line] = map(cut_line, at.bench.turns.cut_runs())
         assert line == (
             "run r3 on val goes on to its end: the same call of evaluate_program waits for it and has its answer, for "
             "nothing"
@@ -382,17 +383,17 @@ def test_a_val_run_comes_to_its_end_when_its_kernel_dies_and_its_answer_can_be_a
 def test_the_answer_of_a_val_run_that_outlived_its_turn_can_be_asked_for_again(tmp_path: Path) -> None:
     with val_held(tmp_path) as (at, begin, go):
         running = begin()
-        at.bench.begin_turn("interrupted")
-        at.bench.record_turn("", "interrupted", "", 0.0)  # whoever waited was interrupted with the cell
+        at.bench.turns.begin("interrupted")
+        at.bench.turns.record("", "interrupted", "", 0.0)  # whoever waited was interrupted with the cell
         go()
         running.result(60)
         for _ in range(2):
-            at.bench.begin_turn("look")
-            assert at.bench.optimization_status()["latest_run_id"] == "r3"
-            at.bench.record_turn("", "look", "", 0.0)
+            at.bench.turns.begin("look")
+            assert at.bench.tools.optimization_status()["latest_run_id"] == "r3"
+            at.bench.turns.record("", "look", "", 0.0)
         assert at.evaluate("val", prompts={"topic": toy.FIX})["run_id"] == "r3"
         assert at.ledger.spent == 4
-        at.bench.record_turn("", "asked", "", 0.0)
+        at.bench.turns.record("", "asked", "", 0.0)
         assert at.evaluate("val", prompts={"topic": toy.FIX})["run_id"] == "r4"
 
 
@@ -409,7 +410,7 @@ def test_the_answer_of_a_val_run_that_began_after_the_turn_that_asked_for_it_can
         assert entered.wait(60)
         running = pool.submit(at.evaluate, "val")
         assert wait([running], timeout=0.3).done == set()
-        at.bench.record_turn("", "interrupted", "", 0.0)  # with whoever waited
+        at.bench.turns.record("", "interrupted", "", 0.0)  # with whoever waited
         go.set()
         asking.result(60)
         running.result(60)
@@ -423,10 +424,10 @@ def test_a_val_run_that_has_begun_ends_after_the_agent_and_one_that_waits_does_n
         running = begin()
         waiting = pool.submit(at.evaluate, "val")
         assert wait([waiting], timeout=0.3).done == set()
-        at.bench.cancel()
+        at.bench.gate.close()
         with pytest.raises(OptimizationStopped):
             waiting.result(60)
-        idle = pool.submit(at.bench.wait_idle, 0.0)
+        idle = pool.submit(at.bench.gate.wait_empty, 0.0)
         assert wait([idle], timeout=0.3).done == set()
         go()
         idle.result(60)
@@ -438,17 +439,17 @@ def test_a_val_run_that_has_begun_ends_after_the_agent_and_one_that_waits_does_n
 def test_a_val_run_that_is_stopped_from_outside_is_whole_before_the_agent_is_told_anything(tmp_path: Path) -> None:
     with val_held(tmp_path) as (at, begin, go):
         running = begin()
-        at.bench.stop()
+        at.bench.gate.stop()
         go()
         with pytest.raises(OptimizationStopped):
             running.result(60)
         assert [(run.state, run.evaluated_count) for run in at.store.runs()[2:]] == [("cancelled", 2)]
     with desk(tmp_path, again=True) as at:
-        assert [run["run_id"] for run in at.bench.optimization_status()["runs"]] == ["r1", "r2"]
+        assert [run["run_id"] for run in at.bench.tools.optimization_status()["runs"]] == ["r1", "r2"]
         with pytest.raises(SelectionError, match="whole or not at all"):
-            at.bench.run_data("r3")
+            at.bench.tools.run_data("r3")
         at.bench.finish_val_runs()
-        assert at.bench.run_data("r3")["passed_count"] == 4
+        assert at.bench.tools.run_data("r3")["passed_count"] == 4
         assert at.ledger.spent == 4
         answer = at.evaluate("val", prompts={"topic": toy.FIX})
         assert (answer["run_id"], answer["remaining_budget"]) == ("r3", 96)
@@ -457,14 +458,14 @@ def test_a_val_run_that_is_stopped_from_outside_is_whole_before_the_agent_is_tol
 def test_a_val_run_whose_rest_cannot_be_paid_is_not_told(tmp_path: Path) -> None:
     with val_held(tmp_path, budget=5) as (at, begin, go):
         running = begin()
-        at.bench.stop()
+        at.bench.gate.stop()
         go()
         with pytest.raises(OptimizationStopped):
             running.result(60)
         at.ledger.charge(2, "llm_query")
     with desk(tmp_path, again=True, budget=5) as at:
         at.bench.finish_val_runs()
-        assert [run["run_id"] for run in at.bench.optimization_status()["runs"]] == ["r1", "r2"]
+        assert [run["run_id"] for run in at.bench.tools.optimization_status()["runs"]] == ["r1", "r2"]
         assert at.ledger.left == 1
 
 
@@ -482,16 +483,16 @@ def test_a_val_run_in_which_the_money_ends_tells_nothing_and_nothing_is_told_aft
         for call in (
             lambda: at.evaluate("val", prompts={"topic": toy.FIX}),
             lambda: at.evaluate(limit=1),
-            lambda: at.bench.run_data("r3"),
-            lambda: at.bench.optimization_status(),
-            lambda: at.bench.update_prompt("topic", "x"),
+            lambda: at.bench.tools.run_data("r3"),
+            lambda: at.bench.tools.optimization_status(),
+            lambda: at.bench.tools.update_prompt("topic", "x"),
             lambda: at.meter.reserve(10**6),
         ):
             with pytest.raises(CostExceededError) as refused:
                 call()
             said.add(str(refused.value))
         assert said == {"max_cost_usd is used up; no more of it can be paid; submit what is best so far"}
-        assert at.bench.check_submission({"optimized_dspy_program": {"topic": "a", "reply": "b"}})
+        assert at.bench.submission.prompts_in({"optimized_dspy_program": {"topic": "a", "reply": "b"}})
         assert at.store.run("r3").evaluated_count == 2
 
 
@@ -513,7 +514,7 @@ def test_without_a_validation_set_asking_for_val_says_so(tmp_path: Path) -> None
 
 def test_run_data_is_what_the_evaluation_returned_and_costs_nothing(at: Desk) -> None:
     for returned in (at.evaluate(ids="1-3"), at.evaluate("val"), at.evaluate(prompts={"topic": "explode"})):
-        read = at.bench.run_data(returned["run_id"])
+        read = at.bench.tools.run_data(returned["run_id"])
         assert set(read) == RESULT_KEYS - {"remaining_budget"}
         assert "budget" not in read["summary_line"]
         same = RESULT_KEYS - {"remaining_budget", "summary_line"}
@@ -524,14 +525,14 @@ def test_run_data_is_what_the_evaluation_returned_and_costs_nothing(at: Desk) ->
 @pytest.mark.parametrize("run_id", ["r99", "", None, 1, ["r1"]])
 def test_an_unknown_run_is_refused_with_the_known_ones(at: Desk, run_id: Any) -> None:
     with pytest.raises(UnknownRunError, match="r1, r2"):
-        at.bench.run_data(run_id)
+        at.bench.tools.run_data(run_id)
 
 
 def test_the_status_says_where_the_optimization_stands(at: Desk) -> None:
     at.evaluate(ids="1")
     at.evaluate("val", prompts={"topic": toy.FIX})
     at.meter.reserve(2)
-    status = at.bench.optimization_status()
+    status = at.bench.tools.optimization_status()
     assert (status["budget"], status["spent_budget"], status["remaining_budget"]) == (100, 7, 93)
     assert (status["evaluated_examples"], status["sub_lm_calls"], status["num_threads"]) == (5, 2, 4)
     assert (status["best_score"], status["best_run_id"], status["latest_run_id"]) == (100.0, "r4", "r4")
@@ -551,18 +552,18 @@ def test_the_status_says_where_the_optimization_stands(at: Desk) -> None:
 
 def test_best_is_by_val_and_the_first_of_equals(at: Desk) -> None:
     at.evaluate(prompts={"topic": toy.FIX})  # train does not count
-    assert at.bench.best_run().run_id == "r2"  # type: ignore[union-attr]
+    assert at.bench.tools.optimization_status()["best_run_id"] == "r2"
     at.evaluate("val", prompts={"topic": toy.FIX})
     at.evaluate("val", prompts={"topic": toy.FIX, "reply": "Answer well by the topic."})
-    assert at.bench.best_run().run_id == "r4"  # type: ignore[union-attr]
+    assert at.bench.tools.optimization_status()["best_run_id"] == "r4"
 
 
 def test_best_without_a_validation_set_is_by_the_whole_of_train(tmp_path: Path) -> None:
     with desk(tmp_path, val=None) as at:
         at.evaluate(ids="1", prompts={"reply": "Answer briefly by the topic."})  # 100, but of one example
-        assert at.bench.best_run().run_id == "r1"  # type: ignore[union-attr]
+        assert at.bench.tools.optimization_status()["best_run_id"] == "r1"
         at.evaluate(prompts={"topic": toy.FIX})
-        assert at.bench.best_run().run_id == "r3"  # type: ignore[union-attr]
+        assert at.bench.tools.optimization_status()["best_run_id"] == "r3"
 
 
 # budget
@@ -577,7 +578,7 @@ def test_a_request_that_does_not_fit_is_refused_whole_and_says_what_would(tmp_pa
         assert at.evaluate(limit=4)["remaining_budget"] == 0
         with pytest.raises(BudgetExceededError, match="submit"):
             at.evaluate(limit=1)
-        assert at.bench.run_data("r3")["evaluated_count"] == 4
+        assert at.bench.tools.run_data("r3")["evaluated_count"] == 4
 
 
 def test_the_baseline_is_free_and_stored(tmp_path: Path) -> None:
@@ -628,12 +629,12 @@ def test_sub_lm_prompts_are_held_to_the_ceiling_and_the_budget_and_refused_whole
 
 
 def test_after_cancel_no_call_of_the_agent_does_anything(at: Desk) -> None:
-    at.bench.cancel()
+    at.bench.gate.close()
     for call in (
         lambda: at.evaluate(),
-        lambda: at.bench.update_prompt("topic", "x"),
-        lambda: at.bench.run_data("r1"),
-        lambda: at.bench.optimization_status(),
+        lambda: at.bench.tools.update_prompt("topic", "x"),
+        lambda: at.bench.tools.run_data("r1"),
+        lambda: at.bench.tools.optimization_status(),
     ):
         with pytest.raises(OptimizationStopped):
             call()
@@ -658,12 +659,12 @@ def test_an_evaluation_that_is_cancelled_pays_for_what_it_ran_and_gives_the_rest
             running = pool.submit(at.evaluate)
             assert entered.wait(30)
             with pytest.raises(SelectionError, match="still being evaluated"):
-                at.bench.run_data("r3")
-            at.bench.cancel()
+                at.bench.tools.run_data("r3")
+            at.bench.gate.close()
             gate.set()
             with pytest.raises(OptimizationStopped):
                 running.result(30)
-        at.bench.wait_idle(10)
+        at.bench.gate.wait_empty(10)
         record = at.store.run("r3")
         assert record.state == "cancelled"
         state = at.ledger.state()
@@ -675,12 +676,12 @@ def test_an_evaluation_that_is_cancelled_pays_for_what_it_ran_and_gives_the_rest
 def test_what_is_not_the_agents_to_mend_is_kept_for_the_caller_and_not_told(at: Desk) -> None:
     at.store.close()
     with pytest.raises(OptimizationStopped) as told:
-        at.bench.optimization_status()
+        at.bench.tools.optimization_status()
     assert "sqlite" not in str(told.value).lower()
     assert str(at.store.path) not in str(told.value)
-    assert at.bench.failure is not None
+    assert at.bench.gate.failure is not None
     with pytest.raises(OptimizationStopped):
-        at.bench.run_data("r1")
+        at.bench.tools.run_data("r1")
 
 
 # submission
@@ -698,11 +699,11 @@ def test_a_store_that_fails_under_a_prompt_to_the_sub_lm_is_kept_for_the_caller_
         with pytest.raises(OptimizationStopped) as told:
             call()
         assert "secret" not in str(told.value)
-    assert isinstance(at.bench.failure, StoreCorrupt)
+    assert isinstance(at.bench.gate.failure, StoreCorrupt)
 
 
 def test_a_submission_with_every_step_is_taken_in_the_programs_order(at: Desk) -> None:
-    prompts = at.bench.check_submission({"optimized_dspy_program": {"reply": "b", "topic": "a"}})
+    prompts = at.bench.submission.prompts_in({"optimized_dspy_program": {"reply": "b", "topic": "a"}})
     assert list(prompts.items()) == [("topic", "a"), ("reply", "b")]
 
 
@@ -726,7 +727,7 @@ def test_a_submission_that_is_not_complete_is_refused_with_all_that_is_wrong(
     at: Desk, submitted: Any, said: str
 ) -> None:
     with pytest.raises(SubmissionError, match=said):
-        at.bench.check_submission({"optimized_dspy_program": submitted})
+        at.bench.submission.prompts_in({"optimized_dspy_program": submitted})
 
 
 # events
@@ -808,10 +809,10 @@ HUGE = 10**6
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda at: at.bench.update_prompt("topic", "x" * 100_001), "100,001 characters, and at most 100,000"),
-        (lambda at: at.bench.update_prompt("topic", "x\ty" * 30_000), "once its tabs are spaces"),
-        (lambda at: at.bench.update_prompt("x" * HUGE, "text"), "there is no such step"),
-        (lambda at: at.bench.update_prompt([["x"] * HUGE], "text"), "there is no such step"),
+        (lambda at: at.bench.tools.update_prompt("topic", "x" * 100_001), "100,001 characters, and at most 100,000"),
+        (lambda at: at.bench.tools.update_prompt("topic", "x\ty" * 30_000), "once its tabs are spaces"),
+        (lambda at: at.bench.tools.update_prompt("x" * HUGE, "text"), "there is no such step"),
+        (lambda at: at.bench.tools.update_prompt([["x"] * HUGE], "text"), "there is no such step"),
         (lambda at: at.evaluate(prompts={"topic": "x" * HUGE}), "1,000,000 characters, and at most 100,000"),
         (lambda at: at.evaluate("val", prompts={"x" * HUGE: "text"}), "there is no such step"),
         (lambda at: at.evaluate(prompts={str(number): "x" for number in range(HUGE)}), "there is no such step"),
@@ -831,8 +832,8 @@ HUGE = 10**6
         (lambda at: at.evaluate(failed_from_run="r" * HUGE), "failed_from_run='rrr"),
         (lambda at: at.evaluate("x" * HUGE), "split must be"),
         (lambda at: at.evaluate({"x" * HUGE: "y" * HUGE}), "split must be"),
-        (lambda at: at.bench.run_data("r" * HUGE), "there is no run"),
-        (lambda at: at.bench.run_data(["r"] * HUGE), "there is no run"),
+        (lambda at: at.bench.tools.run_data("r" * HUGE), "there is no run"),
+        (lambda at: at.bench.tools.run_data(["r"] * HUGE), "there is no run"),
     ],
 )
 def test_what_is_too_large_is_refused_in_few_words(at: Desk, call: Callable[[Desk], Any], said: str) -> None:
@@ -855,7 +856,7 @@ def test_what_is_too_large_is_refused_in_few_words(at: Desk, call: Callable[[Des
 )
 def test_a_submission_that_is_too_large_is_refused_in_few_words(at: Desk, submitted: Any, said: str) -> None:
     with pytest.raises(SubmissionError, match=said) as refused:
-        at.bench.check_submission({"optimized_dspy_program": submitted})
+        at.bench.submission.prompts_in({"optimized_dspy_program": submitted})
     assert len(str(refused.value)) < 1500
 
 
@@ -867,33 +868,33 @@ def test_all_ids_may_be_named_twice(at: Desk) -> None:
 def test_a_students_own_prompt_may_be_longer_and_be_set_again(tmp_path: Path) -> None:
     own = "Say what the message is about. " * 5000
     student = toy.Triage()
-    set_prompt(student, "topic", own)
+    apply_prompts(student, {"topic": own})
     with desk(tmp_path, program=student) as at:
-        own = at.bench.optimization_status()["current_prompts"]["topic"]
-        assert at.bench.update_prompt("topic", toy.FIX)["changed"]
-        assert at.bench.update_prompt("topic", own)["changed"]
-        assert at.bench.check_submission({"optimized_dspy_program": {"topic": own, "reply": "b"}})["topic"] == own
+        own = at.bench.tools.optimization_status()["current_prompts"]["topic"]
+        assert at.bench.tools.update_prompt("topic", toy.FIX)["changed"]
+        assert at.bench.tools.update_prompt("topic", own)["changed"]
+        assert at.bench.submission.prompts_in({"optimized_dspy_program": {"topic": own, "reply": "b"}})["topic"] == own
 
 
 def test_setting_prompts_makes_the_store_no_larger_than_is_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workbench, "_MOST_PROMPT_BYTES", 500_000)
-    monkeypatch.setattr(workbench, "_MOST_UPDATES", 30)
+    monkeypatch.setattr(current_prompts, "_MOST_PROMPT_BYTES", 500_000)
+    monkeypatch.setattr(current_prompts, "_MOST_UPDATES", 30)
     first, second = "a" * 100_000, "b" * 100_000
     with desk(tmp_path, baseline=False) as at:
         for _ in range(10):
             for text in (first, second):
                 for _ in range(20):
-                    assert at.bench.update_prompt("topic", text)["step"] == "topic"
+                    assert at.bench.tools.update_prompt("topic", text)["step"] == "topic"
         assert at.store.prompts_set()[0] == 21
         for number in range(3):
-            at.bench.update_prompt("topic", str(number) * 100_000)
+            at.bench.tools.update_prompt("topic", str(number) * 100_000)
         with pytest.raises(PromptUpdateError, match="no more"):
-            at.bench.update_prompt("topic", "c" * 100_000)
-        assert at.bench.optimization_status()["current_prompts"]["topic"] == "2" * 100_000
+            at.bench.tools.update_prompt("topic", "c" * 100_000)
+        assert at.bench.tools.optimization_status()["current_prompts"]["topic"] == "2" * 100_000
     with desk(tmp_path, again=True, baseline=False) as at, pytest.raises(PromptUpdateError, match="no more"):
-        at.bench.update_prompt("topic", "c" * 100_000)
+        at.bench.tools.update_prompt("topic", "c" * 100_000)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3_000_000
 
 

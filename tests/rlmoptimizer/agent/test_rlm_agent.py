@@ -15,7 +15,7 @@ from dspy.primitives.code_interpreter import CodeInterpreterError
 from offline import ScriptedRootLM, fields_text
 
 from rlmoptimizer.agent.rlm_agent import Agent, agent_instructions, agent_signature
-from rlmoptimizer.agent.tools import Workbench
+from rlmoptimizer.agent.tools import AgentTools
 
 PROMPTS = {"topic": toy.FIX, "reply": "Answer by the topic."}
 SUBMIT = f"SUBMIT(optimized_dspy_program={PROMPTS!r})"
@@ -33,7 +33,7 @@ def local() -> Any:
 def test_the_prompt_names_every_tool_as_it_is_called() -> None:
     prompt = agent_instructions()
     for name in TOOLS:
-        parameters = list(inspect.signature(getattr(Workbench, name)).parameters.values())[1:]
+        parameters = list(inspect.signature(getattr(AgentTools, name)).parameters.values())[1:]
         call = f"{name}({', '.join(_shown(parameter) for parameter in parameters)})"
         assert call in prompt
     assert "llm_query(prompt)" in prompt
@@ -163,7 +163,7 @@ def test_dspys_rlm_still_has_every_place_where_it_is_extended() -> None:
         if inspect.isfunction(value) and name.startswith("_") and not name.startswith("__")
     ]
     inherited = {name: getattr(dspy.RLM, name, None) for name in extended}
-    own = {"_outcome_of", "_unreadable_turn", "_saw_turn", "_raise_failure", "_ended_without_outputs"}
+    own = {"_outcome_of", "_unaffordable", "_unreadable_turn", "_saw_turn", "_raise_failure", "_ended_without_outputs"}
     assert {name for name, value in inherited.items() if value is None} == own
     assert "budget" in inspect.signature(dspy.RLM._prepare_execution_tools).parameters
     assert "budget" in inspect.signature(dspy.RLM._setup_facade).parameters

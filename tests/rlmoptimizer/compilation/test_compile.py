@@ -19,7 +19,7 @@ from offline import Asked, ScriptedRootLM, field_lm, text_lm
 from responses_server import ResponsesServer, turn
 
 from kernel_bridge import KernelInterpreter, Limits
-from rlmoptimizer.agent import tools as workbench
+from rlmoptimizer.agent import turns
 from rlmoptimizer.errors import notes_of
 from rlmoptimizer.store.run_store import RunStore
 
@@ -295,7 +295,7 @@ llm_query("has it begun?")
 def test_a_kernel_that_dies_in_the_middle_of_an_evaluation_leaves_the_run_and_the_ledger_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(workbench, "_CUT_SECONDS", 1.0)  # the gate opens after that
+    monkeypatch.setattr(turns, "_CUT_SECONDS", 1.0)  # the gate opens after that
     lm, entered, gate = gated_eval_lm(4)
 
     def sub(prompt: str) -> str:

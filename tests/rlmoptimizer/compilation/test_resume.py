@@ -23,7 +23,7 @@ from stoppable import attributes, finished, killed, lines_of
 
 from kernel_bridge import KernelInterpreter
 from rlmoptimizer import InvalidSetup, RLMDocstringOptimizer
-from rlmoptimizer.agent.tools import Workbench
+from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.compilation.resume import CUT_OUTPUT
 from rlmoptimizer.compilation.setup_record import metric_name
 from rlmoptimizer.store.run_store import RunStore
@@ -556,14 +556,14 @@ os._exit(1)
     again = f"print(evaluate_program(prompts={{'topic': {toy.FIX!r}}})['summary_line'])"
     root = ScriptedRootLM([die, look, again, SUBMIT])
     optimizer = toy.optimizer(root, eval_lm=field_lm(respond, "eval"), sub_lm=text_lm(sub, "sub"), num_threads=1)
-    died = Workbench.kernel_died
+    died = Turns.kernel_died
 
-    def kernel_died(self: Workbench) -> None:
+    def kernel_died(self: Turns) -> None:
         died(self)
         gone.set()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Workbench, "kernel_died", kernel_died)
+        patch.setattr(Turns, "kernel_died", kernel_died)
         result = optimizer.compile(toy.Triage(), **arguments())
     assert "budget, runs, prompts" in result.agent_trajectory[0]["output"]
     assert "run r3 on train was cut and ended after 3 of 6 examples" in result.agent_trajectory[0]["output"]

@@ -14,7 +14,9 @@ import toy
 from offline import Asked, ScriptedRootLM, field_lm
 from stoppable import killed
 
-from rlmoptimizer.agent.tools import Workbench
+from rlmoptimizer.agent.call_gate import Gate
+from rlmoptimizer.agent.submission import SubmissionCheck
+from rlmoptimizer.agent.tools import AgentTools
 from rlmoptimizer.store.run_store import RunStore
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
@@ -30,14 +32,14 @@ def test_a_submission_waits_for_the_run_on_val_that_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, submitted, judged = threading.Event(), threading.Event(), threading.Event()
-    wait_quiet, check = Workbench.wait_quiet, Workbench.check_submission
+    wait_quiet, check = Gate.wait_quiet, SubmissionCheck.prompts_in
 
-    def waits(self: Workbench) -> None:
+    def waits(self: Gate) -> None:
         submitted.set()
         wait_quiet(self)
 
     @functools.wraps(check)
-    def checks(self: Workbench, fields: Any) -> Any:
+    def checks(self: SubmissionCheck, fields: Any) -> Any:
         judged.set()
         return check(self, fields)
 
@@ -48,12 +50,12 @@ def test_a_submission_waits_for_the_run_on_val_that_is_under_way(
             assert not judged.wait(0.3)
         return toy.respond(question)
 
-    monkeypatch.setattr(Workbench, "wait_quiet", waits)
-    monkeypatch.setattr(Workbench, "check_submission", checks)
-    def run_data(self: Workbench, run_id: Any) -> Any:
+    monkeypatch.setattr(Gate, "wait_quiet", waits)
+    monkeypatch.setattr(SubmissionCheck, "prompts_in", checks)
+    def run_data(self: AgentTools, run_id: Any) -> Any:
         assert entered.wait(60)
 
-    monkeypatch.setattr(Workbench, "run_data", run_data)  # the agent's way to know that val runs, which it has not
+    monkeypatch.setattr(AgentTools, "run_data", run_data)  # the agent's way to know that val runs, which it has not
     cell = f"""
 import threading
 prompts = optimization_status()["current_prompts"]

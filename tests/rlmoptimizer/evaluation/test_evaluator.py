@@ -27,7 +27,7 @@ from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.fan_out import FanOut
 from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.task.dataset import Row, build_dataset
-from rlmoptimizer.task.program import set_prompt, step_names
+from rlmoptimizer.task.program import apply_prompts, step_names
 
 TIMEOUT = 100  # seconds; only a broken test waits so long
 
@@ -65,9 +65,9 @@ class Scripted(dspy.Module):
 def evaluate(
     function: Callable[[Any], Any], metric: Any = None, rows: tuple[Row, ...] | None = None, **options: Any
 ) -> list[ExampleResult]:
-    on_result = options.pop("on_result", None)
+    on_results = options.pop("on_results", None)
     with Evaluator(metric or always(1), None, options.pop("num_threads", 2), **options) as evaluator:
-        return evaluator.score(Scripted(function), rows or rows_of(), on_result=on_result)
+        return evaluator.score(Scripted(function), rows or rows_of(), on_results=on_results)
 
 
 class TwoSteps(dspy.Module):
@@ -131,7 +131,7 @@ def test_results_come_in_the_order_of_the_rows_however_they_finish() -> None:
     with Evaluator(same_answer, None, 3) as evaluator:
         order: list[str] = []
         results = evaluator.score(
-            Scripted(function), rows_of(count=3), on_result=lambda result: order.append(result.example_id)
+            Scripted(function), rows_of(count=3), on_results=lambda some: order.extend(one.example_id for one in some)
         )
     assert [result.example_id for result in results] == ["1", "2", "3"]
     assert sorted(order) == ["1", "2", "3"]
@@ -446,7 +446,7 @@ def failing_lm(error: Exception) -> dspy.LM:
 def test_a_failure_of_the_lm_is_told_from_one_of_the_program(error: Exception, kind: str) -> None:
     results: list[ExampleResult] = []
     with Evaluator(same_answer, failing_lm(error)) as evaluator, contextlib.suppress(LMsFailed):
-        evaluator.score(TwoSteps(), rows_of(count=1), on_result=results.append)
+        evaluator.score(TwoSteps(), rows_of(count=1), on_results=results.extend)
     assert [result.error_kind for result in results] == [kind]
 
 
@@ -460,7 +460,7 @@ def test_an_lm_failure_is_seen_through_what_the_program_made_of_it(error: Except
 
     results: list[ExampleResult] = []
     with pytest.raises(LMsFailed):
-        evaluate(function, rows=rows_of(count=1), on_result=results.append)
+        evaluate(function, rows=rows_of(count=1), on_results=results.extend)
     assert [result.error_kind for result in results] == [kind]
 
 
@@ -483,7 +483,7 @@ def test_a_metric_that_raises_on_some_makes_error_rows() -> None:
 def test_a_metric_that_raises_on_all_stops_with_a_traceback_of_its_own_frames() -> None:
     delivered: list[ExampleResult] = []
     with Evaluator(fussy("q0", "q1", "q2"), None) as evaluator, pytest.raises(MetricFailed) as failed:
-        evaluator.score(Scripted(str), rows_of(), on_result=delivered.append)
+        evaluator.score(Scripted(str), rows_of(), on_results=delivered.extend)
     assert failed.value.failed == 3
     assert "LookupError: no verdict on q" in failed.value.traceback_text
     assert "in metric" in failed.value.traceback_text
@@ -616,8 +616,8 @@ def test_evaluations_at_the_same_time_never_mix() -> None:
 def test_candidates_at_the_same_time_use_their_own_prompts() -> None:
     student = dspy.Predict("question -> answer")
     other = student.deepcopy()
-    set_prompt(student, "self", "one")
-    set_prompt(other, "self", "two")
+    apply_prompts(student, {"self": "one"})
+    apply_prompts(other, {"self": "two"})
     lm = field_lm(lambda asked: {"answer": asked.instructions})
     with Evaluator(always(1), lm, 4) as evaluator, ThreadPoolExecutor(2) as callers:
         runs = list(callers.map(lambda program: evaluator.score(program, rows_of(count=20)), [student, other]))
@@ -745,7 +745,7 @@ def test_a_cancelled_run_finishes_what_is_under_way_and_starts_nothing_more(exec
             evaluator.score,
             Scripted(gate),
             rows_of(count=50),
-            on_result=lambda result: delivered.append(result.example_id),
+            on_results=lambda some: delivered.extend(one.example_id for one in some),
             cancelled=cancelled,
         )
         gate.wait_full()
@@ -792,14 +792,13 @@ def test_an_observer_that_raises_ends_the_run(executor_option: dict[str, Any]) -
 
     with Evaluator(always(1), None, 1, **executor_option) as evaluator:
         with pytest.raises(OSError, match="disk full"):
-            evaluator.score(Scripted(gate), rows_of(count=5000), on_result=refuse)
+            evaluator.score(Scripted(gate), rows_of(count=5000), on_results=refuse)
         assert gate.calls < 5000
         assert len(evaluator.score(Scripted(str), rows_of())) == 3
 
 
 def test_results_are_delivered_each_once_as_they_come_never_two_calls_at_a_time() -> None:
     at_once = threading.Semaphore(1)
-    single: list[str] = []
     batches: list[list[str]] = []
 
     def on_results(results: Any) -> None:
@@ -808,11 +807,8 @@ def test_results_are_delivered_each_once_as_they_come_never_two_calls_at_a_time(
         at_once.release()
 
     with Evaluator(always(1), None) as evaluator:
-        evaluator.score(
-            Scripted(str), rows_of(count=40), on_results=on_results, on_result=lambda one: single.append(one.example_id)
-        )
-    assert [one for batch in batches for one in batch] == single
-    assert sorted(single, key=int) == [str(n) for n in range(1, 41)]
+        evaluator.score(Scripted(str), rows_of(count=40), on_results=on_results)
+    assert sorted((one for batch in batches for one in batch), key=int) == [str(n) for n in range(1, 41)]
 
 
 def test_closing_without_waiting_gives_all_runs_together_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -906,7 +902,7 @@ class PlainEngine:
 
 def test_rows_can_run_in_another_process() -> None:
     program = dspy.Predict("question -> answer")
-    set_prompt(program, "self", "a prompt that has to travel")
+    apply_prompts(program, {"self": "a prompt that has to travel"})
     bonus = 0.5
     lm = dspy.LM("offline/there", engine=PlainEngine(), cache=False)
     with (

@@ -559,7 +559,7 @@ def test_what_such_a_thread_was_answered_is_not_shown_in_an_example_that_is_free
 
     results: list[Any] = []
     with Evaluator(full, field_lm(fail), 1) as evaluator, pytest.raises(LMsFailed):
-        evaluator.score(Program(forward), rows_of("a", "b"), on_result=results.append)
+        evaluator.score(Program(forward), rows_of("a", "b"), on_results=results.extend)
     assert [(result.shows_answers, result.steps, result.error) for result in results] == [
         (False, (), "LMTimeoutError")
     ] * 2

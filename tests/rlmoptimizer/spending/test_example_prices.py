@@ -62,14 +62,14 @@ def test_an_example_that_shows_an_answer_is_paid_although_its_lm_failed_later(tm
         error = refused(work, limit=3)
         assert (error.paid, books(work)) == (3, (3, 97))
         assert "3 of them are paid" in str(error)
-        answer = work.bench.run_data(error.run_id)
+        answer = work.bench.tools.run_data(error.run_id)
         assert len(shown(answer)) == 3
         assert [[step["step_name"] for step in row["steps"]] for row in answer["examples"]] == [["topic", "reply"]] * 3
         assert all("LMRateLimitError" in row["steps"][1]["error"] for row in answer["examples"])
         assert "3 of these are paid" in answer["summary_line"]
         # Run again it is not paid again, and shows nothing new until it has a verdict.
         refused(work, limit=3)
-        assert shown(work.bench.run_data(error.run_id)) == shown(answer)
+        assert shown(work.bench.tools.run_data(error.run_id)) == shown(answer)
         assert books(work) == (3, 97)
         provider.fails_on = None
         again = work.evaluate(limit=3)
@@ -84,7 +84,7 @@ def test_an_example_that_shows_no_answer_is_free(tmp_path: Path) -> None:
     with desk(tmp_path, lm=provider.lm, baseline=False) as work:
         error = refused(work, limit=3)
         assert (error.paid, books(work)) == (0, (0, 100))
-        answer = work.bench.run_data(error.run_id)
+        answer = work.bench.tools.run_data(error.run_id)
         assert shown(answer) == []
         assert [[step["step_name"] for step in row["steps"]] for row in answer["examples"]] == [["topic"]] * 3
         assert "were not paid" in answer["summary_line"]
@@ -133,7 +133,7 @@ def test_what_no_step_was_answered_is_free_and_read_nowhere(tmp_path: Path) -> N
     with desk(tmp_path, lm=text_lm(respond), baseline=False, program=Direct()) as work:
         error = refused(work, limit=2)
         assert (error.paid, books(work)) == (0, (0, 100))
-        answer = work.bench.run_data(error.run_id)
+        answer = work.bench.tools.run_data(error.run_id)
         assert "secret" not in str(answer["examples"])
         assert [(row["error"], row["error_kind"]) for row in answer["examples"]] == [("RuntimeError", "rate_limit")] * 2
 

@@ -64,7 +64,7 @@ PARTS: dict[str, tuple[str, Callable[[RunStore], Any], float]] = {
     "which examples failed": ("ended", lambda store: store.failed_ids("r1"), 0.02),
     "the kinds of errors": ("ended", lambda store: store.error_kinds("r1"), 0.01),
     "what is still to be done": ("cut", lambda store: store.planned_ids("r1"), 0.01),
-    "what a request goes on with": ("cut", lambda store: store.find_run("train", {"a": "p"}, {"limit": None}), 0.01),
+    "what a request goes on with": ("cut", lambda store: store.find_runs("train", {"a": "p"}, {"limit": None}), 0.01),
     "what could be taken over": ("ended", lambda store: store.spare_rows("train", {"a": "p"}), 0.02),
     "the first 25 examples": ("ended", lambda store: store.examples("r1", limit=25), 0.03),
     "25 in the middle": ("ended", lambda store: store.examples("r1", offset=MIDDLE, limit=25), 0.03),

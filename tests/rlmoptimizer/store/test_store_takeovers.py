@@ -132,10 +132,9 @@ class Takeovers(RuleBasedStateMachine):
         data: st.DataObject,
     ) -> None:
         busy = data.draw(st.sets(st.sampled_from([run.run_id for run in self.model.runs] or ["r0"]), max_size=1))
-        spare = self.store.spare_rows("train", prompts, but=busy)
+        spare, owed = self.store.spare_rows("train", prompts, but=busy)
         expected = self.model.spare(prompts, busy)
         assert sources(spare) == {example_id: run.run_id for example_id, (run, _) in expected.items()}
-        owed = self.store.spare_rows("train", prompts, but=busy, judged=False)
         spare = {**owed, **spare}
         expected = {**self.model.spare(prompts, busy, judged=False), **expected}
         wanted = set(planned) if takes_over and not baseline else set[str]()
@@ -231,16 +230,16 @@ class Takeovers(RuleBasedStateMachine):
         for prompts in PROMPTS:
             for request in REQUESTS:
                 for baseline in (True, False):
-                    found = self.store.find_run("train", prompts, request, baseline=baseline)
-                    assert found == [run.run_id for run in self.model.found(prompts, request, baseline)]
+                    found = self.store.find_runs("train", prompts, request, baseline=baseline)
+                    expected = self.model.found(prompts, request, baseline)
+                    assert [run.run_id for run in found] == [run.run_id for run in expected]
                 asked = [run for run in self.model.runs if (run.prompts, run.request) == (prompts, request)]
                 assert self.store.count_runs("train", prompts, request) == len(asked)
-                assert self.store.find_run("val", prompts, request) == []
+                assert self.store.find_runs("val", prompts, request) == []
             spare = {example_id: run.run_id for example_id, (run, _) in self.model.spare(prompts, set()).items()}
-            assert sources(self.store.spare_rows("train", prompts)) == spare
             shown = {one: run.run_id for one, (run, _) in self.model.spare(prompts, set(), judged=False).items()}
-            assert sources(self.store.spare_rows("train", prompts, judged=False)) == shown
-            assert self.store.spare_rows("val", prompts) == {}
+            assert [sources(rows) for rows in self.store.spare_rows("train", prompts)] == [spare, shown]
+            assert self.store.spare_rows("val", prompts) == ({}, {})
 
     @invariant()
     def both_connections_agree_with_the_model(self) -> None:

@@ -32,7 +32,6 @@ from rlmoptimizer.task.program import (
     fingerprint,
     read_prompts,
     separate_stages,
-    set_prompt,
     step_names,
     step_of,
 )
@@ -235,7 +234,7 @@ def test_a_prompt_is_replaced_whole_and_nothing_else_changes() -> None:
     program = Program()
     others = {name: text for name, text in read_prompts(program).items() if name != "inner.sort"}
     before = fingerprint(program)
-    set_prompt(program, "inner.sort", "Be brief.")
+    apply_prompts(program, {"inner.sort": "Be brief."})
     assert read_prompts(program) == others | {"inner.sort": "Be brief."}
     assert fingerprint(program) == before
 
@@ -243,7 +242,7 @@ def test_a_prompt_is_replaced_whole_and_nothing_else_changes() -> None:
 def test_a_signature_stays_what_it_was_but_for_its_instructions() -> None:
     program = Program()
     for text in ("one", "two", "three"):
-        set_prompt(program, "inner.sort", text)
+        apply_prompts(program, {"inner.sort": text})
     signature = program.inner.sort.signature
     assert signature.__name__ == "Triage"
     assert signature.shout() == "THREE"
@@ -258,13 +257,13 @@ def test_a_signature_stays_what_it_was_but_for_its_instructions() -> None:
 
 def test_steps_that_share_a_signature_class_get_prompts_of_their_own() -> None:
     program = Program()
-    set_prompt(program, "named['x']", "only here")
+    apply_prompts(program, {"named['x']": "only here"})
     assert read_prompts(program)["inner.sort"] == "Sort the ticket."
 
 
 def test_a_prompt_for_a_predictor_with_two_names_is_seen_under_both() -> None:
     program = Program()
-    set_prompt(program, "first", "both")
+    apply_prompts(program, {"first": "both"})
     assert program.again.signature.instructions == "both"
 
 
@@ -272,7 +271,7 @@ def test_a_field_name_that_shadows_a_model_method_is_no_obstacle() -> None:
     with pytest.warns(UserWarning, match="shadows"):
         signature = dspy.Signature("json -> copy")
     program = dspy.Predict(signature)
-    set_prompt(program, "self", "new")
+    apply_prompts(program, {"self": "new"})
     assert read_prompts(program) == {"self": "new"}
 
 
@@ -294,7 +293,7 @@ def test_a_prompt_that_cannot_be_set_is_refused(step: str, text: Any, reason: st
     program = Program()
     before = read_prompts(program)
     with pytest.raises(PromptUpdateError, match=reason) as refused:
-        set_prompt(program, step, text)
+        apply_prompts(program, {step: text})
     assert refused.value.step == step
     assert read_prompts(program) == before
 
@@ -324,7 +323,7 @@ def test_an_update_that_changes_more_than_instructions_is_undone() -> None:
     program = Meddling("a -> b")
     program.armed = True
     with pytest.raises(PromptUpdateError, match="more than the instructions"):
-        set_prompt(program, "self", "new")
+        apply_prompts(program, {"self": "new"})
     assert "new" not in read_prompts(program)["self"]
 
 
@@ -333,9 +332,9 @@ def test_a_prompt_reads_back_as_dspy_shows_it_and_can_be_set_again(text: str) ->
     program = dspy.Predict("a -> b")
     if not text.strip():
         with pytest.raises(PromptUpdateError):
-            set_prompt(program, "self", text)
+            apply_prompts(program, {"self": text})
         return
-    set_prompt(program, "self", text)
+    apply_prompts(program, {"self": text})
     kept = read_prompts(program)
     assert kept["self"].split() == text.split()
     again = dspy.Predict("a -> b")
@@ -353,14 +352,14 @@ def test_what_is_set_survives_dspys_own_save_and_load(tmp_path: Path) -> None:
     loaded.load(tmp_path / "program.json")
     assert read_prompts(loaded) == prompts
     assert fingerprint(loaded) == fingerprint(program)
-    set_prompt(loaded, "inner.sort", "after loading")
+    apply_prompts(loaded, {"inner.sort": "after loading"})
     assert fingerprint(loaded) == fingerprint(program)
 
 
 @pytest.mark.filterwarnings("ignore:Loading untrusted")
 def test_a_whole_program_saves_and_loads_too(tmp_path: Path) -> None:
     program = Inner()
-    set_prompt(program, "sort", "Be brief.")
+    apply_prompts(program, {"sort": "Be brief."})
     program.save(tmp_path / "program", save_program=True)
     loaded = dspy.load(tmp_path / "program", allow_pickle=True)
     assert read_prompts(loaded) == read_prompts(program)
@@ -374,7 +373,7 @@ def test_a_clone_shares_nothing_that_can_change() -> None:
     program = Program()
     program.first.demos = [dspy.Example(question="q", answer="a")]
     twin = clone(program)
-    set_prompt(twin, "first", "new")
+    apply_prompts(twin, {"first": "new"})
     twin.first.demos[0].answer = "changed"
     twin.settings["words"].append("b")
     twin.inner.think.predict.config["n"] = 2
@@ -704,9 +703,9 @@ def test_a_student_whose_copies_are_its_own_is_taken_though_it_has_a_deepcopy_of
 def test_a_prompt_of_nothing_but_lines_before_its_text_is_cleaned_in_one_look() -> None:
     program = dspy.Predict("a -> b")
     text = "\n".join(" " * (number % 7) + "\t" * (number % 2) for number in range(30_000)) + "\n    One.\n      Two.\n"
-    set_prompt(program, "self", text)  # line by line it took minutes
+    apply_prompts(program, {"self": text})  # line by line it took minutes
     assert read_prompts(program) == {"self": "One.\nTwo."}
-    set_prompt(program, "self", " \n\n  One.\n\n    Two.\n      Three.\n  \n")
+    apply_prompts(program, {"self": " \n\n  One.\n\n    Two.\n      Three.\n  \n"})
     assert read_prompts(program) == {"self": "One.\n\nTwo.\n  Three."}
 
 

@@ -1,0 +1,109 @@
+"""The prompts that are set now: what the agent may make of them, and how much of it is kept."""
+
+# DSPy ships no type information.
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, cast
+
+import dspy
+
+from rlmoptimizer.errors import PromptUpdateError
+from rlmoptimizer.prompts import Prompts
+from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.task.program import PromptChecker
+from rlmoptimizer.text import brief
+
+__all__ = ["CurrentPrompts"]
+
+_LONGEST_PROMPT = 100_000  # characters of a prompt of the agent's; of a student's own they may be more
+_LONGEST_NAME = 100  # characters of a step's name in a message
+# Setting prompts costs nothing, so it must not fill the disk.
+_MOST_UPDATES = 10_000
+_MOST_PROMPT_BYTES = 64_000_000
+
+
+class CurrentPrompts:
+    """The prompts of every step as they are set, kept in `store`. A resumed compile has those that were set last.
+
+    Every map that leaves here was checked for `program`. Thread-safe.
+    """
+
+    def __init__(self, program: dspy.Module, store: RunStore) -> None:
+        self._checker = PromptChecker(program)
+        self._store = store
+        self._lock = threading.Lock()  # of all that follows
+        self._updates, self._bytes = store.prompts_set()
+        self._longest = max(_LONGEST_PROMPT, *map(len, self.original.values()))
+        before = store.prompts()
+        if before is None:
+            store.set_prompts(self.original)
+        self._current = self.original if before is None else self.stored(before)
+
+    @property
+    def original(self) -> Prompts:
+        """Those of the program as it was given."""
+        return self._checker.original
+
+    @property
+    def current(self) -> Prompts:
+        return self._current
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of the steps, in the program's order."""
+        return tuple(self.original)
+
+    def stored(self, prompts: Mapping[str, str]) -> Prompts:
+        """A map that was in the store."""
+        return self._checker.checked(self.original, prompts)
+
+    def with_changes(self, changes: Any) -> Prompts:
+        """The current prompts with the agent's `changes`, which are not set. Raises `PromptUpdateError`."""
+        if not isinstance(changes, Mapping):
+            raise PromptUpdateError("prompts", f"prompts must be a dict {{step: text}}, got {type(changes).__name__}")
+        given = cast("Mapping[Any, Any]", changes)
+        for step, text in given.items():
+            self._check_size(step, text)
+        return self._checker.checked(self._current, given)
+
+    def update(self, step: Any, text: Any) -> tuple[str, str]:
+        """Set the prompt of one step; gives its text before and after. Raises `PromptUpdateError`."""
+        self._check_size(step, text)
+        with self._lock:
+            before = self._current
+            after = self._checker.checked(before, {step: text})
+            if after != before:
+                self._keep(step, after)
+                self._current = after
+        return before[step], after[step]
+
+    def _keep(self, step: str, prompts: Prompts) -> None:
+        if self._updates >= _MOST_UPDATES or self._bytes >= _MOST_PROMPT_BYTES:
+            raise PromptUpdateError(
+                step,
+                f"prompts were set {self._updates:,} times, and {self._bytes:,} bytes of them are kept; no more "
+                f"are (at most {_MOST_UPDATES:,} times or {_MOST_PROMPT_BYTES:,} bytes). "
+                "evaluate_program(prompts=...) still takes others, and so does SUBMIT",
+            )
+        self._bytes += self._store.set_prompts(prompts)
+        self._updates += 1
+
+    def _check_size(self, step: Any, text: Any) -> None:
+        """Raise `PromptUpdateError` for a step that there is not, or a text that is too long as it is or becomes."""
+        if not isinstance(step, str) or step not in self.original:
+            raise PromptUpdateError(_shown(step), f"there is no such step; the steps are {', '.join(self.steps)}")
+        if not isinstance(text, str):
+            return
+        most, length, became = self._longest, len(text), ""
+        if length <= most < length + 7 * text.count("\t"):
+            length, became = len(text.expandtabs()), " once its tabs are spaces, as DSPy makes them"
+        if length > most:
+            raise PromptUpdateError(step, f"the text has {length:,} characters{became}, and at most {most:,} are taken")
+
+
+def _shown(given: Any) -> str:
+    return given[:_LONGEST_NAME] if isinstance(given, str) else brief(given, _LONGEST_NAME)

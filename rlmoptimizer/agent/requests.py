@@ -1,0 +1,103 @@
+"""What the agent asks of `evaluate_program` and `run_data`, read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rlmoptimizer.agent.current_prompts import CurrentPrompts
+from rlmoptimizer.agent.turns import Turns
+from rlmoptimizer.errors import SelectionError, UnknownRunError
+from rlmoptimizer.evaluation.runs import Request, is_cut_val, run_config
+from rlmoptimizer.events import Split
+from rlmoptimizer.records import RunRecord
+from rlmoptimizer.store.json_text import encode
+from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.task.dataset import Dataset, Selection, parse_selection, select
+from rlmoptimizer.task.seeds import drawn_seed
+from rlmoptimizer.text import brief
+
+__all__ = ["RequestReader", "ended_run", "names_val"]
+
+_LONGEST_NAME = 100  # characters of what may be a split or a run id
+
+
+class RequestReader:
+    """Makes a `Request` of the arguments of `evaluate_program`.
+
+    `seed` decides random samples that were asked for without a seed of their own.
+    """
+
+    def __init__(self, data: Dataset, prompts: CurrentPrompts, turns: Turns, store: RunStore, seed: int) -> None:
+        self._data = data
+        self._prompts = prompts
+        self._turns = turns
+        self._store = store
+        self._seed = seed
+
+    def read_request(self, split: Any, given: Mapping[str, Any], failed_from_run: Any, prompts: Any) -> Request:
+        """`given` are the other selectors. Without rows, when no example failed in `failed_from_run`.
+
+        Raises the `AgentError` that says what is wrong.
+        """
+        which = _read_split(split, self._data)
+        tried = self._prompts.current if prompts is None else self._prompts.with_changes(prompts)
+        changes = None if prompts is None else dict(prompts)
+        turn = self._turns.count
+        if which == "val":
+            ignored = [name for name, value in given.items() if value is not None and value != "first"]
+            ignored += ["failed_from_run"] if failed_from_run is not None else []
+            config = run_config("val", Selection(), changes, ignored)
+            return Request.whole("val", self._data.val or (), tried, config, turn)
+        train = self._data.train
+        wanted = parse_selection(failed_from_run=failed_from_run, rows=len(train), **given)
+        failed = None
+        if wanted.failed_from_run is not None:
+            failed = self._store.failed_ids(ended_run(self._store, wanted.failed_from_run).run_id)
+
+        def draw(begun: int) -> Request:
+            selection = wanted
+            if wanted.sample == "random" and wanted.sample_seed is None:
+                # It goes into the run's config, so that the agent can ask for the same sample again. It depends on
+                # the request and on how often a run was begun for it: threads and interruptions change nothing.
+                key = encode([wanted.as_config(), dict(tried)])
+                selection = replace(wanted, sample_seed=drawn_seed(self._seed, "sample", key, begun))
+            rows = select(train, selection, failed)
+            config = run_config("train", selection, changes)
+            return Request("train", tried, rows, train, config, wanted.as_config(), turn)
+
+        request = draw(0)
+        drawn = bool(request.rows) and wanted.sample == "random" and wanted.sample_seed is None
+        return replace(request, draw=draw) if drawn else request
+
+
+def names_val(split: Any) -> bool:
+    return isinstance(split, str) and len(split) <= _LONGEST_NAME and split.strip().lower() == "val"
+
+
+def ended_run(store: RunStore, run_id: Any) -> RunRecord:
+    """The run that the agent names. Raises `UnknownRunError`, and `SelectionError` for one that it may not see yet."""
+    if not isinstance(run_id, str) or len(run_id) > _LONGEST_NAME:
+        name = run_id[:_LONGEST_NAME] if isinstance(run_id, str) else brief(run_id, _LONGEST_NAME)
+        raise UnknownRunError(name, [record.run_id for record in store.runs()])
+    record = store.run(run_id)
+    if record.state == "running":
+        raise SelectionError(f"run {run_id} is still being evaluated; ask again when it has ended")
+    if is_cut_val(record):
+        raise SelectionError(
+            f"run {run_id} on val was cut, and val is told whole or not at all; the same call of evaluate_program "
+            "goes on with the rest of it"
+        )
+    return record
+
+
+def _read_split(split: Any, data: Dataset) -> Split:
+    name = split.strip().lower() if isinstance(split, str) and len(split) <= _LONGEST_NAME else split
+    if name == "train":
+        return "train"
+    if name == "val" and data.val is not None:
+        return "val"
+    if name == "val":
+        raise SelectionError('there is no validation set in this optimization; use split="train"')
+    raise SelectionError(f'split must be "train" or "val", got {brief(split, 100)}')

@@ -1,0 +1,62 @@
+"""The agent's turns: how many there were, what is kept of each, and what the death of a kernel means for its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rlmoptimizer.agent.call_gate import Gate
+from rlmoptimizer.evaluation.runs import Books, Runs
+from rlmoptimizer.records import RunRecord
+
+__all__ = ["Turns"]
+
+_CUT_SECONDS = 20.0  # how long the agent's next turn waits for the examples under way in evaluations that were cut
+
+
+class Turns:
+    """Called by the agent's loop, on its thread; `count` may be read by any."""
+
+    def __init__(self, runs: Runs, books: Books, gate: Gate) -> None:
+        self._runs = runs
+        self._books = books
+        self._gate = gate
+        self.count = len(books.store.iterations())  # root LM calls, those of earlier processes too
+        self._cut: tuple[str, ...] = ()  # runs that a dying kernel left behind
+        self._kernel_died = False  # in this turn
+
+    def begin(self, code: str) -> None:
+        """The agent's code is about to run."""
+        self._books.store.begin_iteration(code)
+
+    def record(
+        self, reasoning: str, code: str, output: str, seconds: float, submission: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keep one turn of the agent, and with it what it submitted, if it did."""
+        answered = not self._kernel_died
+        self._books.store.record_iteration(
+            reasoning,
+            code,
+            output,
+            seconds=seconds,
+            answered=answered,
+            val_given=self._runs.given(),
+            submission=submission,
+        )
+        if answered:
+            self._runs.turn_ended()
+        self._kernel_died = False
+        self._books.emit_usage()
+
+    def kernel_died(self) -> None:
+        """The agent's kernel is gone, and with it whoever waits: evaluations on train are cut, and none begins."""
+        self._kernel_died = True
+        self._cut = self._runs.kernel_died()
+        self._gate.send_away()
+
+    def cut_runs(self) -> list[RunRecord]:
+        """The evaluations that were under way at the last death of the kernel; once."""
+        cut, self._cut = self._cut, ()
+        if cut:
+            self._runs.wait_cut(_CUT_SECONDS)
+        return [self._books.store.run(run_id) for run_id in cut]
