@@ -33,6 +33,7 @@ _MAGIC: Final = b"kernel_bridge ns"
 _VERSION: Final = 1
 _CHUNK: Final = 2**20
 _HEAD_BYTES: Final = 16 * 2**20  # that a kernel may add to a checkpoint: names, reasons, the sources of cells
+_CLOSE_SECONDS = 30.0  # for the last checkpoint to be copied, to a disk that may be slow
 _FIRST_LOOK, _LAST_LOOK = 0.001, 0.05  # seconds between two looks whether a kernel has made its checkpoint
 
 _NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -110,7 +111,9 @@ class CheckpointKeeper:
             self._changed.notify_all()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            thread.join(_CLOSE_SECONDS)
+            if thread.is_alive():
+                logger.warning("The last variables of a kernel are not in %s yet; they are not waited for", self._file)
 
     def _work(self) -> None:
         pause = _FIRST_LOOK

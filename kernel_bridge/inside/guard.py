@@ -29,9 +29,12 @@ def main() -> None:
     if config["guardian"] is None:
         start(config)
     forget_signals()
+    guardian = os.getpid()
     child = os.fork()
     if not child:
         leave_guardian()
+        if config["arguments"] is None:  # else a wrapper comes first, and the kernel has another parent
+            config["argv"].append(str(guardian))
         start(config)
     # This package without running its __init__, as in launch.py: nothing of the host side is imported.
     package = type(sys)("kernel_bridge")

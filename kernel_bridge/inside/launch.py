@@ -1,8 +1,9 @@
 """The first file a kernel's Python runs: seal itself, become the kernel.
 
-Run as a script, by any Python that has ipykernel and msgspec: `python launch.py CONFIG`, where CONFIG is a JSON file
-written by the host. It puts this package on the path without running `kernel_bridge/__init__.py`, so that a kernel
-in a foreign environment needs nothing installed there and none of the host side is imported.
+Run as a script, by any Python that has ipykernel and msgspec: `python launch.py CONFIG [GUARDIAN]`, where CONFIG is a
+JSON file written by the host, and GUARDIAN is the process that must still be its parent. It puts this package on the
+path without running `kernel_bridge/__init__.py`, so that a kernel in a foreign environment needs nothing installed
+there and none of the host side is imported.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def main() -> None:
     gc.disable()  # until the kernel is up: imports make much and leave no garbage
     with open(sys.argv[1], encoding="utf-8") as file:
         config: dict[str, Any] = json.load(file)
+    guardian = int(sys.argv[2]) if len(sys.argv) > 2 else None
     del sys.argv[1:]
     del sys.path[0]  # this file's folder
     sys.path.extend(config.get("extra_path", ()))
@@ -37,6 +39,8 @@ def main() -> None:
     if os.name == "posix":
         os.setpgid(0, 0)  # the guardian interrupts this group, which must not be the wrapper's
     _seal(config["seal"])
+    if guardian is not None and os.getppid() != guardian:
+        sys.exit("its guardian ended before it could end with it")  # the system tells only of what ends from now on
     # Not before the seal: an earlier kernel of this session may have left modules there to be imported unsealed.
     os.chdir(config["working_directory"])
     sys.path.insert(0, "")  # the working directory, as in any interactive Python

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 _HEAD = struct.Struct(">16sQQ32sB")  # magic, turn, bytes of what follows, their digest, whether it is set aside
 _MAGIC = b"kernel_bridge ck"
+_TURNS = 2**64  # after the last one comes 0: a head may hold any turn, for the agent's code can write it
 _PLAIN = (
     getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)
@@ -68,7 +69,9 @@ def newest(path: str) -> Slot | None:
         with contextlib.suppress(OSError, ValueError):  # what is no file of ours is none
             if (slot := _look(place)) is not None:
                 found.append(slot)
-    return max(found, key=lambda slot: slot.turn, default=None)
+    if len(found) == 2 and 0 < (found[1].turn - found[0].turn) % _TURNS < _TURNS // 2:
+        return found[1]
+    return found[0] if found else None
 
 
 def _look(path: str) -> Slot | None:
@@ -99,7 +102,7 @@ def write_slot(path: str, data: bytes, *, aside: bool = False) -> Slot:
     """Write a checkpoint into the file that is not the newest one; it is that one then. Raises: OSError, ValueError."""
     before = newest(path)
     first, second = slot_paths(path)
-    turn = 1 if before is None else before.turn + 1
+    turn = 1 if before is None else (before.turn + 1) % _TURNS
     slot = Slot(second if before and before.path == first else first, turn, len(data), digest_of(data), aside)
     with open_slot(slot.path, os.O_RDWR) as file:
         os.ftruncate(file, 0)  # what is in the middle of being written is none

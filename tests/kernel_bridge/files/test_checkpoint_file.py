@@ -305,3 +305,18 @@ def test_an_owner_that_fails_at_a_death_keeps_no_successor_from_starting(caplog:
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         KernelInterpreter(**options)
+
+
+def test_a_copy_to_a_disk_that_does_not_answer_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("kernel_bridge.files.checkpoint_file._CLOSE_SECONDS", 0.01)
+    keeper = CheckpointKeeper(tmp_path / "kept", tmp_path / "source", 1000)
+    with keeper._copying:  # as a copy would that does not come to its end
+        keeper.expect(1, "label", lambda cell: True)
+        keeper.wait(60)
+        keeper.close()
+    assert "not waited for" in caplog.text
+    assert keeper._thread is not None
+    keeper._thread.join(60)
+    assert not keeper._thread.is_alive()

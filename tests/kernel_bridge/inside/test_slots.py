@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,16 @@ def test_each_is_written_beside_the_one_before(path: str) -> None:
         assert slot.turn == number + 1
         assert kept(path) == data
         assert newest(path) == slot
+
+
+@pytest.mark.parametrize("turn", [0, 2**63 - 1, 2**63, 2**64 - 1])
+def test_whatever_turn_a_kernel_has_written_the_next_one_is_the_newest(path: str, turn: int) -> None:
+    for other in (False, True):
+        slot = write_slot(path, b"planted\n")
+        Path(slot.path).write_bytes(replace(slot, turn=turn).packed() + b"planted\n")
+        for number in range(3):
+            written = write_slot(path, b"next %d\n" % number)
+            assert newest(path) == written, (other, number)
 
 
 def test_one_that_is_cut_anywhere_leaves_the_one_before(path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import marshal
 import os
 import signal
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 import kernel_bridge
+from kernel_bridge.confine.launch_plan import PACKAGE
 
 HOST = """
 import os, sys
@@ -91,3 +93,14 @@ def short_dir() -> object:
 
     with tempfile.TemporaryDirectory(prefix="kb-", dir="/tmp") as folder:
         yield Path(folder)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no guardian")
+def test_a_kernel_whose_guardian_has_ended_before_it_was_sealed_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text(json.dumps({"seal": None, "working_directory": str(tmp_path)}))
+    launch = str(PACKAGE / "inside" / "launch.py")
+    ended = subprocess.run(
+        [sys.executable, launch, str(tmp_path / "config"), str(os.getppid())], stderr=subprocess.PIPE, text=True
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == "its guardian ended before it could end with it\n"
