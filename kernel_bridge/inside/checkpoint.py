@@ -1,9 +1,8 @@
 """The namespace checkpoint: the agent's names on disk, for the kernel that comes after a crash. Never read by a host.
 
-All names go into one pickle, so that what they share stays shared. When something in there cannot be pickled, the
-names are tried one by one, and only the ones at fault are left out, with the reason. Modules are kept by their names,
-apart, and imported first, so that what the agent wrote finds them when it is called while it is restored. Knows not how
-a name is pickled.
+Each name has a pickle of its own, which refers to the earlier ones for what it shares with them. When something cannot
+be pickled or loaded, only the names that hold it are left out, with the reason. Modules are kept by their names and
+imported first, so that what the agent wrote finds them when it is called while it is restored.
 
 While a checkpoint is made its predecessor stays, marked as set aside, so that a successor which finds only that one
 knows that its values are older than they should be.
@@ -16,15 +15,14 @@ import functools
 import importlib
 import json
 import linecache
-import pickle
 import sys
 import time
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from kernel_bridge.inside.loading import load_names
 from kernel_bridge.inside.namespace import Pickling, TooLarge
-from kernel_bridge.inside.salvage import salvage
 from kernel_bridge.inside.slots import Slot, digest_of, mark_slot, newest, read_slot, write_slot
 from kernel_bridge.inside.time_limit import OutOfTime, call_within
 from kernel_bridge.inside.tracebacks import in_brief
@@ -83,31 +81,31 @@ class Checkpoint:
         started = time.monotonic()
         lost: dict[str, str] = {}
         modules = {name: str(value.__name__) for name, value in names.items() if type(value) is types.ModuleType}
-        names = kept = {name: value for name, value in names.items() if name not in modules}
-        data = b""
+        names = {name: value for name, value in names.items() if name not in modules}
         try:
-            data = call_within(self._limit_seconds / 2, lambda: self._dump(kept))
+            dumped = call_within(self._limit_seconds / 2, lambda: self._dump(names))
         except BaseException:  # noqa: BLE001 - pickling runs the agent's own code
-            data = b""  # one name is at fault, or some are: the others are kept without it
-        if not data:
+            dumped = None  # one name is at fault, or some are: the others are kept without it
+        if dumped is None:
             kept, lost = self._sieve(names, started)
-            data = self._dump_kept(kept, lost)
-        whole = self._head(kept, lost, modules) + b"\n" + data
+            dumped = self._dump_kept(kept, lost)
+        data, sizes = dumped
+        whole = self._head(sizes, lost, modules) + b"\n" + data
         if before.digest == digest_of(whole):
             mark_slot(before, aside=False)
             return None
         write_slot(self._path, whole)
-        return sorted([*kept, *modules]), lost
+        return sorted([*sizes, *modules]), lost
 
-    def _head(self, kept: Mapping[str, Any], lost: Mapping[str, str], modules: Mapping[str, str]) -> bytes:
-        head = {"python": _PYTHON, "names": sorted(kept), "lost": lost, "modules": modules, "sources": self._sources}
+    def _head(self, sizes: Mapping[str, int], lost: Mapping[str, str], modules: Mapping[str, str]) -> bytes:
+        head = {"python": _PYTHON, "names": sizes, "lost": lost, "modules": modules, "sources": self._sources}
         return json.dumps(head).encode()
 
     def _set_aside(self) -> Slot:
         """Say that a newer one is begun; before the first cell there was nothing."""
         before = newest(self._path)
         if before is None:
-            return write_slot(self._path, self._head({}, {}, {}) + b"\n" + pickle.dumps({}), aside=True)
+            return write_slot(self._path, self._head({}, {}, {}) + b"\n", aside=True)
         return mark_slot(before, aside=True)
 
     def restore(self) -> tuple[list[str], dict[str, str]]:
@@ -128,16 +126,8 @@ class Checkpoint:
         for cell, source in head["sources"].items():
             linecache.cache[cell] = (len(source), None, source.splitlines(keepends=True), cell)
         modules = self._import(head["modules"], lost)
-        restored: dict[str, Any] = {}
-        try:
-            restored = call_within(self._limit_seconds, lambda: pickle.loads(data))
-        except BaseException as error:  # noqa: BLE001 - unpickling runs the agent's own code
-            try:
-                restored, broken = salvage(data, self._namespace, self._limit_seconds / 2)
-                lost.update(broken)
-            except BaseException:  # noqa: BLE001 - no pickle at all, or no memory
-                reason = f"restoring it raised {in_brief(error, _REASON_SECONDS)}"
-                return sorted(modules), {**lost, **dict.fromkeys(head["names"], reason)}
+        restored, broken = load_names(data, head["names"], self._limit_seconds)
+        lost.update(broken)
         self._namespace.update(restored)
         return sorted([*restored, *modules]), lost
 
@@ -165,7 +155,7 @@ class Checkpoint:
                 continue
             try:
                 # Half of what is left, so that the slow ones leave something for the others.
-                size = len(call_within(seconds / 2, functools.partial(self._dump, {name: value})))
+                data, _ = call_within(seconds / 2, functools.partial(self._dump, {name: value}))
             except TooLarge:
                 lost[name] = f"larger than the checkpoint's {self._limit_bytes} bytes"
             except OutOfTime:
@@ -173,24 +163,24 @@ class Checkpoint:
             except BaseException as error:  # noqa: BLE001 - pickling runs the agent's own code
                 lost[name] = in_brief(error, _REASON_SECONDS)
             else:
-                if size > room:
+                if len(data) > room:
                     lost[name] = f"no room left in the checkpoint's {self._limit_bytes} bytes"
                     continue
-                room -= size
+                room -= len(data)
                 kept[name] = value
-        return kept, lost
+        return {name: value for name, value in names.items() if name in kept}, lost  # a class before its objects
 
-    def _dump_kept(self, kept: dict[str, Any], lost: dict[str, str]) -> bytes:
+    def _dump_kept(self, kept: dict[str, Any], lost: dict[str, str]) -> tuple[bytes, dict[str, int]]:
         try:
             return call_within(self._limit_seconds, lambda: self._dump(kept))
         except BaseException as error:  # noqa: BLE001 - each went alone, but not all together
             lost.update(dict.fromkeys(kept, f"pickling all names together failed: {type(error).__name__}"))
             kept.clear()
-            return self._dump({})
+            return b"", {}
 
-    def _dump(self, names: dict[str, Any]) -> bytes:
-        data, self._sources = self._pickling.dump(names, self._limit_bytes)
-        return data
+    def _dump(self, names: Mapping[str, Any]) -> tuple[bytes, dict[str, int]]:
+        data, sizes, self._sources = self._pickling.dump(names, self._limit_bytes)
+        return data, sizes
 
 
 def _parse(line: bytes) -> dict[str, Any]:
@@ -204,7 +194,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", head)
 
 
-_HEAD = {"python": str, "names": list, "lost": dict, "sources": dict, "modules": dict}
+_HEAD = {"python": str, "names": dict, "lost": dict, "sources": dict, "modules": dict}
 
 
 def _guess_size(value: Any) -> int:

@@ -1,4 +1,4 @@
-"""The agent's names as a pickle. Runs in a kernel only; knows no file and no time limit.
+"""The agent's names as pickles, one a name, which share what the names share. Knows no file and no time limit.
 
 Functions and the methods of classes defined in cells are pickled by value and get the new kernel's namespace as their
 globals. Checkpoints name what stands here, so that it cannot be moved or renamed without losing what they hold.
@@ -46,7 +46,7 @@ class _Bounded(io.RawIOBase):
 
 
 class Pickling:
-    """Pickles the names of the running kernel; what it pickled is loaded with `pickle.loads` once there is one.
+    """Pickles the names of the running kernel. Once there is one, an unpickler can load what it pickled.
 
     Args:
         namespace: the agent's globals.
@@ -59,9 +59,10 @@ class Pickling:
         _GLOBALS["namespace"] = namespace
         _TOOLS["stub_of"] = stub_of
 
-    def dump(self, names: dict[str, Any], limit_bytes: int) -> tuple[bytes, dict[str, str]]:
-        """The pickle of some names, and the sources of the cells that define what is in it, by their file names.
+    def dump(self, names: Mapping[str, Any], limit_bytes: int) -> tuple[bytes, dict[str, int], dict[str, str]]:
+        """The pickles of the names, their sizes, and the sources of the cells that define what is in them by file name.
 
+        The pickles go to one unpickler, in this order: a later one may refer to an object that is in an earlier one.
         Sources are only for tracebacks: beyond two million characters they are left out.
 
         Raises:
@@ -72,8 +73,13 @@ class Pickling:
             self._pickler = _make_pickler(self._namespace)
         buffer = _Bounded(limit_bytes)
         _cells_used.clear()
-        self._pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(names)
-        return bytes(buffer.data), _sources_of(_cells_used)
+        pickler = self._pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL)
+        sizes: dict[str, int] = {}
+        for name, value in names.items():
+            before = len(buffer.data)
+            pickler.dump(value)
+            sizes[name] = len(buffer.data) - before
+        return bytes(buffer.data), sizes, _sources_of(_cells_used)
 
 
 _cells_used: set[str] = set()  # the file names of all code that the running dump met

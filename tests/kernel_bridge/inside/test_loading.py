@@ -1,4 +1,4 @@
-"""Salvage of a pickle: it gives what pickle itself gives, and where that gives nothing, all but what is at fault."""
+"""Loading pickled names: what pickle itself gives, and where one of them fails, all but that one and what it shares."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import collections
 import datetime
 import decimal
 import functools
+import io
 import pickle
 import re
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy
 import pytest
 
-from kernel_bridge.inside.salvage import salvage
+from kernel_bridge.inside.loading import load_names
 
 
 class Plain:
@@ -95,18 +96,32 @@ def everything() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_what_can_be_loaded_is_what_pickle_itself_loads() -> None:
-    data = pickle.dumps(everything(), pickle.HIGHEST_PROTOCOL)
-    loaded, lost = salvage(data, {}, 60)
-    assert lost == {}
+def pickled(names: dict[str, Any]) -> tuple[bytes, dict[str, int]]:
+    """As a checkpoint holds them: one pickle after the other, by one pickler."""
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, pickle.HIGHEST_PROTOCOL)
+    sizes: dict[str, int] = {}
+    for name, value in names.items():
+        before = file.tell()
+        pickler.dump(value)
+        sizes[name] = file.tell() - before
+    return file.getvalue(), sizes
+
+
+@pytest.mark.parametrize("failing", [{}, {"bad": True}], ids=["at once", "apart"])
+def test_what_can_be_loaded_is_what_pickle_itself_loads(failing: dict[str, Any]) -> None:
+    names = everything()
+    loaded, lost = load_names(*pickled({name: Unmakeable() for name in failing} | names), 60)
+    assert set(lost) == set(failing)
     # Pickled again, what is equal and equally shared has equal bytes.
-    assert pickle.dumps(loaded) == pickle.dumps(pickle.loads(data))
+    load = pickle.Unpickler(io.BytesIO(pickled(names)[0])).load
+    assert pickled(loaded) == pickled({name: load() for name in names})
     assert loaded["shared"] is loaded["objects"][0].value is loaded["long"][1][7]
 
 
 class Unmakeable:
     def __reduce__(self) -> tuple[Any, ...]:
-        return int, ("no number",)
+        return int, tuple(["no number"])  # a new one each time
 
 
 class Unfillable(Plain):
@@ -157,11 +172,11 @@ def test_each_name_that_holds_what_cannot_be_loaded_is_lost_and_no_other(monkeyp
     vars(early)["me"] = {early}  # to be hashed before it is whole
     bad = [Unmakeable(), Unfillable(1), Unsettable(), Failing(), early, {1: Unmakeable()}]
     shared = [1]
-    names = {f"bad{number}": value for number, value in enumerate(bad)}
-    names |= {"all bad": tuple(bad), "shared": shared, "whole": Plain(shared), "disguised": Disguised(1)}
-    data = pickle.dumps(names)
+    names = {"shared": shared} | {f"bad{number}": value for number, value in enumerate(bad)}
+    names |= {"all bad": tuple(bad), "whole": Plain(shared), "disguised": Disguised(1)}
+    data, sizes = pickled(names)
     monkeypatch.setattr(Disguised, "armed", True)
-    loaded, lost = salvage(data, {}, 60)
+    loaded, lost = load_names(data, sizes, 60)
     assert set(loaded) == {"shared", "whole", "disguised"}
     assert loaded["whole"].value is loaded["shared"]
     number = "ValueError: invalid literal for int() with base 10: 'no number'"
@@ -171,3 +186,27 @@ def test_each_name_that_holds_what_cannot_be_loaded_is_lost_and_no_other(monkeyp
         f"bad{number}": reason for number, reason in enumerate(reasons)
     }
     assert set(lost) == {"all bad"}
+
+
+def test_a_name_that_shares_an_object_with_a_lost_one_is_lost_too_but_not_one_that_shares_texts_or_classes() -> None:
+    row, when = {"field": 1}, datetime.date(2020, 1, 1)
+    names = {
+        "rows": [row, when, Unmakeable(), Plain(1), collections.Counter("a"), "said"],
+        "best": row,
+        "other": {"field": 2, "said": "said"},
+        "later": [datetime.date(2020, 1, 2), Plain(2), collections.Counter("b"), collections.Counter],
+        "last": [row],
+    }
+    loaded, lost = load_names(*pickled(names), 60)
+    assert loaded.pop("later")[0].day == 2
+    assert loaded == {"other": {"field": 2, "said": "said"}}
+    assert set(lost) == {"rows", "best", "last"}
+    assert lost["best"] == "restoring it raised ValueError: it shares an object with rows"
+
+
+def test_what_is_no_pickle_is_lost_and_nothing_else_happens() -> None:
+    data, sizes = pickled({"a": 1, "b": [2]})
+    assert set(load_names(b"\x80\x05nonsense" + data, sizes, 60)[1]) == {"a", "b"}
+    assert load_names(data, {"a": sizes["a"], "b": sizes["b"] - 1}, 60)[0] == {"a": 1, "b": [2]}
+    loaded, lost = load_names(data[:-1], sizes, 60)
+    assert (loaded, set(lost)) == ({"a": 1}, {"b"})
