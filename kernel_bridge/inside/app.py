@@ -73,7 +73,6 @@ from zmq.eventloop.zmqstream import ZMQStream  # noqa: E402
 from kernel_bridge.inside.channel import HostChannel  # noqa: E402
 from kernel_bridge.inside.interrupts import Interrupts  # noqa: E402
 from kernel_bridge.inside.kernel import BridgeKernel  # noqa: E402
-from kernel_bridge.inside.output import DescriptorCapture, Transcript  # noqa: E402
 from kernel_bridge.wire import Codec  # noqa: E402
 
 _MOST_STARTS = 1000  # of the event loop
@@ -165,7 +164,6 @@ class BridgeApp(IPKernelApp):
 
     def init_io(self) -> None:
         faulthandler.enable(file=self.bridge["real_stderr"])
-        self.transcript = Transcript(self.bridge["output_bytes"], self.bridge["transcript_file"])
         self.displayhook = types.SimpleNamespace(get_execution_count=None)
 
     def init_signal(self) -> None:
@@ -232,15 +230,11 @@ def _prepared(config: dict[str, Any]) -> BridgeApp:
     app.bridge = config
     app.kernel_class = BridgeKernel
     app.initialize(["-f", config["connection_file"]])
-    kernel = app.kernel
     interrupts = Interrupts(config["interrupt_file"])
     codec = Codec(limit_bytes=config["frame_bytes"], limit_depth=config["frame_depth"], unpickle=True)
     assert app.context is not None
     channel = HostChannel(app.context, (config["calls_url"], config["replies_url"]), codec, interrupts)
-    capture = None
-    if os.name == "posix":
-        capture = DescriptorCapture(app.transcript.add)
-    kernel.attach(config, channel, interrupts, app.transcript, capture)
+    app.kernel.attach(config, channel, interrupts)
     gc.freeze()  # what a start has made stays; no collection need look at it again
     gc.enable()
     return app

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import itertools
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -80,7 +81,12 @@ class HostChannel:
         self._reading = threading.Lock()
         self._ids = itertools.count(1)
         self._waiters: dict[int, _Waiter] = {}
-        self.forked = False  # True in a process that the agent's code forked: the sockets are its parent's
+        self._forked = False  # True in a process that the agent's code forked: the sockets are its parent's
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._become_child)
+
+    def _become_child(self) -> None:
+        self._forked = True
 
     def tell(self, message: KernelMessage) -> None:
         """Send a message that has no answer."""
@@ -107,7 +113,7 @@ class HostChannel:
             raise NotSendable(error.path, error.type, error.reason) from None
 
     def _ask(self, message: Callable[[int], KernelMessage], body: bytes) -> Any:
-        if self.forked:
+        if self._forked:
             raise RuntimeError("host tools cannot be called from a forked process; use threads to call several at once")
         with self._interrupts.held():
             id = next(self._ids)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from kernel_bridge.inside.loading import load_names
-from kernel_bridge.inside.namespace import Pickling, TooLarge
+from kernel_bridge.inside.pickling import Pickling, TooLarge
 from kernel_bridge.inside.slots import Slot, digest_of, mark_slot, newest, read_slot, write_slot
 from kernel_bridge.inside.time_limit import OutOfTime, call_within
 from kernel_bridge.inside.tracebacks import in_brief

@@ -1,4 +1,4 @@
-"""The kernel: an IPython kernel whose host's cells bring their tools and take their result home. Knows IPython.
+"""The kernel: an IPython kernel whose host's cells bring their tools and take their result home.
 
 A host's cell carries `metadata["kernel_bridge"]` and buffers; see `BridgeKernel.execute_request`. Everything else,
 a console's cells above all, goes the stock way: it has the same namespace and tools, its own output and history.
@@ -16,12 +16,10 @@ import asyncio
 import builtins
 import contextlib
 import os
-import re
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from types import FrameType
 from typing import Any
 
@@ -29,20 +27,24 @@ from ipykernel.ipkernel import IPythonKernel
 from jupyter_client.session import json_packer
 from traitlets import Type
 
-from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS, KEEPING, KEPT
+from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS
+from kernel_bridge.inside.cell import HostCell
 from kernel_bridge.inside.channel import HostChannel
 from kernel_bridge.inside.checkpoint import Checkpoint
-from kernel_bridge.inside.interrupts import HELD, OPEN, Interrupts
-from kernel_bridge.inside.memory import MemoryRoom
-from kernel_bridge.inside.output import CellStream, DescriptorCapture, Transcript, sendable
+from kernel_bridge.inside.interrupts import HELD, Interrupts
+from kernel_bridge.inside.namespace import Namespace
+from kernel_bridge.inside.namespace_keeper import NamespaceKeeper
+from kernel_bridge.inside.process_state import ProcessState
 from kernel_bridge.inside.shell import BridgeShell
-from kernel_bridge.inside.stubs import Binding, Submitted
-from kernel_bridge.inside.tracebacks import CELL_PREFIX, describe_failure, name_cell
+from kernel_bridge.inside.streams import StandardStreams
+from kernel_bridge.inside.stubs import Binding
+from kernel_bridge.inside.tracebacks import CELL_PREFIX, name_cell
+from kernel_bridge.inside.transcript import Transcript, sendable
 from kernel_bridge.inside.unavailable import NoInput, answer_debuggers, answer_second_loops, nothing_typed
 from kernel_bridge.wire import Foreign, fitting_ready
 
-_HOST_OWNED = ("_dspy", "__dspy", "_Dspy")  # prefixes of the names that DSPy's own set-up cells make
 _INPUT = builtins.input  # while a cell runs, ipykernel has its own in this place
+_MOST_SUSPICIONS = 1  # cells in a row that IPython itself could not run
 
 
 class BridgeKernel(IPythonKernel):
@@ -50,83 +52,58 @@ class BridgeKernel(IPythonKernel):
 
     shell_class = Type(BridgeShell)
     _execute_sleep = 0.0
-    _keep_due = False  # the checkpoint after the last host's cell is not made yet
-
-    def __init__(self, **kwargs: Any) -> None:
-        self.in_host_cell = False
-        self._forked = False
-        self._suspicions = 0
-        self._lost: dict[str, str] = {}  # names that the last checkpoint lacks, and why
-        self._told: dict[str, str] = {}  # the same of the last time, good or bad, with causes for reasons
-        self._unkept: dict[str, str] = {}  # what of it is to be told
-        super().__init__(**kwargs)
+    cell: HostCell | None = None  # the host's cell that runs now
+    _suspicions = 0
 
     @property
     def _supports_kernel_subshells(self) -> bool:
         return False
 
-    def attach(
-        self,
-        config: dict[str, Any],
-        channel: HostChannel,
-        interrupts: Interrupts,
-        transcript: Transcript,
-        capture: DescriptorCapture | None,
-    ) -> None:
+    def attach(self, config: dict[str, Any], channel: HostChannel, interrupts: Interrupts) -> None:
         """Connect the kernel to its host, restore the predecessor's checkpoint, and tell the host it is ready."""
         self.channel = channel
-        self.interrupts = interrupts
-        self.transcript = transcript
-        self.capture = capture
-        self.longest_result: int = config["result_chars"]
-        self.namespace: dict[str, Any] = self.shell.user_ns
-        self.binding = Binding(channel, lambda: self.in_host_cell)
-        self.injected: dict[str, Any] = {}
-        self.checkpoint: Checkpoint | None = None
-        self.hidden = set(self.namespace)
-        self._main = self.shell.user_module
-        self._given = dict(self.namespace)  # names that every cell finds, whatever those before it have wiped out
-        self._given_modules = {"__main__": self._main}
-        self._nothing_typed = NoInput()
-        sys.stdin = self._nothing_typed
-        answer_debuggers(lambda: self.in_host_cell)
+        self._interrupts = interrupts
+        self._real_stderr: int = config["real_stderr"]
+        self._longest_result: int = config["result_chars"]
+        transcript = Transcript(config["output_bytes"], config["transcript_file"])
+        self._process = ProcessState(StandardStreams(transcript, interrupts, self._publish_text), interrupts)
+        self._binding = Binding(channel, self._runs_host_cell)
+        self._namespace = Namespace(self.shell, self._binding)
+        sys.stdin = self._nothing_typed = NoInput()
+        answer_debuggers(self._runs_host_cell)
         answer_second_loops()
-        self.streams = (
-            CellStream("stdout", 1, transcript, self._stream, self._drain, interrupts),
-            CellStream("stderr", 2, transcript, self._stream, self._drain, interrupts),
-        )
-        self.memory = MemoryRoom()
-        self.out_of_memory = False
-        self._builtins = dict(vars(builtins))
-        self._mend_process()
-        self._real_stderr = config["real_stderr"]
-        threading.excepthook = self._thread_failed = _without_submissions(threading.excepthook)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._become_child)
-        self.restored: set[str] = set()
+        self.checkpoint: Checkpoint | None = None
+        self._keeper: NamespaceKeeper | None = None
         restored: list[str] = []
         lost: dict[str, str] = {}
         spec = config["checkpoint"]
         if spec is not None:
             self.checkpoint = Checkpoint(
                 spec["path"],
-                self.namespace,
+                self._namespace.names,
                 spec["bytes"],
                 spec["seconds"],
-                stub_of=self.binding.stub_of,
+                stub_of=self._binding.stub_of,
                 last_words=self._real_stderr,
             )
-            self._progress = os.open(spec["progress_file"], os.O_WRONLY | getattr(os, "O_CLOEXEC", 0))
+            self._keeper = NamespaceKeeper(self.checkpoint, self._namespace.own_names, spec["progress_file"])
             if spec["restore"]:
                 restored, lost = self.checkpoint.restore()
-                self.restored = set(restored)
+                self._namespace.note_restored(restored)
         channel.tell(fitting_ready(sys.version.split()[0], restored, lost))
 
-    # -- cells ---------------------------------------------------------------------------------------------------
+    def _runs_host_cell(self) -> bool:
+        return self.cell is not None
+
+    def consoles_listen(self) -> bool:
+        """Whether anybody but the host looks on."""
+        return self.iopub_socket.listened_to()
+
+    # -- what ipykernel asks of a kernel while a cell runs -------------------------------------------------------
 
     def pre_handler_hook(self) -> None:
-        self.interrupts.begin(0)
-        self.saved_sigint_handler = signal.signal(signal.SIGINT, self.interrupts.handle)
+        self._interrupts.begin(0)
+        self.saved_sigint_handler = signal.signal(signal.SIGINT, self._interrupts.handle)
         if hasattr(signal, "pthread_sigmask"):  # a cell before may have kept it out
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
 
@@ -137,7 +114,7 @@ class BridgeKernel(IPythonKernel):
     def _cancel_on_sigint(self, future: asyncio.Future[Any]) -> Generator[None]:
         """While a cell awaits: break into its code where that runs, and cancel it where only the loop runs."""
         loop = asyncio.get_running_loop()
-        interrupts = self.interrupts
+        interrupts = self._interrupts
 
         def handle(signum: int, frame: FrameType | None) -> None:
             in_cell, in_agent_code = _whose_frames(frame)
@@ -155,24 +132,31 @@ class BridgeKernel(IPythonKernel):
             signal.signal(signal.SIGINT, before)
 
     def _cancel(self, future: asyncio.Future[Any]) -> None:
-        self._cancelled = True
+        if self.cell is not None:
+            self.cell.cancelled = True
         future.cancel()
 
     def raw_input(self, prompt: str = "") -> str:
-        if not self.in_host_cell:
+        if self.cell is None:
             return super().raw_input(prompt)
         if sys.stdin is self._nothing_typed:
             raise nothing_typed("input()")
         return _INPUT(prompt)  # from what the agent's code has put there
 
     def getpass(self, *args: Any, **kwargs: Any) -> str:
-        if not self.in_host_cell:
+        if self.cell is None:
             return super().getpass(*args, **kwargs)
         raise nothing_typed("getpass()")
 
     def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
-        if self.iopub_socket.listened_to():
+        if self.consoles_listen():
             super()._publish_status(status, channel, parent)
+
+    def _publish_text(self, stream: str, text: str) -> None:
+        if self.consoles_listen():
+            content = {"name": stream, "text": sendable(text)}
+            parent = self.get_parent("shell")
+            self.session.send(self.iopub_socket, "stream", content, parent, ident=f"stream.{stream}".encode())
 
     async def shutdown_request(self, stream: Any, ident: Any, parent: Any) -> None:
         """Decline: a session is ended by its host, not by whoever looks on."""
@@ -181,37 +165,91 @@ class BridgeKernel(IPythonKernel):
     def do_shutdown(self, restart: bool) -> Any:
         raise RuntimeError("this kernel is ended by its host")
 
+    # -- cells ---------------------------------------------------------------------------------------------------
+
     async def execute_request(self, stream: Any, ident: Any, parent: Any) -> None:
         """Run a cell.
 
-        A host's cell has `metadata["kernel_bridge"] = {"number", "variables", "setup", "again"}`, where variables lists
-        every name of the cell as `[name, index of its buffer or None when unchanged, form, whether what was restored of
-        it is newer]`; buffer 0 is the binding; setup says that the cell is the host's own preparation, again that this
-        is run for a successor, whose restored names it must not undo. Its reply has `content["kernel_bridge"]`: head,
-        tail, omitted, result, failure, submitted, taken, unkept.
+        A host's cell has `metadata["kernel_bridge"] = {"number", "variables", "setup", "again"}`: for the variables see
+        `Namespace.take`; setup says that the cell is the host's own preparation, again that this is run for a
+        successor. Its buffer 0 is the binding, see `stubs.py`. Its reply has `content["kernel_bridge"]`: head, tail,
+        omitted, result, failure, submitted, taken, unkept.
         """
-        self._keep()  # if this request came while the reply before it was sent, and the event loop took it first
+        keeper = self._keeper
+        if keeper is not None:  # if this request came while the reply before it was sent, and the loop took it first
+            keeper.keep()
         spec = parent["metadata"].get("kernel_bridge")
         if spec is None:
             await self._run_console_cell(stream, ident, parent)
             return
         try:
             bridge = await self._run_host_cell(spec, parent)
+            bridge["unkept"] = {} if keeper is None or spec["setup"] else keeper.take_unkept()
             self._reply(bridge, stream, ident, parent)
         except BaseException as error:  # noqa: BLE001 - a cell without a reply would keep its host waiting
             self._give_up(error)
-        if self.checkpoint is not None:
-            self._keep_due = True
-            self.io_loop.add_callback(self._keep)
+        if keeper is not None:
+            keeper.expect(spec["number"])
+            self.io_loop.add_callback(keeper.keep)
 
     async def _run_console_cell(self, stream: Any, ident: Any, parent: Any) -> None:
         self.channel.tell(Foreign(True))
         try:
-            self.interrupts.open()
+            self._interrupts.open()
             await super().execute_request(stream, ident, parent)
         finally:
-            self.interrupts.mode = HELD
+            self._interrupts.mode = HELD
             self.channel.tell(Foreign(False))
+
+    async def _run_host_cell(self, spec: dict[str, Any], parent: dict[str, Any]) -> dict[str, Any]:
+        cell = HostCell(spec["number"], self._process, self._longest_result)
+        self._namespace.restore()
+        setup = self._namespace.prepared(again=spec["again"]) if spec["setup"] else contextlib.nullcontext()
+        taken = False
+        with setup:
+            self.cell = cell
+            try:
+                taken = self._take(cell, spec["variables"], parent["buffers"])
+                if taken:
+                    await self._run_code(cell, parent)
+                    self._process.end_if_forked(None)
+                    self._suspicions = 0
+            except BaseException as error:
+                self._process.end_if_forked(error)
+                cell.note_failure(type(error), error, error.__traceback__)
+                self._suspicions += not isinstance(error, (KeyboardInterrupt, RecursionError, MemoryError))
+                if self._suspicions > _MOST_SUSPICIONS:
+                    raise
+            finally:
+                self.cell = None
+                reply = cell.end(submitted=self._binding.submitted, taken=taken)
+                for name in ("outputs", "exceptions"):  # which IPython would keep for its history
+                    getattr(self.shell.history_manager, name, {}).clear()
+        return reply
+
+    def _take(self, cell: HostCell, variables: list[Any], buffers: list[Any]) -> bool:
+        """Bind tools and variables. False when a value could not be loaded here; that is the cell's failure."""
+        views = [getattr(buffer, "buffer", buffer) for buffer in buffers]
+        try:
+            self._namespace.take(variables, views, lambda data: self.channel.codec.load(data, verify=False))
+        except Exception:  # noqa: BLE001 - a pickled value runs foreign code while it loads
+            cell.note_failure(*sys.exc_info())
+            return False
+        self._binding.update(bytes(views[0]), self._namespace.names)
+        return True
+
+    async def _run_code(self, cell: HostCell, parent: dict[str, Any]) -> None:
+        code = parent["content"]["code"]
+        if self.consoles_listen():
+            content = {"code": code, "execution_count": self.shell.execution_count}
+            self.session.send(self.iopub_socket, "execute_input", content, parent, ident=b"execute_input")
+        compiler = self.shell.compile
+        original = compiler.cache
+        compiler.cache = lambda transformed, number=0, raw_code=None: name_cell(transformed, cell.number)
+        try:
+            await self.do_execute(code, False, store_history=False, user_expressions=None, allow_stdin=False)
+        finally:
+            compiler.cache = original
 
     def _reply(self, bridge: dict[str, Any], stream: Any, ident: Any, parent: Any) -> None:
         content: dict[str, Any] = {"status": "ok", "user_expressions": {}, "payload": []}
@@ -220,7 +258,7 @@ class BridgeKernel(IPythonKernel):
             content.update(ename=bridge["failure"]["name"], evalue="", traceback=[])
         content["execution_count"] = self.shell.execution_count
         content["kernel_bridge"] = bridge
-        if self.out_of_memory:
+        if self._process.memory.was_used_up:
             self.session.pack = json_packer  # for good: orjson ends the process where it gets no memory
         self.session.send(stream, "execute_reply", content, parent, ident=ident)
         stream.flush()
@@ -234,272 +272,6 @@ class BridgeKernel(IPythonKernel):
         finally:  # without memory not even this can be told
             os._exit(DAMAGED_STATUS)
 
-    async def _run_host_cell(self, spec: dict[str, Any], parent: dict[str, Any]) -> dict[str, Any]:
-        code = parent["content"]["code"]
-        self.failure: dict[str, Any] | None = None
-        self.result: str | None = None
-        restored = self._own_names() if spec["again"] else {}
-        self._mend_process()
-        self._mend_namespace()
-        before, modules_before = (dict(self.namespace), set(sys.modules)) if spec["setup"] else ({}, set[str]())
-        self._drain()
-        self.transcript.begin()
-        self.in_host_cell = True
-        self._number = spec["number"]
-        self._cancelled = False
-        self.interrupts.begin(self._number)
-        taken = False
-        try:
-            taken = self._take_variables(spec, parent["buffers"])
-            if taken:
-                if self.iopub_socket.listened_to():
-                    content = {"code": code, "execution_count": self.shell.execution_count}
-                    self.session.send(self.iopub_socket, "execute_input", content, parent, ident=b"execute_input")
-                await self._run_code(code)
-                self.end_if_forked(None)
-                self._suspicions = 0
-        except BaseException as error:
-            self.end_if_forked(error)
-            self.note_failure(type(error), error, error.__traceback__)
-            self._suspicions += not isinstance(error, (KeyboardInterrupt, RecursionError, MemoryError))
-            if self._suspicions > _MOST_SUSPICIONS:
-                raise
-        finally:
-            self.in_host_cell = False
-            self._mend_process()  # ipykernel flushes the streams that it finds before it replies
-            self._drain()
-            head, tail, omitted = self.transcript.end()
-            self._forget_history()
-            self.out_of_memory = self.failure is not None and self.failure["name"] == "MemoryError"
-            if spec["setup"]:
-                self._note_given(before, modules_before)
-            self.namespace.update(restored)
-        submitted = self.binding.submitted
-        return {
-            "head": head,
-            "tail": tail,
-            "omitted": omitted,
-            "result": self.result,
-            "failure": None if submitted else self.failure,
-            "submitted": submitted,
-            "taken": taken,
-            "unkept": {} if spec["setup"] else self._take_unkept(),
-        }
-
-    async def _run_code(self, code: str) -> None:
-        shell = self.shell
-        original = shell.compile.cache
-        shell.compile.cache = lambda transformed, number=0, raw_code=None: name_cell(transformed, self._number)
-        try:
-            await self.do_execute(code, False, store_history=False, user_expressions=None, allow_stdin=False)
-        finally:
-            shell.compile.cache = original
-
-    def _take_variables(self, spec: dict[str, Any], buffers: list[Any]) -> bool:
-        """Bind tools and variables. False when a value could not be loaded here; that is the cell's failure."""
-        load = self.channel.codec.load
-        namespace = self.namespace
-        for name, index, form, restored_is_newer in spec["variables"]:
-            if index is None:
-                if name not in namespace and name in self.injected:
-                    namespace[name] = self.injected[name]  # the agent deleted it; inputs are there at every turn
-                continue
-            try:
-                data = _view(buffers[index])
-                if form == "value":
-                    value = load(data, verify=False)
-                else:
-                    value = str(data, "utf-8") if form == "text" else bytes(data)
-                self.injected[name] = value
-                if not (restored_is_newer and name in self.restored):
-                    namespace[name] = value
-                self.restored.discard(name)
-            except Exception:  # noqa: BLE001 - a pickled value runs foreign code while it loads
-                self.note_failure(*sys.exc_info())
-                return False
-        self.binding.update(bytes(_view(buffers[0])), namespace)
-        return True
-
-    def note_failure(self, kind: Any, error: Any, tb: Any) -> None:
-        """Remember why the running host's cell failed."""
-        self._mend_process()
-        if kind is None or isinstance(error, Submitted):
-            return
-        compiling = isinstance(error, SyntaxError) and (tb is None or _outside_cells(tb))
-        if isinstance(error, asyncio.CancelledError) and self._cancelled:
-            kind, error = KeyboardInterrupt, KeyboardInterrupt()
-        name, message, text = describe_failure(kind, error, tb, self._text_of)
-        self.failure = {"name": name, "message": message, "traceback": text, "compiling": compiling}
-
-    def _text_of(self, error: BaseException) -> str:
-        # The agent's own __str__ runs: it may be broken off, as the cell itself may.
-        try:
-            self.interrupts.mode = OPEN
-            return str(error)
-        finally:
-            self.interrupts.mode = HELD
-
-    def show_result(self, text: Any) -> None:
-        if isinstance(text, str):
-            self._drain()
-            self.result = sendable(text) if len(text) <= self.longest_result else None
-            self.transcript.add_result(text if text.endswith("\n") else text + "\n")
-
-    # -- what the agent's code may have done to this process ------------------------------------------------------
-
-    def _mend_process(self) -> None:
-        """Put back what a cell cannot do without: the output streams, their descriptors and the builtins."""
-        sys.stdout, sys.stderr = self.streams
-        if self.capture is not None:
-            self.capture.mend()
-        if not callable(threading.excepthook):  # no thread could be started
-            threading.excepthook = self._thread_failed
-        current = builtins.__dict__
-        for name, value in self._builtins.items():
-            if current.get(name) is not value:
-                current[name] = value
-
-    def _mend_namespace(self) -> None:
-        """Put back what a cell has wiped out of that which every cell finds: `%reset`, `globals().clear()`."""
-        if self.shell.user_ns is not self.namespace or self.shell.user_module is not self._main:
-            self.shell.user_module, self.shell.user_ns = self._main, self.namespace
-        for name, value in self._given.items():
-            self.namespace.setdefault(name, value)
-        sys.modules.update(self._given_modules)
-
-    def _note_given(self, before: dict[str, Any], modules_before: set[str]) -> None:
-        """A set-up cell has run: what it made is there in every cell from now on, unless it is set anew."""
-        made = {name: value for name, value in self.namespace.items() if before.get(name, before) is not value}
-        self._given.update(made)
-        for name in set(sys.modules) - modules_before:
-            module = sys.modules[name]
-            if getattr(module, "__spec__", None) is None:  # made by the cell, such as DSPy's stand-in, not imported
-                self._given_modules[name] = module
-
-    def _become_child(self) -> None:
-        """In a process that the agent's code forked: nothing of the kernel's may be used there."""
-        self._forked = True
-        self.channel.forked = True
-        for stream in self.streams:
-            stream.become_child()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def end_if_forked(self, error: BaseException | None) -> None:
-        """End a forked process that came to the end of the cell: only its parent is the kernel."""
-        if not self._forked:
-            return
-        code = 0
-        if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
-            code = error.code or 0
-        elif error is not None:
-            code = 1
-            self.streams[1].write(describe_failure(type(error), error, error.__traceback__)[2] + "\n")
-        for stream in self.streams:
-            stream.flush()
-        os._exit(code & 0xFF)
-
-    def _forget_history(self) -> None:
-        """Let go of the displayed values and the exceptions that IPython keeps for its history."""
-        for name in ("outputs", "exceptions"):
-            getattr(self.shell.history_manager, name, {}).clear()
-
-    def _drain(self) -> None:
-        if self.capture is not None:
-            self.capture.drain()
-
-    def _stream(self, name: str, text: str) -> None:
-        if self.iopub_socket.listened_to():
-            self.session.send(
-                self.iopub_socket,
-                "stream",
-                {"name": name, "text": sendable(text)},
-                parent=self.get_parent("shell"),
-                ident=f"stream.{name}".encode(),
-            )
-
-    # -- checkpoint ----------------------------------------------------------------------------------------------
-
-    def _keep(self) -> None:
-        """Write the checkpoint if it is due, now that the reply is on its way and the host is busy with it."""
-        if self.checkpoint is None or not self._keep_due:
-            return
-        self._keep_due = False
-        self._note_progress(KEEPING + b"%020d" % self._number)
-        try:
-            written = self.checkpoint.write(self._own_names())
-            if written is not None:
-                self._lost = written[1]
-            self._note_unkept(self._lost)
-        except Exception as error:  # noqa: BLE001 - a full disk, or no memory: the last good checkpoint stays
-            reason = f"the checkpoint cannot be made: {type(error).__name__}: {error}"[:_LONGEST_REASON]
-            self._note_unkept({"all names": reason})
-        finally:
-            self._note_progress(KEPT + b"%020d" % self._number)
-
-    def _note_unkept(self, lost: dict[str, str]) -> None:
-        """Remember for the next reply what the checkpoint lacks, and for what cause, if that was not told yet."""
-        causes = {name: _ADDRESS.sub("0x", reason) for name, reason in lost.items()}
-        news = {name: lost[name] for name, cause in causes.items() if self._told.get(name) != cause}
-        self._told = causes
-        self._unkept = {name: reason for name, reason in {**self._unkept, **news}.items() if name in lost}
-
-    def _take_unkept(self) -> dict[str, str]:
-        unkept, self._unkept = self._unkept, {}
-        told = {name[:_LONGEST_REASON]: reason for name, reason in list(unkept.items())[:_MOST_UNKEPT]}
-        if len(unkept) > _MOST_UNKEPT:
-            told[f"{len(unkept) - _MOST_UNKEPT:,} more"] = "for such reasons"
-        return told
-
-    def _note_progress(self, note: bytes) -> None:
-        with contextlib.suppress(OSError):  # the agent's code closed it
-            os.lseek(self._progress, 0, os.SEEK_SET)
-            os.write(self._progress, note)
-
-    def _own_names(self) -> dict[str, Any]:
-        """What the agent made: not IPython's names, not the stubs, not inputs that the host sends anyway."""
-        stubs = self.binding.names
-        hidden = self.hidden
-        injected = self.injected
-        return {
-            name: value
-            for name, value in tuple(self.namespace.items())  # a thread of the agent's may add names meanwhile
-            if isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance] - globals() takes any key
-            and name not in hidden
-            and stubs.get(name) is not value
-            and not name.startswith(_HOST_OWNED)
-            and name != "dspy"
-            and not (name in injected and injected[name] is value and isinstance(value, (str, bytes, int, float)))
-            and not _is_ipython_own(name)
-        }
-
-
-_LONGEST_REASON = 300  # characters
-_MOST_UNKEPT = 100  # names in one reply
-_ADDRESS = re.compile("0x[0-9a-f]+", re.IGNORECASE)  # in the texts of objects: a new one in each cell is no new cause
-_MOST_SUSPICIONS = 1  # cells in a row that IPython itself could not run
-
-
-def _view(buffer: Any) -> Any:
-    return getattr(buffer, "buffer", buffer)
-
-
-def _outside_cells(tb: Any) -> bool:
-    """Whether no frame of a cell ran: the cell itself did not compile."""
-    while tb is not None:
-        if tb.tb_frame.f_code.co_filename.startswith("<cell "):
-            return False
-        tb = tb.tb_next
-    return True
-
-
-def _without_submissions(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The hook for what threads leave uncaught, but silent about a SUBMIT that was accepted."""
-
-    def filtered(args: Any) -> Any:
-        return None if isinstance(args.exc_value, Submitted) else hook(args)
-
-    return filtered
-
 
 def _whose_frames(frame: FrameType | None) -> tuple[bool, bool]:
     """Whether the running cell's own code is on the stack, and whether any code of a cell is."""
@@ -512,11 +284,3 @@ def _whose_frames(frame: FrameType | None) -> tuple[bool, bool]:
                 return True, True
         frame = frame.f_back
     return False, in_agent_code
-
-
-# A debugger that was refused leaves the last, which no pickle can hold.
-_IPYTHONS = {"_", "__", "___", "__pdb_convenience_variables"}
-
-
-def _is_ipython_own(name: str) -> bool:
-    return name in _IPYTHONS or (name[:1] == "_" and name[1:].removeprefix("i").isdigit())

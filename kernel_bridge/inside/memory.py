@@ -19,6 +19,7 @@ class MemoryRoom:
     """
 
     def __init__(self) -> None:
+        self.was_used_up = False  # by the cell before: the next one needs a little to let go of something
         self._limit: int | None = None
         if os.name != "posix":
             return
@@ -33,10 +34,10 @@ class MemoryRoom:
             self._limit = hard
             self._room = min(_MOST_ROOM_BYTES, hard // _PART)
 
-    def keep(self, *, half: bool) -> None:
-        """The agent's code runs now. `half`: it took all it may, and needs a little to let go of something."""
+    def keep(self) -> None:
+        """The agent's code runs now."""
         if self._limit is not None:
-            self._set(self._limit - (self._room // 2 if half else self._room))
+            self._set(self._limit - (self._room // 2 if self.was_used_up else self._room))
 
     def use(self) -> None:
         """The kernel's own code runs now. Takes no memory itself: there may be none at all before it is done."""

@@ -1,241 +1,110 @@
-"""The agent's names as pickles, one a name, which share what the names share. Knows no file and no time limit.
-
-Functions and the methods of classes defined in cells are pickled by value and get the new kernel's namespace as their
-globals. Checkpoints name what stands here, so that it cannot be moved or renamed without losing what they hold.
-"""
+"""The agent's namespace: the globals of all cells. Knows which names are the host's, and which the agent made."""
 
 from __future__ import annotations
 
-import functools
-import io
-import linecache
-import pickle
+import contextlib
 import sys
-import types
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Generator, Sequence
+from types import ModuleType
+from typing import Any
 
-__all__ = ["HOST_TOOLS", "Pickling", "TooLarge"]
+from kernel_bridge.inside.stubs import Binding
 
-_GLOBALS: dict[str, dict[str, Any]] = {}  # where restored functions find their globals: the running kernel's own
-_TOOLS: dict[str, Callable[[str], Callable[..., Any]]] = {}  # how restored references to a host tool find its stub
-_LONGEST_SOURCES = 2_000_000  # characters of cells that are kept for tracebacks
+__all__ = ["Namespace"]
 
-
-class TooLarge(Exception):
-    """The pickle would grow beyond its limit."""
+_HOST_OWNED = ("_dspy", "__dspy", "_Dspy")  # prefixes of the names that DSPy's own set-up cells make
 
 
-class _Bounded(io.RawIOBase):
-    """Memory that refuses to grow beyond a limit."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self.data = bytearray()
-        self._limit = limit
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, chunk: Any) -> int:
-        size = memoryview(chunk).nbytes
-        if len(self.data) + size > self._limit:
-            raise TooLarge
-        self.data += chunk
-        return size
-
-
-class Pickling:
-    """Pickles the names of the running kernel. Once there is one, an unpickler can load what it pickled.
+class Namespace:
+    """The globals of one kernel.
 
     Args:
-        namespace: the agent's globals.
-        stub_of: finds the stub of a host tool by its name.
+        shell: IPython's shell, whose cells run in them.
+        binding: makes the stubs of the host's tools.
     """
 
-    def __init__(self, namespace: dict[str, Any], stub_of: Callable[[str], Callable[..., Any]]) -> None:
-        self._namespace = namespace
-        self._pickler: type[pickle.Pickler] | None = None
-        _GLOBALS["namespace"] = namespace
-        _TOOLS["stub_of"] = stub_of
+    def __init__(self, shell: Any, binding: Binding) -> None:
+        self.names: dict[str, Any] = shell.user_ns
+        self._shell = shell
+        self._main: ModuleType = shell.user_module
+        self._binding = binding
+        self._hidden = set(self.names)
+        self._given = dict(self.names)  # what every cell finds, whatever those before it have wiped out
+        self._given_modules: dict[str, ModuleType] = {"__main__": self._main}
+        self._sent: dict[str, Any] = {}  # the host's variables
+        self._restored: set[str] = set()  # names from a checkpoint that the host has not sent since
 
-    def dump(self, names: Mapping[str, Any], limit_bytes: int) -> tuple[bytes, dict[str, int], dict[str, str]]:
-        """The pickles of the names, their sizes, and the sources of the cells that define what is in them by file name.
+    def note_restored(self, names: Sequence[str]) -> None:
+        """These names are a predecessor's."""
+        self._restored = set(names)
 
-        The pickles go to one unpickler, in this order: a later one may refer to an object that is in an earlier one.
-        Sources are only for tracebacks: beyond two million characters they are left out.
+    def restore(self) -> None:
+        """Put back what a cell has wiped out of that which every cell finds: `%reset`, `globals().clear()`."""
+        if self._shell.user_ns is not self.names or self._shell.user_module is not self._main:
+            self._shell.user_module, self._shell.user_ns = self._main, self.names
+        for name, value in self._given.items():
+            self.names.setdefault(name, value)
+        sys.modules.update(self._given_modules)
 
-        Raises:
-            TooLarge: it would be larger than the limit.
-            BaseException: whatever the agent's objects raise when they are pickled.
+    def take(self, variables: Sequence[Any], buffers: Sequence[Any], load: Callable[[Any], Any]) -> None:
+        """Set the variables of a cell. Raises: whatever a pickled value raises where it is loaded.
+
+        Args:
+            variables: `[name, index of its buffer or None when unchanged, form, whether what was restored is newer]`.
+            load: decodes a buffer that holds a value.
         """
-        if self._pickler is None:
-            self._pickler = _make_pickler(self._namespace)
-        buffer = _Bounded(limit_bytes)
-        _cells_used.clear()
-        pickler = self._pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL)
-        sizes: dict[str, int] = {}
-        for name, value in names.items():
-            before = len(buffer.data)
-            pickler.dump(value)
-            sizes[name] = len(buffer.data) - before
-        return bytes(buffer.data), sizes, _sources_of(_cells_used)
+        names = self.names
+        for name, index, form, restored_is_newer in variables:
+            if index is None:
+                if name not in names and name in self._sent:
+                    names[name] = self._sent[name]  # the agent deleted it; inputs are there at every turn
+                continue
+            data = buffers[index]
+            value = load(data) if form == "value" else str(data, "utf-8") if form == "text" else bytes(data)
+            self._sent[name] = value
+            if not (restored_is_newer and name in self._restored):
+                names[name] = value
+            self._restored.discard(name)
+
+    @contextlib.contextmanager
+    def prepared(self, *, again: bool) -> Generator[None]:
+        """Inside, a set-up cell runs: what it makes is there in every cell from now on, unless it is set anew.
+
+        Args:
+            again: it runs for a successor, whose restored names it must not undo.
+        """
+        restored = self.own_names() if again else {}
+        before, modules = dict(self.names), set(sys.modules)
+        try:
+            yield
+        finally:
+            made = {name: value for name, value in self.names.items() if before.get(name, before) is not value}
+            self._given.update(made)
+            for name in set(sys.modules) - modules:
+                module = sys.modules[name]
+                if getattr(module, "__spec__", None) is None:  # made by the cell, such as DSPy's stand-in, not imported
+                    self._given_modules[name] = module
+            self.names.update(restored)
+
+    def own_names(self) -> dict[str, Any]:
+        """What the agent made: not IPython's names, not the stubs, not inputs that the host sends anyway."""
+        stubs, sent = self._binding.names, self._sent
+        return {
+            name: value
+            for name, value in tuple(self.names.items())  # a thread of the agent's may add names meanwhile
+            if isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance] - globals() takes any key
+            and name not in self._hidden
+            and stubs.get(name) is not value
+            and not name.startswith(_HOST_OWNED)
+            and name != "dspy"
+            and not (name in sent and sent[name] is value and isinstance(value, (str, bytes, int, float)))
+            and not _is_ipythons(name)
+        }
 
 
-_cells_used: set[str] = set()  # the file names of all code that the running dump met
+# A debugger that was refused leaves the last, which no pickle can hold.
+_IPYTHONS = {"_", "__", "___", "__pdb_convenience_variables"}
 
 
-def _sources_of(cells: set[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    room = _LONGEST_SOURCES
-    for cell in sorted(cells):
-        source = _source_of(cell)
-        if source and len(source) <= room:
-            room -= len(source)
-            found[cell] = source
-    return found
-
-
-def _source_of(name: str) -> str:
-    """The text that tracebacks show for a file name, when no file holds it."""
-    try:
-        _, changed, lines, _ = cast("Any", linecache.cache[name])
-        return "".join(lines) if changed is None else ""
-    except Exception:  # noqa: BLE001 - it was never shown, or the agent's code put something else there
-        return ""
-
-
-def _make_pickler(namespace: dict[str, Any]) -> type[pickle.Pickler]:
-    try:
-        import cloudpickle
-    except ImportError:
-        return pickle.Pickler
-
-    class NamespacePickler(cloudpickle.Pickler):
-        """cloudpickle, but functions of the agent's cells keep the namespace as their globals and what they share."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            cast("Any", super()).__init__(*args, **kwargs)
-            self.closures: dict[int, _Closed] = {}
-
-        def reducer_override(self, obj: Any) -> Any:
-            kind = cast("type[Any]", type(obj))
-            if kind is types.FunctionType:
-                if obj.__globals__ is namespace:
-                    return _reduce_function(obj, self.closures)
-                if obj.__module__ == HOST_TOOLS:
-                    return _find_tool, (obj.__name__,)
-            elif kind is types.CodeType:
-                _cells_used.add(obj.co_filename)
-                return _make_code, ({name: getattr(obj, name) for name in _CODE_FIELDS},)
-            elif kind is _Closed:
-                return _make_cell, ()
-            elif kind is _LRU_CACHE and obj.__wrapped__.__module__ == "__main__":
-                return _remake_cache, (obj.__wrapped__, obj.cache_parameters())
-            return cast("Any", super()).reducer_override(obj)
-
-    return NamespacePickler
-
-
-# All that `CodeType.replace` takes here. The file name is that of a cell, and by it tracebacks find their lines.
-_CODE_FIELDS = [
-    *("co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_nlocals", "co_stacksize", "co_flags", "co_code"),
-    *("co_consts", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_filename", "co_name"),
-    *("co_firstlineno", "co_linetable"),
-    *(("co_qualname", "co_exceptiontable") if sys.version_info >= (3, 11) else ()),
-]
-
-
-def _make_code(fields: dict[str, Any]) -> types.CodeType:
-    return _make_code.__code__.replace(**fields)
-
-
-HOST_TOOLS = "host_tools"
-"""The `__module__` of every stub."""
-
-_LRU_CACHE: type = type(functools.lru_cache(lambda: None))
-
-
-def _remake_cache(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
-    """An empty cache around a function of a cell: what it held is worth no more than the time to make it again."""
-    return functools.lru_cache(maxsize=parameters["maxsize"], typed=parameters["typed"])(function)
-
-
-def _find_tool(name: str) -> Callable[..., Any]:
-    """A stand-in for the stub of a host tool, which the next cell will bring."""
-
-    def stub(*args: Any, **kwargs: Any) -> Any:
-        return _TOOLS["stub_of"](name)(*args, **kwargs)
-
-    stub.__name__ = stub.__qualname__ = name
-    stub.__module__ = HOST_TOOLS
-    return stub
-
-
-class _Closed:
-    """Stands for the cell of a closed-over variable: pickled empty and once, so that functions that share one share it.
-
-    What it holds comes with the state of each function that has it, since it may hold that function itself.
-    """
-
-    __slots__ = ("cell",)
-
-    def __init__(self, cell: types.CellType) -> None:
-        self.cell = cell  # kept, so that its id stays its own
-
-
-def _make_cell() -> types.CellType:
-    return types.CellType()
-
-
-def _reduce_function(function: types.FunctionType, closures: dict[int, _Closed]) -> tuple[Any, ...]:
-    closure = function.__closure__
-    state = {
-        "contents": [_cell_contents(cell) for cell in closure or ()],
-        "defaults": function.__defaults__,
-        "kwdefaults": function.__kwdefaults__,
-        "annotations": _annotations(function),
-        "attributes": function.__dict__,
-        "doc": function.__doc__,
-        "qualname": function.__qualname__,
-        "module": function.__module__,
-    }
-    cells = None if closure is None else tuple(closures.setdefault(id(cell), _Closed(cell)) for cell in closure)
-    made = (function.__code__, function.__name__, cells)
-    return _make_function, made, state, None, None, _fill_function
-
-
-def _annotations(function: types.FunctionType) -> dict[str, Any]:
-    """The annotations of a function; as text where they name what does not exist, as they may from Python 3.14 on."""
-    try:
-        return function.__annotations__
-    except NameError:
-        if sys.version_info < (3, 14):
-            raise
-        import annotationlib
-
-        return annotationlib.get_annotations(function, format=annotationlib.Format.STRING)
-
-
-def _cell_contents(cell: types.CellType) -> tuple[Any, ...]:
-    try:
-        return (cell.cell_contents,)
-    except ValueError:
-        return ()
-
-
-def _make_function(code: types.CodeType, name: str, closure: tuple[types.CellType, ...] | None) -> types.FunctionType:
-    return types.FunctionType(code, _GLOBALS["namespace"], name, None, closure)
-
-
-def _fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
-    for cell, content in zip(function.__closure__ or (), state["contents"], strict=True):
-        if content:
-            cell.cell_contents = content[0]
-    function.__defaults__ = state["defaults"]
-    function.__kwdefaults__ = state["kwdefaults"]
-    function.__annotations__ = state["annotations"]
-    function.__dict__.update(state["attributes"])
-    function.__doc__ = state["doc"]
-    function.__qualname__ = state["qualname"]
-    function.__module__ = state["module"]
+def _is_ipythons(name: str) -> bool:
+    return name in _IPYTHONS or (name[:1] == "_" and name[1:].removeprefix("i").isdigit())

@@ -16,24 +16,23 @@ from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
 from traitlets import Type
 
-from kernel_bridge.inside.interrupts import HELD
-from kernel_bridge.inside.output import sendable
+from kernel_bridge.inside.transcript import sendable
 
 
 class BridgeDisplayHook(ZMQShellDisplayHook):
     """Adds the last expression's text to the transcript of a host's cell."""
 
     def compute_format_data(self, result: Any) -> Any:
-        if isinstance(result, str) and self.shell.kernel.in_host_cell:
+        if isinstance(result, str) and self.shell.kernel.cell is not None:
             return _sendable_data({"text/plain": result}), {}  # a string is its own text, as in DSPy's interpreters
         data, metadata = super().compute_format_data(result)
         return _sendable_data(data), metadata
 
     def finish_displayhook(self) -> None:
         kernel = self.shell.kernel
-        if kernel.in_host_cell and self.msg is not None:
-            kernel.show_result(self.msg["content"]["data"].get("text/plain"))
-            if not kernel.iopub_socket.listened_to():
+        if kernel.cell is not None and self.msg is not None:
+            kernel.cell.show_result(self.msg["content"]["data"].get("text/plain"))
+            if not kernel.consoles_listen():
                 self.msg = None
                 return
         super().finish_displayhook()
@@ -45,9 +44,9 @@ class BridgeDisplayPublisher(ZMQDisplayPublisher):
     def publish(self, data: Any, *args: Any, **kwargs: Any) -> None:
         kernel = self.shell.kernel
         text = data.get("text/plain") if isinstance(data, dict) else None
-        if kernel.in_host_cell and isinstance(text, str):
-            kernel.transcript.add_result(text + "\n")
-        if kernel.iopub_socket.listened_to():
+        if kernel.cell is not None and isinstance(text, str):
+            kernel.cell.show(text + "\n")
+        if kernel.consoles_listen():
             super().publish(_sendable_data(data), *args, **kwargs)
 
 
@@ -76,45 +75,28 @@ class BridgeShell(ZMQInteractiveShell):
 
     async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> bool:
         """Run compiled code. Returns whether it failed, as IPython wants it."""
-        kernel = self.kernel
-        if not kernel.in_host_cell:
+        cell = self.kernel.cell
+        if cell is None:
             return await super().run_code(code_obj, result, async_=async_)
-        interrupts = kernel.interrupts
-        try:
-            try:
-                kernel.memory.keep(half=kernel.out_of_memory)
-                interrupts.open()
-                if async_:
-                    await eval(code_obj, self.user_global_ns, self.user_ns)
-                else:
-                    exec(code_obj, self.user_global_ns, self.user_ns)
-            finally:
-                interrupts.mode = HELD
-                kernel.memory.use()
-        except BaseException as error:  # noqa: BLE001 - the agent's code may raise anything, SystemExit too
-            interrupts.mode = HELD
-            kernel.memory.use()
-            kernel.end_if_forked(error)
-            kernel.note_failure(type(error), error, error.__traceback__)
-            if result is not None:
-                result.error_in_exec = RuntimeError()  # what ipykernel sees, which asks it for its text
-            return True
-        return False
+        failed = await cell.run(code_obj, self.user_ns, awaits=async_)
+        if failed and result is not None:
+            result.error_in_exec = RuntimeError()  # what ipykernel sees, which asks it for its text
+        return failed
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
-        if not self.kernel.in_host_cell:
+        if self.kernel.cell is None:
             super().showtraceback(exc_tuple, *args, **kwargs)
             return
-        self.kernel.note_failure(*(exc_tuple or sys.exc_info()))
+        self.kernel.cell.note_failure(*(exc_tuple or sys.exc_info()))
 
     def showsyntaxerror(self, filename: Any = None, *args: Any, **kwargs: Any) -> None:
-        if not self.kernel.in_host_cell:
+        if self.kernel.cell is None:
             super().showsyntaxerror(filename, *args, **kwargs)
             return
-        self.kernel.note_failure(*sys.exc_info())
+        self.kernel.cell.note_failure(*sys.exc_info())
 
     def payloadpage_page(self, strg: Any, start: int = 0, screen_lines: int = 0, pager_cmd: Any = None) -> None:
-        if not self.kernel.in_host_cell:
+        if self.kernel.cell is None:
             super().payloadpage_page(strg, start, screen_lines, pager_cmd)
             return
         text = strg.get("text/plain") if isinstance(strg, dict) else strg
@@ -124,7 +106,7 @@ class BridgeShell(ZMQInteractiveShell):
     system = ZMQInteractiveShell.system_raw
 
     def ask_exit(self) -> None:
-        if not self.kernel.in_host_cell:
+        if self.kernel.cell is None:
             self.keepkernel_on_exit = True  # a person leaves the console, and the agent's kernel stays
             super().ask_exit()
             return

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kernel_bridge.inside.channel import HostChannel
-from kernel_bridge.inside.namespace import HOST_TOOLS
+from kernel_bridge.inside.pickling import HOST_TOOLS
 
 
 class Submitted(BaseException):

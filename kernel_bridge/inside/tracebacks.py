@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
-from kernel_bridge.inside.output import sendable
 from kernel_bridge.inside.time_limit import call_within
+from kernel_bridge.inside.transcript import sendable
 
-__all__ = ["CELL_PREFIX", "clip", "describe_failure", "in_brief", "name_cell"]
+__all__ = ["CELL_PREFIX", "clip", "describe_failure", "in_brief", "is_of_cell", "name_cell"]
 
 CELL_PREFIX = "<cell "
 _LONGEST_NAME = 200  # characters
@@ -115,6 +115,15 @@ def _keep_cells(report: traceback.TracebackException) -> None:
         for other in (current.__cause__, current.__context__, *(getattr(current, "exceptions", None) or ())):
             if other is not None:
                 waiting.append((other, depth + 1))
+
+
+def is_of_cell(tb: TracebackType | None) -> bool:
+    """Whether a frame of a cell ran."""
+    while tb is not None:
+        if tb.tb_frame.f_code.co_filename.startswith(CELL_PREFIX):
+            return True
+        tb = tb.tb_next
+    return False
 
 
 def clip(text: str, limit: int) -> str:

@@ -14,7 +14,7 @@ import msgspec
 
 from kernel_bridge.cells import CellOutcome, RemoteFailure
 from kernel_bridge.errors import ProtocolViolation
-from kernel_bridge.inside.output import sendable
+from kernel_bridge.inside.transcript import sendable
 from kernel_bridge.options import Limits
 
 __all__ = ["Reply", "find_reply", "largest_reply", "outcome_of"]

@@ -14,7 +14,8 @@ hard = 2**28
 resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 from kernel_bridge.inside.memory import MemoryRoom
 room = MemoryRoom()
-room.keep(half=True)
+room.was_used_up = True
+room.keep()
 held = None
 def fill():
     global held

@@ -1,0 +1,91 @@
+"""The capture of file descriptors 1 and 2: what subprocesses and C code write joins the transcript of the cell."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+
+__all__ = ["DescriptorCapture"]
+
+_PIPE_READ = 65536
+_DRAIN_READS = 32  # a pipe holds at most 1 MiB; a process that goes on writing must not keep a cell from its end
+_PAUSE_SECONDS = 0.02  # of the reading thread, when there was something and it got nothing
+_NOTHING = bytes(4)  # an int of C: no byte waits
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    """What a descriptor stands for; None: nothing."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class DescriptorCapture:
+    """File descriptors 1 and 2: what subprocesses and C code write joins the transcript.
+
+    A thread reads, because a child that fills the pipe would block otherwise; `drain` takes what is left when a
+    cell ends, so that its own output is never found in the next one's.
+    """
+
+    def __init__(self, emit: Callable[[str], None]) -> None:
+        import fcntl
+        import termios
+
+        self._emit = emit
+        self._ioctl, self._how_much = fcntl.ioctl, termios.FIONREAD
+        self._lock = threading.Lock()
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace")
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        self._pipe = _identity(self._write_end)
+        self.restore()
+        threading.Thread(target=self._run, name="descriptor capture", daemon=True).start()
+
+    def restore(self) -> None:
+        """Put the descriptors back where they belong, whatever the agent's code did to them."""
+        with contextlib.suppress(OSError):
+            if _identity(0) is None:
+                os.open(os.devnull, os.O_RDONLY)  # becomes 0, the lowest that is free
+            for fd in (1, 2):
+                if _identity(fd) != self._pipe:
+                    os.dup2(self._write_end, fd, inheritable=True)
+
+    def drain(self) -> None:
+        """Take everything that was written so far."""
+        with self._lock:
+            if self._waits():  # which is asked before each print, so it is worth being quick when nothing does
+                for _ in range(_DRAIN_READS):
+                    if not self._take():
+                        break
+
+    def _waits(self) -> bool:
+        return self._ioctl(self._read_end, self._how_much, _NOTHING) != _NOTHING
+
+    def _take(self) -> bool:
+        """Take what waits. False: nothing does, or it cannot be had now."""
+        try:
+            data = os.read(self._read_end, _PIPE_READ)
+            if data:
+                self._emit(self._decode.decode(data))
+        except (OSError, MemoryError):  # the agent's code took all memory; its output is the lesser loss
+            return False
+        return bool(data)
+
+    def _run(self) -> None:
+        poller = select.poll()
+        poller.register(self._read_end, select.POLLIN)
+        while True:
+            taken = False
+            with contextlib.suppress(MemoryError):
+                poller.poll()
+                with self._lock:
+                    taken = self._take()
+            if not taken:  # there is no memory, the agent's code closed the pipe, or another thread was first
+                time.sleep(_PAUSE_SECONDS)

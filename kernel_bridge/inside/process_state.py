@@ -1,0 +1,70 @@
+"""The state of the kernel's process that every cell relies on, whatever the cells before it did to the process."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from kernel_bridge.inside.interrupts import Interrupts
+from kernel_bridge.inside.memory import MemoryRoom
+from kernel_bridge.inside.streams import StandardStreams
+from kernel_bridge.inside.stubs import Submitted
+from kernel_bridge.inside.tracebacks import describe_failure
+
+__all__ = ["ProcessState"]
+
+
+class ProcessState:
+    """The streams, the builtins, the room in memory and the forks of this process."""
+
+    def __init__(self, streams: StandardStreams, interrupts: Interrupts) -> None:
+        self.streams = streams
+        self.interrupts = interrupts
+        self.memory = MemoryRoom()
+        self._forked = False
+        self._builtins = dict(vars(builtins))
+        threading.excepthook = self._thread_failed = _without_submissions(threading.excepthook)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._become_child)
+        self.restore()
+
+    def restore(self) -> None:
+        """Put back what a cell cannot do without: the output streams, their descriptors and the builtins."""
+        self.streams.restore()
+        if not callable(threading.excepthook):  # no thread could be started
+            threading.excepthook = self._thread_failed
+        current = builtins.__dict__
+        for name, value in self._builtins.items():
+            if current.get(name) is not value:
+                current[name] = value
+
+    def _become_child(self) -> None:
+        self._forked = True
+        self.streams.become_child()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def end_if_forked(self, error: BaseException | None) -> None:
+        """End a process that the agent's code forked and that came to the end of the cell: only its parent goes on."""
+        if not self._forked:
+            return
+        code = 0
+        if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+            code = error.code or 0
+        elif error is not None:
+            code = 1
+            self.streams.error.write(describe_failure(type(error), error, error.__traceback__)[2] + "\n")
+        self.streams.flush()
+        os._exit(code & 0xFF)
+
+
+def _without_submissions(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The hook for what threads leave uncaught, but silent about a SUBMIT that was accepted."""
+
+    def filtered(args: Any) -> Any:
+        return None if isinstance(args.exc_value, Submitted) else hook(args)
+
+    return filtered
