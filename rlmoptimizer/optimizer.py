@@ -22,7 +22,7 @@ from dspy.teleprompt import Teleprompter
 from kernel_bridge.text import make_showable, printable_line
 from rlmoptimizer.compilation import result
 from rlmoptimizer.compilation.compilation import Compilation, Options, lms_of
-from rlmoptimizer.compilation.ctrl_c import CtrlC
+from rlmoptimizer.compilation.ctrl_c import prompt_ctrl_c
 from rlmoptimizer.compilation.resume import open_store, resume_line, resume_note, resumed_line
 from rlmoptimizer.compilation.setup_record import describe_setup, model_name, scored_split
 from rlmoptimizer.errors import CostLimitReached, InvalidSetup, add_note, notes_of
@@ -179,7 +179,7 @@ class RLMDocstringOptimizer(Teleprompter):
         )
         opened: list[RunStore] = []
         try:
-            with printable_logs(), CtrlC() as ctrl_c, self._saying_how_to_go_on(opened), ExitStack() as stack:
+            with printable_logs(), prompt_ctrl_c(), self._saying_how_to_go_on(opened), ExitStack() as stack:
                 directory = self.run_storage_dir
                 if directory is None:
                     directory = stack.enter_context(temporary_directory())
@@ -187,7 +187,7 @@ class RLMDocstringOptimizer(Teleprompter):
                 opened.append(store)
                 if resume:
                     _say(printable_line(resumed_line(store)))
-                return self._compiled(student, data, metric, eval_lm, store, stack, ctrl_c)
+                return self._compiled(student, data, metric, eval_lm, store, stack)
         except dspy.LMError as error:
             if failure_line(error) is None:
                 raise
@@ -239,7 +239,6 @@ class RLMDocstringOptimizer(Teleprompter):
         eval_lm: dspy.BaseLM | None,
         store: RunStore,
         stack: ExitStack,
-        ctrl_c: CtrlC,
     ) -> dspy.Module:
         setup = store.setup()
         assert setup is not None  # it was recorded when the store was opened
@@ -253,7 +252,6 @@ class RLMDocstringOptimizer(Teleprompter):
         options = Options(**given, stall_seconds=self._stall_seconds)
         seed = setup["drawn_seed"]
         compilation = Compilation(options, student, data, metric, eval_lm, store, seed, namespace, stack)
-        stack.callback(ctrl_c.came_through)  # the first thing that is called when everything is being ended
         program = compilation.run()
         _remove(namespace)
         return program

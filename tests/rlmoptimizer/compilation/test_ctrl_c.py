@@ -1,4 +1,4 @@
-"""Ctrl-C on the main thread of a real process: raised surely, raised at once, and not one upon the other."""
+"""Ctrl-C on the main thread of a real process: raised promptly, and at most once a second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rlmoptimizer.compilation.ctrl_c import CtrlC
+from rlmoptimizer.compilation.ctrl_c import prompt_ctrl_c
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows wakes the main thread by itself")
 
@@ -60,7 +60,7 @@ def lines(body: str, *, presses: int = 0) -> list[str]:
 @pytest.mark.smoke
 def test_a_press_that_another_thread_takes_is_raised_where_the_main_thread_waits() -> None:
     body = """
-with ctrl_c.CtrlC() as pressed:
+with ctrl_c.prompt_ctrl_c():
     try:
         threading.Timer(0.1, other_thread_takes_it).start()
         threading.Event().wait()
@@ -76,7 +76,7 @@ def start_threads():
     while True:
         thread = threading.Thread(target=int); thread.start(); thread.join()
 for _ in range(3): threading.Thread(target=start_threads, daemon=True).start()
-with ctrl_c.CtrlC() as pressed:
+with ctrl_c.prompt_ctrl_c():
     try:
         say("ready")
         threading.Event().wait()
@@ -87,35 +87,15 @@ os._exit(0)
         assert lines(body, presses=1) == ["raised"]
 
 
-def test_a_press_that_python_drops_in_a_finalizer_is_raised_again() -> None:
-    body = """
-ctrl_c._LOST_SECONDS = 1.0
-class Finalized:
-    def __del__(self):
-        other_thread_takes_it()  # here it is the main thread itself
-        for _ in range(1000): pass
-        say("dropped")
-sys.unraisablehook = lambda _: None
-with ctrl_c.CtrlC() as pressed:
-    try:
-        Finalized()
-        say("waiting")
-        threading.Event().wait()
-    except KeyboardInterrupt: say("raised")
-"""
-    assert lines(body) == ["waiting", "raised"]
-
-
 def test_many_presses_at_once_are_one_until_some_time_is_over() -> None:
     body = """
 ctrl_c._APART_SECONDS = 4.0
-with ctrl_c.CtrlC() as pressed:
+with ctrl_c.prompt_ctrl_c():
     try:
         try:
             threading.Timer(0.1, other_thread_takes_it).start()
             threading.Event().wait()
         except KeyboardInterrupt:
-            pressed.came_through()
             for _ in range(20):  # each is handled before the next one comes
                 os.kill(os.getpid(), signal.SIGINT)
                 for _ in range(1000): pass
@@ -129,31 +109,14 @@ with ctrl_c.CtrlC() as pressed:
 
 def test_a_single_press_is_raised_once() -> None:
     body = """
-ctrl_c._LOST_SECONDS = 1.0
-with ctrl_c.CtrlC() as pressed:
+with ctrl_c.prompt_ctrl_c():
     try:
         say("ready")
         threading.Event().wait()
     except KeyboardInterrupt:
-        pressed.came_through()
         say(threading.Event().wait(3.0))
 """
     assert lines(body, presses=1) == ["False"]
-
-
-def test_one_that_goes_nowhere_is_raised_again_once() -> None:
-    body = """
-ctrl_c._LOST_SECONDS = 2.0
-with ctrl_c.CtrlC() as pressed:
-    try:
-        say("ready")
-        threading.Event().wait()
-    except KeyboardInterrupt: say("raised")
-    try: threading.Event().wait()
-    except KeyboardInterrupt: say("again")
-    say(threading.Event().wait(3.0))
-"""
-    assert lines(body, presses=1) == ["raised", "again", "False"]
 
 
 def test_a_press_while_it_is_being_entered_is_raised_within() -> None:
@@ -164,7 +127,7 @@ def press_last(number, handler):
     if handler is not signal.default_int_handler: os.kill(os.getpid(), signal.SIGINT)
     for _ in range(1000): pass
 signal.signal = press_last
-with ctrl_c.CtrlC():
+with ctrl_c.prompt_ctrl_c():
     try: threading.Event().wait()
     except KeyboardInterrupt: say("raised")
 say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
@@ -180,44 +143,11 @@ def press_first(*args):
     join(*args)
 threading.Thread.join = press_first
 try:
-    with ctrl_c.CtrlC(): pass
+    with ctrl_c.prompt_ctrl_c(): pass
 except KeyboardInterrupt: say("raised")
 say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 """
     assert lines(body) == ["raised", "True"]
-
-
-def test_a_press_in_the_first_moment_of_leaving_is_raised_when_all_is_as_it_was() -> None:
-    body = """
-def press(frame, event, argument):
-    if event == "call" and frame.f_code is ctrl_c.CtrlC.__exit__.__code__:
-        sys.settrace(None)
-        other_thread_takes_it()  # here it is the main thread itself
-        for _ in range(1000): pass
-pressed = ctrl_c.CtrlC()
-try:
-    with pressed: sys.settrace(press)
-except KeyboardInterrupt: say("raised")
-say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
-say(signal.set_wakeup_fd(-1))
-say(threading.active_count())
-"""
-    assert lines(body) == ["raised", "True", "-1", "1"]
-
-
-def test_a_press_that_another_thread_takes_in_the_first_moment_of_leaving_is_not_lost() -> None:
-    body = """
-def wait(frame, event, argument):
-    if event == "call" and frame.f_code is ctrl_c.CtrlC.__exit__.__code__:
-        sys.settrace(None)
-        threading.Timer(0.1, other_thread_takes_it).start()
-        time.sleep(1)  # our own signal ends it
-        for _ in range(1000): pass
-try:
-    with ctrl_c.CtrlC(): sys.settrace(wait)
-except KeyboardInterrupt: say("raised")
-"""
-    assert lines(body) == ["raised"]
 
 
 def test_a_press_while_its_thread_is_being_started_is_raised_within() -> None:
@@ -228,7 +158,7 @@ def press_first(thread):
     for _ in range(1000): pass
     start(thread)
 threading.Thread.start = press_first
-with ctrl_c.CtrlC():
+with ctrl_c.prompt_ctrl_c():
     try: threading.Event().wait()
     except KeyboardInterrupt: say("raised")
 say(threading.active_count())
@@ -241,62 +171,12 @@ def test_where_no_thread_can_be_started_all_is_as_it_was() -> None:
 def refuse(thread): raise RuntimeError("can't start new thread")
 threading.Thread.start = refuse
 try:
-    with ctrl_c.CtrlC(): say("entered")
+    with ctrl_c.prompt_ctrl_c(): say("entered")
 except RuntimeError as error: say(error)
 say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 say(signal.set_wakeup_fd(-1))
 """
     assert lines(body) == ["can't start new thread", "True", "-1"]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
-def test_a_signal_that_only_a_forked_child_gets_is_no_press() -> None:
-    body = """
-ready, tell = os.pipe()
-with ctrl_c.CtrlC():
-    child = os.fork()
-    if not child:
-        try:
-            os.write(tell, b"x")
-            while True: time.sleep(60)
-        except KeyboardInterrupt: os._exit(3)
-    os.read(ready, 1)
-    os.kill(child, signal.SIGINT)
-    say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    try: say(threading.Event().wait(1.0))
-    except KeyboardInterrupt: say("raised")
-"""
-    assert lines(body) == ["3", "False"]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
-def test_a_forked_child_that_leaves_the_block_takes_nothing_from_its_parent() -> None:
-    body = """
-with ctrl_c.CtrlC():
-    child = os.fork()
-    if child:
-        say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        try:
-            threading.Timer(0.1, other_thread_takes_it).start()
-            threading.Event().wait()
-        except KeyboardInterrupt: say("raised")
-if not child: os._exit(5 if signal.getsignal(signal.SIGINT) is signal.default_int_handler else 6)
-"""
-    assert lines(body) == ["5", "raised"]
-
-
-def test_a_wake_up_descriptor_that_was_closed_meanwhile_is_not_set_again() -> None:
-    body = """
-import socket
-mine, theirs = socket.socketpair()
-theirs.setblocking(False)
-signal.set_wakeup_fd(theirs.fileno())
-with ctrl_c.CtrlC(): theirs.close()
-say(signal.set_wakeup_fd(-1))
-say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
-say(threading.active_count())
-"""
-    assert lines(body) == ["-1", "True", "1"]
 
 
 def test_other_signals_reach_who_asked_for_them_before() -> None:
@@ -306,7 +186,7 @@ mine, theirs = socket.socketpair()
 theirs.setblocking(False)
 signal.set_wakeup_fd(theirs.fileno())
 signal.signal(signal.SIGUSR1, lambda *_: None)
-with ctrl_c.CtrlC():
+with ctrl_c.prompt_ctrl_c():
     os.kill(os.getpid(), signal.SIGUSR1)
     say(list(mine.recv(10)) == [signal.SIGUSR1])
 say(signal.set_wakeup_fd(-1) == theirs.fileno())
@@ -320,7 +200,7 @@ def test_a_handler_of_the_program_itself_stays() -> None:
     before = signal.signal(signal.SIGINT, own)
     threads = set(threading.enumerate())
     try:
-        with CtrlC():
+        with prompt_ctrl_c():
             assert signal.getsignal(signal.SIGINT) is own
             assert set(threading.enumerate()) <= threads
     finally:
@@ -332,7 +212,7 @@ def test_a_handler_that_the_block_sets_stays() -> None:
 
     before = signal.getsignal(signal.SIGINT)
     try:
-        with CtrlC():
+        with prompt_ctrl_c():
             signal.signal(signal.SIGINT, own)
         assert signal.getsignal(signal.SIGINT) is own
     finally:
@@ -343,7 +223,7 @@ def test_other_threads_change_nothing() -> None:
     handlers: list[object] = []
 
     def enter() -> None:
-        with CtrlC():
+        with prompt_ctrl_c():
             handlers.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=enter)
@@ -355,8 +235,8 @@ def test_other_threads_change_nothing() -> None:
 def test_nothing_is_left_behind() -> None:
     threads, descriptors = set(threading.enumerate()), len(os.listdir("/proc/self/fd")) if _has_proc() else 0
     for _ in range(20):
-        with CtrlC() as ctrl_c:
-            assert signal.getsignal(signal.SIGINT) == ctrl_c._handle
+        with prompt_ctrl_c():
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert set(threading.enumerate()) <= threads  # of those of earlier tests some may have ended
     if _has_proc():
