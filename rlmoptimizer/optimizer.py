@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,26 @@ from dspy.teleprompt import Teleprompter
 
 from kernel_bridge.text import make_showable, printable_line
 from rlmoptimizer.compilation import result
-from rlmoptimizer.compilation.compilation import Compilation, Options, lms_of
+from rlmoptimizer.compilation.compilation import Compilation
 from rlmoptimizer.compilation.ctrl_c import prompt_ctrl_c
 from rlmoptimizer.compilation.resume import open_store, resume_line, resume_note, resumed_line
-from rlmoptimizer.compilation.setup_record import describe_setup, model_name, scored_split
+from rlmoptimizer.compilation.setup import Setup
+from rlmoptimizer.compilation.setup_record import describe_setup, scored_split
 from rlmoptimizer.errors import CostLimitReached, InvalidSetup, add_note, notes_of
-from rlmoptimizer.evaluation.metric import bind_metric
 from rlmoptimizer.lms.failures import failure_line, shortened
-from rlmoptimizer.lms.keys import check_keys, lms_without_own_keys
-from rlmoptimizer.settings import a_bool, a_cost_limit, a_directory, a_factory, a_seed, an_lm, at_least
+from rlmoptimizer.settings import (
+    Settings,
+    a_bool,
+    a_cost_limit,
+    a_directory,
+    a_factory,
+    a_seed,
+    an_lm,
+    at_least,
+)
 from rlmoptimizer.show.log_lines import printable_logs
-from rlmoptimizer.spending.prices import check_priced
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.temporary_directory import temporary_directory
-from rlmoptimizer.task.dataset import Dataset, build_dataset
 from rlmoptimizer.task.program import check_program
 from rlmoptimizer.task.seeds import fresh_seed
 
@@ -81,8 +88,6 @@ class RLMDocstringOptimizer(Teleprompter):
         InvalidSetup: naming the parameter, what came and what is accepted.
     """
 
-    _stall_seconds = 60.0
-
     def __init__(
         self,
         *,
@@ -104,22 +109,46 @@ class RLMDocstringOptimizer(Teleprompter):
         seed: int | None = 0,
     ) -> None:
         super().__init__()
-        self.max_iterations = at_least("max_iterations", max_iterations, 1)
-        self.root_lm = an_lm("root_lm", root_lm)
-        self.sub_lm = None if sub_lm is None else an_lm("sub_lm", sub_lm)
-        self.eval_lm = None if eval_lm is None else an_lm("eval_lm", eval_lm)
-        self.num_threads = at_least("num_threads", num_threads, 1)
-        self.rlm_max_iterations = at_least("rlm_max_iterations", rlm_max_iterations, 1)
-        self.rlm_max_llm_calls = at_least("rlm_max_llm_calls", rlm_max_llm_calls, 0)
-        self.rlm_max_output_chars = at_least("rlm_max_output_chars", rlm_max_output_chars, 1)
-        self.root_stateful_session = a_bool("root_stateful_session", root_stateful_session)
-        self.rlm_multiturn_history = a_bool("rlm_multiturn_history", rlm_multiturn_history)
-        self.verbose = a_bool("verbose", verbose)
-        self.run_storage_dir = a_directory("run_storage_dir", run_storage_dir)
-        self.sub_agents = a_bool("sub_agents", sub_agents)
-        self.kernel = a_factory("kernel", kernel)
-        self.max_cost_usd = a_cost_limit("max_cost_usd", max_cost_usd)
-        self.seed = a_seed("seed", seed)
+        self.settings = Settings(
+            root_lm=an_lm("root_lm", root_lm),
+            max_iterations=at_least("max_iterations", max_iterations, 1),
+            sub_lm=None if sub_lm is None else an_lm("sub_lm", sub_lm),
+            eval_lm=None if eval_lm is None else an_lm("eval_lm", eval_lm),
+            num_threads=at_least("num_threads", num_threads, 1),
+            rlm_max_iterations=at_least("rlm_max_iterations", rlm_max_iterations, 1),
+            rlm_max_llm_calls=at_least("rlm_max_llm_calls", rlm_max_llm_calls, 0),
+            rlm_max_output_chars=at_least("rlm_max_output_chars", rlm_max_output_chars, 1),
+            root_stateful_session=a_bool("root_stateful_session", root_stateful_session),
+            rlm_multiturn_history=a_bool("rlm_multiturn_history", rlm_multiturn_history),
+            verbose=a_bool("verbose", verbose),
+            run_storage_dir=a_directory("run_storage_dir", run_storage_dir),
+            sub_agents=a_bool("sub_agents", sub_agents),
+            kernel=a_factory("kernel", kernel),
+            max_cost_usd=a_cost_limit("max_cost_usd", max_cost_usd),
+            seed=a_seed("seed", seed),
+        )
+
+    # Every setting can be read under the name of its parameter.
+    max_iterations = property(attrgetter("settings.max_iterations"))
+    root_lm = property(attrgetter("settings.root_lm"))
+    sub_lm = property(attrgetter("settings.sub_lm"))
+    eval_lm = property(attrgetter("settings.eval_lm"))
+    num_threads = property(attrgetter("settings.num_threads"))
+    rlm_max_iterations = property(attrgetter("settings.rlm_max_iterations"))
+    rlm_max_llm_calls = property(attrgetter("settings.rlm_max_llm_calls"))
+    rlm_max_output_chars = property(attrgetter("settings.rlm_max_output_chars"))
+    root_stateful_session = property(attrgetter("settings.root_stateful_session"))
+    rlm_multiturn_history = property(attrgetter("settings.rlm_multiturn_history"))
+    verbose = property(attrgetter("settings.verbose"))
+    run_storage_dir = property(attrgetter("settings.run_storage_dir"))
+    sub_agents = property(attrgetter("settings.sub_agents"))
+    kernel = property(attrgetter("settings.kernel"))
+    max_cost_usd = property(attrgetter("settings.max_cost_usd"))
+    seed = property(attrgetter("settings.seed"))
+
+    def get_params(self) -> dict[str, Any]:
+        """The parameters by name, as DSPy's optimizers give them."""
+        return {name: getattr(self.settings, name) for name in Settings.__slots__}
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride] # `metric` is required here
         self,
@@ -157,37 +186,15 @@ class RLMDocstringOptimizer(Teleprompter):
         came from is in the error's `__context__`. A run store that was asked for stays, and a
         line on stderr says how to go on with it.
         """
-        if a_bool("resume", resume) and self.run_storage_dir is None:
+        if a_bool("resume", resume) and self.settings.run_storage_dir is None:
             raise InvalidSetup("resume=True needs the directory of the optimization: run_storage_dir is None")
-        check_program(student)
-        bind_metric(metric)
-        data = build_dataset(trainset, valset)
-        eval_lm = self._eval_lm_for(student)
-        if self.max_cost_usd is not None:
-            sub_lms = [self.sub_lm] if self.sub_lm is not None and self.rlm_max_llm_calls else []
-            check_priced({"root": [self.root_lm], "sub": sub_lms, "eval": lms_of(student, eval_lm)})
+        setup = Setup.checked(self.settings, student, trainset, valset, metric)
         if not resume:
-            self._check_keys(student, eval_lm)
+            setup.check_keys()  # one that is resumed may be finished, and need none
         if teacher is not None:
             logger.warning("teacher is not used by RLMDocstringOptimizer")
-        setup = describe_setup(
-            student,
-            data,
-            metric,
-            settings=self._compared_settings(eval_lm),
-            drawn_seed=fresh_seed() if self.seed is None else self.seed,
-        )
-        opened: list[RunStore] = []
         try:
-            with printable_logs(), prompt_ctrl_c(), self._saying_how_to_go_on(opened), ExitStack() as stack:
-                directory = self.run_storage_dir
-                if directory is None:
-                    directory = stack.enter_context(temporary_directory())
-                store = stack.enter_context(open_store(directory, setup, resume=resume))
-                opened.append(store)
-                if resume:
-                    _say(printable_line(resumed_line(store)))
-                return self._compiled(student, data, metric, eval_lm, store, stack)
+            return _compiled(setup, resume=resume)
         except dspy.LMError as error:
             if failure_line(error) is None:
                 raise
@@ -214,80 +221,51 @@ class RLMDocstringOptimizer(Teleprompter):
             raise InvalidSetup("run_storage_dir must be the directory that the optimization is kept in, got None")
         return result.best_program(student, directory)
 
-    @contextmanager
-    def _saying_how_to_go_on(self, opened: list[RunStore]) -> Generator[None]:
-        try:
-            yield
-        except BaseException as error:
-            if (line := failure_line(error)) is not None:
-                _say(f"RLMDocstringOptimizer: {line}")
-                add_note(error, line)
-            make_showable(error)  # it may quote an LM or a kernel, and Python prints what nobody catches as it is
-            if not isinstance(error, Exception):
-                for note in notes_of(error):  # Python 3.10 would print none
-                    _say(printable_line(f"{type(error).__name__}: {note}"))
-            if opened and self.run_storage_dir is not None and not isinstance(error, (InvalidSetup, CostLimitReached)):
-                _say(resume_line(opened[0].path, error))
-                add_note(error, resume_note(opened[0].path))
-            raise
 
-    def _compiled(
-        self,
-        student: dspy.Module,
-        data: Dataset,
-        metric: Callable[..., Any],
-        eval_lm: dspy.BaseLM | None,
-        store: RunStore,
-        stack: ExitStack,
-    ) -> dspy.Module:
-        setup = store.setup()
-        assert setup is not None  # it was recorded when the store was opened
+def _compiled(setup: Setup, *, resume: bool) -> dspy.Module:
+    """The result of a compile, with the run store that it works in."""
+    recorded = describe_setup(setup, drawn_seed=fresh_seed() if setup.settings.seed is None else setup.settings.seed)
+    kept_in = setup.settings.run_storage_dir
+    saying = _saying_how_to_go_on(kept=kept_in is not None)
+    with printable_logs(), prompt_ctrl_c(), saying as opened, ExitStack() as stack:
+        directory = stack.enter_context(temporary_directory()) if kept_in is None else kept_in
+        store = stack.enter_context(open_store(directory, recorded, resume=resume))
+        opened.append(store)
+        if resume:
+            _say(printable_line(resumed_line(store)))
+        namespace = None if kept_in is None else store.path.with_suffix(".namespace")
         outcome = result.Outcome.of(store)
-        namespace = None if self.run_storage_dir is None else store.path.with_suffix(".namespace")
         if outcome is not None:
-            _remove(namespace)
-            return result.finished_program(student, store, outcome, scored_split(setup))
-        self._check_keys(student, eval_lm)
-        given = {name: getattr(self, name) for name in Options.__slots__ if name != "stall_seconds"}
-        options = Options(**given, stall_seconds=self._stall_seconds)
-        seed = setup["drawn_seed"]
-        compilation = Compilation(options, student, data, metric, eval_lm, store, seed, namespace, stack)
-        program = compilation.run()
+            program = result.finished_program(setup.student, store, outcome, scored_split(recorded))
+        else:
+            if resume:
+                setup.check_keys()
+            program = Compilation(setup, store, namespace, stack).run()
         _remove(namespace)
         return program
 
-    def _check_keys(self, student: dspy.Module, eval_lm: dspy.BaseLM | None) -> None:
-        sub_lms = [self.sub_lm] if self.sub_lm is not None and self.rlm_max_llm_calls else []
-        check_keys({"root": [self.root_lm], "sub": sub_lms, "eval": lms_without_own_keys(student, eval_lm)})
 
-    def _compared_settings(self, eval_lm: dspy.BaseLM | None) -> dict[str, Any]:
-        names = (
-            "max_iterations",
-            "rlm_max_iterations",
-            "rlm_max_llm_calls",
-            "rlm_max_output_chars",
-            "root_stateful_session",
-            "rlm_multiturn_history",
-            "sub_agents",
-            "max_cost_usd",
-            "seed",
-        )
-        sub_lm = self.sub_lm if self.sub_lm is not None else self.root_lm
-        lms = {"root_lm": self.root_lm, "sub_lm": sub_lm, "eval_lm": eval_lm}
-        settings = {name: getattr(self, name) for name in names}
-        return {**settings, **{name: model_name(lm) for name, lm in lms.items()}}
+@contextmanager
+def _saying_how_to_go_on(*, kept: bool) -> Generator[list[RunStore]]:
+    """Say on stderr why a compile ended, and where the store is `kept`, how to go on with it.
 
-    def _eval_lm_for(self, student: dspy.Module) -> dspy.BaseLM | None:
-        lm: Any = self.eval_lm if self.eval_lm is not None else dspy.settings.lm
-        if lm is None:
-            predictors = [module for _, module in student.named_sub_modules(dspy.Predict)]
-            if all(getattr(predictor, "lm", None) is not None for predictor in predictors):
-                return None
-            raise InvalidSetup(
-                "eval_lm is None and dspy.settings.lm is not set, so nothing can run the program; "
-                "pass eval_lm=dspy.LM(...) or call dspy.configure(lm=dspy.LM(...))"
-            )
-        return an_lm("eval_lm", lm) if self.eval_lm is not None else an_lm("dspy.settings.lm", lm)
+    Gives a list for the store, once it is open.
+    """
+    opened: list[RunStore] = []
+    try:
+        yield opened
+    except BaseException as error:
+        if (line := failure_line(error)) is not None:
+            _say(f"RLMDocstringOptimizer: {line}")
+            add_note(error, line)
+        make_showable(error)  # it may quote an LM or a kernel, and Python prints what nobody catches as it is
+        if not isinstance(error, Exception):
+            for note in notes_of(error):  # Python 3.10 would print none
+                _say(printable_line(f"{type(error).__name__}: {note}"))
+        if kept and opened and not isinstance(error, (InvalidSetup, CostLimitReached)):
+            _say(resume_line(opened[0].path, error))
+            add_note(error, resume_note(opened[0].path))
+        raise
 
 
 def _remove(namespace: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""The checks of the constructor's parameters: each gives its value back or says what would do. Knows no optimizer."""
+"""The settings: what the optimizer was made with, and the checks of its parameters."""
 
 # DSPy ships no type information.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,37 @@ from kernel_bridge.call_signature import call_signature
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
 from rlmoptimizer.records import picodollars
 
-__all__ = ["a_bool", "a_cost_limit", "a_directory", "a_factory", "a_seed", "an_lm", "at_least"]
+__all__ = ["Settings", "a_bool", "a_cost_limit", "a_directory", "a_factory", "a_seed", "an_lm", "at_least"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The parameters of `RLMDocstringOptimizer`, checked; they are described there."""
+
+    root_lm: dspy.BaseLM
+    max_iterations: int
+    sub_lm: dspy.BaseLM | None
+    eval_lm: dspy.BaseLM | None
+    num_threads: int
+    rlm_max_iterations: int
+    rlm_max_llm_calls: int
+    rlm_max_output_chars: int
+    root_stateful_session: bool
+    rlm_multiturn_history: bool
+    verbose: bool
+    run_storage_dir: Path | None
+    sub_agents: bool
+    kernel: Callable[[], CodeInterpreter] | None
+    max_cost_usd: float | None
+    seed: int | None
+
+    @property
+    def sub_or_root_lm(self) -> dspy.BaseLM:
+        """The LM that answers the agent's prompts."""
+        return self.root_lm if self.sub_lm is None else self.sub_lm
+
+
+# Each check gives its value back, or raises `InvalidSetup` and says what is accepted.
 
 
 def _refuse(name: str, value: Any, accepted: str, *, wrong_type: bool = False) -> InvalidSetup:

@@ -12,7 +12,6 @@ import itertools
 import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +29,7 @@ from rlmoptimizer.agent.task_facts import describe_steps, describe_task
 from rlmoptimizer.agent.workbench import make_workbench
 from rlmoptimizer.compilation.result import Outcome, finished_program, trajectory_of
 from rlmoptimizer.compilation.resume import namespace_text, take_up
+from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.errors import SubmissionError
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.run_warnings import warn_of_a_dead_baseline
@@ -58,36 +58,16 @@ from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import UnitLedger
 from rlmoptimizer.spending.usage_meter import UsageMeter
 from rlmoptimizer.store.run_store import RunStore
-from rlmoptimizer.task.dataset import Dataset
 from rlmoptimizer.task.program import clone
 
-__all__ = ["Compilation", "Options", "lms_of"]
+__all__ = ["Compilation"]
 
 logger = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 600.0  # how long the end of a compile waits for evaluations under way
 _HURRIED_SECONDS = 2.0
+_STALL_SECONDS = 60.0  # after so long without an example, an answer or a kernel, a line says what is waited for
 _MOST_REFUSALS = 1000  # submissions refused that are kept as events
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What `RLMDocstringOptimizer` was made with, checked; see there."""
-
-    root_lm: dspy.BaseLM
-    sub_lm: dspy.BaseLM | None
-    max_iterations: int
-    num_threads: int
-    rlm_max_iterations: int
-    rlm_max_llm_calls: int
-    rlm_max_output_chars: int
-    root_stateful_session: bool
-    rlm_multiturn_history: bool
-    verbose: bool
-    sub_agents: bool
-    kernel: Callable[[], CodeInterpreter] | None
-    max_cost_usd: float | None
-    stall_seconds: float  # after so long without an example, an answer or a kernel, a line says what is waited for
 
 
 class Compilation:
@@ -95,42 +75,33 @@ class Compilation:
 
     Args:
         store: a new one, or one that is gone on with; its setup is this one's.
-        seed: the one that is used, whether it was given or drawn.
         namespace: where the agent's variables are kept for another process to go on with; None: nowhere, for
             no other one will.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        student: dspy.Module,
-        data: Dataset,
-        metric: Callable[..., Any],
-        eval_lm: dspy.BaseLM | None,
-        store: RunStore,
-        seed: int,
-        namespace: Path | None,
-        stack: ExitStack,
-    ) -> None:
+    def __init__(self, setup: Setup, store: RunStore, namespace: Path | None, stack: ExitStack) -> None:
+        options = setup.settings
         self.options = options
-        self.student = student
-        self.data = data
-        self.metric = metric
+        self.student = student = setup.student
+        self.data = data = setup.data
+        self.metric = setup.metric
         self.store = store
+        recorded = store.setup()
+        assert recorded is not None  # when the store was opened
         self._resumable = namespace is not None
-        self._sub_lm = options.sub_lm if options.sub_lm is not None else options.root_lm
+        self._sub_lm = options.sub_or_root_lm
         self._gave_up = False  # on evaluations that hang
         self.past = take_up(store)
         gate = Gate(on_failure=lambda: self.kernels.interrupt())
-        lms = {id(lm): lm for lm in (options.root_lm, options.sub_lm, *lms_of(student, eval_lm)) if lm is not None}
+        lms = {id(lm): lm for users in setup.lms().values() for lm in users}
         self.usage = UsageMeter(CostLedger(options.max_cost_usd, journal=store), lms.values(), gate.fail)
         stack.callback(self.usage.close)
         # The LM and adapter that are set for the agent's turns must not reach the program.
         with self.usage.role("eval"):
             context = contextvars.copy_context()
-        self.waits = Waits(self._tell_of_wait, options.stall_seconds)
+        self.waits = Waits(self._tell_of_wait, _STALL_SECONDS)
         self.evaluator = stack.enter_context(
-            Evaluator(metric, eval_lm, options.num_threads, context=context, waits=self.waits)
+            Evaluator(setup.metric, setup.eval_lm, options.num_threads, context=context, waits=self.waits)
         )
         self.evaluator.metric_works = store.metric_works()
         display = Display(verbose=options.verbose)
@@ -150,7 +121,9 @@ class Compilation:
             waiting=lambda count: self.waits.on(("sub", self._sub_lm.model), count),
         )
         books = Books(store, self.ledger, self.usage.ledger, self.emitter)
-        self.bench = make_workbench(clone(student), data, self.evaluator, books, self.meter, gate, seed)
+        self.bench = make_workbench(
+            clone(student), data, self.evaluator, books, self.meter, gate, recorded["drawn_seed"]
+        )
         self.kernels = KernelLease(
             _kernel_factory(options.kernel),
             self.bench.submission.validate,
@@ -340,13 +313,6 @@ class Compilation:
     def _best_run(self) -> RunRecord | None:
         split, rows = self.data.scored
         return best_run(self.store.runs(), split, len(rows))
-
-
-def lms_of(student: dspy.Module, eval_lm: dspy.BaseLM | None) -> list[dspy.BaseLM]:
-    """The LMs that answer the program's own predictors."""
-    own: list[Any] = [getattr(predictor, "lm", None) for predictor in student.predictors()]
-    lms = [lm if lm is not None else eval_lm for lm in own]
-    return [lm for lm in lms if isinstance(lm, dspy.BaseLM)]
 
 
 def _hurried(kind: type[BaseException] | None) -> bool:

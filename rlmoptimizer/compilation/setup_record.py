@@ -10,41 +10,48 @@ Knows no store. Holds digests of examples, never their values.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import dspy
 
+from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.errors import InvalidSetup
-from rlmoptimizer.task.dataset import Dataset, Row
+from rlmoptimizer.task.dataset import Row
 from rlmoptimizer.task.fingerprint import value_digest
 from rlmoptimizer.task.program import fingerprints, read_prompts
 
-__all__ = ["check_student", "describe_setup", "differences", "metric_name", "model_name", "scored_split"]
+__all__ = ["check_student", "describe_setup", "differences", "metric_name", "scored_split"]
 
 _MOST_NAMED: Final = 20  # examples that an error counts up
+_COMPARED: Final = (  # settings
+    "max_iterations",
+    "rlm_max_iterations",
+    "rlm_max_llm_calls",
+    "rlm_max_output_chars",
+    "root_stateful_session",
+    "rlm_multiturn_history",
+    "sub_agents",
+    "max_cost_usd",
+    "seed",
+)
 
 Document = dict[str, Any]
 
 
-def describe_setup(
-    student: dspy.Module,
-    data: Dataset,
-    metric: Callable[..., Any],
-    *,
-    settings: Mapping[str, Any],
-    drawn_seed: int,
-) -> Document:
-    """All that decides what an optimization does, as plain values.
-
-    `settings` are compared by name; `drawn_seed` is the seed that is used, and not compared.
-    """
+def describe_setup(setup: Setup, *, drawn_seed: int) -> Document:
+    """All that decides what an optimization does, as plain values; `drawn_seed` is the seed used, and not compared."""
+    settings = setup.settings
+    lms = {"root_lm": settings.root_lm, "sub_lm": settings.sub_or_root_lm, "eval_lm": setup.eval_lm}
     return {
-        "student": {"modules": fingerprints(student), "steps": read_prompts(student)},
-        "trainset": _examples(data.train),
-        "valset": None if data.val is None else _examples(data.val),
-        "metric": metric_name(metric),
-        "settings": dict(settings),
+        "student": {"modules": fingerprints(setup.student), "steps": read_prompts(setup.student)},
+        "trainset": _examples(setup.data.train),
+        "valset": None if setup.data.val is None else _examples(setup.data.val),
+        "metric": metric_name(setup.metric),
+        "settings": {
+            **{name: getattr(settings, name) for name in _COMPARED},
+            **{name: _model_name(lm) for name, lm in lms.items()},
+        },
         "drawn_seed": drawn_seed,
     }
 
@@ -88,7 +95,7 @@ def metric_name(metric: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def model_name(lm: Any) -> str | None:
+def _model_name(lm: dspy.BaseLM | None) -> str | None:
     """What an LM calls its model; None: there is no LM."""
     return None if lm is None else str(getattr(lm, "model", None) or type(lm).__qualname__)
 

@@ -13,6 +13,8 @@ from typing import Any, cast
 import dspy
 from dspy.lm15 import Message, Request, Response, UnsupportedFeatureError, request_from_openai_chat
 
+from rlmoptimizer.lms.preflight import calls_as_dspy_does
+
 __all__ = ["ChainedLM", "ParentIgnored", "Stored", "why_stateless"]
 
 # What dspy.LM reads from its keyword arguments to reach the provider. For an explicit request it applies them itself.
@@ -99,8 +101,7 @@ def why_stateless(lm: dspy.BaseLM) -> str | None:
         return f"{lm.model} is not a Responses LM (model_type is {lm.model_type!r})"
     if not isinstance(lm, dspy.LM) or not isinstance(lm.engine, str):
         return f"{lm.model} is answered by an engine of its own"
-    calls = ("__call__", "acall", "forward", "aforward")
-    if any(getattr(type(lm), name) is not getattr(dspy.LM, name) or name in vars(lm) for name in calls):
+    if not calls_as_dspy_does(lm):
         return f"{type(lm).__name__} makes its calls in its own way"
     if lm.kwargs.get("store") is False:
         return "store=False keeps the provider from storing the responses that a chain is made of"

@@ -28,6 +28,7 @@ print(evaluate_program()["summary_line"], evaluate_program("val")["summary_line"
 SUBMIT(optimized_dspy_program=optimization_status()["current_prompts"])
 """
 SUBMIT_SAME = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
+PARAMETERS = inspect.signature(RLMDocstringOptimizer).parameters
 
 
 # parameters
@@ -35,7 +36,7 @@ SUBMIT_SAME = "SUBMIT(optimized_dspy_program=optimization_status()['current_prom
 
 @pytest.mark.smoke
 def test_the_parameters_are_keyword_only_and_have_the_documented_defaults() -> None:
-    parameters = inspect.signature(RLMDocstringOptimizer).parameters
+    parameters = PARAMETERS
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters.values())
     assert {name: parameter.default for name, parameter in parameters.items()} == {
         "max_iterations": 5,
@@ -122,6 +123,17 @@ def test_an_unknown_or_missing_parameter_is_a_type_error() -> None:
         RLMDocstringOptimizer()  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         RLMDocstringOptimizer(root_lm=ScriptedRootLM([]).lm, max_iteration=3)  # type: ignore[call-arg]
+
+
+def test_what_the_optimizer_was_made_with_can_be_read_and_not_changed(tmp_path: Path) -> None:
+    root = ScriptedRootLM([])
+    optimizer = RLMDocstringOptimizer(root_lm=root.lm, num_threads=3, run_storage_dir=str(tmp_path), max_cost_usd=2)
+    assert (optimizer.root_lm, optimizer.num_threads, optimizer.max_iterations) == (root.lm, 3, 5)
+    assert (optimizer.run_storage_dir, optimizer.max_cost_usd, optimizer.sub_lm) == (tmp_path, 2.0, None)
+    assert optimizer.get_params() == {name: getattr(optimizer, name) for name in PARAMETERS}
+    for name in PARAMETERS:
+        with pytest.raises(AttributeError):
+            setattr(optimizer, name, getattr(optimizer, name))
 
 
 def compile_arguments(**changed: Any) -> dict[str, Any]:

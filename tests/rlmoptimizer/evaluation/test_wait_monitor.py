@@ -12,6 +12,7 @@ import pytest
 import toy
 from offline import Asked, ScriptedRootLM, field_lm, text_lm
 
+from rlmoptimizer.compilation import compilation
 from rlmoptimizer.evaluation.wait_monitor import Pending, Waits, What
 from rlmoptimizer.events import Event, StillWaiting
 from rlmoptimizer.show.display import Display
@@ -119,10 +120,11 @@ class Stalls:
 
 def quick(root: ScriptedRootLM, **options: Any) -> Any:
     optimizer = toy.optimizer(root, **options)
-    optimizer._stall_seconds = 0.02
-    return optimizer.compile(
-        toy.Triage(), trainset=toy.trainset(), valset=toy.valset(), metric=toy.metric
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compilation, "_STALL_SECONDS", 0.02)
+        return optimizer.compile(
+            toy.Triage(), trainset=toy.trainset(), valset=toy.valset(), metric=toy.metric
+        )
 
 
 def test_a_program_whose_lm_hangs_is_told_with_its_example(

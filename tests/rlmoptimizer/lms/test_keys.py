@@ -13,7 +13,7 @@ import toy
 from offline import ScriptedRootLM
 
 from rlmoptimizer import InvalidSetup
-from rlmoptimizer.lms.keys import why_keyless
+from rlmoptimizer.lms.preflight import why_keyless
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 
@@ -113,5 +113,5 @@ def test_a_finished_optimization_needs_no_key(tmp_path: Path, monkeypatch: pytes
 
     first = compiled(toy.eval_lm())
     again = dspy.LM("offline/eval")
-    monkeypatch.setattr("rlmoptimizer.lms.keys.why_keyless", lambda lm: "it has no key")
+    monkeypatch.setattr("rlmoptimizer.lms.preflight.why_keyless", lambda lm: "it has no key")
     assert compiled(again).latest_run_id == first.latest_run_id

@@ -24,10 +24,10 @@ from rlmoptimizer import CostExceededError, CostLimitReached, InvalidSetup
 from rlmoptimizer.agent.call_gate import Gate
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.events import Emitter
+from rlmoptimizer.lms.preflight import why_unpriced
 from rlmoptimizer.records import LMCall, Role, RoleUsage, dollars, picodollars, total_usd
 from rlmoptimizer.spending.cost_ledger import BUFFER_SECONDS, CostLedger
 from rlmoptimizer.spending.ledger import LedgerState, Slot, UnitLedger
-from rlmoptimizer.spending.prices import why_unpriced
 from rlmoptimizer.spending.usage_meter import UsageMeter
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.text import usd_text
