@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from child_process import forked
 
 from rlmoptimizer.compilation.ctrl_c import prompt_ctrl_c
 
@@ -27,34 +24,16 @@ def other_thread_takes_it():
 """
 
 
-@contextmanager
-def process(body: str) -> Generator[subprocess.Popen[str]]:
-    """A Python process with `body`; it gets an end of its standard input to wait on."""
-    started = subprocess.Popen(
-        [sys.executable, "-c", HEAD + body],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.communicate()
-
-
 def lines(body: str, *, presses: int = 0) -> list[str]:
     """What a process says until it ends by itself; pressed as often as that when it has said "ready"."""
-    with process(body) as running:
+    with forked(HEAD + body) as child:
         if presses:
-            assert running.stdout is not None
-            assert running.stdout.readline() == "ready\n"
-            for _ in range(presses):
-                running.send_signal(signal.SIGINT)
-        out, _ = running.communicate(timeout=100)
-        assert running.returncode == 0, out
-    return out.splitlines()
+            child.wait_for("ready")
+        for _ in range(presses):
+            child.send_signal(signal.SIGINT)
+        ended = child.ended()
+        assert ended.status == 0, ended
+    return ended.out.splitlines()
 
 
 @pytest.mark.smoke
