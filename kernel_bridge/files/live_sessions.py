@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import functools
-import json
-import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernel_bridge.files.session_directory import FACTS, HostToken, remove_nameless, runtime_root
+from kernel_bridge.files.session_directory import remove_nameless, runtime_root
+from kernel_bridge.files.session_facts import FACTS, read_facts
 from kernel_bridge.inside.removal import remove_tree
 
 __all__ = ["LiveSession", "live_sessions", "sweep"]
-
-_MOST_BYTES = 64 * 1024  # of a session's description
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +34,15 @@ def live_sessions(root: Path | None = None) -> list[LiveSession]:
     found: list[LiveSession] = []
     for directory in root.iterdir() if root.is_dir() else ():
         try:
-            session, host = _read(directory)
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            facts = read_facts(directory)
+        except (OSError, ValueError):
             remove_nameless(directory)  # unless it is being made or removed right now, or not ours
             continue
-        lives = host.lives()
+        lives = facts.host.lives()
         if lives is False:
             remove_tree(directory, last=FACTS)
-        elif lives and session.connection_file.exists():
-            found.append(session)
+        elif lives and (file := Path(facts.connection_file)).exists():
+            found.append(LiveSession(directory.name, facts.host_pid, facts.command, facts.started, file))
     return sorted(found, key=lambda session: session.started)
 
 
@@ -57,20 +53,3 @@ def sweep(root: Path) -> None:
     Once in a process.
     """
     live_sessions(root)
-
-
-def _read(directory: Path) -> tuple[LiveSession, HostToken]:
-    """A session as it describes itself, and its host.
-
-    A kernel that nothing confines can write there as its host can, so what is read is doubted.
-    """
-    # Not blocking, for a pipe may stand there.
-    with open(os.open(directory / FACTS, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        facts = json.loads(file.read(_MOST_BYTES))
-    pid, started = int(facts["host_pid"]), float(facts["started"])
-    host = HostToken(pid, facts["host_started"], facts.get("host_boot"), facts.get("host_namespace"))
-    if not (0 < pid < 2**31 and math.isfinite(started) and host.is_plain()):
-        raise ValueError("no process has such a number, or none began at such a time")
-    path = Path(str(facts["connection_file"]))
-    os.fsencode(path)  # raises for what no path can hold
-    return LiveSession(directory.name, pid, str(facts["command"]), started, path), host

@@ -7,27 +7,24 @@ a kernel, and `session.json`, by which other processes of the same user find it.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
 import stat
-import sys
 import tempfile
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from kernel_bridge.errors import StartupFailed
 from kernel_bridge.files.layout import CHECKPOINT, Layout
-from kernel_bridge.files.private_files import make_directory, make_file, open_new
+from kernel_bridge.files.private_files import make_directory, open_new
+from kernel_bridge.files.session_facts import FACTS, write_facts
 from kernel_bridge.inside.removal import remove_tree
 from kernel_bridge.inside.slots import slot_paths
 from kernel_bridge.os_errors import what_to_do
 
-__all__ = ["FACTS", "HostToken", "SessionDirectory", "remove_nameless", "runtime_root"]
+__all__ = ["SessionDirectory", "remove_nameless", "runtime_root"]
 
 _NAME_BYTES = 4
 _NAME = re.compile(f"[0-9a-f]{{{2 * _NAME_BYTES}}}")
@@ -35,7 +32,6 @@ _MODES = (0o700, 0o711)  # of a session's directory; the second one where anothe
 _NAMELESS_SECONDS = 600.0  # a host writes at once who it is, where it is not stopped
 _REMOVING_DESCRIPTORS = 4
 _LONGEST_ROOT = 70  # characters; the rest of 107 bytes is for the session's name and the socket's
-FACTS = "session.json"  # what says whose directory it is; the guardian knows it too
 
 
 def runtime_root() -> Path:
@@ -127,19 +123,9 @@ class SessionDirectory:
         self.keep = self.path / "keep"
         self.connection_file = self.path / "kernel.json"
         self._generation = 0
-        host = HostToken.here()
-        facts = {
-            "host_pid": host.pid,
-            "host_started": host.started,
-            "host_boot": host.boot,
-            "host_namespace": host.namespace,
-            "command": " ".join(sys.argv)[:200] or sys.executable,
-            "started": time.time(),
-            "connection_file": str(self.connection_file),
-        }
         try:
             with _usable(self.path.parent):
-                make_file(self.path / FACTS, json.dumps(facts).encode())  # first: by it the rest is found
+                write_facts(self.path, self.connection_file)  # first: by it the rest is found
                 for path in (self.scratch, self.keep):
                     make_directory(path)
                 self._make_slots()
@@ -222,62 +208,3 @@ def _is_old(found: os.stat_result) -> bool:
     if os.name == "posix" and (found.st_uid != os.getuid() or found.st_mode & 0o777 not in _MODES):
         return False
     return stat.S_ISDIR(found.st_mode) and time.time() - found.st_mtime > _NAMELESS_SECONDS
-
-
-@dataclass(frozen=True, slots=True)
-class HostToken:
-    """Tells a process from every other one, also a later one with the same pid; None: the platform does not tell."""
-
-    pid: int
-    started: str | None  # in the kernel's own ticks
-    boot: str | None  # of the machine
-    namespace: str | None  # the one that the pid belongs to
-
-    @staticmethod
-    def here() -> HostToken:
-        """This process."""
-        pid = os.getpid()
-        return HostToken(pid, _process_started(pid), _boot(), _namespace())
-
-    def is_plain(self) -> bool:
-        """Whether it is made of what it may be made of; a file that it was read from may hold anything."""
-        parts = cast("tuple[object, ...]", (self.started, self.boot, self.namespace))
-        return all(part is None or isinstance(part, str) for part in parts)
-
-    def lives(self) -> bool | None:
-        """Whether the process is alive. None: it is in a namespace of its own, whose processes are not seen here."""
-        if self.boot is not None and self.boot != _boot():
-            return False
-        if self.namespace is not None and self.namespace != _namespace():
-            return None
-        if self.started is not None:
-            return _process_started(self.pid) == self.started
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            return True
-        return True
-
-
-def _process_started(pid: int) -> str | None:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[19].decode()
-    except (OSError, IndexError):
-        return None
-
-
-def _boot() -> str | None:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return None
-
-
-def _namespace() -> str | None:
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return None

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from kernel_bridge.files.layout import CHECKPOINT, INTERRUPT, PROGRESS, TRANSCRI
 from kernel_bridge.files.private_files import make_directory, make_file
 from kernel_bridge.files.session_directory import SessionDirectory
 from kernel_bridge.files.standard_descriptors import occupy_standard_files
+from kernel_bridge.inside.launch_config import CheckpointConfig, LaunchConfig
 from kernel_bridge.options import SessionOptions
 from kernel_bridge.os_errors import what_to_do
 from kernel_bridge.process.connection import Connection
@@ -92,39 +93,37 @@ class Launch:
         try:
             extra_path = _extra_path(self._options.session.python, self._directory, self.plan.inside)
             config = self._configuration(extra_path, restore=restore)
-            make_file(self.layout.config, json.dumps(config).encode())
+            make_file(self.layout.config, json.dumps(asdict(config)).encode())
             self._hand_over()
             return self._launch()
         except BaseException:
             self.files.close()
             raise
 
-    def _configuration(self, extra_path: list[str], *, restore: bool) -> dict[str, Any]:
-        """What `inside/launch.py` reads; all paths as the kernel sees them."""
-        options, inside = self._options.session, self.plan.inside
-        limits = options.limits
-        keeping = {
-            "path": str(inside.keep / CHECKPOINT),
-            "bytes": self._checkpoint_bytes,
-            "seconds": limits.checkpoint_seconds,
-            "restore": restore,
-            "progress_file": str(inside.sockets / PROGRESS),
-        }
-        return {
-            "connection_file": self.connection.inside_file,
-            "calls_url": self.connection.inside_urls[0],
-            "replies_url": self.connection.inside_urls[1],
-            "frame_bytes": limits.frame_bytes,
-            "frame_depth": limits.frame_depth,
-            "output_bytes": limits.output_bytes,
-            "result_chars": limits.result_chars,
-            "transcript_file": str(inside.sockets / TRANSCRIPT),
-            "interrupt_file": str(inside.sockets / INTERRUPT) if os.name == "posix" else None,
-            "working_directory": str(inside.scratch),
-            "extra_path": extra_path,
-            "seal": self.plan.seal,
-            "checkpoint": keeping if options.checkpoint else None,
-        }
+    def _configuration(self, extra_path: list[str], *, restore: bool) -> LaunchConfig:
+        limits, inside = self._options.session.limits, self.plan.inside
+        keeping = CheckpointConfig(
+            path=str(inside.keep / CHECKPOINT),
+            bytes=self._checkpoint_bytes,
+            seconds=limits.checkpoint_seconds,
+            restore=restore,
+            progress_file=str(inside.sockets / PROGRESS),
+        )
+        return LaunchConfig(
+            connection_file=self.connection.inside_file,
+            calls_url=self.connection.inside_urls[0],
+            replies_url=self.connection.inside_urls[1],
+            frame_bytes=limits.frame_bytes,
+            frame_depth=limits.frame_depth,
+            output_bytes=limits.output_bytes,
+            result_chars=limits.result_chars,
+            transcript_file=str(inside.sockets / TRANSCRIPT),
+            interrupt_file=str(inside.sockets / INTERRUPT) if os.name == "posix" else None,
+            working_directory=str(inside.scratch),
+            extra_path=extra_path,
+            seal=self.plan.seal,
+            checkpoint=keeping if self._options.session.checkpoint else None,
+        )
 
     def _guardian(self) -> dict[str, Any]:
         return {"host_pid": os.getpid(), "session_dir": str(self._directory.path), "layers": self.wrappers}

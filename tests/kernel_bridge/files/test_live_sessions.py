@@ -15,7 +15,7 @@ import pytest
 
 from kernel_bridge import KernelSession
 from kernel_bridge.files.live_sessions import live_sessions, sweep
-from kernel_bridge.files.session_directory import HostToken
+from kernel_bridge.files.session_facts import HostToken
 
 
 @pytest.fixture
