@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from kernel_bridge.cells import CellOutcome, Death, RemoteFailure
+from kernel_bridge.text import shorten, shorten_list
 
 __all__ = ["death_text", "failure_text", "output_text"]
 
@@ -27,8 +28,8 @@ def failure_text(outcome: CellOutcome, failure: RemoteFailure) -> str:
 def death_text(outcome: CellOutcome, death: Death) -> str:
     """Of a cell under which the kernel died: its output, why the kernel died, and what its successor has."""
     if death.checkpointed:
-        names = [name for name in death.restored if not name.startswith("_")]
-        restored = f"Restored from before this cell: {_listed(names) or 'no names, there were none'}."
+        names = [shorten(name, _LONGEST_WORD) for name in death.restored if not name.startswith("_")]
+        restored = f"Restored from before this cell: {shorten_list(names, _MOST_WORDS) or 'no names, there were none'}."
     else:
         restored = "No names were restored: checkpoints are off."
     lost = _by_reason(death.lost)
@@ -51,7 +52,7 @@ def _by_reason(lost: Mapping[str, str]) -> str:
     groups: dict[str, list[str]] = {}
     room = _LONGEST_LIST
     for count, (name, reason) in enumerate(lost.items()):
-        name, reason = _short(name), _short(" ".join(reason.split()))
+        name, reason = shorten(name, _LONGEST_WORD), shorten(" ".join(reason.split()), _LONGEST_WORD)
         room -= len(name) + 2 + (0 if reason in groups else len(reason) + 5)
         if room < 0:
             groups["there are too many to list"] = [f"{len(lost) - count:,} more"]
@@ -63,14 +64,3 @@ def _by_reason(lost: Mapping[str, str]) -> str:
 def _with_output(text: str, note: str) -> str:
     text = text.rstrip("\n")
     return f"{text}\n{note}" if text else note
-
-
-def _listed(words: Sequence[str]) -> str:
-    """The words in a list of bounded length: names and reasons are the agent's, of any number and length."""
-    shown = [_short(word) for word in words[:_MOST_WORDS]]
-    more = [f"{len(words) - _MOST_WORDS:,} more"] if len(words) > _MOST_WORDS else []
-    return ", ".join([*shown, *more])
-
-
-def _short(word: str) -> str:
-    return word if len(word) <= _LONGEST_WORD else word[:_LONGEST_WORD] + "..."

@@ -16,6 +16,7 @@ import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
 
 from kernel_bridge.call_signature import call_signature
+from kernel_bridge.text import shorten
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
 from rlmoptimizer.records import picodollars
 
@@ -53,10 +54,8 @@ class Settings:
 
 
 def _refuse(name: str, value: Any, accepted: str, *, wrong_type: bool = False) -> InvalidSetup:
-    shown = repr(value)
-    shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
     kind = InvalidSetupType if wrong_type else InvalidSetup
-    return kind(f"{name} must be {accepted}, got {shown} ({type(value).__name__})")
+    return kind(f"{name} must be {accepted}, got {shorten(repr(value), 100)} ({type(value).__name__})")
 
 
 def at_least(name: str, value: Any, least: int) -> int:

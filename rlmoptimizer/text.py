@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
+from kernel_bridge.text import shorten
+
 __all__ = ["brief", "usd_text"]
 
 _PRINTABLE_BITS: Final = 2048  # Python refuses to print integers of more than 4300 digits, or fewer if it is told so
@@ -17,7 +19,7 @@ def brief(value: object, limit: int = 80) -> str:
     words: list[str] = []
     _write(value, words, limit)
     text = "".join(words)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return shorten(text, limit)
 
 
 def usd_text(usd: float) -> str:

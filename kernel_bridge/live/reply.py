@@ -16,6 +16,7 @@ from kernel_bridge.cells import CellOutcome, RemoteFailure
 from kernel_bridge.errors import ProtocolViolation
 from kernel_bridge.inside.transcript import sendable
 from kernel_bridge.options import Limits
+from kernel_bridge.text import cut_middle
 
 __all__ = ["Reply", "find_reply", "largest_reply", "outcome_of"]
 
@@ -92,7 +93,7 @@ def outcome_of(reply: Reply, submitted: dict[str, Any] | None, timed_out: str | 
         failure = RemoteFailure(
             sendable(said.name)[:200],
             sendable(said.message)[:limit],
-            _middle_out(sendable(said.traceback), max(limit // 4, 1000)),
+            cut_middle(_plain_text(sendable(said.traceback)), max(limit // 4, 1000)),
             said.compiling,
         )
     text, omitted = _join(bridge, limit)
@@ -111,15 +112,6 @@ def _join(bridge: _Bridge, limit: int) -> tuple[str, int]:
     if not omitted:
         return _plain_text(head + tail), 0
     return _plain_text(f"{head}\n... [{omitted:,} characters left out] ...\n{tail}"), omitted
-
-
-def _middle_out(text: str, most: int) -> str:
-    """The text, or its head and tail when it is longer than it may be."""
-    text = _plain_text(text)
-    if len(text) <= most:
-        return text
-    half = most // 2
-    return f"{text[:half]}\n... [{len(text) - 2 * half:,} characters left out] ...\n{text[-half:]}"
 
 
 def _plain_text(text: str) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
+from kernel_bridge.text import cut_middle
+
 __all__ = ["MOST_CHARS", "fit"]
 
 MOST_CHARS: Final = 48_000_000  # of all texts together; at most 192 MB encoded, where the tool channel takes 256 MiB
@@ -60,5 +62,4 @@ def _cut(value: Any, longest: int) -> Any:
         return value
     if isinstance(value, bytes):
         return f"<{len(value):,} bytes left out>"
-    half = longest // 2
-    return f"{value[:half]}\n... [{len(value) - 2 * half:,} characters left out] ...\n{value[-half:]}"
+    return cut_middle(value, longest)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kernel_bridge import Restored
+from kernel_bridge.text import shorten, shorten_list
 from rlmoptimizer.agent.answer_size import fit
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.agent.tool_answers import cut_line, percent
@@ -33,7 +34,7 @@ CUT_OUTPUT: Final = (
     "[Cut] The process ended before the output of this cell was recorded. The cell was not run again; "
     "what its tool calls did stands."
 )
-_MOST_NAMES, _LONGEST_NAME = 60, 100  # names and characters of variables
+_MOST_NAMES, _CHARS = 60, 100  # that are told: variables; characters of a name or a reason
 _MOST_RUNS, _MOST_CUT = 40, 10  # that the agent is told of; `optimization_status()` has them all
 
 
@@ -78,12 +79,13 @@ def namespace_text(interpreter: object, inputs: Collection[str]) -> str:
     restored = getattr(interpreter, "restored", None)
     if not isinstance(restored, Restored):
         return "The REPL is new: it holds none of your earlier variables."
-    lost = [f"{_brief(name)} ({_brief(reason)})" for name, reason in restored.lost.items()]
-    why_not = f"Not restored: {_listed(lost, '; ')}." if lost else ""
+    lost = [f"{shorten(name, _CHARS)} ({shorten(reason, _CHARS)})" for name, reason in restored.lost.items()]
+    why_not = f"Not restored: {shorten_list(lost, _MOST_NAMES, '; ')}." if lost else ""
     if restored.problem is not None:
         return f"The REPL is new: the kept variables could not be used, because {restored.problem}."
-    names = [_brief(name) for name in restored.names if not name.startswith("_") and name not in inputs]
-    held = f"The REPL holds your variables as of the end of turn {restored.label}: {_listed(names, ', ') or 'none'}."
+    names = [shorten(name, _CHARS) for name in restored.names if not name.startswith("_") and name not in inputs]
+    listed = shorten_list(names, _MOST_NAMES) or "none"
+    held = f"The REPL holds your variables as of the end of turn {restored.label}: {listed}."
     return f"{held} {why_not} Files of the working directory are gone.".replace("  ", " ")
 
 
@@ -164,15 +166,6 @@ def _check_same(store: RunStore, setup: Mapping[str, Any]) -> None:
             f"the optimization in {store.path} cannot be resumed, because this is another one: {'; '.join(found)}. "
             "Make it the same again to go on, or pass resume=False to begin a new one beside it; it is left as it was"
         )
-
-
-def _brief(text: str) -> str:
-    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
-
-
-def _listed(words: list[str], joint: str) -> str:
-    more = [f"{len(words) - _MOST_NAMES} more"] if len(words) > _MOST_NAMES else []
-    return joint.join([*words[:_MOST_NAMES], *more])
 
 
 def _run_text(run: RunRecord) -> str:

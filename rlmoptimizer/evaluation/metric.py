@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any, Final, cast
 
 from kernel_bridge.call_signature import call_signature
+from kernel_bridge.text import shorten
 from rlmoptimizer.errors import InvalidScore, InvalidSetup, InvalidSetupType
 
 __all__ = ["Scorer", "Verdict", "bind_metric", "read_verdict"]
@@ -119,7 +120,7 @@ def _is_number(value: Any) -> bool:
 def _number(value: Any) -> float:
     kind = cast("type[Any]", type(value))
     if value is None or not hasattr(kind, "__float__"):
-        shown = "None" if value is None else f"{_shorten(repr(value))} of type {kind.__name__}"
+        shown = "None" if value is None else f"{shorten(repr(value), 100)} of type {kind.__name__}"
         raise InvalidScore(f"the metric returned {shown}; {_WANTED}")
     try:
         number = float(value)
@@ -129,7 +130,3 @@ def _number(value: Any) -> float:
     if not math.isfinite(number) or not -_ROUNDING <= number <= 1 + _ROUNDING:
         raise InvalidScore(f"the metric returned {number!r}; {_WANTED}")
     return min(max(number, 0.0), 1.0)
-
-
-def _shorten(text: str, shown: int = 100) -> str:
-    return text if len(text) <= shown else text[: shown - 3] + "..."
