@@ -212,7 +212,7 @@ def _run_trial(make: _Make, place: _Place) -> Outcome:
         guard = layout.session / "guard"
         write_guard(guard, plan, None, [*plan.argv, str(plan.inside.config)])
         ended = ask(
-            [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "guard.py"), str(guard)],
+            [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "spawn.py"), str(guard)],
             seconds=_TRIAL_SECONDS,
             begins_fresh=True,
             env={**plan.environment, "LC_ALL": "C"},  # what went wrong is told by its words
@@ -248,7 +248,7 @@ def _judge_silence(ended: Answer) -> Refused | Trouble:
 
 
 def write_guard(file: Path, plan: LaunchPlan, guardian: Mapping[str, Any] | None, argv: Sequence[str]) -> None:
-    """Write what `inside/guard.py` reads. Without a guardian it becomes the program itself. Raises: OSError."""
+    """Write what `inside/spawn.py` reads. Without a guardian it becomes the program itself. Raises: OSError."""
     config = {
         "guardian": None if guardian is None else dict(guardian),
         "argv": list(argv),

@@ -55,7 +55,7 @@ def _fresh(command: Sequence[str]) -> list[str]:
     """A command that runs the given one with the signals of a fresh process. As it is, where there are no signals."""
     if os.name != "posix":
         return list(command)
-    return [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "guard.py"), "--", *command]
+    return [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "spawn.py"), "--", *command]
 
 
 def ask(

@@ -1,8 +1,8 @@
-"""The kernel app: a slim IPKernelApp on ipc sockets. Knows sockets and start-up, not what a cell is.
+"""The kernel app: a slim IPKernelApp, and the start of a kernel's process.
 
-What it leaves out, and why: the debugger (its import is the largest part of a stock kernel's start), the history
-database, the sub-shell thread, the iopub thread (one lock does the same job without two thread switches a message),
-and the tcp pipe for forked children (a kernel without network could not bind it).
+It leaves out the debugger (whose import is the largest part of a stock kernel's start), the history database, the
+sub-shell thread, the iopub thread (a lock does the same without two thread switches a message) and the TCP pipe for
+forked children (which a kernel without network could not bind).
 """
 
 # IPython and ipykernel carry no types: what comes from them is unknown to the checker, and only that is let through.

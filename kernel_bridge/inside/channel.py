@@ -1,14 +1,12 @@
-"""The kernel's end of the tool channel: ask the host and wait. Knows sockets and threads, not what is asked.
+"""The kernel's end of the tool channel: it asks the host and waits for the answer.
 
 Two PAIR sockets, both bound here: one carries messages out, one carries replies in. Any thread may ask. One of the
-waiting threads at a time reads the replies and hands each to the thread it belongs to, so a lone caller pays no
-thread switch. A reply that nobody waits for any more, because its caller was interrupted, is dropped by its id.
+waiting threads at a time reads the replies and hands each to the thread it belongs to, so a lone caller pays for no
+thread switch. A reply whose caller was interrupted is dropped by its id.
 """
 
 from __future__ import annotations
 
-import builtins
-import contextlib
 import itertools
 import os
 import threading
@@ -17,6 +15,7 @@ from typing import Any
 
 import zmq
 
+from kernel_bridge.inside.host_exceptions import NotSendable, host_exception
 from kernel_bridge.inside.interrupts import Interrupts
 from kernel_bridge.wire import (
     LONGEST_NAME,
@@ -37,17 +36,6 @@ _poll = zmq.zmq_poll  # ours, whatever the agent's code does to the module
 _ZERO_COPY_BYTES = 65536
 _POLL_MS = 1000  # a poll that lasts for ever could miss a signal that another thread was given
 _PAIR = b"\x92"  # the head of a msgpack array of two, whose parts are encoded apart for the sake of their error paths
-
-
-class HostError(RuntimeError):
-    """Base of the exceptions that stand for a host tool's own, when Python has no exception of that name."""
-
-
-class NotSendable(Unsendable):
-    """An argument that cannot cross; it has the name that the host gives to the same refusal."""
-
-
-NotSendable.__module__ = HostError.__module__ = "__main__"  # tracebacks show them without a module path
 
 
 class _Waiter:
@@ -127,7 +115,7 @@ class HostChannel:
                     self._promote()  # an interrupted thread may have been the one that was to read next
         if isinstance(head, Return):
             return value
-        raise remote_exception(head.kind, head.message)
+        raise host_exception(head.kind, head.message)
 
     def _send(self, message: KernelMessage, body: bytes) -> None:
         frames = [write_head(message), body]
@@ -181,48 +169,3 @@ class HostChannel:
                 head = Raise(head.id, type(error).__name__, f"the result cannot be loaded here: {error}")
         waiter.reply = (head, value)
         waiter.wake()
-
-
-def remote_exception(kind: str, message: str) -> BaseException:
-    """An exception of the same class name and text as the one on the host.
-
-    `except` by that name catches it: the class is Python's own when there is one, else a stand-in that becomes a
-    builtin here. The agent sees the name in a traceback, writes it into its next `except`, and imports it from nowhere.
-    """
-    found = getattr(builtins, kind, None)
-    if isinstance(found, type) and issubclass(found, Exception):
-        with contextlib.suppress(TypeError):  # some want more arguments than a text
-            error = found(message)
-            if str(error) == message:
-                return error
-    known = _stand_ins.get(kind)
-    if known is None:
-        known = _stand_ins[kind] = _stand_in(kind, found)
-        if not hasattr(builtins, known.__name__):
-            setattr(builtins, known.__name__, known)
-    error = known(message)
-    error.text = message
-    return error
-
-
-class _Spoken(Exception):
-    """A stand-in's text is the host's, whatever its base makes of its arguments (`KeyError` quotes them)."""
-
-    text = ""
-
-    def __str__(self) -> str:
-        return self.text
-
-
-def _stand_in(kind: str, found: Any) -> Any:
-    name = kind if kind.isidentifier() else "HostError"
-    for base in (found, *getattr(found, "__mro__", ())[1:-2], HostError):
-        with contextlib.suppress(TypeError):
-            if issubclass(base, Exception):
-                made = type(name, (_Spoken, base), {"__module__": "__main__"})
-                made("a text")
-                return made
-    raise AssertionError("HostError takes a text")
-
-
-_stand_ins: dict[str, Any] = {}  # one class per name, so that `except` by class works twice

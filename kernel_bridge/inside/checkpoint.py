@@ -1,4 +1,4 @@
-"""The namespace checkpoint: the agent's names on disk, for the kernel that comes after a crash. Never read by a host.
+"""The namespace checkpoint: the agent's names on disk, for the kernel that comes after a crash.
 
 Each name has a pickle of its own, which refers to the earlier ones for what it shares with them. When something cannot
 be pickled or loaded, only the names that hold it are left out, with the reason. Modules are kept by their names and
@@ -198,5 +198,5 @@ _HEAD = {"python": str, "names": dict, "lost": dict, "sources": dict, "modules":
 
 
 def _guess_size(value: Any) -> int:
-    # Only of what cannot run the agent's own code when it is asked.
+    # Other types may run the agent's own code.
     return sys.getsizeof(value, 0) if type(value).__module__ in ("builtins", "numpy") else 0

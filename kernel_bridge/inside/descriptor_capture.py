@@ -15,7 +15,6 @@ __all__ = ["DescriptorCapture"]
 _PIPE_READ = 65536
 _DRAIN_READS = 32  # a pipe holds at most 1 MiB; a process that goes on writing must not keep a cell from its end
 _PAUSE_SECONDS = 0.02  # of the reading thread, when there was something and it got nothing
-_NOTHING = bytes(4)  # an int of C: no byte waits
 
 
 def _identity(fd: int) -> tuple[int, int] | None:
@@ -35,11 +34,7 @@ class DescriptorCapture:
     """
 
     def __init__(self, emit: Callable[[str], None]) -> None:
-        import fcntl
-        import termios
-
         self._emit = emit
-        self._ioctl, self._how_much = fcntl.ioctl, termios.FIONREAD
         self._lock = threading.Lock()
         self._decode = codecs.getincrementaldecoder("utf-8")("replace")
         self._read_end, self._write_end = os.pipe()
@@ -60,13 +55,9 @@ class DescriptorCapture:
     def drain(self) -> None:
         """Take everything that was written so far."""
         with self._lock:
-            if self._waits():  # which is asked before each print, so it is worth being quick when nothing does
-                for _ in range(_DRAIN_READS):
-                    if not self._take():
-                        break
-
-    def _waits(self) -> bool:
-        return self._ioctl(self._read_end, self._how_much, _NOTHING) != _NOTHING
+            for _ in range(_DRAIN_READS):
+                if not self._take():
+                    break
 
     def _take(self) -> bool:
         """Take what waits. False: nothing does, or it cannot be had now."""

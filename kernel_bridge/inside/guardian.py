@@ -1,9 +1,9 @@
-"""The guardian: the kernel's parent, which outlives nobody. Knows processes and signals, not Python cells.
+"""The guardian: the kernel's parent process, which ends the kernel and all that it started when the host dies.
 
-See `guard.py` for how it comes to be. The host talks to it through its standard input, the lifeline: `i` interrupts
-the kernel's process group, `k` ends it, and so does end-of-file, which comes when the host dies, however it dies: the
-kernel and every process it started are killed. On Linux the guardian is their subreaper, so daemonised grandchildren
-come back to it and are killed too. It reports on its standard output: `pid N`, then `exit N` or `signal N`.
+The host talks to it through its standard input, the lifeline: `i` interrupts the kernel's process group, `k` ends it,
+and so does end-of-file, which comes when the host dies, however it dies. On Linux the guardian is the subreaper of the
+kernel's processes, so that daemonised grandchildren come back to it and are killed too. It reports on its standard
+output: `pid N`, then `exit N` or `signal N`. `spawn.py` starts it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 
 from kernel_bridge.inside.removal import remove_tree
 
-TYPE_CHECKING = False  # what typing calls so: importing that costs more than all else here, at every start
+TYPE_CHECKING = False  # importing `typing` costs more than all else here, at every start
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
@@ -28,7 +28,7 @@ _DYING_SECONDS = 5.0
 
 
 def watch(kernel: int, config: dict[str, Any]) -> NoReturn:
-    """Be the guardian of a child until it and all that came from it have ended.
+    """Guard a child until it and all its descendants have ended. Then exit.
 
     Args:
         config: `host_pid`, `session_dir`, and `layers`, how many wrapping processes stand before the kernel.
@@ -37,7 +37,7 @@ def watch(kernel: int, config: dict[str, Any]) -> NoReturn:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
         _guard(kernel, config)
-    except BaseException:  # noqa: BLE001 - whatever failed here: nobody else would end the kernel
+    except BaseException:  # noqa: BLE001 - nobody else would end the kernel
         _kill_all(kernel)
     finally:
         os._exit(0)
@@ -86,7 +86,7 @@ def _guard(kernel: int, config: dict[str, Any]) -> None:
     if status is not None:
         code = os.waitstatus_to_exitcode(status)
         _report(f"signal {-code}" if code < 0 else f"exit {code}")
-    # A dying host closes its lifeline before it is gone: only one that asked for the end removes the directory itself.
+    # A host that asked for the end removes the directory itself. A dying one closes its lifeline before it is gone.
     if not asked and _is_gone(config["host_pid"], 0.0 if by_itself else _DYING_SECONDS):
         remove_tree(config["session_dir"], last="session.json")
 
@@ -102,11 +102,11 @@ def _is_gone(host: int, seconds: float) -> bool:
 
 
 def _noticed(signum: int, frame: object) -> None:
-    """A handler is there only so that the wake-up pipe gets a byte."""
+    """Only a signal that has a handler puts a byte into the wake-up pipe."""
 
 
 def _report(line: str) -> None:
-    # A host that was killed reads nothing any more; its end is noticed by the lifeline.
+    # A host that was killed reads nothing; the lifeline shows its end.
     with contextlib.suppress(OSError):
         os.write(1, line.encode() + b"\n")
 
@@ -140,7 +140,7 @@ def _kill_all(kernel: int) -> int | None:
         found = status if status is not None else found
         if not children:
             break
-        # A killed parent's children arrive here only once it is reaped: look again until none is left.
+        # The children of a killed process come here once it is reaped: look again until none is left.
         time.sleep(0.001)
     return found
 

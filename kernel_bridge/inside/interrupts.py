@@ -1,11 +1,12 @@
-"""SIGINT in the kernel: raised as KeyboardInterrupt where the agent's code runs, never in the middle of our own work.
+"""The kernel's SIGINT handler: it raises KeyboardInterrupt in the agent's code, never in the middle of our own work.
 
-Only Python's main thread runs signal handlers, so only there does holding back mean anything. Knows no sockets.
+A signal carries no data, and it may arrive before the cell it is for begins or after that has ended. So before the host
+sends one, it writes a note into a file that both sides hold open: how many interrupts it has sent, and for which cell
+the last one is. A signal without a new note comes from the agent's own code or from a console, and concerns whatever
+runs; unless it follows the host's so closely that it must be the host's.
 
-A signal carries no data, and one that was meant for a cell may arrive before it begins or after it ended. So the host
-writes, before it signals, which cell it means, into a file that both sides hold open: a running count of interrupts
-and the number of the cell. A signal without a new count comes from the agent's own code or from a console, and means
-whatever runs; unless it comes so soon after one of the host's that it must belong to that.
+Jupyter's `interrupt_request` cannot take its place: the control thread would have to run, and it cannot while C code
+holds the interpreter lock, such as a regular expression or the arithmetic of very large numbers. A signal reaches both.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ import threading
 import time
 from types import FrameType, TracebackType
 
-NOTE = struct.Struct("=QQ")  # how many interrupts the host has sent so far, and the cell that the last one is for
+NOTE = struct.Struct("=QQ")  # how many interrupts the host has sent, and the cell that the last one is for
 
-_LATE_SECONDS = 1.0  # how long after a note was read every signal is taken for one that belongs to it
-_OWED_SECONDS = 10.0  # how long the first signal is, when the note was read before it came: who sends it may be held up
+_LATE_SECONDS = 1.0  # after a note was read: signals that come meanwhile belong to it
+_OWED_SECONDS = 10.0  # the same for the first signal when the note was read before it came: its sender may be held up
 
 HELD, _ONCE, OPEN = 0, 1, 2
 
 
 class Interrupts:
-    """The SIGINT handler of the kernel. `mode` says what an interrupt does now: wait, or be raised.
+    """Whether an interrupt waits or is raised now, as `mode` says. Only the main thread runs signal handlers.
 
     Args:
         note_file: the host's note; None where hosts leave none.
@@ -42,7 +43,7 @@ class Interrupts:
         self.mode = HELD
 
     def begin(self, cell: int) -> None:
-        """A cell begins; 0: a console's. Drops what came too late for the one before, finds what is meant for it."""
+        """A cell begins; 0 is a console's. Drops what came too late for an earlier cell, finds what is for this one."""
         self._cell = cell
         self._pending = False
         count, meant = self._read_note()
@@ -63,7 +64,7 @@ class Interrupts:
         raise KeyboardInterrupt
 
     def concerns_this_cell(self) -> bool:
-        """Whether the signal that just came is for the running cell. To be asked once for each signal."""
+        """Whether the signal that just came is for the running cell. Ask once for each signal."""
         count, meant = self._read_note()
         if count == self._seen:
             now = time.monotonic()
@@ -91,8 +92,8 @@ class Interrupts:
     def open(self) -> None:
         """From now on an interrupt is raised; one that waits is raised now.
 
-        To be ended by the plain assignment `mode = HELD`: a call is a place where the handler may run, and one that
-        raises there would leave the mode as it was.
+        End it with the plain assignment `mode = HELD`: during a call the handler may run and raise, and would leave
+        the mode as it is.
         """
         self.mode = OPEN
         self.deliver()
@@ -104,11 +105,11 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def held(self) -> _Switch:
-        """Inside, an interrupt waits until the end of the block."""
+        """A block in which interrupts wait until its end."""
         return _Switch(self, HELD)
 
     def allowed(self) -> _Switch:
-        """Inside a held block, a part that an interrupt may break off, once."""
+        """A part of a held block that an interrupt may break off, once."""
         return _Switch(self, _ONCE)
 
     def on_main_thread(self) -> bool:
@@ -116,7 +117,7 @@ class Interrupts:
 
 
 class _Switch:
-    """Sets the mode and puts the earlier one back. The mode is stored, not counted, so that it can never drift."""
+    """Sets the mode and puts the earlier one back."""
 
     __slots__ = ("_before", "_interrupts", "_mode")
 

@@ -1,9 +1,8 @@
-"""The first file a kernel's Python runs: seal itself, become the kernel.
+"""The script that a kernel's Python runs: it seals the process and becomes the kernel.
 
-Run as a script, by any Python that has ipykernel and msgspec: `python launch.py CONFIG [GUARDIAN]`, where CONFIG is a
-JSON file written by the host, and GUARDIAN is the process that must still be its parent. It puts this package on the
-path without running `kernel_bridge/__init__.py`, so that a kernel in a foreign environment needs nothing installed
-there and none of the host side is imported.
+Any Python that has ipykernel and msgspec runs `python launch.py CONFIG [GUARDIAN]`, where CONFIG is a JSON file of the
+host and GUARDIAN the process that must still be its parent. The package is mounted by its path, without
+`kernel_bridge/__init__.py`: nothing of ours need be installed there, and nothing of the host side is imported.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Room in memory that the agent's code cannot take, so that a cell that took all it may can still be answered.
-
-Knows resource limits; on a platform without them there is no limit and no room.
-"""
+"""Room in memory for the kernel's own code, so that a cell that used up all its memory can still be answered."""
 
 from __future__ import annotations
 
@@ -13,9 +10,9 @@ _PART = 8  # of a small limit, one part in so many
 
 
 class MemoryRoom:
-    """Lowers this process's limit of private memory while the agent's code runs, and raises it for the kernel's own.
+    """Lowers this process's soft limit of private memory while the agent's code runs.
 
-    The hard limit is the host's and stays. Code that raises the soft one itself gains no more than the room.
+    The hard limit is the host's and stays. Code that raises the soft limit itself gains no more than the room.
     """
 
     def __init__(self) -> None:
@@ -40,7 +37,7 @@ class MemoryRoom:
             self._set(self._limit - (self._room // 2 if self.was_used_up else self._room))
 
     def use(self) -> None:
-        """The kernel's own code runs now. Takes no memory itself: there may be none at all before it is done."""
+        """The kernel's own code runs now. Takes no memory itself, for there may be none left."""
         if self._limit is None:
             return
         try:

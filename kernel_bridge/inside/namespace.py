@@ -1,4 +1,4 @@
-"""The agent's namespace: the globals of all cells. Knows which names are the host's, and which the agent made."""
+"""The agent's namespace: the globals of all cells, and which of the names the agent made itself."""
 
 from __future__ import annotations
 

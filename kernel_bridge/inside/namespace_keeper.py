@@ -1,4 +1,4 @@
-"""The keeper of the namespace: when a checkpoint is made, and what the agent is told that no checkpoint has."""
+"""The namespace's keeper: it makes a checkpoint after each cell and says which names no checkpoint has."""
 
 from __future__ import annotations
 

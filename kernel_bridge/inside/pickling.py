@@ -1,4 +1,4 @@
-"""The agent's names as pickles, one a name, which share what the names share. Knows no file and no time limit.
+"""The agent's names as pickles: one for each name, and objects that names share stay shared.
 
 Functions and the methods of classes defined in cells are pickled by value and get the new kernel's namespace as their
 globals. Checkpoints name what stands here, so that it cannot be moved or renamed without losing what they hold.

@@ -1,4 +1,4 @@
-"""The state of the kernel's process that every cell relies on, whatever the cells before it did to the process."""
+"""The process's state that every cell relies on: what an earlier cell did to it is undone."""
 
 from __future__ import annotations
 

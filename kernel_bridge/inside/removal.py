@@ -1,4 +1,4 @@
-"""Removes what the agent's code made of a directory: however deep, whatever the modes. Follows no link."""
+"""The removal of a directory tree of any depth and with any modes, without following a link."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A screen: the end of a text as a terminal shows it. Knows no streams.
+"""A terminal's screen: the text that is left when all that was printed has been written over.
 
-A progress bar goes back to the start of its line and writes over it, a thousand times; a reader needs what stands there
-in the end. Carriage returns, backspaces and the movements that progress bars make are applied. Colours and all other
-control sequences are dropped. Every character is taken for one column wide.
+A progress bar goes back to the start of its line and writes over it a thousand times; a reader needs what stands there
+in the end. Carriage returns, backspaces and the cursor movements of progress bars are applied. Colours and all other
+control sequences are dropped. Every character counts as one column wide.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Row(list[str]):
 
 
 class Screen:
-    """Text in, what it comes to out: `feed` gives what has moved out of reach, `rest` what is left.
+    """Takes text piece by piece: `feed` returns what can no longer be written over, `rest` what still can.
 
     It takes time in proportion to the text, and holds a bounded part of it. For one thread at a time.
     """
@@ -49,7 +49,7 @@ class Screen:
         self._size = 0  # characters in either of the two
 
     def feed(self, text: str) -> str:
-        """Write text at the cursor. Returns what can no longer be written over."""
+        """Write text at the cursor. Returns text that has moved out of reach."""
         text = self._complete(text)
         plain = "\r" not in text and "\b" not in text and "\x1b" not in text
         if not self._rows:
@@ -84,7 +84,7 @@ class Screen:
         return text
 
     def _complete(self, text: str) -> str:
-        """The text with what was held back before, without what its continuation will decide on."""
+        """The text and what was held back before it, without an end that only more text can decide."""
         if self._begun:
             text, self._begun = self._begun + text, ""
         if text.endswith("\r"):
@@ -156,7 +156,7 @@ class Screen:
             self._column = 0
 
     def _scroll(self, out: list[str]) -> None:
-        """Let go of what is too far up, and of the start of a line that is too long."""
+        """Let go of the lines that are too far up, and of the start of a line that is too long."""
         if self._size <= 2 * _HELD:
             return
         above = 0

@@ -1,7 +1,7 @@
-"""The seal: what a process does to itself before it becomes a kernel, and can never undo. Linux only.
+"""The seal: restrictions that a process puts on itself before it becomes a kernel, and can never undo. Linux only.
 
-Resource limits, another user, Landlock rules, a system call filter; in this order, each before anything of the
-agent's has run. A step that fails raises: an unsealed kernel does not start.
+Resource limits, another user, Landlock rules, a system call filter, in this order. A step that fails raises: an
+unsealed kernel does not start.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The kernel's shell: IPython, where what a host's cell shows, prints and raises goes to the host. Knows no sockets."""
+"""The kernel's shell: IPython's, but what a host's cell shows and raises goes to the host."""
 
 # IPython and ipykernel carry no types: what comes from them is unknown to the checker, and only that is let through.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false

@@ -1,7 +1,7 @@
-"""Two files in which a checkpoint is kept in turns: the newer one is written while the older one stays.
+"""The two files of a checkpoint, which are written in turns: one stays whole while the other is written.
 
-The host makes both before a kernel starts, and nothing is ever made, renamed or removed beside them: a kernel needs no
-directory of the host's in which it could. Knows bytes, not what is in a checkpoint. Both sides read it.
+The host makes both before a kernel starts. Nothing is made, renamed or removed beside them, so that a kernel needs no
+directory of the host's in which it may do that. Host and kernel both read them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The agent's view of the host: one stub per tool, and SUBMIT. Knows the channel, not IPython.
+"""The stubs of the host's tools, and SUBMIT.
 
 A binding, which every cell brings, is a list of tools and the output fields:
 `{"tools": [{"name", "doc", "parameters": [{"name", "kind", "default"?, "default_text"?, "annotation"?}]?,

@@ -1,4 +1,4 @@
-"""A limit on the time of one call of code that may swallow it. Knows nothing of what is called."""
+"""A time limit for one call of code that may swallow the exception which ends it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 __all__ = ["OutOfTime", "call_within"]
 
-_AGAIN_SECONDS = 0.2  # an object that swallows the end of its time is told again, so often
+_AGAIN_SECONDS = 0.2  # code that swallows the exception gets it again, so often
 _Result = TypeVar("_Result")
 
 
@@ -20,9 +20,9 @@ class OutOfTime(BaseException):
 
 
 def call_within(seconds: float, action: Callable[[], _Result]) -> _Result:
-    """Call the action and give its result, within some seconds where the platform has timers and in the main thread.
+    """Call the action and return its result. Other threads, and platforms without timers, have no limit.
 
-    Code that swallows the end of its time is told again. The agent's own timer goes on afterwards.
+    The agent's own timer goes on afterwards.
 
     Raises:
         OutOfTime: it took longer.
@@ -48,8 +48,7 @@ def call_within(seconds: float, action: Callable[[], _Result]) -> _Result:
 
 
 def _act(action: Callable[[], _Result]) -> _Result:
-    # A function of its own: while its frame is on the stack, the time of the action may end; before and after, nothing
-    # of what puts the timer back can be broken off.
+    # Time may end only while this frame is on the stack, so that what puts the timer back is never broken off.
     return action()
 
 

@@ -1,4 +1,4 @@
-"""What failed, as text for the agent: only the frames of its own cells, no colours, bounded. Knows no kernel."""
+"""Tracebacks for the agent: only the frames of its own cells, without colours, bounded."""
 
 from __future__ import annotations
 

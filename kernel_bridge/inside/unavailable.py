@@ -1,7 +1,7 @@
-"""What no cell of a host's can do, answered with the reason and with what to do instead. Knows no cells.
+"""Errors that say why a cell cannot read input, use a debugger or start an event loop, and what to do instead.
 
-Nobody sits at the other side of a kernel that a host drives: nothing can be typed in. And a cell runs in an event loop
-already, which starts no other one in its thread.
+Nobody sits at the other side of a kernel that a host drives, so nothing can be typed in. And a cell runs in an event
+loop already.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ class Launch:
         with theirs:
             try:
                 process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "guard.py"), str(file)],
+                    [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "spawn.py"), str(file)],
                     stdin=theirs.fileno(),
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,

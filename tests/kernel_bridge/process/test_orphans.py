@@ -76,7 +76,7 @@ def test_a_guardian_whose_host_is_gone_before_it_reports_ends_what_was_begun(
     (tmp_path / "guard").write_bytes(marshal.dumps(config))
     report, unread = os.pipe()
     os.close(report)  # nobody reads the guardian's report
-    guard = Path(kernel_bridge.__file__).parent / "inside" / "guard.py"
+    guard = Path(kernel_bridge.__file__).parent / "inside" / "spawn.py"
     command = [sys.executable, "-I", "-S", str(guard), str(tmp_path / "guard")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=unread) as process:
         os.close(unread)

@@ -1,22 +1,20 @@
-"""How a process of ours is begun: as a fresh one, whatever its host is like, and behind a guardian if it is a kernel.
+"""The script that spawns a process of ours: with the default signals and umask, and for a kernel behind a guardian.
 
-Run as a script by the host's own Python: `python -I -S guard.py FILE`, where FILE holds, in `marshal`'s form,
-`guardian` (see `guardian.py`; None: there is none), `argv`, and for a wrapper that reads its arguments from a
-descriptor, `arguments` and `descriptor`, the word in `argv` that stands for its number.
-`python -I -S guard.py -- ARGV...` is the same without a file.
+The host's own Python runs `python -I -S spawn.py FILE`, where FILE holds, in `marshal`'s form, `guardian` (see
+`guardian.py`; None: there is none), `argv`, and for a wrapper that reads its arguments from a descriptor, `arguments`
+and `descriptor`, the word in `argv` that stands for its number. `python -I -S spawn.py -- ARGV...` needs no file.
 
-A process inherits which signals are ignored and which are blocked, and the mask for the modes of new files. A host may
-have set them for itself: bubblewrap would wait for ever where SIGCHLD is ignored, a cell could not be interrupted where
-SIGINT is, and under `umask 777` nobody could read a file that he has made.
-The child is on its way before the parent imports what it needs for watching: both go on at once.
+A process inherits ignored and blocked signals and the umask, which a host may have set for itself: bubblewrap would
+wait for ever where SIGCHLD is ignored, a cell could not be interrupted where SIGINT is, and under `umask 777` nobody
+could read his own files.
 """
 
-# Every import here is paid at every start, `typing` among the dearest: there are no annotations.
+# Every import here costs time at every start, `typing` among the most: there are no annotations.
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 import _signal  # pyright: ignore[reportMissingImports] - what is in C of `signal`
-import marshal  # the one form that needs no import of its own; the file is the host's, in a directory of its own
+import marshal  # the one format that imports nothing; the file is the host's own
 import os
 import sys
 
@@ -36,7 +34,7 @@ def main() -> None:
         if config["arguments"] is None:  # else a wrapper comes first, and the kernel has another parent
             config["argv"].append(str(guardian))
         start(config)
-    # This package without running its __init__, as in launch.py: nothing of the host side is imported.
+    # The child is on its way already. The package is mounted by its path, as in launch.py.
     package = type(sys)("kernel_bridge")
     package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
     sys.modules["kernel_bridge"] = package
@@ -56,7 +54,7 @@ def forget_signals() -> None:
 
 
 def leave_guardian() -> None:
-    """Be a group of one's own, without the lifeline and the report: they belong to the guardian alone."""
+    """Be a process group of its own, without the lifeline and the report, which are the guardian's."""
     os.setpgid(0, 0)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1):
@@ -64,7 +62,7 @@ def leave_guardian() -> None:
 
 
 def start(config):
-    """Become the program, which as a kernel dies with its parent by its own doing: the wrapper's or the seal's."""
+    """Become the program."""
     try:
         forget_signals()
         os.umask(os.umask(0o77) & 0o77)  # what others may do is the host's to say
