@@ -1,8 +1,8 @@
-"""The gate that every call of the agent passes: who waits for whom, who is let in, and which failures are kept from it.
+"""The gate that every call of the agent passes: it lets calls in, in order, and keeps host failures from the agent.
 
 A run on the validation set is alone inside: it waits until the calls before it have ended, and the calls after it wait
-for its end. So no figure moves and no other call is held up while it is at single examples. Calls are let in in the
-order in which they came, so neither kind keeps the other one waiting for ever. Knows nothing of what the calls do.
+for its end. So neither a figure nor a delay tells the agent anything of single examples. Calls are let in in the order
+in which they came, so neither kind starves the other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextvars import ContextVar
 
 from rlmoptimizer.errors import AgentError
 
-__all__ = ["Gate", "OptimizationStopped"]
+__all__ = ["CallGate", "OptimizationStopped"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +39,12 @@ class _Call:
         self.sent_away = False
 
 
-# The gate that the running call is inside of: what it does further down passes without waiting, which it would for ever
-# behind a call that waits for this one.
-_within: ContextVar[Gate | None] = ContextVar("rlmoptimizer_gate", default=None)
+# The gate that the running call is inside of. A call within a call passes at once: waiting for its turn behind a call
+# that waits for the outer one would be a deadlock.
+_within: ContextVar[CallGate | None] = ContextVar("rlmoptimizer_gate", default=None)
 
 
-class Gate:
+class CallGate:
     """Open until `close`. Thread-safe.
 
     `closed`: no call is let in any more, and runs on train begin no further example. `stopped`: nothing at all goes on,
@@ -67,7 +67,7 @@ class Gate:
 
     @property
     def failure(self) -> BaseException | None:
-        """The first thing that went wrong and was not the agent's to mend."""
+        """The first error that the agent could not repair; `compile()` raises it."""
         return self._failure
 
     @contextmanager
@@ -138,7 +138,7 @@ class Gate:
             raise OptimizationStopped
 
     def send_away(self) -> None:
-        """Whoever waited is gone: let in none of those that wait now."""
+        """Refuse all calls that wait now: their callers are gone."""
         with self._changed:
             for call in self._waiting:
                 call.sent_away = True
@@ -146,7 +146,7 @@ class Gate:
             self._let_in()
 
     def refuse_all(self, error: Callable[[], AgentError]) -> None:
-        """From now on every call gets such an error."""
+        """From now on every call raises such an error."""
         self._refusal = error
 
     def close(self) -> None:
@@ -156,7 +156,7 @@ class Gate:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Close, and end what is inside as soon as that can be. Idempotent."""
+        """Close, and end what is inside as soon as possible. Idempotent."""
         self.stopped.set()
         self.close()
 
@@ -178,7 +178,7 @@ class Gate:
         return empty
 
     def fail(self, error: BaseException) -> None:
-        """Stop because of something that is not the agent's to mend. The first such error is kept."""
+        """Stop because of an error that the agent cannot repair. The first one is kept."""
         with self._changed:
             first, self._failure = self._failure is None, self._failure or error
         self.stop()

@@ -1,4 +1,4 @@
-"""The interpreters of one compile: the agent's own, started early, and those of its sub-agents. Knows no prompts."""
+"""The interpreters of one compile: the agent's own, started early, and those of its sub-agents."""
 
 # DSPy ships no type information.
 # pyright: reportMissingTypeStubs=false
@@ -16,17 +16,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
+from kernel_bridge import ConfinementReport, KernelInterpreter
 from kernel_bridge.text import traceback_shown
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
 from rlmoptimizer.events import KernelStarted
 
-__all__ = ["Interpreter", "InterpreterFactory", "KernelLease", "kernel_started"]
+__all__ = ["AgentKernels", "Interpreter", "InterpreterFactory", "kernel_started"]
 
 logger = logging.getLogger(__name__)
 
 # A KernelInterpreter bounds its own start (`Limits.start_seconds`); others may have to download themselves first.
 _START_SECONDS: Final = 1800.0
-_JOIN_SECONDS: Final = 20.0  # how long the end waits for a start that is under way; then it is left to itself
+_JOIN_SECONDS: Final = 20.0  # how long `close` waits for a start under way; then it is left to itself
 
 
 @runtime_checkable
@@ -45,8 +46,6 @@ InterpreterFactory = Callable[[], Interpreter]
 
 def kernel_started(interpreter: Interpreter) -> KernelStarted:
     """What an interpreter says of its own confinement; not every one does."""
-    from kernel_bridge import ConfinementReport
-
     kind, report = type(interpreter).__name__, getattr(interpreter, "report", None)
     if not isinstance(report, ConfinementReport):
         return KernelStarted(kind, f"{kind}, which does not say how it is confined", None)
@@ -60,23 +59,17 @@ def kernel_started(interpreter: Interpreter) -> KernelStarted:
     )
 
 
-def _checks_sub_agents(interpreter: Interpreter) -> bool:
-    from kernel_bridge import KernelInterpreter
-
-    return isinstance(interpreter, KernelInterpreter)
-
-
-class KernelLease:
+class AgentKernels:
     """A DSPy `interpreter_factory` for one compile.
 
-    Its first call gives the agent's interpreter, already started; every later one a fresh one of the user's `factory`,
-    for a sub-agent that runs code of its own. `close` shuts all of them down.
+    The first call returns the agent's interpreter, already started; every later one makes a fresh one with the user's
+    `factory`, for a sub-agent that runs code. `close` shuts all of them down.
 
     Args:
-        sub_agents: called before the interpreter of a sub-agent is made; raises where it could ask nothing. None: there
-            are no sub-agents.
-        submit_validator, on_death, checkpoint_file: for the agent's own interpreter, as far as it has attributes of
-            these names; see `kernel_bridge.KernelInterpreter`.
+        sub_agents: called before a sub-agent's interpreter is made; raises when nothing is left to ask its LM. None:
+            there are no sub-agents.
+        submit_validator, on_death, checkpoint_file: set on the agent's own interpreter where it has such attributes;
+            see `kernel_bridge.KernelInterpreter`.
         start_seconds: how long the agent's own may take to start.
         join_seconds: how long `close` waits for a start that is under way.
     """
@@ -108,7 +101,7 @@ class KernelLease:
 
     @property
     def execution_instructions(self) -> str:
-        """Part of the agent's prompt: DSPy reads it from the factory that a run is given."""
+        """Part of the agent's prompt, which DSPy reads from the factory."""
         return getattr(self._factory, "execution_instructions", "")
 
     def start(self, on_failure: Callable[[], None]) -> None:
@@ -131,7 +124,7 @@ class KernelLease:
             interpreter.start()
             with self._lock:
                 late = self._closed
-            if late:  # `close` did not wait for it, or was not to
+            if late:  # `close` did not wait for it
                 interpreter.shutdown()
         except BaseException as error:  # noqa: BLE001 - it is raised by `wait_started`, on the thread that compiles
             self._first.set_exception(error)
@@ -146,7 +139,7 @@ class KernelLease:
                 f"kernel made a {type(interpreter).__name__}; it must make a DSPy code interpreter, "
                 "as KernelInterpreter.factory() does"
             )
-        if self._sub_agents is not None and not _checks_sub_agents(interpreter):
+        if self._sub_agents is not None and not isinstance(interpreter, KernelInterpreter):
             raise InvalidSetupType(
                 f"kernel made a {type(interpreter).__name__}, which does not check what is asked of sub-agents; with "
                 "sub_agents=True it must make a KernelInterpreter, as KernelInterpreter.factory() does"
@@ -197,11 +190,10 @@ class KernelLease:
     def close(self) -> None:
         """Shut down every interpreter that was made. Idempotent.
 
-        One that is being started is waited for, but not for ever. How long a shutdown takes is the interpreter's own
-        to bound, as `KernelInterpreter` does.
+        Waits up to `join_seconds` for one that is being started. The interpreter bounds its own shutdown.
         """
         with self._lock:
-            # One that is being made now sees this and is shut down by its maker.
+            # The maker of an interpreter that is being made sees this and shuts it down.
             self._closed = True
             own = () if self._agents is None else (self._agents,)
             others = tuple(self._others)

@@ -19,7 +19,7 @@ from dspy.utils.exceptions import format_error_for_lm
 
 from kernel_bridge.text import printable_line
 from kernel_bridge.threads.daemon_pool import DaemonPool
-from rlmoptimizer.agent.call_gate import Gate
+from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.errors import BudgetExceededError, add_note
 from rlmoptimizer.events import BudgetCharged, Emitter
 from rlmoptimizer.lms.failures import failure_kind
@@ -39,12 +39,12 @@ _AT_ONCE = 8  # prompts of one batch under way, as in DSPy
 
 
 class SubLMMeter:
-    """Every prompt to the sub-LM passes `reserve` first, by whatever road the agent reached it. Thread-safe.
+    """Every prompt to the sub-LM passes `reserve` first, however the agent sends it. Thread-safe.
 
-    `reserve` and `asking` wait while a run on val is under way, and `turn` does so for several of them together; all of
-    them raise `OptimizationStopped` when the agent is gone.
+    `reserve` and `asking` wait while a run on val is under way; `turn` waits once for several of them. All of them
+    raise `OptimizationStopped` when the agent is gone.
 
-    It has the one method that `dspy.RLM` and its sub-agents call on their own counter, so it can stand in for it.
+    `dspy.RLM` and its sub-agents take it for their own counter, of which they call `reserve` only.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SubLMMeter:
         ceiling: int,
         ledger: UnitLedger,
         emitter: Emitter,
-        gate: Gate,
+        gate: CallGate,
         usage: UsageMeter | None = None,
         calls: int = 0,
         waiting: Callable[[int], AbstractContextManager[object]] = lambda _: nullcontext(),
@@ -81,8 +81,7 @@ class SubLMMeter:
         Raises `BudgetExceededError` when all `n` do not fit under the ceiling or into the budget, `CostExceededError`
         when they are expected to cost more than may be spent; nothing is spent then.
         """
-        # One lock over both: else one thread could take the place under the ceiling that another one, refused by
-        # the ledger, was about to give back. What the store raises is for the caller of the compile.
+        # One lock over both: else a thread that the ledger refuses could hold a place under the ceiling for a moment.
         with self._gate.passing(), self._lock:
             self._check_ceiling(n)
             with self._ledger.reserve(n, PURPOSE) as slot:
@@ -105,10 +104,10 @@ class SubLMMeter:
 
     @contextmanager
     def asking(self, n: int = 1) -> Generator[None]:
-        """Around `n` prompts while they are answered. Raises an `LMError` when there is no money for them any more."""
+        """Around `n` prompts while they are answered. Raises an `LMError` when max_cost_usd has been used up."""
         with self._gate.turn(), self._usage.calling("sub", n):
             if self._usage.ledger.reached:
-                # What was admitted with these has turned out dearer. An error of an LM costs a batch one answer only.
+                # Prompts admitted with these cost more than expected. An `LMError` costs a batch one answer only.
                 raise dspy.LMError("max_cost_usd is used up; this prompt was not sent")
             try:
                 with self._waiting(n):
@@ -121,7 +120,7 @@ class SubLMMeter:
                 raise
 
     def _warn_once(self, error: Exception) -> None:
-        """Say that the sub-LM cannot be reached: the agent is told of every prompt, its person of none."""
+        """Warn the user, once; the agent gets every error."""
         if self._warned or failure_kind(error) not in LM_FAILURES:
             return
         self._warned = True
@@ -133,10 +132,10 @@ class SubLMMeter:
 
 
 class Paid:
-    """Stands in for the meter where a prompt has passed it already."""
+    """Stands in for the meter for prompts that have passed it already."""
 
     def reserve(self, n: int = 1) -> None:
-        """Nothing is left to be spent."""
+        """Spends nothing."""
 
 
 def checked_llm_tools(
@@ -144,9 +143,9 @@ def checked_llm_tools(
     reserve: Callable[[int], None],
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, Callable[..., Any]]:
-    """DSPy's two tools, which otherwise find out only after the meter that a prompt is none.
+    """DSPy's two tools, which check a prompt before it is paid.
 
-    `ask` sends one prompt, which `reserve` has let pass. `turn` is entered around every call.
+    `ask` sends one prompt after `reserve`. `turn` is entered around every call.
     """
 
     def llm_query(prompt: Any) -> str:
@@ -180,8 +179,7 @@ def checked_llm_tools(
 
 
 def _answers(ask: Callable[[str], str], texts: Sequence[str]) -> list[str]:
-    """Several at once. On threads that no process waits for at its end, as it does for those of DSPy's own tool: an
-    interrupted compile would not end before the LM has answered."""
+    """Several at once. On daemon threads: with DSPy's own tool an interrupted compile would wait for the answers."""
     pool = DaemonPool(min(len(texts), _AT_ONCE), "rlmoptimizer-sub-lm")
     answers: list[Future[str]] = [Future() for _ in texts]
 

@@ -9,7 +9,8 @@ from typing import Any
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.errors import SelectionError, UnknownRunError
-from rlmoptimizer.evaluation.runs import Request, is_cut_val, run_config
+from rlmoptimizer.evaluation.request import Request, run_config
+from rlmoptimizer.evaluation.runs import is_cut_val
 from rlmoptimizer.events import Split
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.json_text import encode

@@ -17,17 +17,17 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, cast
 
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
-from dspy.primitives.facade import HOST_TOKEN_VAR
 from dspy.primitives.repl_types import REPLHistory, REPLVariable
 from dspy.utils.exceptions import AdapterParseError
 
 from kernel_bridge.text import printable, traceback_shown
 from rlmoptimizer.agent.llm_tools import Paid, checked_llm_tools
+from rlmoptimizer.agent.no_sub_agents import refuse_sub_agents
+from rlmoptimizer.agent.signature import agent_signature
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.errors import AgentError, CostExceededError
@@ -36,7 +36,7 @@ from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.lms.sub_lm import SubLM
 from rlmoptimizer.records import LM_FAILURES
 
-__all__ = ["Agent", "AgentLimits", "AgentOutcome", "agent_instructions", "agent_signature"]
+__all__ = ["Agent", "AgentLimits", "AgentOutcome"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class AgentLimits:
     """How much the agent may do and see."""
 
     turns: int  # that are left
-    llm_calls: int  # what it is told; the meter counts
+    llm_calls: int  # sub-LM prompts, as its prompt says; the meter enforces them
     output_chars: int  # of a turn's output that the root LM sees
 
 
@@ -60,26 +60,6 @@ class AgentOutcome:
     prompts: dict[str, str] | None  # the submission, checked; None: there is no valid one
     problem: str | None  # why there is none
     final_reasoning: str
-
-
-def agent_instructions(*, sub_agents: bool = False) -> str:
-    """The agent's prompt, as the package carries it. `sub_agents`: it may build some."""
-    folder = resources.files("rlmoptimizer.agent") / "prompts"
-    names = ("agent.md", "sub_agents.md") if sub_agents else ("agent.md",)
-    return "\n\n".join((folder / name).read_text(encoding="utf-8").strip() for name in names)
-
-
-def agent_signature(*, sub_agents: bool = False) -> type[dspy.Signature]:
-    """What the agent gets and what it must produce."""
-    fields: dict[str, tuple[Any, Any]] = {
-        "program_steps": (list[dict[str, Any]], dspy.InputField(desc="the steps, their fields and present prompts")),
-        "baseline_runs": (dict[str, Any], dspy.InputField(desc="run ids and scores of the program as it was given")),
-        "task_facts": (dict[str, Any], dspy.InputField(desc="the metric, the data sets, the budget and the limits")),
-        "previous_trajectory": (list[dict[str, Any]], dspy.InputField(desc="your turns before an interruption")),
-        "work_so_far": (str, dspy.InputField(desc="where an interrupted work stands; empty: it is a new one")),
-        SUBMISSION_FIELD: (dict[str, str], dspy.OutputField(desc="the whole prompt of every step, by step name")),
-    }
-    return cast("type[dspy.Signature]", dspy.Signature(fields, agent_instructions(sub_agents=sub_agents)))  # pyright: ignore[reportCallIssue]
 
 
 class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's decorator hides that it is a class
@@ -150,7 +130,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
     def _setup_facade(self, repl: Any, budget: Any, interpreter_factory: Any) -> str:
         if not self._sub_agents:
-            _say_that_there_are_no_sub_agents(repl)
+            refuse_sub_agents(repl)
             return ""
         return super()._setup_facade(repl, cast("Any", self._meter), interpreter_factory)
 
@@ -173,7 +153,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     def _make_interpreter_tool(self, tool: Any) -> Callable[..., Any]:
         """A tool that takes positional arguments too, and says its own name when they do not fit."""
         function = tool.func
-        signature = _plain_signature(function)
+        signature = _bare_signature(function)
 
         @functools.wraps(function)
         def invoke(*args: Any, **kwargs: Any) -> Any:
@@ -188,7 +168,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
     def _format_tool_docs(self, tools: Mapping[str, Any]) -> str:
         described = [
-            f"- `{name}{_plain_signature(tool.func)}`\n{textwrap.indent(inspect.cleandoc(tool.desc or ''), '  ')}"
+            f"- `{name}{_bare_signature(tool.func)}`\n{textwrap.indent(inspect.cleandoc(tool.desc or ''), '  ')}"
             for name, tool in tools.items()
         ]
         return "\n\nThe tools of this task:\n\n" + "\n\n".join(described)
@@ -307,41 +287,6 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         return dspy.Prediction(trajectory=trajectory, final_reasoning="", **{SUBMISSION_FIELD: None})
 
 
-_NO_SUB_AGENTS = """
-def _no_dspy():
-    import sys, types
-    class Finder:
-        @staticmethod
-        def find_spec(name, path=None, target=None):
-            if name.partition(".")[0] == "dspy":
-                raise ModuleNotFoundError(
-                    "there is no dspy here: sub-agents are off in this optimization. Ask the sub-LM with "
-                    "llm_query(prompt) or llm_query_batched(prompts)", name=name
-                )
-    sys.modules.pop("dspy", None)
-    sys.meta_path.insert(0, Finder)
-    if isinstance(globals().get("dspy"), types.ModuleType):  # of a process in which they were on
-        del globals()["dspy"]
-_no_dspy()
-del _no_dspy, {variable}
-"""
-
-
-def _say_that_there_are_no_sub_agents(repl: Any) -> None:
-    """Let `import dspy` say so, where it would find the library itself, which has no LM there.
-
-    In a kernel only: another interpreter's modules may be the host's own. That one only shows that it works, so that
-    one that does not stops the compile before the first turn.
-    """
-    from kernel_bridge import KernelInterpreter
-
-    if isinstance(repl, KernelInterpreter):
-        code = _NO_SUB_AGENTS.replace("{variable}", HOST_TOKEN_VAR)
-        repl.execute(code, {HOST_TOKEN_VAR: ""})  # with this variable it is run again in a successor
-    else:
-        repl.execute("pass")
-
-
 def _after(earlier: Sequence[Mapping[str, Any]], history: REPLHistory) -> REPLHistory:
     """The history with the turns of earlier processes in front."""
     if not earlier:
@@ -360,7 +305,7 @@ def _tool(function: Callable[..., Any]) -> dspy.Tool:
     return dspy.Tool(function, args=loose, arg_types=dict.fromkeys(args, Any))
 
 
-def _plain_signature(function: Callable[..., Any]) -> inspect.Signature:
+def _bare_signature(function: Callable[..., Any]) -> inspect.Signature:
     """Names and defaults only: what the agent types."""
     signature = inspect.signature(function)
     bare: Iterable[inspect.Parameter] = (

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from rlmoptimizer.agent.call_gate import Gate
+from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.errors import PromptUpdateError, SubmissionError
 from rlmoptimizer.events import Emitter, SubmissionRefused
@@ -21,7 +21,7 @@ _SHOWN: Final = 50  # names in a message
 class SubmissionCheck:
     """Checks what the agent submits, as it does so and once more when it has."""
 
-    def __init__(self, prompts: CurrentPrompts, emitter: Emitter, gate: Gate) -> None:
+    def __init__(self, prompts: CurrentPrompts, emitter: Emitter, gate: CallGate) -> None:
         self._prompts = prompts
         self._emitter = emitter
         self._gate = gate

@@ -10,14 +10,15 @@ import functools
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from rlmoptimizer.agent.call_gate import Gate, OptimizationStopped
+from rlmoptimizer.agent.call_gate import CallGate, OptimizationStopped
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.requests import RequestReader, names_val
 from rlmoptimizer.agent.tool_answers import ToolAnswers
 from rlmoptimizer.errors import CostExceededError
 from rlmoptimizer.evaluation.evaluator import LMsFailed
-from rlmoptimizer.evaluation.runs import Caller, Request, Runs, is_cut_val
-from rlmoptimizer.events import PromptUpdated
+from rlmoptimizer.evaluation.request import Request
+from rlmoptimizer.evaluation.runs import Caller, Runs, is_cut_val
+from rlmoptimizer.events import Emitter, PromptUpdated
 
 __all__ = ["AgentTools"]
 
@@ -40,13 +41,20 @@ class AgentTools:
     """The docstrings of these tools are what the model reads of them."""
 
     def __init__(
-        self, requests: RequestReader, runs: Runs, prompts: CurrentPrompts, answers: ToolAnswers, gate: Gate
+        self,
+        requests: RequestReader,
+        runs: Runs,
+        prompts: CurrentPrompts,
+        answers: ToolAnswers,
+        gate: CallGate,
+        emitter: Emitter,
     ) -> None:
         self._requests = requests
         self._runs = runs
         self._prompts = prompts
         self._answers = answers
         self._gate = gate
+        self._emitter = emitter
 
     @property
     def all(self) -> tuple[Callable[..., Any], ...]:
@@ -83,7 +91,7 @@ class AgentTools:
             if caller.is_gone:  # while the call waited
                 raise OptimizationStopped
             request = self._requests.read_request(split, given, failed_from_run, prompts)
-            return self._evaluated(request, caller) if request.rows else self._answers.nothing_to_do(request)
+            return self._evaluated(request, caller) if request.rows else self._answers.no_failures(request)
 
     @_tool
     def run_data(self, run_id: Any) -> dict[str, Any]:
@@ -98,15 +106,9 @@ class AgentTools:
         Returns {step, changed, previous_text, summary_line}.
         """
         before, after = self._prompts.update(step, text)
-        changed = after != before
-        if changed:
-            self._answers.books.emitter.emit(PromptUpdated(step, before, after))
-        return {
-            "step": step,
-            "changed": changed,
-            "previous_text": before,
-            "summary_line": f"step {step} " + ("has a new prompt" if changed else "had this very prompt already"),
-        }
+        if after != before:
+            self._emitter.emit(PromptUpdated(step, before, after))
+        return self._answers.update(step, before, changed=after != before)
 
     @_tool
     def optimization_status(self) -> dict[str, Any]:

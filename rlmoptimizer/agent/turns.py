@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlmoptimizer.agent.call_gate import Gate
+from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.evaluation.runs import Books, Runs
 from rlmoptimizer.records import RunRecord
 
@@ -17,7 +17,7 @@ _CUT_SECONDS = 20.0  # how long the agent's next turn waits for the examples und
 class Turns:
     """Called by the agent's loop, on its thread; `count` may be read by any."""
 
-    def __init__(self, runs: Runs, books: Books, gate: Gate) -> None:
+    def __init__(self, runs: Runs, books: Books, gate: CallGate) -> None:
         self._runs = runs
         self._books = books
         self._gate = gate

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import dspy
 
-from rlmoptimizer.agent.call_gate import Gate
+from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.requests import RequestReader
@@ -18,10 +18,8 @@ from rlmoptimizer.agent.tool_answers import ToolAnswers
 from rlmoptimizer.agent.tools import AgentTools
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.evaluation.evaluator import Evaluator
-from rlmoptimizer.evaluation.host_runs import evaluate_baseline, finish_val_runs
+from rlmoptimizer.evaluation.host_runs import HostRuns
 from rlmoptimizer.evaluation.runs import Books, Runs
-from rlmoptimizer.events import Split
-from rlmoptimizer.records import RunRecord
 from rlmoptimizer.task.dataset import Dataset
 
 __all__ = ["Workbench", "make_workbench"]
@@ -31,25 +29,15 @@ __all__ = ["Workbench", "make_workbench"]
 class Workbench:
     """The parts, each with one owner's job. The program itself stays with `runs`."""
 
-    data: Dataset
     books: Books
-    gate: Gate
+    gate: CallGate
     meter: SubLMMeter
     runs: Runs
     prompts: CurrentPrompts
     turns: Turns
     submission: SubmissionCheck
+    host_runs: HostRuns
     tools: AgentTools
-
-    def evaluate_baseline(self) -> dict[Split, RunRecord]:
-        """See there."""
-        return evaluate_baseline(self.runs, self.books, self.data, self.prompts.original, self.gate.closed)
-
-    def finish_val_runs(self) -> None:
-        """See there."""
-        finish_val_runs(
-            self.runs, self.books, self.data, self.prompts.stored, lambda: self.gate.turn(alone=True)
-        )
 
 
 def make_workbench(
@@ -58,7 +46,7 @@ def make_workbench(
     evaluator: Evaluator,
     books: Books,
     meter: SubLMMeter,
-    gate: Gate,
+    gate: CallGate,
     seed: int,
 ) -> Workbench:
     """Args:
@@ -73,7 +61,6 @@ def make_workbench(
     requests = RequestReader(data, prompts, turns, books.store, seed)
     answers = ToolAnswers(books, data, evaluator, meter, turns)
     return Workbench(
-        data=data,
         books=books,
         gate=gate,
         meter=meter,
@@ -81,5 +68,6 @@ def make_workbench(
         prompts=prompts,
         turns=turns,
         submission=SubmissionCheck(prompts, books.emitter, gate),
-        tools=AgentTools(requests, runs, prompts, answers, gate),
+        host_runs=HostRuns(runs, books, data, gate.closed),
+        tools=AgentTools(requests, runs, prompts, answers, gate, books.emitter),
     )

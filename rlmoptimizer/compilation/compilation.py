@@ -20,8 +20,8 @@ from dspy.primitives.code_interpreter import CodeInterpreter
 
 from kernel_bridge.text import printable
 from rlmoptimizer.agent import tool_answers as answers
-from rlmoptimizer.agent.call_gate import Gate
-from rlmoptimizer.agent.kernels import InterpreterFactory, KernelLease, kernel_started
+from rlmoptimizer.agent.call_gate import CallGate
+from rlmoptimizer.agent.kernels import AgentKernels, InterpreterFactory, kernel_started
 from rlmoptimizer.agent.llm_tools import PURPOSE, SubLMMeter
 from rlmoptimizer.agent.rlm_agent import Agent, AgentLimits, AgentOutcome
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
@@ -34,7 +34,7 @@ from rlmoptimizer.errors import SubmissionError
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.run_warnings import warn_of_a_dead_baseline
 from rlmoptimizer.evaluation.runs import Books
-from rlmoptimizer.evaluation.wait_monitor import Pending, Waits, What
+from rlmoptimizer.evaluation.wait_monitor import Pending, Waited, WaitMonitor
 from rlmoptimizer.events import (
     AgentSubmitted,
     CompileFinished,
@@ -92,14 +92,14 @@ class Compilation:
         self._sub_lm = options.sub_or_root_lm
         self._gave_up = False  # on evaluations that hang
         self.past = take_up(store)
-        gate = Gate(on_failure=lambda: self.kernels.interrupt())
+        gate = CallGate(on_failure=lambda: self.kernels.interrupt())
         lms = {id(lm): lm for users in setup.lms().values() for lm in users}
         self.usage = UsageMeter(CostLedger(options.max_cost_usd, journal=store), lms.values(), gate.fail)
         stack.callback(self.usage.close)
         # The LM and adapter that are set for the agent's turns must not reach the program.
         with self.usage.role("eval"):
             context = contextvars.copy_context()
-        self.waits = Waits(self._tell_of_wait, _STALL_SECONDS)
+        self.waits = WaitMonitor(self._tell_of_wait, _STALL_SECONDS)
         self.evaluator = stack.enter_context(
             Evaluator(setup.metric, setup.eval_lm, options.num_threads, context=context, waits=self.waits)
         )
@@ -118,13 +118,13 @@ class Compilation:
             gate,
             self.usage,
             calls=store.spent(PURPOSE),
-            waiting=lambda count: self.waits.on(("sub", self._sub_lm.model), count),
+            waiting=lambda count: self.waits.watch(("sub", self._sub_lm.model), count),
         )
         books = Books(store, self.ledger, self.usage.ledger, self.emitter)
         self.bench = make_workbench(
             clone(student), data, self.evaluator, books, self.meter, gate, recorded["drawn_seed"]
         )
-        self.kernels = KernelLease(
+        self.kernels = AgentKernels(
             _kernel_factory(options.kernel),
             self.bench.submission.validate,
             on_death=self._kernel_died,
@@ -196,10 +196,10 @@ class Compilation:
                 return baselines, agent.conclude(**self._inputs(baselines, "The REPL has ended."))
         self.kernels.start(on_failure=self.bench.gate.close)
         with asked_as("eval"):
-            baselines = self._known_baselines() if turns else self.bench.evaluate_baseline()
+            baselines = self._known_baselines() if turns else self.bench.host_runs.baseline(self.bench.prompts.original)
         if self.bench.gate.failure is not None:
             raise self.bench.gate.failure
-        with self.waits.on(("kernel", "")):
+        with self.waits.watch(("kernel", "")):
             interpreter = self.kernels.wait_started()
         self.emitter.emit(kernel_started(interpreter))
         if not turns:
@@ -211,7 +211,7 @@ class Compilation:
 
     def _finish_val_runs(self) -> None:
         """What a process left half done on val is whole before the agent sees a figure again."""
-        self.bench.finish_val_runs()
+        self.bench.host_runs.finish_val(self.bench.prompts.stored, lambda: self.bench.gate.turn(alone=True))
         self.past = dataclasses.replace(self.past, runs=tuple(self.store.runs()))
 
     def _known_baselines(self) -> dict[Split, RunRecord]:
@@ -251,11 +251,11 @@ class Compilation:
 
     @contextmanager
     def _asking_root(self) -> Generator[None]:
-        with asked_as("root"), self.usage.calling("root"), self.waits.on(("root", self.options.root_lm.model)):
+        with asked_as("root"), self.usage.calling("root"), self.waits.watch(("root", self.options.root_lm.model)):
             yield
 
-    def _tell_of_wait(self, what: What, pending: Pending, seconds: float) -> None:
-        kind, name = what
+    def _tell_of_wait(self, waited: Waited, pending: Pending, seconds: float) -> None:
+        kind, name = waited
         count, names = pending
         self.emitter.emit(StillWaiting(cast("Any", kind), name, count, tuple(names), seconds))
 

@@ -1,4 +1,4 @@
-"""The evaluation engine: runs a program on rows, in parallel, and says what happened. Knows no budget and no store."""
+"""Runs a program on rows, in parallel, and scores it with a metric."""
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # DSPy has no types of its own.
@@ -23,7 +23,7 @@ from rlmoptimizer.errors import InvalidSetupType, MetricFailed
 from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, Halt, ThreadFanOut
 from rlmoptimizer.evaluation.metric import bind_metric
 from rlmoptimizer.evaluation.row_runner import PASSED_AT, Outcome, RowRunner
-from rlmoptimizer.evaluation.wait_monitor import Pending, Waits
+from rlmoptimizer.evaluation.wait_monitor import Pending, WaitMonitor
 from rlmoptimizer.lms.cache_space import in_cache_space
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import ExampleResult
@@ -42,7 +42,7 @@ _GRACE_SECONDS = 2.0  # how long a Ctrl-C waits for the examples under way, and 
 class LMsFailed(Exception):
     """No example of a run has a verdict, because an LM failed on each; the cause is what the first one raised.
 
-    `run_id` is set by whoever keeps the run.
+    Its catcher sets `run_id`.
     """
 
     run_id: str | None = None
@@ -58,7 +58,7 @@ class Evaluator:
     agent's turns does not reach the program.
     `executor` may be any `concurrent.futures.Executor`, also one that runs elsewhere; the caller keeps it and shuts
     it down. None: an own pool of `num_threads` threads, closed by `close()`.
-    `waits` is told what is under way in calls of `score` that are `told_as` something.
+    `waits` watches calls of `score` that have a `name`.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Evaluator:
         *,
         executor: Executor | None = None,
         context: contextvars.Context | None = None,
-        waits: Waits | None = None,
+        waits: WaitMonitor | None = None,
     ) -> None:
         if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidSetupType(f"num_threads must be a whole number of at least 1, not {num_threads!r}")
@@ -97,8 +97,8 @@ class Evaluator:
         on_results: Callable[[Sequence[ExampleResult]], None] | None = None,
         cancelled: Halt | None = None,
         space: str | None = None,
-        told_as: str | None = None,
-        nameless: bool = False,
+        name: str | None = None,
+        hides_ids: bool = False,
     ) -> list[ExampleResult]:
         """Run a clone of `program` on every row and score it; results in the order of `rows`.
 
@@ -109,7 +109,8 @@ class Evaluator:
         Once `cancelled` is set no further example is started; those under way are finished and kept, so the list may
         be shorter than `rows`. After `abort` those under way are given up.
         In a `space` the LMs are asked as if nothing outside of it had ever been asked; see `cache_space`.
-        When no example finishes for long, `told_as` is what this evaluation is called; with `nameless` no example is.
+        When no example finishes for long, `waits` reports this evaluation by its `name`, with the ids of the examples
+        under way unless `hides_ids`.
         At most `num_threads` examples of one call run at once, and of all calls together on the own pool.
         Raises `MetricFailed` when the metric raised on every example that reached it and has not given a score in
         any earlier call, and `LMsFailed` when no example has a verdict; every result has been delivered by then.
@@ -128,10 +129,10 @@ class Evaluator:
 
         def pending() -> Pending:
             under_way = fan_out.under_way()
-            return len(under_way), [] if nameless else [rows[index].example_id for index in under_way]
+            return len(under_way), [] if hides_ids else [rows[index].example_id for index in under_way]
 
         fan_out = self._fan_out(self._runner(program, prompts, space), rows, deliver, cancelled)
-        with self._waiting(told_as, pending) as step:
+        with self._waiting(name, pending) as step:
             self._complete(fan_out)
         finished = [outcomes[index] for index in sorted(outcomes)]
         self._check(finished, whole=len(finished) == len(rows))
@@ -184,11 +185,11 @@ class Evaluator:
         self.close(wait=kind is None or not issubclass(kind, KeyboardInterrupt))
 
     def _waiting(
-        self, told_as: str | None, pending: Callable[[], Pending]
+        self, name: str | None, pending: Callable[[], Pending]
     ) -> AbstractContextManager[Callable[[], None]]:
-        if self._waits is None or told_as is None:
+        if self._waits is None or name is None:
             return nullcontext(lambda: None)
-        return self._waits.on(("examples", told_as), pending=pending)
+        return self._waits.watch(("examples", name), pending=pending)
 
     def _runner(self, program: dspy.Module, prompts: Prompts | None, space: str | None) -> RowRunner:
         own = clone(program)

@@ -1,9 +1,8 @@
-"""Fan-out: a function over many items on many workers, and the outcomes handed on as they come. Knows no programs.
+"""Runs a function over many items on many workers and delivers the outcomes as they come.
 
-Threads of this process hand on what they bring themselves: a thread that waits for outcomes would have to win the
-interpreter's lock for each, which costs more than a whole item does when the function keeps the interpreter busy. A
-worker that finds another one at it leaves its outcome there and goes on; so while one batch is being written down, the
-next gathers. For an executor, whose threads are not ours to be kept busy, the thread that waits does it.
+Our own threads deliver what they bring: the waiting thread would need the interpreter's lock for every outcome, which
+can cost more than the item itself. If another thread is delivering, a worker queues its outcome and goes on, so the
+next batch gathers meanwhile. An executor's threads are not ours to keep busy; there the waiting thread delivers.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ _R = TypeVar("_R")
 
 
 class Halt(Protocol):
-    """Whether something has been called off; an event is one."""
+    """Whether something is to stop; a `threading.Event` is one."""
 
     def is_set(self) -> bool: ...
 
 
 class GivenUp(BaseException):
-    """What the function raises for an item that was begun and called off: there is no outcome, and no failure."""
+    """The function raises this for an item that it was told to stop: there is no outcome and no failure."""
 
 
 class FanOut(Generic[_T, _R]):
@@ -74,11 +73,10 @@ class FanOut(Generic[_T, _R]):
         raise NotImplementedError
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until nothing is under way and nothing more will begin, and every outcome was delivered.
+        """Wait until every item has ended and every outcome is delivered.
 
-        Without a deadline this lasts as long as the slowest item, which only its own LM can bound; it notices a halt, a
-        failure and a Ctrl-C within half a second.
-        False: that took longer than `seconds` (None: as long as it takes), or everything was abandoned.
+        Notices a halt, a failure and a Ctrl-C within half a second.
+        False: that took longer than `seconds` (None: no limit), or everything was abandoned.
         Raises what the function, the executor or `deliver` raised.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
@@ -91,11 +89,11 @@ class FanOut(Generic[_T, _R]):
             over = self._all_came.is_set()  # before the last look, not after it
             if self._delivering.acquire(timeout=left):
                 try:
-                    self._hand_on()
+                    self._deliver_all()
                 finally:
                     self._delivering.release()
             else:
-                over = False  # somebody is still delivering
+                over = False  # another thread is still delivering
             if self._failure is not None:
                 raise self._failure
             if over:
@@ -114,10 +112,7 @@ class FanOut(Generic[_T, _R]):
         self._drop_queued()
 
     def abandon(self, seconds: float = 2.0) -> None:
-        """Wait for no item any more: outcomes that still come are dropped, and no further delivery begins.
-
-        One that is under way is waited for, but not longer than this.
-        """
+        """Drop outcomes that still come, and begin no further delivery; wait `seconds` at most for one under way."""
         self.stop()
         self._abandoned = True
         if self._delivering.acquire(timeout=seconds):
@@ -128,7 +123,7 @@ class FanOut(Generic[_T, _R]):
         return any(halt.is_set() for halt in self._halts)
 
     def _drop_queued(self) -> None:
-        """Give up items that were handed to an executor and have not begun."""
+        """Cancel items that were handed to an executor and have not begun."""
 
     def _take(self) -> tuple[int, _T] | None:
         """The next item; None: there is none to be begun now."""
@@ -146,17 +141,17 @@ class FanOut(Generic[_T, _R]):
         self._news.set()
 
     def _bring(self, index: int, outcome: _R) -> None:
-        """Hand in the outcome of an item that was taken."""
+        """Queue the outcome of an item that was taken."""
         self._came.append((index, outcome))
-        self._tell()
+        self._deliver_soon()
         self._drop(index)
 
-    def _tell(self) -> None:
-        """Have what came delivered: here by the thread that waits."""
+    def _deliver_soon(self) -> None:
+        """Have what came delivered; here by the waiting thread."""
         self._news.set()
 
-    def _hand_on(self) -> None:
-        """Deliver what has come. Called by the one who holds `_delivering`."""
+    def _deliver_all(self) -> None:
+        """Deliver what has come. The caller holds `_delivering`."""
         batch = [self._came.popleft() for _ in range(len(self._came))]
         if not batch or self._abandoned or self._failure is not None:
             return
@@ -179,9 +174,9 @@ class FanOut(Generic[_T, _R]):
 
 
 class ThreadFanOut(FanOut[_T, _R]):
-    """Over the threads of a pool in this process, each of which runs one item after the other.
+    """On the threads of a pool in this process, each of which runs one item after another.
 
-    `is_crowded` tells whether others want the pool too; a thread then goes back to it after each item.
+    `is_crowded`: others want the pool too, so a thread goes back to it after each item.
     """
 
     def __init__(
@@ -215,11 +210,11 @@ class ThreadFanOut(FanOut[_T, _R]):
             if self._is_crowded() and self._resubmit():
                 return
 
-    def _tell(self) -> None:
-        # Looked at again after the lock is given back: what another worker left there meanwhile is not forgotten.
+    def _deliver_soon(self) -> None:
+        # Checked again after the lock is released: another worker may have queued an outcome meanwhile.
         while self._came and self._delivering.acquire(blocking=False):
             try:
-                self._hand_on()
+                self._deliver_all()
             finally:
                 self._delivering.release()
 
@@ -232,9 +227,9 @@ class ThreadFanOut(FanOut[_T, _R]):
 
 
 class ExecutorFanOut(FanOut[_T, _R]):
-    """Over any executor, also one that runs elsewhere: the function, the items and the outcomes may have to pickle.
+    """On any executor; for one in other processes the function, the items and the outcomes must pickle.
 
-    Only `width` items are handed to it at once, so that several fan-outs on one executor take turns.
+    Only `width` items are handed over at once, so that several fan-outs on one executor take turns.
     """
 
     def __init__(
@@ -259,8 +254,8 @@ class ExecutorFanOut(FanOut[_T, _R]):
         with self._lock:
             self._calls += 1
             if self._calls > 1:
-                # Another thread is at it and will look once more. So will this very thread, further up, when the
-                # executor runs an item within `submit`: without this, each item would nest in the one before.
+                # Another thread is handing out and will look once more. So will this very thread when the executor
+                # runs an item within `submit`: without this, each item would nest in the one before.
                 return
         while True:
             while (item := self._take()) is not None:
@@ -301,7 +296,7 @@ class ExecutorFanOut(FanOut[_T, _R]):
 
 
 class _Task(Generic[_T, _R]):
-    """One call. Pickled for another process, it leaves behind the events that can only be seen in this one."""
+    """One call. It pickles without the events, which only this process can see."""
 
     __slots__ = ("_function", "_halts", "_value")
 
@@ -311,7 +306,7 @@ class _Task(Generic[_T, _R]):
         self._halts = halts
 
     def __call__(self) -> _R | None:
-        """The outcome; None when everything was halted before this call was begun."""
+        """The outcome; None after a halt."""
         if any(halt.is_set() for halt in self._halts):
             return None
         return self._function(self._value)

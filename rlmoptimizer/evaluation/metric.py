@@ -1,4 +1,4 @@
-"""The metric: how to call it and what its answer means. Knows no rows, no threads, no runs."""
+"""The metric: how to call it and what its answer means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain values: what may cross to the agent and into the store. Knows no sockets and no tables.
+"""Converts any value into a plain one, which may cross to the agent and into the store.
 
 Plain are None, bool, int, float, str, bytes, lists of plain values and dicts from str to plain values.
 """
@@ -47,10 +47,7 @@ def to_plain(value: Any) -> Any:
 
 
 def without_addresses(text: str) -> str:
-    """What Python writes of an object, without where it lies in the host's memory.
-
-    That would help hostile code to attack the host, and differs from process to process.
-    """
+    """An object's text without its address, which would help hostile code and differs from process to process."""
     return _ADDRESS.sub("", text)
 
 

@@ -1,7 +1,7 @@
-"""One candidate: a program ready to be run on rows, one at a time, in this process or another. Knows no threads.
+"""Runs a program on one row at a time and scores it, in this process or another.
 
-Whatever the program or the metric raises ends in an outcome, but for what is meant to end the process: a
-KeyboardInterrupt, and exceptions of the kind that nobody catches.
+Whatever the program or the metric raises becomes an outcome, except what is meant to end the process, such as a
+KeyboardInterrupt.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -29,7 +29,6 @@ import dspy
 import kernel_bridge
 from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidScore, add_note
-from rlmoptimizer.evaluation.copies import own_copy
 from rlmoptimizer.evaluation.fan_out import GivenUp
 from rlmoptimizer.evaluation.metric import Scorer, Verdict, bind_metric, read_verdict
 from rlmoptimizer.evaluation.plain_values import to_plain
@@ -37,6 +36,7 @@ from rlmoptimizer.evaluation.steps import Steps, Trace, describe_error, record_s
 from rlmoptimizer.lms.attachments import OnlyText
 from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.records import ExampleResult, StepTrace
+from rlmoptimizer.task.copying import copy_of
 from rlmoptimizer.task.dataset import Row
 from rlmoptimizer.task.program import all_modules, step_of
 
@@ -50,20 +50,20 @@ _FUTURES: Final = str(Path(futures.__file__).parent)  # an async metric is waite
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A result, and what only the host may know about it."""
+    """A result, and what the evaluator needs to know beside it."""
 
     result: ExampleResult
     metric_called: bool
     metric_traceback: str | None  # None: the metric did not raise
     lm_failure: BaseException | None = None  # why there is no verdict; None: there is one
-    strays: bool = False  # until then, a step of the program was called where DSPy's settings had not come along
+    strays: bool = False  # a step of the program has been called where DSPy's settings do not reach
 
 
 class RowRunner:
-    """Runs one program on rows. Safe to use from many threads at once, as far as the program is.
+    """Runs one program on rows. As thread-safe as the program is.
 
-    `program` is the candidate's own from now on. Once `halt` is set, rows are given up at their next step.
-    Pickles by value, with DSPy's settings but not its other context variables, so that any executor can take it.
+    It owns `program` from now on. Once `halt` is set, rows are given up at their next step. Pickles by value, with
+    DSPy's settings but no other context variables, so that any executor can take it.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class RowRunner:
         self._settings = dict(settings or {})  # of the process this was pickled in
         self._halt = halt if halt is not None else threading.Event()
         self._name_of = step_of(program)
-        self._strays = threading.Event()  # a step was called where its row cannot be told
+        self._strays = threading.Event()  # see `Outcome.strays`
         record_steps(all_modules(program), self._strays)
         self._only_async = _is_only_async(program)
 
     def run(self, row: Row) -> Outcome:
         """Run the program on one row and score what it predicts.
 
-        Raises `GivenUp` when it was, and what is no failure of this row: a KeyboardInterrupt of the program's own, say.
+        Raises `GivenUp` after a halt, and what is meant to end the process.
         """
         context = self._context.copy() if self._context is not None else contextvars.copy_context()
         try:
@@ -117,7 +117,7 @@ class RowRunner:
         at = "program"
         try:
             try:
-                prediction = self._predict({name: own_copy(value) for name, value in inputs.items()}, steps, trace)
+                prediction = self._predict({name: copy_of(value) for name, value in inputs.items()}, steps, trace)
             finally:
                 taken = steps.close()
             predicted = to_plain(prediction)
@@ -143,8 +143,7 @@ class RowRunner:
         )
         if not result.has_verdict:
             if (steps.is_answered or self._strays.is_set()) and not result.shows_answers:
-                # It is free, so the answer to a call that no step made, or none that was seen, must not be read in
-                # what came after it.
+                # It is free, so what came later must not show the answer to a call that was not recorded as a step.
                 result = replace(result, error=type(failure).__name__, steps=())
             return Outcome(result, False, None, failure)
         raised = at == "metric" and failure is not None and not isinstance(failure, InvalidScore)
@@ -163,7 +162,7 @@ class RowRunner:
         judge = None if self._settings.get("lm") or dspy.settings.lm else self._lm
         with dspy.context(**self._overrides(judge), trace=list(trace), caller_modules=_called_by(steps)):
             # Copies: many metrics normalize in place.
-            answer = self._scorer(own_copy(example), own_copy(prediction), steps.trace)
+            answer = self._scorer(copy_of(example), copy_of(prediction), steps.trace)
             return self._loop.run(answer) if inspect.isawaitable(answer) else answer
 
     def _overrides(self, lm: dspy.BaseLM | None) -> dict[str, Any]:
@@ -180,7 +179,7 @@ class RowRunner:
         return cloudpickle.dumps((self._program, self._scorer.metric, lm, settings))
 
 
-@functools.lru_cache(maxsize=4)  # a worker process gets the same candidate with every row
+@functools.lru_cache(maxsize=4)  # a worker process gets the same program with every row
 def _load(pickled: bytes) -> RowRunner:
     program, metric, lm, settings = cloudpickle.loads(pickled)
     return RowRunner(program, bind_metric(metric), lm, loop=LoopThread(), context=None, settings=settings)
@@ -221,7 +220,7 @@ def _is_only_async(program: dspy.Module) -> bool:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The only error in a group, however often it is wrapped: task groups of async programs do that."""
+    """The only error in a group, also of nested groups: task groups of async programs wrap errors so."""
     inner: Any = getattr(error, "exceptions", None)
     while isinstance(inner, tuple) and len(cast("tuple[Any, ...]", inner)) == 1:
         if not isinstance(inner[0], BaseException):
@@ -232,7 +231,7 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _kind(error: BaseException, at: str) -> str:
-    """Whose fault it was: DSPy's code when an LM failed, also when the program wrapped that error in its own."""
+    """`ExampleResult.error_kind`. An LM's failure counts as one also when the program wrapped it in its own error."""
     return "score" if isinstance(error, InvalidScore) else failure_kind(error) or at
 
 

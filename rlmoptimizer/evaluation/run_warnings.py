@@ -1,4 +1,4 @@
-"""Doubts: what runs say about the set-up, told to the person who pays. Knows finished runs, no agent."""
+"""Warnings to the user about runs that point to a mistake in the setup."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _ERROR_CHARS = 500
 
 
 def warn_of_a_dead_baseline(store: RunStore, baseline: RunRecord) -> None:
-    """Warn when not one example of a run was scored: a wrong key or a metric without a score looks like bad prompts.
+    """Warn when not one example was scored: a wrong key or a metric without a score looks like bad prompts.
 
-    It is a warning and no more, because mending answers that cannot be parsed is work for the agent.
+    Only a warning, because answers that cannot be parsed may be the agent's to repair.
     """
     if not baseline.evaluated_count or baseline.error_count < baseline.evaluated_count:
         return

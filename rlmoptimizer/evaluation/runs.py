@@ -1,13 +1,12 @@
-"""Runs: evaluate a program on rows and keep all of it, paid and told as it comes. Knows no agent.
+"""Runs: evaluations that are paid, stored and reported example by example.
 
-A run that was cut short is never lost and never paid twice. Whoever asks for the same once more (same split, same
-prompts, same request) goes on with it: under its id, and only for the examples that have no verdict yet. Whoever asks
-for some of the same examples with the same prompts takes those over, for nothing. So an example that was paid for what
-it shows and has no verdict, because its LM failed then, is run again for nothing. A run counts as cut also when it came
-to its end but nobody has its answer, because the process, the kernel or the turn that asked for it was gone by then.
+A run that was cut is never lost and never paid twice. The same request (same split, prompts and selection) continues
+it under its id, for the examples that have no verdict yet. A new run with the same prompts takes over the results it
+needs from cut runs, for nothing. So an example that was paid although its LM failed later is run again for nothing. A
+finished run counts as cut when nobody got its answer, because the process, the kernel or the turn that asked was gone.
 
-A run on train is cut when nobody waits for it any more. One on val never is: it comes to its end whatever becomes of
-who asked, unless everything is stopped, for each way to cut it would tell of the examples before the cut.
+A run on train is cut when nobody waits for it any more. A run on val goes on to its end unless everything is stopped:
+the place where it was cut would tell of single examples.
 """
 
 # DSPy ships no type information.
@@ -16,34 +15,33 @@ who asked, unless everything is stopped, for each way to cut it would tell of th
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import dspy
 
 from rlmoptimizer.errors import MetricFailed, SelectionError
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.fan_out import Halt
+from rlmoptimizer.evaluation.request import Request
 from rlmoptimizer.evaluation.run_warnings import warn_of_failed_lms
 from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, LMUsageCounted, Split
-from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import ExampleResult, RunRecord, usage_dict
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import Slot, UnitLedger
 from rlmoptimizer.store.run_store import RunStore
-from rlmoptimizer.task.dataset import Row, Selection
+from rlmoptimizer.task.dataset import Row
 
-__all__ = ["Books", "Caller", "Request", "Runs", "is_cut_val", "run_config"]
+__all__ = ["Books", "Caller", "Runs", "is_cut_val"]
 
-# Of DSPy's cache. What a run on train costs must not tell what one on val has asked: prompts can make a step of the
-# program ask whatever they like. Nor may it tell what somebody had asked before about the examples of val.
+# Parts of DSPy's cache. The cost of a run on train must not show what a run on val asked, or anybody before, about the
+# examples of val: prompts can make a step ask anything.
 _SPACES: dict[Split, str] = {"train": "rlmoptimizer train", "val": "rlmoptimizer val"}
-# What runs that have cost nothing may make of the run store.
+# Limits for runs that have cost nothing, so that they cannot fill the disk.
 _MOST_FREE_RUNS = 1000
 _MOST_FREE_BYTES = 64_000_000  # of what they were asked, which is mostly prompts
-_LOOK_SECONDS = 0.2  # how often a wait for a run's end looks whether everything was stopped
+_LOOK_SECONDS = 0.2  # how often a wait for a run's end checks for a stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,51 +55,6 @@ class Books:
 
     def emit_usage(self) -> None:
         self.emitter.emit(LMUsageCounted(usage_dict(self.costs.usage())))
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One evaluation that was asked for."""
-
-    split: Split
-    prompts: Prompts
-    rows: tuple[Row, ...]  # the examples chosen, in order
-    source: tuple[Row, ...]  # the whole split
-    config: Mapping[str, Any]  # what was chosen, as the agent gets it back
-    asked: Mapping[str, Any]  # what was asked, before anything was drawn; a cut run is found again by it
-    turn: int = 0  # of the agent; 0: before the first
-    # What it comes to in the run that begins after so many runs of the same request. None: nothing is left to chance.
-    draw: Callable[[int], Request] | None = None
-
-    @classmethod
-    def whole(
-        cls,
-        split: Split,
-        rows: tuple[Row, ...],
-        prompts: Prompts,
-        config: Mapping[str, Any] | None = None,
-        turn: int = 0,
-    ) -> Request:
-        """A whole split. `config` None: with the prompts that are set."""
-        config = run_config(split, Selection(), None) if config is None else config
-        return cls(split, prompts, rows, rows, config, Selection().as_config(), turn)
-
-    @property
-    def purpose(self) -> str:
-        """Of what is spent on it."""
-        return "evaluate" if self.split == "train" else "validate"
-
-
-def run_config(
-    split: Split, selection: Selection, changes: Mapping[str, str] | None, ignored: Sequence[str] = ()
-) -> dict[str, Any]:
-    """What a run was asked to be, in the words of `evaluate_program`; `changes` are its `prompts`."""
-    return {
-        "split": split,
-        **selection.as_config(),
-        "prompts": None if changes is None else dict(changes),
-        "ignored": list(ignored),
-    }
 
 
 def is_cut_val(record: RunRecord) -> bool:
@@ -176,23 +129,21 @@ class _Run:
 
 
 class _Halt:
-    """Keeps a run from going on to another example. Once it said so it says so for ever: a run has no gaps."""
+    """Set once no further example may begin, for ever: a run has no gaps."""
 
     def __init__(self, events: tuple[Halt, ...], costs: CostLedger) -> None:
         self._events = events
         self._costs = costs
-        self._too_dear = False
 
     def is_set(self) -> bool:
-        self._too_dear = self._too_dear or self._costs.reached
-        return self._too_dear or any(event.is_set() for event in self._events)
+        return self._costs.reached or any(event.is_set() for event in self._events)
 
 
 class Runs:
-    """Makes the runs of one compile, all of them of `program` with other prompts. Thread-safe.
+    """Makes the runs of one compile, of `program` with the prompts of each request. Thread-safe.
 
-    Once `closed` is set no run on train, and no baseline, goes on to another example; no run at all once `stopped` is
-    set or the limit of the costs is reached.
+    Once `closed` is set no run on train and no baseline begins another example; no run at all once `stopped` is set or
+    the cost limit is reached.
     """
 
     def __init__(
@@ -220,14 +171,14 @@ class Runs:
             return Caller(self._kernel, self._kernel.turns)
 
     def paid(self, request: Request, caller: Caller) -> RunRecord:
-        """A run that costs one unit for each example that gets a verdict now, or shows what was answered in it.
+        """A run that costs one unit for each example that gets a verdict, or shows answers without getting one.
 
         Raises `BudgetExceededError`, `CostExceededError` or, where too many have
         cost nothing, `SelectionError` before anything is spent, and `LMsFailed`.
         """
         with ExitStack() as stack:
             with self._lock:
-                # What the agent's last kernel had asked for may still be coming to its end; then it is gone on with.
+                # Runs of the agent's last kernel may still be ending; then this request continues one of them.
                 while self._ending() and not self._closed.is_set():
                     self._lock.wait(_LOOK_SECONDS)
                 run = self._resumed(request, caller, stack) or self._begun(request, caller, stack)
@@ -237,7 +188,7 @@ class Runs:
             return self._carried_out(run)
 
     def free(self, request: Request) -> RunRecord:
-        """A baseline run, which costs no units; one that has been made before is given as it is.
+        """A baseline run, which costs no units; one that is complete already is returned as it is.
 
         Raises `CostExceededError` before anything is spent, and `LMsFailed`.
         """
@@ -260,7 +211,7 @@ class Runs:
             return self._carried_out(_Run(run_id, request, request.rows, _Price(None, cost_slot), Caller()))
 
     def kernel_died(self) -> tuple[str, ...]:
-        """Nobody waits for the runs under way any more: those on train begin no further example. Gives their ids."""
+        """Nobody waits for the runs under way any more: those on train begin no further example. Returns their ids."""
         with self._lock:
             self._kernel.gone.set()
             self._kernel = _Kernel()
@@ -278,7 +229,7 @@ class Runs:
             self._kernel.turns += 1
 
     def wait_cut(self, seconds: float) -> None:
-        """Wait until the runs that were cut have come to their end, but not longer than this."""
+        """Wait until the runs that were cut have ended, at most so long."""
         with self._lock:
             self._lock.wait_for(lambda: not self._ending(), seconds)
 
@@ -288,7 +239,7 @@ class Runs:
     # which run answers a request; called under the lock
 
     def _resumed(self, request: Request, caller: Caller, stack: ExitStack) -> _Run | RunRecord | None:
-        """An earlier run that has its answer or goes on with it; None: there is none."""
+        """The answer of an earlier run, or that run to be continued; None: there is none."""
         for record in self._store.find_runs(request.split, request.prompts, request.asked):
             run_id = record.run_id
             if run_id in self._under_way or run_id in caller.kernel.given:
@@ -303,7 +254,7 @@ class Runs:
         return None
 
     def _begun(self, request: Request, caller: Caller, stack: ExitStack) -> _Run:
-        """A new run, which takes over what nobody has of runs that were cut."""
+        """A new run, which takes over results of cut runs."""
         count, size = self._store.free_runs()
         if count >= _MOST_FREE_RUNS or size >= _MOST_FREE_BYTES:
             raise SelectionError(
@@ -311,7 +262,6 @@ class Runs:
                 "cost nothing; no others are begun. Make the same call as for one of them once more, or submit"
             )
         if request.draw is not None:
-            # Counted in the store, where also those are that an earlier process began.
             request = request.draw(self._store.count_runs(request.split, request.prompts, request.asked))
         planned = [row.example_id for row in request.rows]
         busy = {*self._under_way, *caller.kernel.given}
@@ -363,8 +313,8 @@ class Runs:
                 on_results=lambda some: self._keep(run, total, some),
                 cancelled=_Halt(ends, self._books.costs),
                 space=_SPACES[split],
-                told_as=f"{run.run_id} {split}",
-                nameless=split == "val",
+                name=f"{run.run_id} {split}",
+                hides_ids=split == "val",
             )
             completed = len(results) == len(run.rows)
         except MetricFailed:
@@ -381,7 +331,7 @@ class Runs:
         return record
 
     def _ended(self, run: _Run, total: int, state: str) -> RunRecord:
-        # What this run reserved and did not use flows back when it ends.
+        # What this run reserved and did not use is free again when it ends.
         units = run.price.units
         left = self._books.ledger.left + (0 if units is None else units.open)
         completed = state == "finished"
@@ -393,7 +343,7 @@ class Runs:
             EvaluationFinished(run.run_id, run.request.split, run.done, total, run.passed, score, left)
         )
         with self._lock:
-            # One on val that outlived the turn in which it was asked for may have no reader: the cell was stopped.
+            # The answer of a run on val that outlived its turn may have no reader: the cell was stopped.
             kernel, turn = run.caller.kernel, run.caller.turn
             read = turn == kernel.turns if run.request.split == "val" else not record.unanswered_count
             if completed and read:
@@ -403,9 +353,9 @@ class Runs:
         return record
 
     def _keep(self, run: _Run, total: int, results: Sequence[ExampleResult]) -> None:
-        """Results and their price: durable together, before anybody sees them. One call at a time for each run."""
-        self._books.costs.flush()  # no later than its result: dollars that a result has cost are never lost
-        # What was paid and comes to nothing once more shows nothing new, so that it need not be paid again.
+        """Store results together with what they cost, before anybody sees them. One call at a time for each run."""
+        self._books.costs.flush()  # the dollars first, so that a stored result never lacks its cost
+        # An example that was paid before and failed again stays as it was, so that it shows nothing unpaid.
         kept = [result for result in results if result.has_verdict or result.example_id not in run.price.paid_before]
         units = sum(run.units(result) for result in kept)
         if run.price.units is None or not units:

@@ -1,9 +1,9 @@
-"""Steps: what every call of a predictor got and gave, taken down while it happens. Knows no rows and no metric.
+"""Records the steps of a program: what every call of a predictor got and gave.
 
-Inputs are made plain when a call begins and outputs when it ends, because programs go on working with the same lists,
-histories and predictions. The predictors of a program that is only run get a class that does so; it goes with them
-into every copy. DSPy's own trace would know them too late and only those that returned, and it can be replaced, cut
-and switched off; its callbacks would slow down every module, adapter and LM.
+Inputs are converted when a call begins and outputs when it ends, because programs go on to change the same lists and
+predictions. For that the predictors of a clone that is only run get a recording subclass, which copies keep. DSPy's own
+trace holds only the calls that returned, and programs may replace it or switch it off; DSPy's callbacks would slow down
+every module, adapter and LM.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -27,18 +27,18 @@ from dspy.utils.exceptions import AdapterParseError
 from pydantic_core import PydanticUndefined
 
 from rlmoptimizer.errors import InvalidSetup
-from rlmoptimizer.evaluation.copies import own_copy
 from rlmoptimizer.evaluation.fan_out import GivenUp
 from rlmoptimizer.evaluation.plain_values import to_plain, without_addresses
 from rlmoptimizer.lms.failures import causes
 from rlmoptimizer.records import StepTrace
 from rlmoptimizer.spending.call_listener import HeardHistory
+from rlmoptimizer.task.copying import copy_of
 from rlmoptimizer.task.program import clone
 
 __all__ = ["Steps", "Trace", "describe_error", "plain_record", "record_steps"]
 
 _MARK: Final = "__records_steps__"
-_PRIVILEGED: Final = frozenset({"signature", "demos", "config", "lm", "_trace"})  # arguments that are no fields
+_NOT_FIELDS: Final = frozenset({"signature", "demos", "config", "lm", "_trace"})  # arguments of `Predict` itself
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class _Call:
     predictor: Any
     signature_name: str
     inputs: dict[str, Any]
-    kept_inputs: dict[str, Any] | None  # None: nobody wants them
+    kept_inputs: dict[str, Any] | None  # None: the metric does not ask for the trace
     completion: str | None = None
     outer: _Call | None = None
 
@@ -69,14 +69,14 @@ _CALL: Final[ContextVar[_Call | None]] = ContextVar("rlmoptimizer_step", default
 class Steps:
     """The calls of one run of a program, until it is closed. Thread-safe.
 
-    It stands among DSPy's `caller_modules`: that setting goes wherever DSPy's settings go, and each of its members is
-    told of every LM call that was answered. Once `halt` is set, no call begins or ends any more: `GivenUp`.
-    `keeps_copies`: the calls are also kept as DSPy's trace has them, but as copies.
+    It is a member of DSPy's setting `caller_modules`, which reaches every thread that DSPy's settings reach; DSPy adds
+    each answered LM call to the `history` of every member. Once `halt` is set, calls raise `GivenUp`.
+    `keeps_copies`: `trace` gets the calls as DSPy's trace would have them, as copies.
     """
 
     def __init__(self, name_of: Callable[[Any], str], halt: threading.Event, *, keeps_copies: bool = False) -> None:
         self.history = HeardHistory(self._heard)
-        self.is_answered = False  # an LM call was, whether a step made it or not
+        self.is_answered = False  # an LM call was answered, made by a step or not
         self.trace: list[tuple[Any, dict[str, Any], Any]] = []  # of the calls that returned
         self._name_of = name_of
         self._halt = halt
@@ -87,18 +87,18 @@ class Steps:
 
     @staticmethod
     def here() -> Steps | None:
-        """Those that what runs here belongs to; None: none, or DSPy's settings have not come along."""
+        """The ones of the run that this code belongs to; None: there is none, or DSPy's settings do not reach here."""
         owners: Iterable[Any] = dspy.settings.caller_modules or ()
         return next((owner for owner in owners if isinstance(owner, Steps)), None)
 
     def begin(self, predictor: Any, signature: Any, inputs: Mapping[str, Any]) -> _Call | None:
-        """A call of `predictor` begins; None: it belongs to the program no more."""
+        """A call of `predictor` begins; None: the run is over."""
         if self._closed:
             return None
         if self._halt.is_set():
             raise GivenUp
         name = getattr(signature, "__name__", "?")
-        kept = own_copy(dict(inputs)) if self._keeps_copies else None
+        kept = copy_of(dict(inputs)) if self._keeps_copies else None
         return _Call(self, predictor, name, plain_record(inputs), kept)
 
     def returned(self, call: _Call, outputs: Any) -> None:
@@ -107,7 +107,7 @@ class Steps:
         if self._closed:
             return
         if call.kept_inputs is not None:
-            self.trace.append((self._clone(call.predictor), call.kept_inputs, own_copy(outputs)))
+            self.trace.append((self._clone(call.predictor), call.kept_inputs, copy_of(outputs)))
         self._ended.append((call, plain_record(outputs), None))
 
     def failed(self, call: _Call, error: BaseException) -> None:
@@ -119,7 +119,7 @@ class Steps:
         self._ended.append((call, {}, describe_error(error)))
 
     def close(self) -> tuple[StepTrace, ...]:
-        """All calls that have ended; later ones are not taken down."""
+        """All calls that have ended; later ones are not recorded."""
         self._closed = True
         return tuple(
             StepTrace(
@@ -151,39 +151,37 @@ class Steps:
                 return predictor
         return self._clones[id(predictor)]
 
-    # DSPy's settings are copied and pickled by some programs.
+    # Some programs copy or pickle DSPy's settings.
     def __deepcopy__(self, memo: object) -> Steps:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Nobody, ()
+        return _NoSteps, ()
 
 
-class _Nobody:
-    """In the place of `Steps` in another process."""
+class _NoSteps:
+    """Stands for `Steps` in another process."""
 
     def __init__(self) -> None:
         self.history = HeardHistory(lambda _: None)
 
 
 class Trace(list[Any]):
-    """DSPy's trace of one run of a program. Predictors that the program made on its way are seen here alone."""
+    """DSPy's trace of one run. Calls of predictors that the program makes while it runs are recorded from here."""
 
     def __init__(self, steps: Steps) -> None:
         super().__init__()
         self._steps = steps
 
     def append(self, step: Any) -> None:
-        self._see(step)
+        self._record(step)
         super().append(step)
 
     def extend(self, steps: Iterable[Any]) -> None:
-        found = list(steps)
-        for step in found:
-            self._see(step)
-        super().extend(found)
+        for step in steps:
+            self.append(step)
 
-    def _see(self, step: Any) -> None:
+    def _record(self, step: Any) -> None:
         if isinstance(step, tuple) and len(cast("tuple[Any, ...]", step)) == 3:
             predictor, inputs, outputs = cast("tuple[Any, Any, Any]", step)
             if isinstance(predictor, dspy.Predict) and not _is_recorded(predictor):
@@ -193,7 +191,7 @@ class Trace(list[Any]):
 
 
 class _Maker:
-    """Makes an empty predictor: a recorded one for a copy, one of its own class where it is unpickled."""
+    """Makes an empty predictor: a recording one for a copy, one of the original class when it is unpickled."""
 
     def __init__(self, recorded: type[Any], unrecorded: type[Any]) -> None:
         self._recorded = recorded
@@ -207,15 +205,15 @@ class _Maker:
 
 
 def record_steps(modules: Iterable[BaseModule], strays: threading.Event) -> None:
-    """Have the calls of all predictors among `modules` taken down; for clones that are only run, never returned.
+    """Have the calls of all predictors among `modules` recorded. For clones that are only run, never returned.
 
-    `strays` is set when one is called where no `Steps` are: in a thread to which DSPy's settings were not handed on.
+    `strays` is set when one is called where no `Steps` are: in a thread that DSPy's settings do not reach.
     """
     classes: dict[type[Any], type[Any]] = {}
     for module in modules:
         kind = cast("type[Any]", type(module))
         if isinstance(module, dspy.Predict) and not _is_recorded(module):
-            # A foreign class may refuse to have subclasses in its own way; its calls are seen in DSPy's trace.
+            # A foreign class may refuse to be subclassed; then its calls are recorded from DSPy's trace.
             with contextlib.suppress(Exception):
                 if kind not in classes:
                     classes[kind] = _recorded_class(kind, strays)
@@ -223,18 +221,10 @@ def record_steps(modules: Iterable[BaseModule], strays: threading.Event) -> None
 
 
 def _recorded_class(kind: type[Any], strays: threading.Event) -> type[Any]:
-    """A subclass that looks like `kind` and differs in taking down its calls."""
-
-    def begun(self: Any, inner: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Call | None:
-        steps = Steps.here()
-        if steps is None:
-            strays.set()
-            return None
-        signature = kwargs.get("signature") or getattr(self, "signature", None)
-        return steps.begin(self, signature, _fields(signature, _named(inner, self, args, kwargs) if args else kwargs))
+    """A subclass that looks like `kind` and records its calls."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = begun(self, kind.forward, args, kwargs)
+        call = _begun(self, kind.forward, args, kwargs, strays)
         if call is None:
             return kind.forward(self, *args, **kwargs)
         with call:
@@ -243,7 +233,7 @@ def _recorded_class(kind: type[Any], strays: threading.Event) -> type[Any]:
         return outputs
 
     async def aforward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = begun(self, kind.aforward, args, kwargs)
+        call = _begun(self, kind.aforward, args, kwargs, strays)
         if call is None:
             return await kind.aforward(self, *args, **kwargs)
         with call:
@@ -253,7 +243,7 @@ def _recorded_class(kind: type[Any], strays: threading.Event) -> type[Any]:
 
     def reduce(self: Any, protocol: Any) -> Any:
         made = cast("Any", kind).__reduce_ex__(self, protocol)
-        if isinstance(made, tuple) and getattr(made[0], "__name__", "") == "__newobj__":  # Python's own way
+        if isinstance(made, tuple) and getattr(made[0], "__name__", "") == "__newobj__":  # Python's default
             return _Maker(recorded, kind), made[1][1:], *made[2:]
         return made
 
@@ -275,13 +265,25 @@ def _recorded_class(kind: type[Any], strays: threading.Event) -> type[Any]:
     return recorded
 
 
+def _begun(
+    predictor: Any, inner: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], strays: threading.Event
+) -> _Call | None:
+    steps = Steps.here()
+    if steps is None:
+        strays.set()
+        return None
+    signature = kwargs.get("signature") or getattr(predictor, "signature", None)
+    named = _named(inner, predictor, args, kwargs) if args else kwargs
+    return steps.begin(predictor, signature, _fields(signature, named))
+
+
 def _is_recorded(predictor: Any) -> bool:
     return hasattr(type(predictor), _MARK)
 
 
 def _fields(signature: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """The input fields of a call, with their defaults, out of its arguments."""
-    fields = {name: value for name, value in given.items() if name not in _PRIVILEGED}
+    fields = {name: value for name, value in given.items() if name not in _NOT_FIELDS}
     for name, field in getattr(signature, "input_fields", {}).items():
         if name not in fields and field.default is not PydanticUndefined:
             fields[name] = field.default

@@ -1,4 +1,4 @@
-"""The data sets: rows with stable ids, and what a selection of them means. Knows no runs, no budget, no program."""
+"""The data sets: rows with stable ids, and selections of them."""
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # DSPy has no types of its own.

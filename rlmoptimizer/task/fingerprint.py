@@ -1,4 +1,4 @@
-"""What a fingerprint of a program is made of. Knows modules and signatures, not which of them may change."""
+"""Digests of modules and values that are equal in every process."""
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # DSPy's modules and signatures are untyped.
@@ -24,47 +24,33 @@ from dspy.primitives.base_module import BaseModule
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-__all__ = ["digest", "module_digests", "value_digest"]
+__all__ = ["module_digests", "value_digest"]
 
-# "max_tokens" is a setting; "api_token" is a secret. Where an LM lives does not belong to the program either: a server
-# of one's own has another port the next time.
+# "max_tokens" is a setting; "api_token" is a secret. An LM's address is no part of the program either: a local server
+# may have another port the next time.
 _SECRET: Final = re.compile(r"(?i)(^|[_-])(api_?key|key|secret|password|token|auth(orization)?|credentials?|headers?)$")
 _ACCESS: Final = frozenset({"api_base", "base_url", "model_list", "timeout"})
-
-
-_DEEPEST: Final = 100  # levels of a value; what lies deeper counts by its class alone, however deep Python could go
-
-
-def digest(modules: Iterable[tuple[str, BaseModule, bool]]) -> str:
-    """A digest of (path, module, are its instructions free to change) in their order."""
-    state = hashlib.sha256()
-    for path, described in _described(modules):
-        state.update(f"{path}\x00{described}\x00".encode("utf-8", "surrogatepass"))
-    return state.hexdigest()
+_DEEPEST: Final = 100  # levels of a value; what lies deeper counts by its class alone
 
 
 def module_digests(modules: Iterable[tuple[str, BaseModule, bool]]) -> dict[str, str]:
-    """The same, module by module: path to digest."""
-    return {path: _short(described) for path, described in _described(modules)}
-
-
-def value_digest(value: Any) -> str:
-    """A short digest of a value, equal in every process.
-
-    Objects of classes that are not known here count by their class alone: whatever they hold, they look the same.
-    """
-    return _short(_Description().value(value))
-
-
-def _described(modules: Iterable[tuple[str, BaseModule, bool]]) -> Iterable[tuple[str, str]]:
+    """Path to digest, of (path, module, whether its instructions are free to change)."""
+    digests: dict[str, str] = {}
     for number, (path, module, free) in enumerate(modules):
         # A frozen sub-module hides its predictors; on the program itself the mark only says that it was optimized.
         frozen = number > 0 and bool(getattr(module, "_compiled", False))
-        yield path, f"frozen={frozen}|{_Description().module(module, with_instructions=not free)}"
+        digests[path] = _digest(f"frozen={frozen}|{_Description().module(module, with_instructions=not free)}")
+    return digests
 
 
-def _short(text: str) -> str:
+def value_digest(value: Any) -> str:
+    """A digest of a value. Objects of classes that are not known here count by their class alone."""
+    return _digest(_Description().value(value))
+
+
+def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
 
 _SPELLED: Final = (  # classes whose values their texts tell apart
     complex,

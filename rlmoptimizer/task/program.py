@@ -1,6 +1,6 @@
-"""The program: its step names, its prompts, and a fingerprint of all the rest. Knows nothing of data or scores.
+"""The program: its steps, their prompts, and a fingerprint of all the rest.
 
-A *step* is a predictor that DSPy itself names (`named_predictors()`), so whatever is set here DSPy saves and loads.
+A step is a predictor that DSPy itself names (`named_predictors()`), so DSPy saves and loads whatever is set here.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -8,11 +8,10 @@ A *step* is a predictor that DSPy itself names (`named_predictors()`), so whatev
 
 from __future__ import annotations
 
-import copy
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import dspy
 from dspy.primitives.base_module import BaseModule
@@ -20,7 +19,8 @@ from dspy.primitives.base_module import BaseModule
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType, PromptUpdateError
 from rlmoptimizer.lms.attachments import has_attachments
 from rlmoptimizer.prompts import Prompts
-from rlmoptimizer.task.fingerprint import digest, module_digests
+from rlmoptimizer.task.copying import RECORDS, deep_copy
+from rlmoptimizer.task.fingerprint import module_digests
 
 __all__ = [
     "PromptChecker",
@@ -35,10 +35,6 @@ __all__ = [
     "step_of",
     "write_prompts",
 ]
-
-# What DSPy writes down while a program runs: it can be long, holds no modules, and is no part of the program.
-_RECORDS: Final = frozenset({"history", "callbacks", "traces", "train"})
-
 
 def check_program(program: Any) -> None:
     """Raise `InvalidSetup` unless `program` is a `dspy.Module` that can be called, cloned and improved.
@@ -85,15 +81,10 @@ def clone(program: dspy.Module) -> dspy.Module:
     """
     modules = list(_modules(program))
     memo: dict[int, Any] = {id(lm): lm for _, module in modules for lm in _lms(module)}
-    shared = dict(memo)
     try:
-        copied = copy.deepcopy(program, memo)
-    except Exception:  # noqa: BLE001 - any attribute of a foreign program may refuse to be copied, in its own way
-        memo = shared | {id(value): value for value in _uncopyable(modules, shared)}
-        try:
-            copied = copy.deepcopy(program, memo)
-        except Exception as error:
-            raise InvalidSetup(f"the program cannot be copied: {type(error).__name__}: {error}") from error
+        copied = deep_copy(program, memo)
+    except Exception as error:
+        raise InvalidSetup(f"the program cannot be copied: {type(error).__name__}: {error}") from error
     for _, module in modules:  # DSPy drops the callbacks of a module that is copied
         mate = memo.get(id(module))
         if isinstance(mate, dspy.Module) and mate is not module:
@@ -156,24 +147,25 @@ def _apply_checked(program: dspy.Module, prompts: Mapping[Any, Any], before: str
 
 
 def fingerprint(program: dspy.Module) -> str:
-    """A hex digest of everything but the instructions of the steps; equal in every process.
+    """A text that is equal, in every process, for programs that differ in the instructions of their steps alone.
 
     Covers the classes of all sub-modules, the fields with annotations, prefixes, descriptions and defaults, demos,
     predictor configs and LM settings (without keys and other secrets).
     """
-    return digest(_with_freedom(program))
+    return "\n".join(f"{path} {digest}" for path, digest in fingerprints(program).items())
 
 
 def fingerprints(program: dspy.Module) -> dict[str, str]:
     """The same for each module alone, by its path: says which one differs."""
-    return module_digests(_with_freedom(program))
+    free = {id(predictor) for _, predictor in _steps(program)}
+    return module_digests((path, module, id(module) in free) for path, module in _modules(program))
 
 
 def step_of(program: dspy.Module) -> Callable[[Any], str]:
     """A function from a predictor in a trace of `program` to the name of its step.
 
-    Also right for copies that DSPy makes of a predictor while it runs (`dspy.Refine`, `dspy.BestOfN`). A predictor
-    that is no step gets its path when it has one (a frozen sub-module), else its type and fields in angle brackets.
+    It knows copies that DSPy makes of a predictor while it runs (`dspy.Refine`, `dspy.BestOfN`). For a predictor that
+    is not a step it gives the path (of one in a frozen sub-module), else type and fields in angle brackets.
     """
     modules = list(_modules(program))  # held by the closure below, so that no id is used twice
     names = {id(module): path for path, module in modules if isinstance(module, dspy.Predict)}
@@ -198,7 +190,7 @@ def all_modules(program: dspy.Module) -> list[BaseModule]:
 
 
 def separate_stages(program: dspy.Module) -> None:
-    """Give predictors of `program` that are copies of each other stages of their own, for `step_of` to tell them apart.
+    """Give predictors that are copies of each other different stages, so that `step_of` can tell them apart.
 
     For clones that are only run, never returned.
     """
@@ -222,7 +214,7 @@ def _can_be_called(program: dspy.Module) -> bool:
 
 
 def _check_clones(program: dspy.Module) -> None:
-    """Raise `InvalidSetup` when what is done to a clone would be done to the program itself."""
+    """Raise `InvalidSetup` when a change of a clone would change the program itself."""
     twin = clone(program)
     own = {id(module): path for path, module in _modules(program) if isinstance(module, dspy.Predict)}
     shared = {own[id(module)] for _, module in _modules(twin) if id(module) in own}
@@ -244,7 +236,7 @@ def _check_clones(program: dspy.Module) -> None:
 
 
 def _module_in_closure(function: Any) -> str | None:
-    """The class of a module that a function, or a bound method's function, has in its closure; None: of none."""
+    """The class of a module in the closure of a function or bound method; None: there is none."""
     for cell in getattr(getattr(function, "__func__", function), "__closure__", None) or ():
         try:
             content = cell.cell_contents
@@ -256,7 +248,7 @@ def _module_in_closure(function: Any) -> str | None:
 
 
 def _writes_to(program: dspy.Module, predictor: dspy.Predict) -> bool:
-    """Whether a new signature for `predictor`, a step of a clone, is one for a step of `program` too."""
+    """Whether a new signature of `predictor`, a step of a clone, shows up in `program` too."""
     before, kept = [step.signature for _, step in _steps(program)], predictor.signature
     try:
         predictor.signature = _with_instructions(kept, "anything else")
@@ -265,12 +257,6 @@ def _writes_to(program: dspy.Module, predictor: dspy.Predict) -> bool:
         return False
     finally:
         predictor.signature = kept
-
-
-def _with_freedom(program: dspy.Module) -> Iterator[tuple[str, BaseModule, bool]]:
-    """Every module with its path, and whether its instructions are free to change."""
-    free = {id(predictor) for _, predictor in _steps(program)}
-    return ((path, module, id(module) in free) for path, module in _modules(program))
 
 
 def _steps(program: dspy.Module) -> list[tuple[str, dspy.Predict]]:
@@ -305,10 +291,10 @@ def _reword(steps: Mapping[str, dspy.Predict], step: Any, text: Any) -> None:
 def _with_instructions(signature: Any, text: str) -> Any:
     """A subclass of `signature` with other instructions.
 
-    DSPy's own `with_instructions` builds a new class from the fields, which loses the class's name, its base classes
-    and whatever else it defines, and refuses annotations that are no plain types.
+    DSPy's own `with_instructions` builds a new class from the fields alone: that loses the name, the base classes and
+    other attributes, and refuses some annotations.
     """
-    base = vars(signature).get("__rewords__", signature)  # never a chain of subclasses, however many updates there are
+    base = vars(signature).get("__rewords__", signature)  # so that many updates make no chain of subclasses
     namespace = {
         "__doc__": text,
         "__module__": base.__module__,
@@ -320,7 +306,7 @@ def _with_instructions(signature: Any, text: str) -> Any:
 
 def _clean(text: str) -> str:
     """The text as DSPy will show it: it dedents instructions whenever it reads them."""
-    # Empty lines in front would go one by one, with the whole text looked through for each.
+    # Leading empty lines go at once: the loop below would need a pass over the text for each.
     text = text[text.rfind("\n", 0, len(text) - len(text.lstrip())) + 1 :]
     while (cleaned := inspect.cleandoc(text)) != text:
         text = cleaned
@@ -349,7 +335,7 @@ def _modules(program: dspy.Module) -> Iterator[tuple[str, BaseModule]]:
 
 
 def _values(module: BaseModule) -> Iterator[tuple[str, Any]]:
-    return (item for item in vars(module).items() if item[0] not in _RECORDS)
+    return (item for item in vars(module).items() if item[0] not in RECORDS)
 
 
 def _may_hold(value: Any) -> bool:
@@ -360,27 +346,3 @@ def _lms(module: BaseModule) -> Iterator[Any]:
     for value in vars(module).values():
         if isinstance(value, dspy.BaseLM) or getattr(type(value), "supports_decision_requests", False) is True:
             yield value
-
-
-def _uncopyable(modules: list[tuple[str, BaseModule]], shared: Mapping[int, Any]) -> Iterator[Any]:
-    """The values that stand directly in modules, or in containers in them, and that cannot be copied."""
-    seen: set[int] = set(shared)
-    stack = [value for _, module in modules for _, value in _values(module)]
-    while stack:
-        value = stack.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, BaseModule):
-            continue  # its own values are on the stack already
-        if isinstance(value, dict):
-            stack.extend(cast("dict[Any, Any]", value).values())
-        elif isinstance(value, list | tuple | set):
-            stack.extend(cast("list[Any]", value))
-        else:
-            try:
-                copy.deepcopy(value, dict(shared))
-            except Exception:  # noqa: BLE001 - see `clone`
-                yield value
-
-

@@ -11,7 +11,7 @@ from typing import Any
 import dspy
 import toy
 
-from rlmoptimizer.agent.call_gate import Gate
+from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.workbench import Workbench, make_workbench
 from rlmoptimizer.evaluation.evaluator import Evaluator
@@ -33,6 +33,9 @@ class Desk:
     store: RunStore
     meter: SubLMMeter
     events: list[Event]
+
+    def finish_val_runs(self) -> None:
+        self.bench.host_runs.finish_val(self.bench.prompts.stored, lambda: self.bench.gate.turn(alone=True))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return self.bench.tools.evaluate_program(*args, **kwargs)
@@ -63,12 +66,12 @@ def desk(
         Evaluator(metric, lm or toy.eval_lm(), threads) as evaluator,
     ):
         ledger = UnitLedger(budget, journal=store)
-        gate = Gate()
+        gate = CallGate()
         meter = SubLMMeter(ceiling, ledger, emitter, gate)
         books = Books(store, ledger, costs or CostLedger(), emitter)
         bench = make_workbench(clone(program or toy.Triage()), data, evaluator, books, meter, gate, seed=0)
         if baseline:
-            bench.evaluate_baseline()
+            bench.host_runs.baseline(bench.prompts.original)
             events.clear()
         yield Desk(bench, ledger, store, meter, events)
         bench.gate.close()

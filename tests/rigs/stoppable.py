@@ -22,7 +22,7 @@ import toy
 from child_process import forked
 from offline import Asked, ScriptedRootLM, field_lm, text_lm
 
-from rlmoptimizer.agent.kernels import KernelLease
+from rlmoptimizer.agent.kernels import AgentKernels
 from rlmoptimizer.compilation import result
 from rlmoptimizer.store.run_store import RunStore
 
@@ -132,9 +132,9 @@ def agent(stops: Stops) -> ScriptedRootLM:
 def compiled(directory: Path, point: str, **options: Any) -> Any:
     """Compile in this process."""
     stops = Stops(point)
-    leases: list[KernelLease] = []
-    start = KernelLease.start
-    KernelLease.start = lambda self, on_failure: (leases.append(self), start(self, on_failure))[1]  # type: ignore[method-assign]
+    leases: list[AgentKernels] = []
+    start = AgentKernels.start
+    AgentKernels.start = lambda self, on_failure: (leases.append(self), start(self, on_failure))[1]  # type: ignore[method-assign]
     ran = (directory / "ran.txt").open("a", buffering=1)
 
     def respond(question: Asked) -> dict[str, object]:
@@ -160,8 +160,8 @@ def compiled(directory: Path, point: str, **options: Any) -> Any:
     if point == "created":
         RunStore.record_setup = lambda self, setup: stops.at("created")  # type: ignore[assignment,method-assign,return-value]
     if "shutdown" in point:
-        close = KernelLease.close
-        KernelLease.close = lambda self: (stops.at("shutdown"), close(self))[1]  # type: ignore[method-assign]
+        close = AgentKernels.close
+        AgentKernels.close = lambda self: (stops.at("shutdown"), close(self))[1]  # type: ignore[method-assign]
     if point == "submitted":
         result.Outcome.record = lambda self, store: stops.at("submitted")  # type: ignore[assignment,method-assign,return-value]
     own: dict[str, Any] = {"sub_lm": text_lm(sub, "sub"), "num_threads": 1}

@@ -448,7 +448,7 @@ def test_a_val_run_that_is_stopped_from_outside_is_whole_before_the_agent_is_tol
         assert [run["run_id"] for run in at.bench.tools.optimization_status()["runs"]] == ["r1", "r2"]
         with pytest.raises(SelectionError, match="whole or not at all"):
             at.bench.tools.run_data("r3")
-        at.bench.finish_val_runs()
+        at.finish_val_runs()
         assert at.bench.tools.run_data("r3")["passed_count"] == 4
         assert at.ledger.spent == 4
         answer = at.evaluate("val", prompts={"topic": toy.FIX})
@@ -464,7 +464,7 @@ def test_a_val_run_whose_rest_cannot_be_paid_is_not_told(tmp_path: Path) -> None
             running.result(60)
         at.ledger.charge(2, "llm_query")
     with desk(tmp_path, again=True, budget=5) as at:
-        at.bench.finish_val_runs()
+        at.finish_val_runs()
         assert [run["run_id"] for run in at.bench.tools.optimization_status()["runs"]] == ["r1", "r2"]
         assert at.ledger.left == 1
 

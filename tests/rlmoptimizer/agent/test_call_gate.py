@@ -6,12 +6,12 @@ import threading
 import pytest
 
 from rlmoptimizer import SelectionError
-from rlmoptimizer.agent.call_gate import Gate, OptimizationStopped
+from rlmoptimizer.agent.call_gate import CallGate, OptimizationStopped
 
 
 @pytest.mark.smoke
 def test_what_the_agent_can_mend_passes_as_it_is() -> None:
-    gate = Gate()
+    gate = CallGate()
     with pytest.raises(SelectionError, match="no such id"), gate.passing():
         raise SelectionError("no such id")
     assert gate.failure is None
@@ -21,7 +21,7 @@ def test_what_the_agent_can_mend_passes_as_it_is() -> None:
 
 def test_anything_else_closes_the_gate_and_is_kept_from_the_agent() -> None:
     told: list[BaseException | None] = []
-    gate = Gate(on_failure=lambda: told.append(gate.failure))
+    gate = CallGate(on_failure=lambda: told.append(gate.failure))
     with pytest.raises(OptimizationStopped) as seen, gate.passing():
         raise OSError("the secret")
     assert "secret" not in str(seen.value)
@@ -33,7 +33,7 @@ def test_anything_else_closes_the_gate_and_is_kept_from_the_agent() -> None:
 
 
 def test_of_several_failures_the_first_is_kept() -> None:
-    gate = Gate()
+    gate = CallGate()
     inside = threading.Barrier(2)
 
     def fail(name: str) -> None:
@@ -55,7 +55,7 @@ def test_of_several_failures_the_first_is_kept() -> None:
 
 
 def test_an_interrupt_goes_on_and_is_kept_for_a_caller_who_does_not_see_it() -> None:
-    gate = Gate()
+    gate = CallGate()
     with pytest.raises(KeyboardInterrupt) as raised, gate.passing():
         raise KeyboardInterrupt
     assert gate.failure is raised.value
@@ -63,7 +63,7 @@ def test_an_interrupt_goes_on_and_is_kept_for_a_caller_who_does_not_see_it() -> 
 
 
 def test_nobody_passes_a_closed_gate() -> None:
-    gate = Gate()
+    gate = CallGate()
     gate.close()
     with pytest.raises(OptimizationStopped), gate.passing():
         raise AssertionError("it was let in")
@@ -71,7 +71,7 @@ def test_nobody_passes_a_closed_gate() -> None:
 
 
 def test_waiting_ends_when_the_last_call_is_out() -> None:
-    gate, entered, go = Gate(), threading.Event(), threading.Event()
+    gate, entered, go = CallGate(), threading.Event(), threading.Event()
 
     def work() -> None:
         with gate.passing():
@@ -88,7 +88,7 @@ def test_waiting_ends_when_the_last_call_is_out() -> None:
 
 
 def test_waiting_gives_up_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    gate = Gate()
+    gate = CallGate()
     with gate.passing(), caplog.at_level(logging.WARNING):
         gate.wait_empty(0.01)
     assert "still running" in caplog.text

@@ -9,7 +9,7 @@ import toy
 
 from kernel_bridge import GUARANTEES, KernelInterpreter, probe
 from rlmoptimizer import InvalidSetup, SubmissionError
-from rlmoptimizer.agent.kernels import KernelLease, kernel_started
+from rlmoptimizer.agent.kernels import AgentKernels, kernel_started
 from rlmoptimizer.events import KernelStarted
 
 
@@ -42,7 +42,7 @@ def watched() -> type[Watched]:
 
 @pytest.mark.smoke
 def test_the_first_interpreter_is_started_early_and_the_others_are_fresh(watched: Any) -> None:
-    lease = KernelLease(watched, lambda fields: None, sub_agents=nothing)
+    lease = AgentKernels(watched, lambda fields: None, sub_agents=nothing)
     lease.start(nothing)
     first, second, third = lease(), lease(), lease()
     assert watched.made == [first, second, third]
@@ -56,7 +56,7 @@ def test_only_the_agents_own_interpreter_gets_the_validator() -> None:
     def refuse(fields: dict[str, Any]) -> None:
         raise SubmissionError(f"no {fields['output']}")
 
-    lease = KernelLease(toy.KERNEL, refuse, sub_agents=nothing)
+    lease = AgentKernels(toy.KERNEL, refuse, sub_agents=nothing)
     lease.start(nothing)
     try:
         own, other = lease(), lease()
@@ -90,8 +90,8 @@ def test_an_interpreter_without_a_report_of_ours_is_announced_all_the_same() -> 
 
 
 def test_it_describes_the_runtime_as_the_users_factory_does() -> None:
-    assert KernelLease(toy.KERNEL, lambda fields: None).execution_instructions == toy.KERNEL.execution_instructions
-    assert KernelLease(lambda: dspy.LocalInterpreter(), lambda fields: None).execution_instructions == ""
+    assert AgentKernels(toy.KERNEL, lambda fields: None).execution_instructions == toy.KERNEL.execution_instructions
+    assert AgentKernels(lambda: dspy.LocalInterpreter(), lambda fields: None).execution_instructions == ""
 
 
 def test_a_start_that_fails_is_told_at_once_and_raised_when_the_interpreter_is_wanted() -> None:
@@ -100,7 +100,7 @@ def test_a_start_that_fails_is_told_at_once_and_raised_when_the_interpreter_is_w
             raise OSError("no room")
 
     told = threading.Event()
-    lease = KernelLease(Broken, lambda fields: None)
+    lease = AgentKernels(Broken, lambda fields: None)
     lease.start(told.set)
     assert told.wait(60)
     with pytest.raises(OSError, match="no room"):
@@ -124,7 +124,7 @@ def test_a_start_that_hangs_is_given_up_and_ended_when_it_has_come_to_its_end(
             super().shutdown()
             ended.set()
 
-    lease = KernelLease(Hangs, lambda fields: None, start_seconds=0.01, join_seconds=0.01)
+    lease = AgentKernels(Hangs, lambda fields: None, start_seconds=0.01, join_seconds=0.01)
     lease.start(nothing)
     assert starting.wait(100)
     with pytest.raises(InvalidSetup, match=r"has not started within 0\.01 s"):
@@ -139,7 +139,7 @@ def test_a_start_that_hangs_is_given_up_and_ended_when_it_has_come_to_its_end(
 
 
 def test_a_factory_that_makes_no_interpreter_is_refused() -> None:
-    lease = KernelLease(dict, lambda fields: None)  # type: ignore[arg-type]
+    lease = AgentKernels(dict, lambda fields: None)  # type: ignore[arg-type]
     lease.start(nothing)
     with pytest.raises(InvalidSetup, match="kernel made a dict"):
         lease.wait_started()
@@ -147,7 +147,7 @@ def test_a_factory_that_makes_no_interpreter_is_refused() -> None:
 
 
 def test_an_interpreter_that_is_made_after_the_end_does_not_live_on(watched: Any) -> None:
-    lease = KernelLease(watched, lambda fields: None, sub_agents=nothing)
+    lease = AgentKernels(watched, lambda fields: None, sub_agents=nothing)
     lease.start(nothing)
     lease.close()
     lease()
@@ -161,7 +161,7 @@ def test_an_interpreter_of_a_sub_agent_is_made_only_where_it_may_be() -> None:
 
     for sub_agents, error in ((None, RuntimeError), (spent, SubmissionError)):
         made: list[KernelInterpreter] = []
-        lease = KernelLease(lambda made=made: made.append(toy.KERNEL()) or made[-1], nothing, sub_agents=sub_agents)  # type: ignore[arg-type,misc]
+        lease = AgentKernels(lambda made=made: made.append(toy.KERNEL()) or made[-1], nothing, sub_agents=sub_agents)  # type: ignore[arg-type,misc]
         lease.start(nothing)
         assert lease() is made[0]
         with pytest.raises(error):
@@ -171,7 +171,7 @@ def test_an_interpreter_of_a_sub_agent_is_made_only_where_it_may_be() -> None:
 
 
 def test_with_sub_agents_an_interpreter_that_does_not_check_them_is_refused() -> None:
-    lease = KernelLease(dspy.LocalInterpreter, lambda fields: None, sub_agents=nothing)
+    lease = AgentKernels(dspy.LocalInterpreter, lambda fields: None, sub_agents=nothing)
     lease.start(nothing)
     with pytest.raises(InvalidSetup, match="sub_agents=True it must make a KernelInterpreter"):
         lease.wait_started()
@@ -180,14 +180,14 @@ def test_with_sub_agents_an_interpreter_that_does_not_check_them_is_refused() ->
 
 def test_closing_while_the_kernel_starts_leaves_nothing() -> None:
     for _ in range(3):
-        lease = KernelLease(toy.KERNEL, lambda fields: None)
+        lease = AgentKernels(toy.KERNEL, lambda fields: None)
         lease.start(nothing)
         lease.close()
 
 
 def test_interrupting_stops_the_running_cell_and_is_harmless_otherwise(watched: Any) -> None:
     begun = threading.Event()
-    lease = KernelLease(toy.KERNEL, lambda fields: None)
+    lease = AgentKernels(toy.KERNEL, lambda fields: None)
     lease.interrupt()
     lease.start(nothing)
     own = lease()
@@ -200,7 +200,7 @@ def test_interrupting_stops_the_running_cell_and_is_harmless_otherwise(watched: 
     finally:
         stopper.join()
         lease.close()
-    plain = KernelLease(watched, lambda fields: None)  # an interpreter that cannot be interrupted
+    plain = AgentKernels(watched, lambda fields: None)  # an interpreter that cannot be interrupted
     plain.start(nothing)
     plain()
     plain.interrupt()

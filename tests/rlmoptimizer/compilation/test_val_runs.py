@@ -14,7 +14,7 @@ import toy
 from offline import Asked, ScriptedRootLM, field_lm
 from stoppable import killed
 
-from rlmoptimizer.agent.call_gate import Gate
+from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.submission import SubmissionCheck
 from rlmoptimizer.agent.tools import AgentTools
 from rlmoptimizer.store.run_store import RunStore
@@ -32,9 +32,9 @@ def test_a_submission_waits_for_the_run_on_val_that_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, submitted, judged = threading.Event(), threading.Event(), threading.Event()
-    wait_quiet, check = Gate.wait_quiet, SubmissionCheck.prompts_in
+    wait_quiet, check = CallGate.wait_quiet, SubmissionCheck.prompts_in
 
-    def waits(self: Gate) -> None:
+    def waits(self: CallGate) -> None:
         submitted.set()
         wait_quiet(self)
 
@@ -50,7 +50,7 @@ def test_a_submission_waits_for_the_run_on_val_that_is_under_way(
             assert not judged.wait(0.3)
         return toy.respond(question)
 
-    monkeypatch.setattr(Gate, "wait_quiet", waits)
+    monkeypatch.setattr(CallGate, "wait_quiet", waits)
     monkeypatch.setattr(SubmissionCheck, "prompts_in", checks)
     def run_data(self: AgentTools, run_id: Any) -> Any:
         assert entered.wait(60)

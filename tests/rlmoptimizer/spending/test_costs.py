@@ -21,7 +21,7 @@ from priced import by_call, priced, priced_fields, priced_text
 from responses_server import ResponsesServer, turn
 
 from rlmoptimizer import CostExceededError, CostLimitReached, InvalidSetup
-from rlmoptimizer.agent.call_gate import Gate
+from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.events import Emitter
 from rlmoptimizer.lms.preflight import why_unpriced
@@ -729,7 +729,7 @@ with ThreadPoolExecutor(32) as pool:
 def test_of_threads_that_ask_at_one_moment_only_those_whose_prompts_can_be_paid_go_on() -> None:
     costs = CostLedger(1.0)
     costs.record(call("sub", 0.3))
-    meter = SubLMMeter(1000, UnitLedger(1000), Emitter([]), Gate(), UsageMeter(costs))
+    meter = SubLMMeter(1000, UnitLedger(1000), Emitter([]), CallGate(), UsageMeter(costs))
     start = threading.Barrier(64)
 
     def reserve(_: int) -> bool:

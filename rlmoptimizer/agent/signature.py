@@ -1,0 +1,35 @@
+"""The agent's signature and its prompt."""
+
+# DSPy ships no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any, cast
+
+import dspy
+
+from rlmoptimizer.agent.submission import SUBMISSION_FIELD
+
+__all__ = ["agent_instructions", "agent_signature"]
+
+
+def agent_instructions(*, sub_agents: bool = False) -> str:
+    """The agent's prompt, as the package carries it. `sub_agents`: it may build some."""
+    folder = resources.files("rlmoptimizer.agent") / "prompts"
+    names = ("agent.md", "sub_agents.md") if sub_agents else ("agent.md",)
+    return "\n\n".join((folder / name).read_text(encoding="utf-8").strip() for name in names)
+
+
+def agent_signature(*, sub_agents: bool = False) -> type[dspy.Signature]:
+    """What the agent gets and what it must produce."""
+    fields: dict[str, tuple[Any, Any]] = {
+        "program_steps": (list[dict[str, Any]], dspy.InputField(desc="the steps, their fields and present prompts")),
+        "baseline_runs": (dict[str, Any], dspy.InputField(desc="run ids and scores of the program as it was given")),
+        "task_facts": (dict[str, Any], dspy.InputField(desc="the metric, the data sets, the budget and the limits")),
+        "previous_trajectory": (list[dict[str, Any]], dspy.InputField(desc="your turns before an interruption")),
+        "work_so_far": (str, dspy.InputField(desc="where an interrupted work stands; empty: it is a new one")),
+        SUBMISSION_FIELD: (dict[str, str], dspy.OutputField(desc="the whole prompt of every step, by step name")),
+    }
+    return cast("type[dspy.Signature]", dspy.Signature(fields, agent_instructions(sub_agents=sub_agents)))  # pyright: ignore[reportCallIssue]
