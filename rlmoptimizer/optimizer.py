@@ -1,4 +1,4 @@
-"""`RLMDocstringOptimizer`: checks what it is given, and finds the run store that a compile works in."""
+"""`RLMDocstringOptimizer`: the public class, and the run store and stderr lines around a compile."""
 
 # DSPy ships no type information.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -21,12 +21,12 @@ from dspy.primitives.code_interpreter import CodeInterpreter
 from dspy.teleprompt import Teleprompter
 
 from kernel_bridge.text import make_showable, printable_line
-from rlmoptimizer.compilation import result
-from rlmoptimizer.compilation.compilation import Compilation
+from rlmoptimizer.compilation.compilation import compiled
 from rlmoptimizer.compilation.ctrl_c import prompt_ctrl_c
+from rlmoptimizer.compilation.result import Outcome, finished_program, stored_best_program
 from rlmoptimizer.compilation.resume import open_store, resume_line, resume_note, resumed_line
 from rlmoptimizer.compilation.setup import Setup
-from rlmoptimizer.compilation.setup_record import describe_setup, scored_split
+from rlmoptimizer.compilation.setup_record import describe_setup
 from rlmoptimizer.errors import CostLimitReached, InvalidSetup, add_note, notes_of
 from rlmoptimizer.lms.failures import failure_line, shortened
 from rlmoptimizer.settings import (
@@ -219,7 +219,7 @@ class RLMDocstringOptimizer(Teleprompter):
         directory = a_directory("run_storage_dir", run_storage_dir)
         if directory is None:
             raise InvalidSetup("run_storage_dir must be the directory that the optimization is kept in, got None")
-        return result.best_program(student, directory)
+        return stored_best_program(student, directory)
 
 
 def _compiled(setup: Setup, *, resume: bool) -> dspy.Module:
@@ -234,13 +234,13 @@ def _compiled(setup: Setup, *, resume: bool) -> dspy.Module:
         if resume:
             _say(printable_line(resumed_line(store)))
         namespace = None if kept_in is None else store.path.with_suffix(".namespace")
-        outcome = result.Outcome.of(store)
+        outcome = Outcome.of(store)
         if outcome is not None:
-            program = result.finished_program(setup.student, store, outcome, scored_split(recorded))
+            program = finished_program(setup, store, outcome)
         else:
             if resume:
                 setup.check_keys()
-            program = Compilation(setup, store, namespace, stack).run()
+            program = compiled(setup, store, namespace)
         _remove(namespace)
         return program
 

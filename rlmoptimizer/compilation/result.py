@@ -1,7 +1,6 @@
-"""The result: what a compile ends with, as a record in the store and as the program that is given back. Knows no agent.
+"""The result: what a compile ends with, as a record in the store and as the program that is given back.
 
-All that stands in a result but the outcome itself is read from the store, so that a finished optimization gives the
-same result again.
+All of a result but the outcome itself is read from the store, so that a finished optimization gives the same again.
 """
 
 # DSPy ships no type information.
@@ -16,13 +15,14 @@ from typing import Any
 import dspy
 
 from rlmoptimizer.agent import tool_answers as answers
+from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.compilation.setup_record import check_student, scored_split
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.records import best_run
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.program import apply_prompts, clone, fingerprint
 
-__all__ = ["Outcome", "best_program", "finished_program", "trajectory_of"]
+__all__ = ["Outcome", "finished_program", "stored_best_program", "trajectory_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,12 @@ def trajectory_of(store: RunStore) -> list[dict[str, Any]]:
     ]
 
 
-def finished_program(student: dspy.Module, store: RunStore, outcome: Outcome, scored: tuple[str, int]) -> dspy.Module:
-    """The program that a compile gives back. `scored`: the split by which candidates are compared, and its size."""
-    program = _with_prompts(student, outcome.prompts)
+def finished_program(setup: Setup, store: RunStore, outcome: Outcome) -> dspy.Module:
+    """The program that a compile gives back."""
+    program = _with_prompts(setup.student, outcome.prompts)
+    split, rows = setup.data.scored
     runs = store.runs()
-    best = best_run(runs, *scored)
+    best = best_run(runs, split, len(rows))
     baseline = next(run for run in runs if run.baseline and run.split == "train" and run.state == "finished")
     attributes = {
         "optimized_dspy_program": dict(outcome.prompts),
@@ -76,7 +77,7 @@ def finished_program(student: dspy.Module, store: RunStore, outcome: Outcome, sc
     return program
 
 
-def best_program(student: dspy.Module, directory: Path) -> dspy.Module:
+def stored_best_program(student: dspy.Module, directory: Path) -> dspy.Module:
     """A clone of `student` with the prompts of the best finished run in the newest store of a directory.
 
     Raises `InvalidSetup` when there is no store, no such run yet, or the store is about another student.

@@ -12,7 +12,7 @@ import pytest
 import toy
 from offline import Asked, ScriptedRootLM, field_lm, text_lm
 
-from rlmoptimizer.compilation import compilation
+from rlmoptimizer.compilation import parts
 from rlmoptimizer.evaluation.wait_monitor import Pending, Waited, WaitMonitor
 from rlmoptimizer.events import Event, StillWaiting
 from rlmoptimizer.show.display import Display
@@ -121,7 +121,7 @@ class Stalls:
 def quick(root: ScriptedRootLM, **options: Any) -> Any:
     optimizer = toy.optimizer(root, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compilation, "_STALL_SECONDS", 0.02)
+        patch.setattr(parts, "_STALL_SECONDS", 0.02)
         return optimizer.compile(
             toy.Triage(), trainset=toy.trainset(), valset=toy.valset(), metric=toy.metric
         )

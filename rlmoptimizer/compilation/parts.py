@@ -1,0 +1,134 @@
+"""The parts of one compile, put together: made in the order in which they need each other, and ended in reverse."""
+
+# DSPy ships no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+import itertools
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from kernel_bridge import KernelInterpreter
+from rlmoptimizer.agent.call_gate import CallGate
+from rlmoptimizer.agent.kernels import AgentKernels, InterpreterFactory
+from rlmoptimizer.agent.llm_tools import PURPOSE, SubLMMeter
+from rlmoptimizer.agent.tool_answers import cut_line
+from rlmoptimizer.agent.turns import Turns
+from rlmoptimizer.agent.workbench import Workbench, make_workbench
+from rlmoptimizer.compilation.setup import Setup
+from rlmoptimizer.evaluation.evaluator import Evaluator
+from rlmoptimizer.evaluation.runs import Books
+from rlmoptimizer.evaluation.wait_monitor import Pending, Waited, WaitMonitor
+from rlmoptimizer.events import (
+    Emitter,
+    Event,
+    ExamplesScored,
+    PromptUpdated,
+    StillWaiting,
+    SubmissionRefused,
+    TurnFinished,
+)
+from rlmoptimizer.show.display import Display
+from rlmoptimizer.spending.cost_ledger import CostLedger
+from rlmoptimizer.spending.ledger import UnitLedger
+from rlmoptimizer.spending.usage_meter import UsageMeter
+from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.task.program import clone
+
+__all__ = ["Parts", "make_parts"]
+
+_STALL_SECONDS = 60.0  # after so long without an example, an answer or a kernel, a line says what is waited for
+_MOST_REFUSALS = 1000  # submissions refused that are kept as events
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a compile works with."""
+
+    usage: UsageMeter
+    waits: WaitMonitor
+    evaluator: Evaluator
+    bench: Workbench
+    kernels: AgentKernels
+
+
+def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: ExitStack) -> Parts:
+    """Make what a compile works with; `stack` ends it.
+
+    `namespace`: where the agent's variables are kept for another process to go on with; None: no other one will.
+    """
+    settings, data, recorded = setup.settings, setup.data, store.setup()
+    assert recorded is not None  # when the store was opened
+    gate = CallGate(on_failure=lambda: kernels.interrupt())
+    lms = {id(lm): lm for users in setup.lms().values() for lm in users}
+    usage = UsageMeter(CostLedger(settings.max_cost_usd, journal=store), lms.values(), gate.fail)
+    stack.callback(usage.close)
+    # The LM and adapter that are set for the agent's turns must not reach the program.
+    with usage.role("eval"):
+        context = contextvars.copy_context()
+    waits = WaitMonitor(
+        lambda waited, pending, seconds: emitter.emit(_still_waiting(waited, pending, seconds)), _STALL_SECONDS
+    )
+    evaluator = stack.enter_context(
+        Evaluator(setup.metric, setup.eval_lm, settings.num_threads, context=context, waits=waits)
+    )
+    evaluator.metric_works = store.metric_works()
+    display = Display(verbose=settings.verbose)
+    stack.callback(display.close)
+    emitter = Emitter([_recorder(store), display])
+    stack.callback(emitter.close)
+    stack.callback(waits.close)
+    budget = UnitLedger(settings.max_iterations * len(data.train) + len(data.val or ()), journal=store)
+    meter = SubLMMeter(
+        settings.rlm_max_llm_calls,
+        budget,
+        emitter,
+        gate,
+        usage,
+        calls=store.spent(PURPOSE),
+        waiting=lambda count: waits.watch(("sub", settings.sub_or_root_lm.model), count),
+    )
+    books = Books(store, budget, usage.ledger, emitter)
+    bench = make_workbench(clone(setup.student), data, evaluator, books, meter, gate, recorded["drawn_seed"])
+    kernels = AgentKernels(
+        cast("InterpreterFactory", settings.kernel or KernelInterpreter.factory()),
+        bench.submission.validate,
+        on_death=lambda: _kernel_died(bench.turns),
+        checkpoint_file=namespace,
+        sub_agents=meter.check if settings.sub_agents else None,
+    )
+    return Parts(usage, waits, evaluator, bench, kernels)
+
+
+def _still_waiting(waited: Waited, pending: Pending, seconds: float) -> StillWaiting:
+    (kind, name), (count, names) = waited, pending
+    return StillWaiting(cast("Any", kind), name, count, tuple(names), seconds)
+
+
+def _kernel_died(turns: Turns) -> str:
+    """What the agent is told of the host when its kernel has died."""
+    turns.kernel_died()
+    untouched = "Waited is on the host is untouched: budget, runs, prompts and everything that tool calls did."
+    return "\n".join([untouched, *map(cut_line, turns.cut_runs())])
+
+
+def _recorder(store: RunStore) -> Callable[[Event], None]:
+    """An observer that keeps what is not kept otherwise: results, prompts and turns have tables of their own."""
+    refused = itertools.count(1)
+
+    def record(event: Event) -> None:
+        if isinstance(event, (ExamplesScored, TurnFinished)):
+            return
+        if isinstance(event, SubmissionRefused) and next(refused) > _MOST_REFUSALS:
+            return  # it costs an agent nothing to be refused
+        data = {"step": event.step} if isinstance(event, PromptUpdated) else dataclasses.asdict(event)
+        store.record_event(type(event).__name__, data)
+
+    return record
