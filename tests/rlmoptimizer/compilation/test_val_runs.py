@@ -17,7 +17,9 @@ from stoppable import killed
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.submission import SubmissionCheck
 from rlmoptimizer.agent.tools import AgentTools
+from rlmoptimizer.records import LMCall
 from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.task.dataset import Selection
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 FIX = f"prompts={{'topic': {toy.FIX!r}}}"
@@ -139,3 +141,31 @@ print(len(told), told.count(4))
 """
     result, _ = toy.compiled([cell, SUBMIT])
     assert result.agent_trajectory[0]["output"].strip() == "80 3"
+
+
+def test_a_failure_while_cut_runs_on_val_are_finished_is_what_compile_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        toy.compiled(["pass", KeyboardInterrupt()], run_storage_dir=tmp_path)
+    with RunStore.open_in(tmp_path) as store:
+        baseline = store.runs()[1]
+        ids = [result.example_id for result in store.examples(baseline.run_id)]
+        for text in ("Try this.", "Try that."):
+            prompts = {**baseline.prompts, "topic": text}
+            store.begin_run("val", baseline.config, prompts, planned_ids=ids, request=Selection().as_config(), turn=1)
+
+    record, full = RunStore.record_lm_calls, [True]
+
+    def full_once(self: RunStore, *calls: LMCall) -> None:
+        if full and full.pop():
+            raise OSError("no space left on device")
+        record(self, *calls)
+
+    monkeypatch.setattr(RunStore, "record_lm_calls", full_once)
+    root = ScriptedRootLM([SUBMIT])
+    with pytest.raises(OSError, match="no space left"):
+        toy.optimizer(root, run_storage_dir=tmp_path).compile(
+            toy.Triage(), trainset=toy.trainset(), valset=toy.valset(), metric=toy.metric, resume=True
+        )
+    assert root.seen == []
