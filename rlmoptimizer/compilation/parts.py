@@ -115,7 +115,7 @@ def _still_waiting(waited: Waited, pending: Pending, seconds: float) -> StillWai
 def _kernel_died(turns: Turns) -> str:
     """What the agent is told of the host when its kernel has died."""
     turns.kernel_died()
-    untouched = "Waited is on the host is untouched: budget, runs, prompts and everything that tool calls did."
+    untouched = "What is on the host is untouched: budget, runs, prompts and everything that tool calls did."
     return "\n".join([untouched, *map(cut_line, turns.cut_runs())])
 
 

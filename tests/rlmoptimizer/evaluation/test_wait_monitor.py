@@ -13,7 +13,7 @@ import toy
 from offline import Asked, ScriptedRootLM, field_lm, text_lm
 
 from rlmoptimizer.compilation import parts
-from rlmoptimizer.evaluation.wait_monitor import Pending, Waits, What
+from rlmoptimizer.evaluation.wait_monitor import Pending, Waited, WaitMonitor
 from rlmoptimizer.events import Event, StillWaiting
 from rlmoptimizer.show.display import Display
 
@@ -22,15 +22,15 @@ SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts']
 
 
 class Told:
-    """Waits of a clock that is set, looked at by hand."""
+    """A monitor with a clock that is set by hand, and no thread of its own."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Waits, "_serve", lambda self: None)
+        monkeypatch.setattr(WaitMonitor, "_serve", lambda self: None)
         self.now = 100.0
-        self.lines: list[tuple[What, Pending, float]] = []
-        self.waits = Waits(lambda *told: self.lines.append(told), 60.0, lambda: self.now)
+        self.lines: list[tuple[Waited, Pending, float]] = []
+        self.waits = WaitMonitor(lambda *told: self.lines.append(told), 60.0, lambda: self.now)
 
-    def after(self, seconds: float) -> list[tuple[What, Pending, float]]:
+    def after(self, seconds: float) -> list[tuple[Waited, Pending, float]]:
         self.now += seconds
         self.lines.clear()
         self.waits.look()
@@ -44,7 +44,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
 @pytest.mark.smoke
 def test_what_does_not_come_is_told_after_a_minute_and_then_at_intervals_that_double(told: Told) -> None:
-    with told.waits.on(("root", "model")):
+    with told.waits.watch(("root", "model")):
         assert told.after(59.0) == []
         assert told.after(1.0) == [(("root", "model"), (1, ()), 60.0)]
         assert told.after(59.0) == []
@@ -55,7 +55,7 @@ def test_what_does_not_come_is_told_after_a_minute_and_then_at_intervals_that_do
 
 
 def test_what_is_slow_and_goes_on_is_never_told(told: Told) -> None:
-    with told.waits.on(("examples", "r1 train"), pending=lambda: (2, ["3", "7"])) as step:
+    with told.waits.watch(("examples", "r1 train"), pending=lambda: (2, ["3", "7"])) as step:
         for _ in range(100):
             assert told.after(59.0) == []
             step()
@@ -65,9 +65,9 @@ def test_what_is_slow_and_goes_on_is_never_told(told: Told) -> None:
 
 
 def test_several_prompts_are_one_wait_and_each_answer_is_a_step(told: Told) -> None:
-    with told.waits.on(("sub", "model"), 3):
+    with told.waits.watch(("sub", "model"), 3):
         told.now += 50.0
-        with told.waits.on(("sub", "model")):
+        with told.waits.watch(("sub", "model")):
             told.now += 9.0
         assert told.after(59.0) == []
         assert told.after(1.0) == [(("sub", "model"), (3, ()), 60.0)]
@@ -77,23 +77,23 @@ def test_where_no_thread_is_to_be_had_the_work_goes_on(monkeypatch: pytest.Monke
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    waits = Waits(lambda what, pending, seconds: None)
+    waits = WaitMonitor(lambda what, pending, seconds: None)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
-        with waits.on(("kernel", "")):
+        with waits.watch(("kernel", "")):
             pass
     waits.close()
 
 
 def test_nothing_is_told_once_it_is_closed() -> None:
     told = threading.Event()
-    waits = Waits(lambda what, pending, seconds: told.set(), 0.001)
-    with waits.on(("kernel", "")):
+    waits = WaitMonitor(lambda what, pending, seconds: told.set(), 0.001)
+    with waits.watch(("kernel", "")):
         assert told.wait(TIMEOUT)
         waits.close()
         waits.close()
         told.clear()
-        with waits.on(("root", "model")):
+        with waits.watch(("root", "model")):
             assert not told.is_set()
 
 
