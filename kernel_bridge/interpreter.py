@@ -25,15 +25,17 @@ from dspy.utils.callback import BaseCallback
 from dspy.utils.constants import IS_TYPE_UNDEFINED
 from dspy.utils.exceptions import AdapterParseError, LMError
 
+from kernel_bridge.bindings import check_names, checked_fields, checked_tools
 from kernel_bridge.cells import Cell, CellHost, CellOutcome, Restored
 from kernel_bridge.confine import Confinement, ConfinementReport, limits_asked
 from kernel_bridge.errors import BridgeError, NotSendable, Refusal, SessionBusy, SubAgentError
 from kernel_bridge.instructions import execution_instructions
-from kernel_bridge.live.tool_dispatch import ToolDispatcher, check_names
+from kernel_bridge.live.tool_dispatch import ToolDispatcher
 from kernel_bridge.options import Limits, refuse_unless
 from kernel_bridge.outcome_text import death_text, failure_text, output_text
 from kernel_bridge.session import KernelSession
-from kernel_bridge.sub_agents.registry import Account, SubAgents
+from kernel_bridge.sub_agents.facade import FacadeGuard
+from kernel_bridge.sub_agents.quota import Quota
 from kernel_bridge.sub_agents.signature_text import SignatureText
 from kernel_bridge.text import error_text, traceback_shown
 
@@ -137,14 +139,14 @@ class KernelInterpreter:
             refuse_unless(function is None or callable(function), name, "a function or None", function)
         listed = callbacks is None or isinstance(callbacks, (list, tuple))
         refuse_unless(listed, "callbacks", "a list of DSPy callbacks or None", callbacks)
-        self.tools = _checked_tools(tools)
-        self.output_fields = _checked_fields(output_fields)
+        self.tools = checked_tools(tools)
+        self.output_fields = checked_fields(output_fields)
         self.submit_validator = submit_validator
         self.callbacks = list(callbacks or [])
-        account = Account.current()
-        if account is not None:
+        quota = Quota.current()
+        if quota is not None:
             confinement = _shared(confinement)
-        self._sub_agents = SubAgents(_DSPy(), Account() if account is None else account)
+        self._facade = FacadeGuard(_DSPy(), Quota() if quota is None else quota)
         invoke = weakref.WeakMethod(self.invoke_tool)  # the session's threads must not keep the interpreter alive
 
         def run_tool(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -235,7 +237,7 @@ class KernelInterpreter:
         variables = {} if variables is None else variables
         self._check_call(code, variables)
         session = self._session
-        tools = self._sub_agents.guarded(self.tools)
+        tools = self._facade.guarded(self.tools)
         host = CellHost(tools, self.submit_validator, self.on_death, self.checkpoint_label)
         cell = Cell(code, variables, self.output_fields, setup=_is_setup(variables))
         if session.busy:  # not to be waited for, in `start`
@@ -249,7 +251,7 @@ class KernelInterpreter:
         except BridgeError as error:
             self._ended = True
             raise CodeInterpreterError(str(error)) from error
-        return _answer(outcome, value_only=_FLEX_INPUTS in variables, originals=self._sub_agents.has_originals)
+        return _answer(outcome, value_only=_FLEX_INPUTS in variables, originals=self._facade.has_originals)
 
     def _check_call(self, code: Any, variables: Mapping[str, Any]) -> None:
         if self._ended:
@@ -261,7 +263,7 @@ class KernelInterpreter:
         try:
             check_names(list(self.tools), "tool names")
             check_names(list(variables), "variable names")
-            self.output_fields = _checked_fields(self.output_fields)
+            self.output_fields = checked_fields(self.output_fields)
         except ValueError as error:
             raise CodeInterpreterError(str(error)) from error
         if clash := sorted(set(variables) & set(self.tools)):
@@ -278,7 +280,7 @@ class KernelInterpreter:
     ) -> None:
         """Replace all tools and output fields at once, for the next `execute`."""
         check_names(list(tools), "tool names")
-        fields = _checked_fields(output_fields)
+        fields = checked_fields(output_fields)
         self.tools, self.output_fields = dict(tools), fields
 
     def interrupt(self) -> None:
@@ -305,10 +307,12 @@ class KernelInterpreter:
 
 
 class _DSPy:
-    """What stands between a kernel and DSPy's facade must know of DSPy."""
+    """What the facade's guard needs of DSPy."""
 
-    def taken_names(self) -> frozenset[str]:
-        return _TAKEN_NAMES
+    # What pydantic and DSPy have on every signature.
+    taken_names = frozenset(
+        name for part in (Signature, type(Signature)) for name in dir(part) if not name.startswith("_")
+    )
 
     def signature(self, read: SignatureText, instructions: str | None) -> Any:
         # Inputs count as untyped, so that DSPy does not log the values that it finds to be of another type.
@@ -317,23 +321,10 @@ class _DSPy:
         fields.update({made.name: (made.annotation, _output_field()) for made in read.outputs})
         return cast("Any", Signature)(fields, instructions)
 
-    def types(self, facade: object) -> Mapping[str, Any]:
-        declared = cast("Mapping[str, Any]", getattr(facade, "_custom_types", None) or {})
-        return {name: kind for name, kind in declared.items() if isinstance(kind, type)}
-
-    def tools(self, facade: object) -> Mapping[str, Any]:
-        return cast("Mapping[str, Any]", getattr(facade, "_tools", None) or {})
-
     def tool(self, tool: Any) -> Any:
         made: Any = tool if isinstance(tool, Tool) else Tool(tool)
         parts = {name: getattr(made, name) for name in ("name", "desc", "args", "arg_types", "arg_desc")}
         return cast("Any", _SubAgentTool)(made.func, **parts)
-
-    def has_originals(self, facade: object) -> bool:
-        return bool(getattr(facade, "_originals", None))
-
-    def original(self, facade: object, text: str) -> bool:
-        return text in cast("Mapping[str, Any]", getattr(facade, "_originals", None) or {})
 
     def clean(self, text: str) -> str:
         return only_text(text).encode("utf-8", "replace").decode("utf-8")
@@ -368,10 +359,6 @@ class _SubAgentTool(Tool):
             return _failure_for_lm(error)
 
 
-# What pydantic and DSPy have on every signature.
-_TAKEN_NAMES = frozenset(
-    name for part in (Signature, type(Signature)) for name in dir(part) if not name.startswith("_")
-)
 _LM_FAILED = re.compile(r"\[dspy bridge lm-error #\d+\]")  # dspy.Flex raises the LM's own error when it reads this
 _NO_MORE_CALLS = re.compile(r"LLM call limit exceeded: \d+ \+ \d+ > \d+\.")
 _NO_MORE_PREDICTIONS = re.compile(r"Sandboxed forward exceeded its predictor-call budget \(\d+\)\.")
@@ -444,7 +431,7 @@ def _shared(confinement: str | Confinement | frozenset[str] | set[str]) -> str |
     if confinement == "off":
         return "off"
     asked = limits_asked(confinement)
-    return replace(asked, memory_bytes=Account.share(asked.memory_bytes))
+    return replace(asked, memory_bytes=Quota.memory_share(asked.memory_bytes))
 
 
 _FLEX_INPUTS = "__dspy_flex_inputs"  # dspy.Flex reads the last expression's value, whatever else was printed
@@ -453,29 +440,6 @@ _SETUP_PREFIXES = ("__dspy_host_token", "_raw_")  # dspy.RLM's own set-up cells:
 
 def _is_setup(variables: Mapping[str, Any]) -> bool:
     return bool(variables) and all(name.startswith(_SETUP_PREFIXES) for name in variables)
-
-
-def _checked_tools(tools: Mapping[str, Callable[..., Any]] | None) -> dict[str, Callable[..., Any]]:
-    accepted = "a dict from names to functions"
-    refuse_unless(tools is None or isinstance(tools, Mapping), "tools", accepted, tools)  # pyright: ignore[reportUnnecessaryIsInstance]
-    known = dict(tools or {})
-    wrong = {name: tool for name, tool in known.items() if not callable(tool)}
-    refuse_unless(not wrong, "tools", accepted, wrong)
-    check_names(list(known), "tool names")
-    return known
-
-
-def _checked_fields(fields: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
-    if fields is None:
-        return None
-    shaped = not isinstance(fields, (str, Mapping)) and all(isinstance(field, Mapping) for field in fields)  # pyright: ignore[reportUnnecessaryIsInstance]
-    refuse_unless(shaped, "output_fields", "a list of dicts with a name, and perhaps a type, or None", fields)
-    plain = [dict(field) for field in fields]
-    names = [field.get("name") for field in plain]
-    check_names(names, "output field names")
-    if len(set(names)) != len(names):
-        raise ValueError(f"output field names must differ from each other; got {names}")
-    return plain
 
 
 def _answer(outcome: CellOutcome, *, value_only: bool, originals: bool) -> Any:

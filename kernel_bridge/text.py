@@ -81,12 +81,13 @@ def printable_line(text: str, limit: int = _LINE_CHARS) -> str:
     return shorten(text, limit).translate(_LINE)
 
 
-def error_text(error: BaseException, limit: int) -> str:
-    """The text of an exception, which its class makes; a longer one loses its middle."""
+def error_text(error: BaseException, limit: int | None = None) -> str:
+    """The text of an exception, which its class makes; one longer than `limit` loses its middle."""
     try:
-        return cut_middle(str(error), limit)
-    except Exception:  # noqa: BLE001 - foreign code
-        return "<its text cannot be made>"
+        text = str(error)
+    except Exception as unreadable:  # noqa: BLE001 - foreign code
+        return f"(its message cannot be read: {type(unreadable).__name__})"
+    return text if limit is None else cut_middle(text, limit)
 
 
 def traceback_shown(error: BaseException) -> str:

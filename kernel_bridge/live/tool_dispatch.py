@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import keyword
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,9 @@ from kernel_bridge.call_signature import call_signature
 from kernel_bridge.threads.loop_thread import LoopThread
 from kernel_bridge.wire import Codec, Unsendable
 
-__all__ = ["RESERVED_NAMES", "BoundedTool", "ToolDispatcher", "check_names", "describe_tool"]
+__all__ = ["BoundedTool", "ToolDispatcher", "describe_tool"]
 
 _LOOP = "async tools of a kernel"
-RESERVED_NAMES = frozenset({"SUBMIT", "__builtins__"})
 
 # Of a context: the dispatchers of the tools that it runs in, one within the other.
 _CALLING: contextvars.ContextVar[tuple[ToolDispatcher, ...]] = contextvars.ContextVar("kernel_bridge_tools", default=())
@@ -37,19 +35,6 @@ class BoundedTool:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.run(*args, **kwargs)
-
-
-def check_names(names: Sequence[Any], what: str) -> None:
-    """Refuse names that cannot be globals of a cell. Raises: ValueError naming them."""
-    wrong = [
-        name
-        for name in names
-        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED_NAMES
-    ]
-    if wrong:
-        raise ValueError(
-            f"{what} must be Python identifiers, no keywords, and not one of {sorted(RESERVED_NAMES)}; got {wrong!r}"
-        )
 
 
 class ToolDispatcher:

@@ -26,6 +26,7 @@ from dspy.primitives.base_module import BaseModule
 from dspy.utils.exceptions import AdapterParseError
 from pydantic_core import PydanticUndefined
 
+from kernel_bridge.text import error_text
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.evaluation.fan_out import GivenUp
 from rlmoptimizer.evaluation.plain_values import to_plain, without_addresses
@@ -292,10 +293,7 @@ def _fields(signature: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe_error(error: BaseException) -> str:
     """ "ExceptionType: message"."""
-    try:
-        text = without_addresses(str(error))
-    except Exception as unreadable:  # noqa: BLE001 - a foreign exception's own __str__
-        text = f"(its message cannot be read: {type(unreadable).__name__})"
+    text = without_addresses(error_text(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

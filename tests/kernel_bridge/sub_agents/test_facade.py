@@ -24,7 +24,9 @@ from dspy_modules import DROPPED_IN_3_5, module_or_skip
 from offline import Asked, Engine, ScriptedRootLM, asked, field_lm, fields_text
 
 from kernel_bridge import KernelInterpreter, Limits
-from kernel_bridge.sub_agents import registry as sub_agents
+from kernel_bridge.sub_agents.facade import MOST_SUB_AGENTS
+from kernel_bridge.sub_agents.kinds import KINDS
+from kernel_bridge.sub_agents.quota import MOST_KERNELS
 
 # The facade that DSPy gives to sub-agents calls LMs the way that DSPy itself has deprecated.
 pytestmark = pytest.mark.filterwarnings(
@@ -112,7 +114,7 @@ SIGNATURES = [
 
 CALLS = [
     *[f"dspy.Predict({text!r})(q='x')" for text in SIGNATURES],
-    *[f"dspy.{kind}({SIGNATURES[0]!r})(q='x')" for kind in sub_agents.KINDS if kind not in DROPPED_IN_3_5],
+    *[f"dspy.{kind}({SIGNATURES[0]!r})(q='x')" for kind in KINDS if kind not in DROPPED_IN_3_5],
     f"dspy.Predict(dspy.Signature({SIGNATURES[0]!r}, 'instructions'))(q='x')",
     "dspy.Predict(dspy.Signature({'q': 'os.environ.zzz', 'a': 'str'}))(q='x')",
     "dspy.Predict(dspy.Signature('q -> a', {'x': 1}))(q='x')",
@@ -349,7 +351,7 @@ def test_sub_agents_that_were_not_used_for_longest_make_room(host: Host) -> None
         seen.append(predictors_alive())
 
     host.tools = [look]
-    most = sub_agents.MOST_SUB_AGENTS
+    most = MOST_SUB_AGENTS
     said = host.run(
         f"look()\nkept = [dspy.Predict('q -> a') for n in range({most} + 1)]\n"
         "for one in kept[:-1]: one(q='x')\nkept[0](q='x')\nkept[-1](q='x')\n"
@@ -411,7 +413,7 @@ def nested(gate: threading.Barrier) -> Any:
 
 
 def test_sub_agents_that_run_code_are_few_at_once(host: Host) -> None:
-    most = sub_agents.MOST_KERNELS
+    most = MOST_KERNELS
     host.sub_lm = nested(threading.Barrier(most))
     code = (
         "from concurrent.futures import ThreadPoolExecutor\n"
@@ -434,8 +436,8 @@ def test_sub_agents_of_sub_agents_are_on_the_same_account(host: Host) -> None:
 
     host.sub_lm = field_lm(respond)
     (said,) = host.attempts(["dspy.RLM('q -> a')(q='x').a"])
-    assert f"{sub_agents.MOST_KERNELS} sub-agents that run code are at work" in said
-    assert len(host.made) == 1 + sub_agents.MOST_KERNELS
+    assert f"{MOST_KERNELS} sub-agents that run code are at work" in said
+    assert len(host.made) == 1 + MOST_KERNELS
 
 
 def test_kernels_of_sub_agents_share_the_memory_of_the_agents_own(host: Host) -> None:
