@@ -67,22 +67,21 @@ class RLMDocstringOptimizer(Teleprompter):
         root_stateful_session: chain the root LM's turns by `previous_response_id` when it is a Responses LM.
         rlm_multiturn_history: tell the root LM its earlier turns as user and assistant messages.
         verbose: show the agent's turns as panels on stderr. A progress bar is shown for every evaluation in any case.
-        run_storage_dir: directory to keep the run store in, which `compile(..., resume=True)` goes on with. None: a
-            temporary one, removed when `compile` ends.
-        sub_agents: let the agent build sub-agents (`import dspy` in its code), which run on `sub_lm`, a unit for each
-            prompt. They need a `KernelInterpreter`, which checks all that is asked of them.
+        run_storage_dir: the directory that keeps the run store, so that `compile(..., resume=True)` can resume it.
+            None: a temporary one, removed when `compile` ends.
+        sub_agents: let the agent build sub-agents (`import dspy` in its code). They run on `sub_lm`, each prompt costs
+            a unit, and they need a `KernelInterpreter`, which checks what is asked of them.
         kernel: makes the agent's interpreter: a zero-argument callable, as `dspy.RLM` takes it. None:
             `KernelInterpreter.factory()`.
-        max_cost_usd: what all LM calls of one compile may cost, the baseline's and the agent's own included, by DSPy's
-            own figures (answers from its cache cost nothing). Whatever is expected to cost more than is left, going by
-            what such calls have cost so far, is refused before anything is spent. Once it is spent nothing more is
-            begun, and what is under way is finished: at most `num_threads` examples, the sub-LM prompts that were sent,
-            and one turn of the agent. The best candidate by then is the result. Calls whose price DSPy does not know
-            are not counted; LMs that can never have one are refused when `compile` begins, others are warned of.
-            None: no limit.
-        seed: of random samples of examples that the agent asks for without a seed of its own. With the same seed, data,
-            turns of the agent and answers of the LMs, runs and result are the same, whatever `num_threads` is (but not
-            where `max_cost_usd` cuts a run short). None: another one in each compile.
+        max_cost_usd: what all LM calls of one compile may cost, baseline and agent included, by DSPy's own figures
+            (answers from its cache cost nothing). What is expected to cost more than is left, going by such calls so
+            far, is refused before anything is spent. Once the limit is spent nothing more begins, and what is under way
+            is finished: at most `num_threads` examples, the sub-LM prompts that were sent, and one turn of the agent.
+            The best candidate by then is the result. Calls whose price DSPy does not know are not counted, with a
+            warning; an LM whose calls can never have a price is refused when `compile` begins. None: no limit.
+        seed: of the random samples of examples for which the agent gives no seed. With the same seed, data, turns of
+            the agent and answers of the LMs, runs and result are the same, whatever `num_threads` is (but not where
+            `max_cost_usd` cuts a run short). None: another one in each compile.
 
     Raises:
         InvalidSetup: naming the parameter, what came and what is accepted.
@@ -165,10 +164,9 @@ class RLMDocstringOptimizer(Teleprompter):
         `metric(example, prediction[, trace, ...])` returns a bool, a number from 0 to 1, or an object with `score`
         and `feedback`. `teacher` is accepted because DSPy's optimizers have it, and not used.
 
-        `resume=True` goes on with the newest optimization in `run_storage_dir`, however it ended: with everything that
-        had finished, its budget, its prompts, and the agent's turns and variables. Student, data, metric and settings
-        must be the same. One that is finished gives its result at once; without any, this begins one. `resume=False`
-        begins a new one beside those that are there.
+        `resume=True` resumes the newest optimization in `run_storage_dir`, however it ended: everything that had
+        finished, its budget, its prompts, and the agent's turns and variables are kept. Student, data, metric and
+        settings must be the same. A finished one gives its result at once; if there is none, a new one begins.
 
         The result carries `optimized_dspy_program` (step to prompt), `latest_run_id`, `best_run_id`, `best_score`
         (0 to 100), `baseline_run_id`, `trial_logs` (every run, in order), `agent_trajectory`, `agent_final_reasoning`,
@@ -176,15 +174,14 @@ class RLMDocstringOptimizer(Teleprompter):
         not known) and `cost_usd` (of all three).
 
         Raises:
-            InvalidSetup: the student, the data, the metric or the LMs cannot be worked with, such as an LM without a
-                key, or are others than those of the optimization to be resumed; then it names every difference.
+            InvalidSetup: the student, the data, the metric or an LM cannot be used, such as an LM without a key, or the
+                optimization to be resumed had others; then it names every difference.
             MetricFailed: the metric raises on every example; with its traceback.
             CostLimitReached: `max_cost_usd` does not pay for the baseline.
             StoreCorrupt: the run store cannot be read or written.
-        Whatever the root LM raises after its own retries is raised too, and what an LM raises on every example of the
-        baseline. When an LM could not be had, a line on stderr says which and why, and the traceback is short: what it
-        came from is in the error's `__context__`. A run store that was asked for stays, and a
-        line on stderr says how to go on with it.
+        What the root LM raises after its own retries is raised too, and what an LM raises on every example of the
+        baseline: with a short traceback (`__context__` has the cause), and a line on stderr that says which LM and why.
+        Where `run_storage_dir` is given, a line on stderr says how to resume.
         """
         if a_bool("resume", resume) and self.settings.run_storage_dir is None:
             raise InvalidSetup("resume=True needs the directory of the optimization: run_storage_dir is None")
@@ -198,7 +195,7 @@ class RLMDocstringOptimizer(Teleprompter):
         except dspy.LMError as error:
             if failure_line(error) is None:
                 raise
-            logger.debug("An LM could not be had", exc_info=True)
+            logger.debug("An LM was not available", exc_info=True)
             failed = shortened(error)
         raise failed
 
@@ -269,7 +266,7 @@ def _saying_how_to_go_on(*, kept: bool) -> Generator[list[RunStore]]:
 
 
 def _remove(namespace: Path | None) -> None:
-    """Nobody will go on with the agent's variables."""
+    """Remove the agent's variables, which no process will need any more."""
     if namespace is not None:
         # The second one is there when a process was killed while it wrote the first.
         for path in (namespace, namespace.with_name(f"{namespace.name}.new")):

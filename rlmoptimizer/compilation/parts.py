@@ -113,7 +113,7 @@ def _still_waiting(waited: Waited, pending: Pending, seconds: float) -> StillWai
 
 
 def _kernel_died(turns: Turns) -> str:
-    """What the agent is told of the host when its kernel has died."""
+    """What the agent reads about the host after its kernel has died."""
     turns.kernel_died()
     untouched = "What is on the host is untouched: budget, runs, prompts and everything that tool calls did."
     return "\n".join([untouched, *map(cut_line, turns.cut_runs())])

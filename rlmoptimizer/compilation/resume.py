@@ -1,4 +1,4 @@
-"""Resuming: which store a compile goes on with, and what there is to go on from. Knows no kernel and no LM."""
+"""Resuming: which store a compile opens, and what earlier processes left in it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Past:
         return fit(rows)[0]
 
     def summary(self, *, max_turns: int, budget_left: int, namespace: str) -> str:
-        """What the agent is told of it. `namespace`: a sentence on what its REPL holds."""
+        """What the agent reads about it. `namespace`: a sentence on what its REPL holds."""
         done = len(self.turns)
         lines = [
             f"This work was interrupted and goes on: {done} of {max_turns} turns are done, {max_turns - done} left; "
