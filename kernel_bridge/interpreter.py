@@ -25,14 +25,14 @@ from dspy.utils.callback import BaseCallback
 from dspy.utils.constants import IS_TYPE_UNDEFINED
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from kernel_bridge.bindings import check_names, checked_fields, checked_tools
+from kernel_bridge.agent_text.instructions import execution_instructions
+from kernel_bridge.agent_text.outcomes import death_text, failure_text, output_text
 from kernel_bridge.cells import Cell, CellHost, CellOutcome, Restored
 from kernel_bridge.confine import Confinement, ConfinementReport, limits_asked
 from kernel_bridge.errors import BridgeError, NotSendable, Refusal, SessionBusy, SubAgentError
-from kernel_bridge.instructions import execution_instructions
+from kernel_bridge.live.bindings import check_names, checked_fields, checked_tools
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
 from kernel_bridge.options import Limits, refuse_unless
-from kernel_bridge.outcome_text import death_text, failure_text, output_text
 from kernel_bridge.session import KernelSession
 from kernel_bridge.sub_agents.facade import FacadeGuard
 from kernel_bridge.sub_agents.quota import Quota

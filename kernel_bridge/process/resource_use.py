@@ -23,7 +23,7 @@ _KCMP_VM, _KCMP_FILES = 1, 2
 
 
 class Unmeasurable(Exception):
-    """A process lives, and the system does not let it be measured. The text is the reason, as a clause."""
+    """What processes use cannot be measured, or never ends. The text is the reason, as a clause."""
 
 
 def tasks(pid: int) -> list[str]:

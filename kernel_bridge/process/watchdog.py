@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import stat
 import sys
 import threading
 import time
@@ -19,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernel_bridge.os_errors import is_transient, what_to_do
+from kernel_bridge.process.disk_use import DiskUse
 from kernel_bridge.process.resource_use import (
     Descriptors,
     Unmeasurable,
-    deleted_mappings,
     mapping_bytes,
     memory,
     resident,
@@ -42,7 +41,6 @@ _BLIND_LOOKS = 4  # that may fail one after the other before what cannot be watc
 _OWN_THREADS = 16  # the guardian, the wrapper and the kernel's own service threads are not the agent's
 _MOST_FILES, _FEWEST_FILES = 100_000, 10_000  # that a kernel may have, between them one for each block of its bytes
 _FILE_BYTES = 4096
-_DEEPEST = 64  # directories within directories
 _FILES_FOR_EACH_PROCESS = 8  # open files of all processes together, as a multiple of what one may have
 # What the machine or the user has only so many of, and honest code needs few of.
 _MOST_LOCKS, _MOST_TERMINALS, _MOST_SENT, _MOST_WATCHES_BYTES = 10_000, 64, 64, 64 * 2**20
@@ -122,7 +120,7 @@ class Watchdog:
                 verdict = self._look_closely(family)
                 took = time.monotonic() - now
                 self._next_disk = now + max(_DISK_SECONDS, 5 * took)
-        except (Unmeasurable, _Refused) as refused:
+        except Unmeasurable as refused:
             return f"it was killed, because {refused}"
         # What becomes another process again and again, with all that it has, is caught by looking often.
         if not all(os.path.exists(f"/proc/{pid}") for pid in family):
@@ -193,7 +191,7 @@ class Watchdog:
         limit = self._bounds.disk_bytes
         if limit is None:
             return None
-        use = _DiskUse(max(_FEWEST_FILES, min(_MOST_FILES, limit // _FILE_BYTES)))
+        use = DiskUse(max(_FEWEST_FILES, min(_MOST_FILES, limit // _FILE_BYTES)))
         for directory in self._bounds.directories:
             use.walk(directory)
         if self._bounds.directories:
@@ -211,101 +209,6 @@ class Watchdog:
             if pid != self._root:  # the guardian collects the rest and reports
                 with suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
-
-
-class _Refused(Exception):
-    """A kernel does with files what none may. The text is the reason, as a clause."""
-
-
-class _DiskUse:
-    """Adds up what a kernel has on disk. Whoever hides from it is refused: an uncounted file is an unbounded one."""
-
-    def __init__(self, most_files: int) -> None:
-        self.size = 0  # bytes that the files take, holes not counted
-        self._most_files = most_files
-        self._files = 0
-        self._devices: set[int] = set()
-        self._seen: set[tuple[int, int]] = set()
-
-    def walk(self, directory: Path) -> None:
-        """Count a directory of the host and all below it."""
-        try:
-            top = os.open(directory, _DIRECTORY)
-        except FileNotFoundError:
-            return
-        status = os.fstat(top)
-        self._devices.add(status.st_dev)
-        self._count(status)
-        self._below(top, 0)
-
-    def _below(self, directory: int, depth: int) -> None:
-        try:
-            if depth > _DEEPEST:
-                raise _Refused(f"it made directories more than {_DEEPEST} deep")
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    with suppress(FileNotFoundError, NotADirectoryError):
-                        self._count(entry.stat(follow_symlinks=False))
-                        if entry.is_dir(follow_symlinks=False):
-                            self._below(_open_directory(entry.name, directory), depth + 1)
-        finally:
-            os.close(directory)
-
-    def _count(self, found: os.stat_result) -> None:
-        self._add_files(1)  # each name, for a name takes room too
-        if (found.st_dev, found.st_ino) not in self._seen:
-            self._seen.add((found.st_dev, found.st_ino))
-            self.size += found.st_blocks * 512
-
-    def _add_files(self, count: int) -> None:
-        self._files += count
-        if self._files > self._most_files:
-            raise _Refused(f"it made more than {self._most_files} files")
-
-    def unlinked(self, descriptors: Descriptors) -> None:
-        """Count the files that processes hold open, and that no directory names any more."""
-        for place, link in descriptors.links.items():
-            if link.endswith(" (deleted)"):
-                with suppress(OSError):
-                    found = os.stat(place)
-                    if not found.st_nlink and stat.S_ISREG(found.st_mode) and found.st_dev in self._devices:
-                        self._count(found)
-
-    def mapped(self, pid: int, directories: Sequence[Path]) -> None:
-        """Count the files that a process has mapped, and that no directory names any more."""
-        for path, link in deleted_mappings(pid, [os.path.realpath(directory) for directory in directories]).items():
-            try:
-                self._count(os.stat(link))
-            except PermissionError:  # only root may look, and then not in every container
-                inode = int(path.rpartition(" ")[2])
-                if inode not in {number for _, number in self._seen}:
-                    raise _Refused("it deleted a file that it kept mapped, which hides the file's size") from None
-            except OSError:
-                continue  # it is mapped no more
-
-    def in_memory(self, family: Sequence[int], places: Sequence[str]) -> None:
-        """Count the files in the kernel's own file systems. Their bytes are bounded by their size, their number is not.
-
-        What they hold is reached through any process that has them.
-        """
-        ours = os.readlink("/proc/self/ns/mnt")
-        for pid in reversed(family) if places else ():
-            with suppress(OSError):
-                if os.readlink(f"/proc/{pid}/ns/mnt") != ours:
-                    for place in places:
-                        found = os.statvfs(f"/proc/{pid}/root{place}")
-                        self._add_files(found.f_files - found.f_ffree)
-                    return
-
-
-_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-
-
-def _open_directory(name: str, above: int) -> int:
-    try:
-        return os.open(name, _DIRECTORY, dir_fd=above)
-    except PermissionError:
-        raise _Refused("it hid a directory from the watchdog") from None
 
 
 def descendants(root: int) -> list[int]:
