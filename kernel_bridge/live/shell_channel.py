@@ -9,7 +9,8 @@ from jupyter_client.session import Session
 from kernel_bridge.errors import ProtocolViolation
 from kernel_bridge.live.reply import Reply, find_reply, largest_reply
 from kernel_bridge.live.request import CellRequest
-from kernel_bridge.live.zmtp import Frame, ZmtpClosed, ZmtpError, ZmtpSocket
+from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
+from kernel_bridge.live.zmtp_reader import Frame, ZmtpError
 from kernel_bridge.options import Limits
 
 __all__ = ["ShellChannel"]

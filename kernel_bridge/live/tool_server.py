@@ -20,7 +20,8 @@ from kernel_bridge.live.cell_clock import CellClock
 from kernel_bridge.live.channel_state import CLOSED, ChannelState
 from kernel_bridge.live.submission import Submission
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
-from kernel_bridge.live.zmtp import Frame, ZmtpClosed, ZmtpError, ZmtpSocket
+from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
+from kernel_bridge.live.zmtp_reader import Frame, ZmtpError
 from kernel_bridge.options import Limits
 from kernel_bridge.threads.starting import begin
 from kernel_bridge.threads.waiting import Wakeup, wait_for

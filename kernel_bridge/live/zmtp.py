@@ -15,24 +15,14 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 
+from kernel_bridge.live.zmtp_reader import COMMAND, GREETING, LONG, MORE, Frame, ZmtpError, ZmtpReader
 from kernel_bridge.threads.waiting import NO_SIGNAL
 
-__all__ = ["ZmtpClosed", "ZmtpError", "ZmtpSocket"]
+__all__ = ["ZmtpClosed", "ZmtpSocket"]
 
-_BUFFER_BYTES = 65536
-_FIRST_BYTES = 2**20  # of a long frame that are made room for before they come: its length is only a claim
 _MOST_VECTORS = 64  # buffers for one system call
 _MOST_TURNS = 64  # reads or writes in a row: the other end may keep up with any number of them
-_COMMAND_BYTES = 1024
-_MORE, _LONG, _COMMAND = 1, 2, 4
-_GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 _SHORTEST_LONG = 256
-
-Frame = bytes | bytearray
-
-
-class ZmtpError(ValueError):
-    """What arrives is not ZMTP, or beyond the bounds."""
 
 
 class ZmtpClosed(ConnectionError):
@@ -52,23 +42,11 @@ class ZmtpSocket:
     def __init__(self, url: str, kind: str, *, message_bytes: int, most_frames: int) -> None:
         self._url = url
         self._socket: socket.socket | None = None
-        self._message_bytes = message_bytes
-        self._most_frames = most_frames
-        self._buffer = bytearray(_BUFFER_BYTES)
-        self._view = memoryview(self._buffer)
-        self._start: int = 0  # of what was read and not yet looked at
-        self._end: int = 0
-        self._long: bytearray | None = None  # a frame longer than the buffer, on its way
-        self._long_size: int = 0
-        self._long_got: int = 0
-        self._long_more = False
-        self._frames: list[Frame] = []  # of the message on its way
-        self._size = 0
-        self._greeted = self._is_ready = False
+        self._reader = ZmtpReader(message_bytes, most_frames)
         name = kind.encode()
         ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(name)) + name
         ready += b"\x08Identity" + bytes(4)
-        self._handshake = _GREETING + bytes([_COMMAND, len(ready)]) + ready
+        self._handshake = GREETING + bytes([COMMAND, len(ready)]) + ready
         self._out: deque[memoryview] = deque()
 
     @property
@@ -89,9 +67,8 @@ class ZmtpSocket:
             self._socket.setblocking(False)
             self._socket.send(self._handshake, NO_SIGNAL)  # the first bytes of a connection find room
         # libzmq refuses a message that comes before its own handshake was sent.
-        while not self._is_ready:
-            taken = self._take_frame() if self._greeted or self._take_greeting() else None
-            if taken is None and not self._fill():
+        while not self._reader.take_handshake():
+            if not self._fill():
                 return False
         return True
 
@@ -112,12 +89,12 @@ class ZmtpSocket:
         """Send a message, as much as goes at once. What is left keeps the caller's buffers. Raises: ZmtpClosed."""
         last = len(frames) - 1
         for place, frame in enumerate(frames):
-            more = _MORE if place < last else 0
+            more = MORE if place < last else 0
             size = len(frame)
             if size < _SHORTEST_LONG:
                 self._out.append(memoryview(bytes((more, size)) + frame))
             else:
-                self._out.append(memoryview(struct.pack(">BQ", more | _LONG, size)))
+                self._out.append(memoryview(struct.pack(">BQ", more | LONG, size)))
                 self._out.append(memoryview(frame))
         self.flush()
 
@@ -165,132 +142,26 @@ class ZmtpSocket:
             ZmtpError: it speaks something else, or beyond the bounds.
         """
         for _ in range(_MOST_TURNS):
-            message = self._next()
+            message = self._reader.take_message()
             if message is not None:
                 return message
             if not self._fill():
                 return None
-        return self._next()
+        return self._reader.take_message()
 
     def _fill(self) -> bool:
         """Read what is there. False: nothing is."""
         if self._socket is None:
             raise ZmtpClosed("there is no connection")
-        if self._long is not None:
-            target = memoryview(self._long)[self._long_got :]
-        else:
-            self._make_room()
-            target = self._view[self._end :]
         try:
-            got: int = self._socket.recv_into(target)
+            got = self._reader.fill(self._socket.recv_into)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
             raise ZmtpClosed(str(error)) from error
-        finally:
-            target.release()  # else the frame could not grow
         if not got:
             raise ZmtpClosed("the kernel closed its end")
-        if self._long is not None:
-            self._long_got += got
-        else:
-            self._end += got
         return True
-
-    def _make_room(self) -> None:
-        if self._start == self._end:
-            self._start = self._end = 0
-        elif self._end == _BUFFER_BYTES:
-            rest = self._buffer[self._start : self._end]
-            self._view[: len(rest)] = rest
-            self._start, self._end = 0, len(rest)
-
-    def _next(self) -> list[Frame] | None:
-        """Take the next message out of what was read; None when more must be read."""
-        while True:
-            taken = self._take_long() if self._long is not None else self._take_frame()
-            if taken is None:
-                return None
-            frame, more = taken
-            self._frames.append(frame)
-            if not more:
-                message, self._frames, self._size = self._frames, [], 0
-                return message
-
-    def _take_greeting(self) -> bool:
-        if self._end - self._start < len(_GREETING):
-            return False
-        theirs = bytes(self._view[self._start : self._start + len(_GREETING)])
-        if theirs[0] != 0xFF or theirs[9] != 0x7F or theirs[10] < 3 or theirs[12:32] != _GREETING[12:32]:
-            raise ZmtpError(f"not a ZMTP greeting: {theirs[:16].hex()}")
-        self._start += len(_GREETING)
-        self._greeted = True
-        return True
-
-    def _take_frame(self) -> tuple[Frame, bool] | None:
-        """One frame, or the command of the handshake, and whether more follow; None: not all there yet."""
-        at, end, view = self._start, self._end, self._view
-        if end - at < 2:
-            return None
-        flags = view[at]
-        if flags & _LONG:
-            if end - at < 9:
-                return None
-            size: int = struct.unpack_from(">Q", view, at + 1)[0]
-            at += 9
-        else:
-            size = view[at + 1]
-            at += 2
-        self._check(flags, size)
-        if flags & _COMMAND:
-            if end - at < size:
-                return None
-            self._start = at + size
-            return self._take_command(bytes(view[at : at + size])), False
-        if end - at >= size:
-            self._size += size
-            self._start = at + size
-            return bytes(view[at : at + size]), bool(flags & _MORE)
-        if size <= _BUFFER_BYTES // 2:
-            return None  # it fits, once the rest is there
-        self._size += size
-        got = end - at
-        self._long = bytearray(min(size, max(_FIRST_BYTES, got)))
-        self._long[:got] = view[at:end]
-        self._long_size, self._long_got, self._long_more = size, got, bool(flags & _MORE)
-        self._start = self._end = 0
-        return self._take_long()
-
-    def _take_long(self) -> tuple[Frame, bool] | None:
-        frame = self._long
-        assert frame is not None
-        if self._long_got < len(frame):
-            return None
-        left = self._long_size - len(frame)
-        if left:
-            frame.extend(bytes(min(left, len(frame))))
-            return None
-        self._long = None
-        return frame, self._long_more
-
-    def _check(self, flags: int, size: int) -> None:
-        if flags & ~(_MORE | _LONG | _COMMAND):
-            raise ZmtpError(f"a frame with the flags {flags:#x}")
-        if flags & _COMMAND:
-            if self._is_ready or size > _COMMAND_BYTES or flags & _MORE:
-                raise ZmtpError("a command where there is none")
-        elif not self._is_ready:
-            raise ZmtpError("a message before the handshake was done")
-        elif self._size + size > self._message_bytes:
-            raise ZmtpError(f"a message of more than {self._message_bytes} bytes")
-        elif len(self._frames) >= self._most_frames:
-            raise ZmtpError(f"a message of more than {self._most_frames} frames")
-
-    def _take_command(self, body: bytes) -> bytes:
-        if not body.startswith(b"\x05READY"):
-            raise ZmtpError(f"not a ZMTP handshake: {body[:16].hex()}")
-        self._is_ready = True
-        return body
 
 
 def _connect(url: str) -> socket.socket:

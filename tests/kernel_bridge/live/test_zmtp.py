@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import zmq
 
-from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpError, ZmtpSocket
+from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
+from kernel_bridge.live.zmtp_reader import ZmtpError
 from kernel_bridge.threads.waiting import Wakeup, wait_for
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
