@@ -1,7 +1,7 @@
-"""Events: what happens while a program is optimized, and the one emitter. Knows no display, no store and no DSPy.
+"""Events: what happens while a program is optimized, and the one emitter.
 
-Nothing of the validation set but scores and counts is ever put into an event, so an observer may show or keep all of
-them. Scores are fractions 0..1, times are seconds.
+An event holds nothing of the validation set but scores and counts, so an observer may show or keep all of them. Scores
+are fractions 0..1, times are seconds.
 """
 
 from __future__ import annotations

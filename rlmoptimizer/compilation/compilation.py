@@ -30,7 +30,7 @@ from rlmoptimizer.errors import SubmissionError
 from rlmoptimizer.evaluation.run_warnings import warn_of_a_dead_baseline
 from rlmoptimizer.events import AgentSubmitted, CompileFinished, CompileResumed, CompileStarted, FellBack, Split
 from rlmoptimizer.lms.failures import asked_as
-from rlmoptimizer.lms.root_session import root_session
+from rlmoptimizer.lms.root_session import RootSession
 from rlmoptimizer.records import RunRecord, best_run, total_usd, usage_dict
 from rlmoptimizer.store.run_store import RunStore
 
@@ -172,7 +172,7 @@ class _Compilation:
     @contextmanager
     def _agent(self, turns: int) -> Generator[Agent]:
         settings = self._settings
-        with root_session(
+        with RootSession(
             settings.root_lm,
             stateful=settings.root_stateful_session,
             multiturn_history=settings.rlm_multiturn_history,

@@ -1,6 +1,6 @@
-"""The setup of an optimization as a document: what a resume must find the same, and how two of them differ.
+"""The setup of an optimization as it is stored: what a resume must find the same, and how two of them differ.
 
-Knows no store. Holds digests of examples, never their values.
+It holds digests of examples, never their values.
 """
 
 # DSPy ships no type information.

@@ -27,13 +27,13 @@ import cloudpickle
 import dspy
 
 import kernel_bridge
+from kernel_bridge.interpreter import OnlyText
 from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidScore, add_note
 from rlmoptimizer.evaluation.fan_out import GivenUp
 from rlmoptimizer.evaluation.metric import Scorer, Verdict, bind_metric, read_verdict
 from rlmoptimizer.evaluation.plain_values import to_plain
 from rlmoptimizer.evaluation.steps import Steps, Trace, describe_error, record_steps
-from rlmoptimizer.lms.attachments import OnlyText
 from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.records import ExampleResult, StepTrace
 from rlmoptimizer.task.copying import copy_of

@@ -1,5 +1,6 @@
-"""Texts in which DSPy finds attachments: it reads what stands between two marks of its own in any text of a message as
-parts of the message, such as an image's URL. Texts of the agent, its kernel and of LMs hold text only. Knows no LM.
+"""Keeps DSPy from finding attachments in text of the agent, its kernel and LMs.
+
+DSPy reads what stands between two marks of its own, in any text of a message, as a part such as an image's URL.
 """
 
 # DSPy ships no type information.
@@ -13,9 +14,9 @@ from typing import Any, cast
 
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
 
-from kernel_bridge.interpreter import OnlyText, only_text, only_text_in
+from kernel_bridge.interpreter import only_text, only_text_in
 
-__all__ = ["OnlyText", "has_attachments", "text_messages", "turn_inputs"]
+__all__ = ["has_attachments", "text_messages", "turn_inputs"]
 
 
 def has_attachments(text: str) -> bool:
@@ -24,7 +25,7 @@ def has_attachments(text: str) -> bool:
 
 
 def turn_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a turn of the agent is told, as text only."""
+    """The inputs of a turn of the agent, as text only."""
     return {name: _turn_input(value) for name, value in inputs.items()}
 
 
@@ -33,18 +34,15 @@ def _turn_input(value: Any) -> Any:
 
 
 def _history(history: REPLHistory) -> REPLHistory:
-    texts = [(entry.reasoning, entry.code, entry.output) for entry in history.entries]
-    if not any(has_attachments(text) for parts in texts for text in parts):
-        return history
     entries = [
-        REPLEntry(reasoning=only_text(reasoning), code=only_text(code), output=only_text(output))
-        for reasoning, code, output in texts
+        REPLEntry(reasoning=only_text(entry.reasoning), code=only_text(entry.code), output=only_text(entry.output))
+        for entry in history.entries
     ]
     return history.model_copy(update={"entries": entries})
 
 
 def text_messages(messages: Any) -> Any:
-    """The messages of a sub-agent, whose parts are put together again to one text each."""
+    """The messages of a sub-agent, with the parts of each joined to one text again."""
     if not isinstance(messages, list):
         return messages
     return [_text_message(message) for message in cast("list[Any]", messages)]

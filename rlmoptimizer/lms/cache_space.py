@@ -1,12 +1,11 @@
-"""Spaces in DSPy's cache: what is asked in one of them is answered from no other. Knows nothing of who asks.
+"""Spaces in DSPy's cache: a request made in one of them is answered from no other.
 
-Whoever chooses the requests of one part of an optimization would else learn from their price and their time what
-another part has asked: by a prompt to the sub-LM, or by a step that a prompt makes repeat a guess, whether an example
-of the validation set reads like that.
+Without them an agent could learn what the validation set holds: it asks the sub-LM a guess, or makes a step repeat one,
+and sees by price or time whether that was asked before.
 
-The space is one of DSPy's settings, so it goes where they go: into the threads that DSPy starts, too. It becomes part
-of the cache's keys, at the place that DSPy names for keys of one's own. An entry is found again in the same space, by
-another compile too. Nothing of it is sent to a provider.
+The space is one of DSPy's settings, so it goes where they go, also into threads that DSPy starts. It becomes part of
+the cache's keys, in the function that DSPy lets one replace. A later compile finds the entries of a space again, and
+nothing of it is sent to a provider.
 """
 
 # DSPy ships no type information.
@@ -30,7 +29,7 @@ _lock = threading.Lock()
 
 @contextmanager
 def cache_space(name: str) -> Generator[None]:
-    """In the block, and wherever DSPy's settings are handed on from it, the cache is that of the space `name`."""
+    """In the block, and wherever DSPy's settings go from it, the cache is that of the space `name`."""
     _separate(dspy.cache)
     with dspy.context(**{_SETTING: name}):
         yield

@@ -1,4 +1,4 @@
-"""One call of a Responses LM that continues a stored response. Knows no REPL, and nothing of a session."""
+"""One call of a Responses LM that continues a stored response."""
 
 # DSPy ships no type information; what is used of it here is cast where it enters.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -15,7 +15,7 @@ from dspy.lm15 import Message, Request, Response, UnsupportedFeatureError, reque
 
 from rlmoptimizer.lms.preflight import calls_as_dspy_does
 
-__all__ = ["ChainedLM", "ParentIgnored", "Stored", "why_stateless"]
+__all__ = ["ChainedLM", "ParentIgnored", "StoredResponse", "why_stateless"]
 
 # What dspy.LM reads from its keyword arguments to reach the provider. For an explicit request it applies them itself.
 _CONNECTION = {
@@ -27,7 +27,7 @@ _EXECUTION = {"cache", "rollout_id", "n", "num_generations", "prompt_cache"}
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredResponse:
     """A response that the provider keeps."""
 
     id: str
@@ -45,7 +45,7 @@ class ChainedLM(dspy.BaseLM):
     callbacks, usage and history are what they are for any other call.
     """
 
-    def __init__(self, lm: dspy.LM, parent: Stored | None, repeated: int) -> None:
+    def __init__(self, lm: dspy.LM, parent: StoredResponse | None, repeated: int) -> None:
         super().__init__(model=lm.model, model_type=lm.model_type, cache=lm.cache)
         self.kwargs = dict(lm.kwargs)
         self.response: Response | None = None
@@ -112,7 +112,7 @@ def why_stateless(lm: dspy.BaseLM) -> str | None:
     return None
 
 
-def _ignores(response: Response, parent: Stored) -> bool:
+def _ignores(response: Response, parent: StoredResponse) -> bool:
     """Whether the provider plainly answered without the parent: it names another one, and it read less than before."""
     named = (response.provider_data or {}).get("previous_response_id", parent.id)
     read = response.usage.input_tokens

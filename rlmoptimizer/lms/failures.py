@@ -1,7 +1,4 @@
-"""What an LM failed of: DSPy's codes of errors, which of them say nothing about who asked, and how people are told.
-
-Knows no programs.
-"""
+"""Why an LM failed: DSPy's error codes, and the line in which a person is told."""
 
 # DSPy ships no type information.
 # pyright: reportMissingTypeStubs=false
@@ -36,7 +33,7 @@ _MESSAGE_CHARS: Final = 2000  # of an error's text; a proxy may answer with a wh
 
 @contextmanager
 def asked_as(role: str) -> Generator[None]:
-    """Keep with an LM's error in the block for which role it was asked."""
+    """Note on an LM's error in the block which role the LM was asked for."""
     try:
         yield
     except LMError as error:
@@ -46,7 +43,7 @@ def asked_as(role: str) -> Generator[None]:
 
 
 def failure_line(error: BaseException) -> str | None:
-    """In one line of our words, which LM could not be had and why; None: it is another kind of error."""
+    """One line that says which LM was not available and why; None: it is another kind of error."""
     kind = failure_kind(error) if isinstance(error, LMError) else None
     if kind not in LM_FAILURES:
         return None
@@ -58,10 +55,7 @@ def failure_line(error: BaseException) -> str | None:
 
 
 def shortened(error: BaseException) -> BaseException:
-    """The same error, of which Python prints little more than its text: not the client's frames and causes.
-
-    What it came from stays in its `__context__`, with all frames.
-    """
+    """The same error, for which Python prints little more than its text. Its `__context__` keeps causes and frames."""
     error.__context__ = error.__cause__ or error.__context__
     error.__cause__, error.__suppress_context__ = None, True
     error.args = tuple(map(_brief, error.args))
@@ -76,7 +70,7 @@ def _brief(value: Any) -> Any:
 
 
 def failure_kind(error: BaseException) -> str | None:
-    """DSPy's code of the LM's error that this one is, or came from; None: no LM failed."""
+    """DSPy's code of the LM error that this one is or was caused by; None: no LM failed."""
     return next((_exact_kind(cause) for cause in causes(error) if isinstance(cause, LMError)), None)
 
 
@@ -99,7 +93,7 @@ def _exact_kind(error: LMError) -> str:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from, the nearest first."""
+    """An error and its causes, the nearest first."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:

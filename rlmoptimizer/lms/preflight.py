@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dspy
@@ -31,6 +31,14 @@ def calls_as_dspy_does(lm: dspy.BaseLM, *more: str) -> bool:
     )
 
 
+def _asked_of_dspy(question: Callable[[dspy.LM], str | None], lm: dspy.LM) -> str | None:
+    try:
+        return question(lm)
+    except Exception:  # DSPy's internals, which may change; then only the calls can tell
+        logger.debug("What %s lacks cannot be told before it is called", lm.model, exc_info=True)
+        return None
+
+
 # keys
 
 
@@ -50,11 +58,7 @@ def why_keyless(lm: dspy.BaseLM) -> str | None:
     """
     if not isinstance(lm, dspy.LM) or not calls_as_dspy_does(lm) or not isinstance(lm.engine, str):
         return None
-    try:
-        return _why_no_client_is_made(lm)
-    except Exception:  # DSPy's internals, which may change; then only the calls can tell
-        logger.debug("Whether %s has a key cannot be told before it is called", lm.model, exc_info=True)
-        return None
+    return _asked_of_dspy(_why_no_client_is_made, lm)
 
 
 def _why_no_client_is_made(lm: dspy.LM) -> str | None:
@@ -106,11 +110,7 @@ def why_unpriced(lm: dspy.BaseLM) -> str | None:
         if callable(getattr(lm.engine, "complete_legacy", None)):  # it makes the whole result, cost included
             return None
         return "it is answered by an engine of its own, for which DSPy has no prices"
-    try:
-        return _why_no_price_is_found(lm)
-    except Exception:  # DSPy's internals, which may change; then only the calls can tell
-        logger.debug("Whether %s has a price cannot be told before it is called", lm.model, exc_info=True)
-        return None
+    return _asked_of_dspy(_why_no_price_is_found, lm)
 
 
 def _why_no_price_is_found(lm: dspy.LM) -> str | None:

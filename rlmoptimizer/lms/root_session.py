@@ -1,6 +1,4 @@
-"""The root LM's turns: one chained conversation where the provider keeps state, plain calls where it does not. Knows
-nothing of tools, budget, or the program being optimized.
-"""
+"""The root LM's turns: one chained conversation where the provider keeps state, plain calls where it does not."""
 
 # DSPy ships no type information; what is used of it here is cast where it enters.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -12,72 +10,30 @@ import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import dspy
 from dspy.lm15 import Response
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
 
 from rlmoptimizer.lms.attachments import turn_inputs
-from rlmoptimizer.lms.chained_lm import ChainedLM, ParentIgnored, Stored, why_stateless
-from rlmoptimizer.lms.turn_messages import Said, TurnFormat, history_field
+from rlmoptimizer.lms.chained_lm import ChainedLM, ParentIgnored, StoredResponse, why_stateless
+from rlmoptimizer.lms.turn_messages import ConversationSoFar, TurnFormat, history_field
 
-__all__ = ["RootSession", "root_session"]
+__all__ = ["RootSession"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _ANSWERS = 3  # how often one turn is asked before an answer that does not parse ends the run
 _LOSSES = 2  # parents refused in a row, after which the provider is taken to keep no state
 
 
-@contextmanager
-def root_session(
-    root_lm: dspy.BaseLM,
-    *,
-    stateful: bool = True,
-    multiturn_history: bool = False,
-    max_output_chars: int | None = None,
-    asking: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Generator[RootSession]:
-    """Open a session between one ``dspy.RLM`` and its root LM; it ends, and lets go of the RLM, with the block.
-
-        with root_session(root_lm, stateful=True, multiturn_history=False) as session:
-            rlm = dspy.RLM(signature, sub_lm=sub_lm or root_lm, max_output_chars=10_000, ...)
-            session.attach(rlm)
-            result = rlm(**inputs)  # or: await rlm.acall(**inputs)
-
-    Pass `sub_lm` to the RLM as above. Without it `llm_query` and sub-agents fall back to `dspy.settings.lm`, which the
-    session leaves alone. `root_lm` itself is a fine sub-LM: it is never changed, so such a call is plain and stateless.
-
-    `stateful`: when `root_lm` is a ``dspy.LM(..., model_type="responses")``, a turn sends only what is new and names
-    the response it continues. Any other LM runs without, which is logged once.
-    `multiturn_history`: a turn that tells the whole history tells it as user and assistant messages.
-    `max_output_chars`: what the LM sees of one turn's output, head and tail kept; None: as the RLM was told.
-    `asking`: entered around every request to `root_lm`.
-
-    In every mode an answer that does not parse is asked for again, from the same parent: in the format of
-    `dspy.settings.adapter` (default ``dspy.ChatAdapter``), then as JSON, then once more in the first format.
-    """
-    session = RootSession(root_lm, stateful, multiturn_history, max_output_chars, asking)
-    try:
-        yield session
-    finally:
-        session.detach()
-
-
-class _TakesTurns(Protocol):
-    """What is used of a ``dspy.RLM``: its two predictors."""
-
-    generate_action: Any
-    extract: Any
-
-
 @dataclass(frozen=True, slots=True)
 class _Link:
-    """An answer that the provider keeps, and the conversation up to it."""
+    """One link of the chain: an answer that the provider keeps, and the conversation up to it."""
 
-    stored: Stored
-    said: Said
+    stored: StoredResponse
+    so_far: ConversationSoFar
     entries: tuple[REPLEntry, ...]  # the history it was given
     reasoning: str
     code: str
@@ -90,15 +46,36 @@ class _Link:
 
 
 class RootSession:
-    """How one ``dspy.RLM`` talks to its root LM. Made by `root_session`; used by one RLM call at a time."""
+    """How one ``dspy.RLM`` talks to its root LM; it lets go of the RLM at the end of its block.
+
+        with RootSession(root_lm) as session:
+            rlm = dspy.RLM(signature, sub_lm=sub_lm or root_lm, max_output_chars=10_000, ...)
+            session.attach(rlm)
+            result = rlm(**inputs)  # or: await rlm.acall(**inputs)
+
+    Pass `sub_lm` to the RLM as above: without it `llm_query` and sub-agents fall back to `dspy.settings.lm`, which the
+    session leaves alone. `root_lm` itself may be the sub-LM: it is never changed, so such calls are plain ones.
+
+    In every mode an answer that does not parse is asked for again, from the same parent: in the format of
+    `dspy.settings.adapter` (default ``dspy.ChatAdapter``), then as JSON, then once more in the first format.
+    Used by one RLM call at a time.
+
+    Args:
+        stateful: when `root_lm` is a ``dspy.LM(..., model_type="responses")``, a turn sends only what is new and names
+            the response it continues. Any other LM runs without, which is logged once.
+        multiturn_history: a turn that tells the whole history tells it as user and assistant messages.
+        max_output_chars: of one turn's output that the LM sees, head and tail kept; None: as the RLM was told.
+        asking: entered around every request to `root_lm`.
+    """
 
     def __init__(
         self,
         root_lm: dspy.BaseLM,
-        stateful: bool,
-        multiturn_history: bool,
-        max_output_chars: int | None,
-        asking: Callable[[], AbstractContextManager[None]],
+        *,
+        stateful: bool = True,
+        multiturn_history: bool = False,
+        max_output_chars: int | None = None,
+        asking: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.root_lm = root_lm
         self.asking = asking
@@ -107,12 +84,20 @@ class RootSession:
         self.chained = stateful  # whether turns are sent as a chain of stored responses; goes off if it cannot work
         self._links: dict[int, _Link] = {}  # by the number of turns before the answer
         self._losses = 0
-        self._attached: list[tuple[_TakesTurns, Any, Any]] = []
-        self._said_foreign = False
+        self._attached: list[tuple[Any, Any, Any]] = []  # the RLM, and its own predictors
+        self._warned_of_adapter = False
         if stateful and (reason := why_stateless(root_lm)):
             self.stop_chaining(reason)
 
-    def attach(self, rlm: _TakesTurns) -> None:
+    def __enter__(self) -> RootSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._attached:
+            rlm, rlm.generate_action, rlm.extract = self._attached.pop()
+        self._links.clear()
+
+    def attach(self, rlm: Any) -> None:
         """Send `rlm`'s own turns (its `generate_action` and `extract`) through this session, until it ends.
 
         Nothing else is touched. `dspy.settings` stays as it is outside of these two calls, so `llm_query`, sub-agents,
@@ -121,12 +106,6 @@ class RootSession:
         self._attached.append((rlm, rlm.generate_action, rlm.extract))
         rlm.generate_action = _Predictor(rlm.generate_action, self)
         rlm.extract = _Predictor(rlm.extract, self)
-
-    def detach(self) -> None:
-        """Give every attached RLM its own predictors back and forget the conversation."""
-        while self._attached:
-            rlm, rlm.generate_action, rlm.extract = self._attached.pop()
-        self._links.clear()
 
     def parent_of(self, history: REPLHistory | None) -> _Link | None:
         """The last stored answer that `history` continues; None when the whole context has to be sent."""
@@ -151,13 +130,13 @@ class RootSession:
         if self._losses >= _LOSSES:
             self.stop_chaining(f"the provider refused {self._losses} responses in a row that it had just given")
         else:
-            _log.warning("The provider lost the root LM's conversation (%s); sending the whole context anew.", reason)
+            logger.warning("The provider lost the root LM's conversation (%s); sending the whole context anew.", reason)
 
     def stop_chaining(self, reason: str) -> None:
         """Go on with plain calls."""
         self.chained = False
         self._links.clear()
-        _log.warning("The root LM runs without a stateful session: %s.", reason)
+        logger.warning("The root LM runs without a stateful session: %s.", reason)
 
     def style(self) -> dspy.ChatAdapter | None:
         """The adapter whose field format the turns are written in; None when it cannot be reshaped."""
@@ -166,9 +145,9 @@ class RootSession:
             return dspy.ChatAdapter()
         if isinstance(adapter, dspy.ChatAdapter):
             return adapter
-        if not self._said_foreign and (self.chained or self.multiturn_history):
-            self._said_foreign = True
-            _log.warning(
+        if not self._warned_of_adapter and (self.chained or self.multiturn_history):
+            self._warned_of_adapter = True
+            logger.warning(
                 "%s formats its own messages; the root LM runs without a stateful session and multi-turn history.",
                 type(adapter).__name__,
             )
@@ -232,7 +211,7 @@ class _Turn:
             style,
             conversation=session.multiturn_history,
             continued=session.chained,
-            said=parent.said if parent else None,
+            so_far=parent.so_far if parent else None,
             max_output_chars=session.max_output_chars,
         )
         lm = None
@@ -259,7 +238,7 @@ class _Turn:
             # What was streamed to a listener cannot be taken back.
             if self._unparsed >= _ANSWERS or dspy.settings.send_stream is not None:
                 raise
-            _log.info("The root LM's answer does not parse, asking again: %s", error)
+            logger.info("The root LM's answer does not parse, asking again: %s", error)
 
     @contextmanager
     def _recovering(self) -> Generator[None]:
@@ -287,8 +266,8 @@ class _Turn:
             self._session.stop_chaining("the provider does not store its responses (it says store: false)")
         else:
             link = _Link(
-                stored=Stored(response.id, response.usage.input_tokens),
-                said=Said(self._instructions, self._inputs, len(self._history.entries) + 1),
+                stored=StoredResponse(response.id, response.usage.input_tokens),
+                so_far=ConversationSoFar(self._instructions, self._inputs, len(self._history.entries) + 1),
                 entries=tuple(self._history.entries),
                 reasoning=str(prediction.reasoning),
                 code=str(prediction.code),

@@ -1,4 +1,4 @@
-"""The messages of one REPL turn: the whole history, a conversation, or only what is new. Knows no LM and no session."""
+"""The messages of one REPL turn: the whole history, a conversation, or only what is new."""
 
 # DSPy ships no type information; its signatures and adapters are seen here through the few calls below.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -14,7 +14,7 @@ from typing import Any, cast
 import dspy
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
 
-__all__ = ["Said", "TurnFormat", "history_field"]
+__all__ = ["ConversationSoFar", "TurnFormat", "history_field"]
 
 Message = dict[str, Any]  # one chat message: role and content
 
@@ -25,8 +25,8 @@ _ANSWER = ("reasoning", "code")  # the fields that dspy.RLM asks for in every tu
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a conversation already holds, so that it is not said again."""
+class ConversationSoFar:
+    """What a conversation holds already, so that it is not sent again."""
 
     instructions: str  # the task it is about
     inputs: Mapping[str, Any]  # what its last turn was given, but for the history
@@ -38,7 +38,7 @@ class TurnFormat:
 
     `adapter` names the fields and marks them up; this class only decides which messages there are:
 
-    - `said` given: the execution result of its last answer, what else the history holds since, and the inputs that
+    - `so_far` given: the execution result of its last answer, what else the history holds since, and the inputs that
       changed, as one user message (after a system message when the task is another one);
     - else `conversation`: the first request, then for each earlier turn the model's answer as an assistant message and
       its execution result in the user message that follows;
@@ -54,14 +54,14 @@ class TurnFormat:
         *,
         conversation: bool,
         continued: bool = False,
-        said: Said | None = None,
+        so_far: ConversationSoFar | None = None,
         max_output_chars: int | None = None,
     ) -> None:
         self._adapter = adapter
         self._conversation = conversation
         # Follow-ups come later or already now, so the instructions describe what they hold.
-        self._continued = continued or said is not None
-        self._said = said
+        self._continued = continued or so_far is not None
+        self._so_far = so_far
         self._max_output_chars = max_output_chars
 
     def adapter(self) -> dspy.Adapter:
@@ -89,8 +89,8 @@ class TurnFormat:
         dialogue = self._conversation and set(_ANSWER) <= set(signature.output_fields)
         if dialogue or self._continued:
             signature = _with_result(signature, field, history_too=not dialogue)
-        if self._said is not None and history.entries:
-            return self._follow_up(signature, field, history, inputs, self._said)
+        if self._so_far is not None and history.entries:
+            return self._follow_up(signature, field, history, inputs, self._so_far)
         if dialogue:
             return self._dialogue(signature, field, history, demos, inputs)
         return self._adapter.format(signature, demos, {**inputs, field: history})
@@ -100,18 +100,23 @@ class TurnFormat:
         return {"role": "user", "content": content}
 
     def _follow_up(
-        self, signature: type[dspy.Signature], field: str, history: REPLHistory, inputs: dict[str, Any], said: Said
+        self,
+        signature: type[dspy.Signature],
+        field: str,
+        history: REPLHistory,
+        inputs: dict[str, Any],
+        so_far: ConversationSoFar,
     ) -> list[Message]:
         limit = history.max_output_chars
-        new = {name: value for name, value in inputs.items() if name != field and said.inputs.get(name) != value}
-        answered, *since = history.entries[said.answers - 1 :]
+        new = {name: value for name, value in inputs.items() if name != field and so_far.inputs.get(name) != value}
+        answered, *since = history.entries[so_far.answers - 1 :]
         told = [REPLEntry.format_output(answered.output, limit)]
-        for index, entry in enumerate(since, start=said.answers):
+        for index, entry in enumerate(since, start=so_far.answers):
             # The conversation does not hold this turn: told with its code, if an answer of the model's made it.
             told.append(entry.format(index, limit) if entry.code else REPLEntry.format_output(entry.output, limit))
         new[_RESULT] = "\n".join(told)
         user = self._user(signature, new)
-        if signature.instructions == said.instructions:
+        if signature.instructions == so_far.instructions:
             return [user]
         return [{"role": "system", "content": self._adapter.format_system_message(signature)}, user]
 

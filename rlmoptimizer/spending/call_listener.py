@@ -1,4 +1,4 @@
-"""A history that hears of every entry that DSPy adds to it, and keeps none. Knows nothing of who listens."""
+"""A listener in the place of a history: it hears of every call that DSPy adds, and keeps none."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""The usage meter: sees the LM calls that DSPy makes, for whichever role, and what they cost. Knows no budget.
+"""The usage meter: counts the LM calls that DSPy makes, by role, and what they cost.
 
-A role is a pair of DSPy settings, so it goes where DSPy's settings go: into threads that DSPy starts and into async
-calls, and it tells apart two roles that share one LM. The pair is an owner of history entries, the one place where
-DSPy says what a call cost, and a usage tracker, which DSPy tells what was billed: an answer from its cache was not.
-Both hear of a call when it is over, in the thread that made it. DSPy's callbacks would hear of its beginning too, but
-each of them slows down every call of every module, adapter and LM by half.
+A role is two of DSPy's settings, so it goes where they go, into threads and async calls, and two roles may share an LM.
+One is an owner of history entries, the only place where DSPy says what a call cost. The other is a usage tracker, which
+DSPy tells what was billed: an answer from its cache was not. Both hear of a call when it is over, in the thread that
+made it. DSPy's callbacks would do too, but each slows down every call of every module, adapter and LM by half.
 """
 
 # DSPy ships no type information; what is used of it here is cast where it enters.

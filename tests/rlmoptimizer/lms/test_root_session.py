@@ -15,7 +15,7 @@ from dspy.primitives.repl_types import REPLHistory
 from dspy.utils import DummyLM
 from responses_server import Call, ResponsesServer, Said, as_json, turn
 
-from rlmoptimizer.lms.root_session import root_session
+from rlmoptimizer.lms.root_session import RootSession
 
 DONE = turn("enough", "SUBMIT(answer='42')")
 LOOK = turn("look", "print('one')")
@@ -52,7 +52,7 @@ def agent(signature: str = "question -> answer", **options: Any) -> dspy.RLM:
 
 
 def run(lm: dspy.BaseLM, question: str = "what", *, rlm: dspy.RLM | None = None, **options: Any) -> dspy.Prediction:
-    with root_session(lm, **options) as session:
+    with RootSession(lm, **options) as session:
         rlm = rlm or agent(sub_lm=lm)
         session.attach(rlm)
         return rlm(question=question)
@@ -142,7 +142,7 @@ def test_output_is_cut_to_what_the_rlm_was_told_or_to_what_the_session_was_told(
 
 
 def test_another_run_in_the_same_session_starts_a_conversation_of_its_own(responses_lm: Any):
-    with provider([LOOK, DONE, MORE, DONE]) as server, root_session(responses_lm(server)) as session:
+    with provider([LOOK, DONE, MORE, DONE]) as server, RootSession(responses_lm(server)) as session:
         rlm = agent()
         session.attach(rlm)
         rlm(question="first")
@@ -154,7 +154,7 @@ def test_another_run_in_the_same_session_starts_a_conversation_of_its_own(respon
 def test_the_rlm_has_its_own_predictors_back_when_the_session_is_over(responses_lm: Any):
     rlm = agent()
     own = rlm.generate_action, rlm.extract
-    with provider([]) as server, root_session(responses_lm(server)) as session:
+    with provider([]) as server, RootSession(responses_lm(server)) as session:
         session.attach(rlm)
         assert rlm.generate_action is not own[0]
         assert rlm.generate_action.signature is own[0].signature
@@ -163,7 +163,7 @@ def test_the_rlm_has_its_own_predictors_back_when_the_session_is_over(responses_
 
 def test_an_awaited_run_is_chained_too(responses_lm: Any):
     async def awaited(lm: dspy.LM) -> dspy.Prediction:
-        with root_session(lm) as session:
+        with RootSession(lm) as session:
             rlm = agent()
             session.attach(rlm)
             try:
@@ -203,7 +203,7 @@ def test_an_empty_answer_is_one_that_does_not_parse(responses_lm: Any):
 
 
 def test_an_agent_that_takes_an_unreadable_answer_for_a_turn_continues_the_last_good_one(responses_lm: Any):
-    with provider([LOOK, *["garbage"] * 3, DONE]) as server, root_session(responses_lm(server)) as session:
+    with provider([LOOK, *["garbage"] * 3, DONE]) as server, RootSession(responses_lm(server)) as session:
         rlm = agent()
         session.attach(rlm)
         told = REPLHistory()
@@ -400,7 +400,7 @@ def test_a_session_that_is_not_wanted_says_nothing_and_changes_nothing(
 def test_settings_that_rule_a_chain_out_are_kept_and_the_session_says_so(
     responses_lm: Any, caplog: pytest.LogCaptureFixture, setting: dict[str, Any]
 ):
-    with provider([]) as server, root_session(responses_lm(server, **setting)) as session:
+    with provider([]) as server, RootSession(responses_lm(server, **setting)) as session:
         assert not session.chained
     assert len(warnings_in(caplog)) == 1
     assert next(iter(setting)) in warnings_in(caplog)[0] or "several" in warnings_in(caplog)[0]
@@ -700,7 +700,7 @@ def test_an_answer_is_not_served_from_the_cache_to_another_conversation(response
 def test_a_conversation_from_the_cache_that_the_provider_no_longer_knows_is_taken_up_again(responses_lm: Any):
     def act(lm: dspy.LM, turns: int) -> None:
         told = REPLHistory()
-        with root_session(lm) as session:
+        with RootSession(lm) as session:
             rlm = agent()
             session.attach(rlm)
             for number in range(1, turns + 1):

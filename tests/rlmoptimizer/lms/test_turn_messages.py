@@ -9,7 +9,7 @@ from dspy.primitives.repl_types import REPLEntry, REPLHistory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlmoptimizer.lms.turn_messages import Said, TurnFormat, history_field
+from rlmoptimizer.lms.turn_messages import ConversationSoFar, TurnFormat, history_field
 
 RLM = dspy.RLM("question -> answer: dict[str, str]", max_iters=9, interpreter_factory=dspy.LocalInterpreter)
 ACTION = RLM.generate_action.signature
@@ -129,16 +129,16 @@ def test_the_extraction_is_told_the_whole_history_since_its_answers_have_other_f
 
 @pytest.mark.parametrize("conversation", [True, False])
 def test_a_follow_up_says_only_the_last_result_and_what_changed(conversation: bool):
-    said = Said(ACTION.instructions, {"variables_info": VARIABLES, "iteration": "2/9"}, answers=2)
-    follow_up = TurnFormat(dspy.ChatAdapter(), conversation=conversation, continued=True, said=said)
+    said = ConversationSoFar(ACTION.instructions, {"variables_info": VARIABLES, "iteration": "2/9"}, answers=2)
+    follow_up = TurnFormat(dspy.ChatAdapter(), conversation=conversation, continued=True, so_far=said)
     messages = follow_up(ACTION, [], inputs(history(ONE, TWO)))
 
     assert messages == [{"role": "user", "content": SECOND_USER.replace("\n1\n", "\n2\n").replace("2/9", "3/9")}]
 
 
 def test_a_follow_up_says_also_what_happened_since_the_last_answer_that_the_conversation_holds():
-    said = Said(ACTION.instructions, {"variables_info": VARIABLES, "iteration": "1/9"}, answers=1)
-    follow_up = TurnFormat(dspy.ChatAdapter(), conversation=True, said=said)
+    said = ConversationSoFar(ACTION.instructions, {"variables_info": VARIABLES, "iteration": "1/9"}, answers=1)
+    follow_up = TurnFormat(dspy.ChatAdapter(), conversation=True, so_far=said)
     told = history(ONE, ("", "", "[Error] could not be read"), TWO)
     result = follow_up(ACTION, [], inputs(told))[0]["content"]
 
@@ -151,8 +151,8 @@ def test_a_follow_up_says_also_what_happened_since_the_last_answer_that_the_conv
 
 
 def test_a_follow_up_on_another_task_says_the_task_first():
-    said = Said(ACTION.instructions, {"variables_info": VARIABLES, "iteration": "2/9"}, answers=1)
-    follow_up = TurnFormat(dspy.ChatAdapter(), conversation=True, continued=True, said=said)
+    said = ConversationSoFar(ACTION.instructions, {"variables_info": VARIABLES, "iteration": "2/9"}, answers=1)
+    follow_up = TurnFormat(dspy.ChatAdapter(), conversation=True, continued=True, so_far=said)
     messages = follow_up(EXTRACT, [], {"variables_info": VARIABLES, "repl_history": history(ONE)})
 
     assert roles(messages) == ["system", "user"]
@@ -166,11 +166,11 @@ def test_a_follow_up_on_another_task_says_the_task_first():
 @pytest.mark.parametrize("mode", ["dialogue", "follow-up", "whole"])
 def test_output_is_cut_as_dspy_cuts_it(limit: int, mode: str):
     long = "".join(chr(ord("a") + index % 26) for index in range(300))
-    said = Said(ACTION.instructions, {}, answers=1) if mode == "follow-up" else None
+    said = ConversationSoFar(ACTION.instructions, {}, answers=1) if mode == "follow-up" else None
     for of_history, of_format in ((limit, None), (10_000, limit)):
         told = inputs(history(("", "print(long)", long), max_output_chars=of_history))
         turn_format = TurnFormat(
-            dspy.ChatAdapter(), conversation=mode == "dialogue", said=said, max_output_chars=of_format
+            dspy.ChatAdapter(), conversation=mode == "dialogue", so_far=said, max_output_chars=of_format
         )
         last = turn_format(ACTION, [], told)[-1]["content"]
         # DSPy indents a value of several lines when the field is not a plain string.
