@@ -24,7 +24,6 @@ from rlmoptimizer import CostExceededError, CostLimitReached, InvalidSetup
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.events import Emitter
-from rlmoptimizer.lms.preflight import why_unpriced
 from rlmoptimizer.records import LMCall, Role, RoleUsage, dollars, picodollars, total_usd
 from rlmoptimizer.spending.cost_ledger import BUFFER_SECONDS, CostLedger
 from rlmoptimizer.spending.ledger import LedgerState, Slot, UnitLedger
@@ -140,6 +139,16 @@ def test_examples_that_do_not_fit_are_refused_whole_and_told_what_would_fit() ->
 )
 def test_a_refusal_says_what_would_do(asked: float, left: float, purpose: str, fits: int, advice: str) -> None:
     assert str(CostExceededError(asked, left, purpose, fits=fits)).endswith(advice)
+
+
+def test_no_more_examples_are_settled_than_something_was_set_aside_for() -> None:
+    ledger = CostLedger(1.0)
+    with ledger.reserve(2, "evaluate") as slot:
+        slot.settle(2)
+        for count in (1, -1):
+            with pytest.raises(ValueError, match=f"cannot settle {count} of 0"):
+                slot.settle(count)
+    assert ledger.state().reserved == 0
 
 
 def test_a_prompt_is_expected_to_cost_what_prompts_have_cost_on_average() -> None:
@@ -452,18 +461,7 @@ DollarLedger.TestCase.settings = settings(max_examples=60, stateful_step_count=3
 TestDollarLedger = DollarLedger.TestCase
 
 
-# prices that can be known before
-
-
-def test_an_lm_whose_price_can_never_be_known_is_told_before_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "true")
-    assert "engine of its own" in str(why_unpriced(toy.eval_lm()))
-    assert "no known rate" in str(why_unpriced(dspy.LM("openai/no-such-model")))
-    assert why_unpriced(dspy.LM("openai/gpt-4o-mini")) is None
-    assert why_unpriced(dspy.LM("openai/gpt-4o-mini", model_type="responses")) is None
-    assert why_unpriced(priced_text(str)) is None  # it states one itself
-    assert why_unpriced(dspy.utils.DummyLM([])) is None  # only its calls can tell
-    assert why_unpriced(dspy.LM("openai/gpt-4o-mini", engine="litellm")) is None  # LiteLLM has prices of its own
+# prices that must be known before
 
 
 @pytest.mark.parametrize("role", ["root", "sub", "eval"])

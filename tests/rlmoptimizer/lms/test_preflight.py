@@ -1,4 +1,4 @@
-"""LMs without a key: refused before anything runs, and none that could have been asked."""
+"""LMs without a key or without a price: told before anything runs, and none that could have been asked or priced."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import dspy
 import pytest
 import toy
 from offline import ScriptedRootLM
+from priced import priced_text
 
 from rlmoptimizer import InvalidSetup
-from rlmoptimizer.lms.preflight import why_keyless
+from rlmoptimizer.lms.preflight import why_keyless, why_unpriced
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 
@@ -115,3 +116,17 @@ def test_a_finished_optimization_needs_no_key(tmp_path: Path, monkeypatch: pytes
     again = dspy.LM("offline/eval")
     monkeypatch.setattr("rlmoptimizer.lms.preflight.why_keyless", lambda lm: "it has no key")
     assert compiled(again).latest_run_id == first.latest_run_id
+
+
+# prices
+
+
+def test_an_lm_whose_price_can_never_be_known_is_told_before_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "true")
+    assert "engine of its own" in str(why_unpriced(toy.eval_lm()))
+    assert "no known rate" in str(why_unpriced(dspy.LM("openai/no-such-model")))
+    assert why_unpriced(dspy.LM("openai/gpt-4o-mini")) is None
+    assert why_unpriced(dspy.LM("openai/gpt-4o-mini", model_type="responses")) is None
+    assert why_unpriced(priced_text(str)) is None  # it states one itself
+    assert why_unpriced(dspy.utils.DummyLM([])) is None  # only its calls can tell
+    assert why_unpriced(dspy.LM("openai/gpt-4o-mini", engine="litellm")) is None  # LiteLLM has prices of its own
