@@ -14,14 +14,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
+
+from dspy.primitives.code_interpreter import CodeInterpreter
 
 from kernel_bridge import ConfinementReport, KernelInterpreter
 from kernel_bridge.text import traceback_shown
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
 from rlmoptimizer.events import KernelStarted
 
-__all__ = ["AgentKernels", "Interpreter", "InterpreterFactory", "kernel_started"]
+__all__ = ["AgentKernels", "InterpreterFactory", "kernel_started"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +32,10 @@ _START_SECONDS: Final = 1800.0
 _JOIN_SECONDS: Final = 20.0  # how long `close` waits for a start under way; then it is left to itself
 
 
-@runtime_checkable
-class Interpreter(Protocol):
-    """What is used of DSPy's `CodeInterpreter`."""
-
-    @property
-    def tools(self) -> dict[str, Callable[..., Any]]: ...
-    def start(self) -> None: ...
-    def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any: ...
-    def shutdown(self) -> None: ...
+InterpreterFactory = Callable[[], CodeInterpreter]
 
 
-InterpreterFactory = Callable[[], Interpreter]
-
-
-def kernel_started(interpreter: Interpreter) -> KernelStarted:
+def kernel_started(interpreter: CodeInterpreter) -> KernelStarted:
     """What an interpreter says of its own confinement; not every one does."""
     kind, report = type(interpreter).__name__, getattr(interpreter, "report", None)
     if not isinstance(report, ConfinementReport):
@@ -89,9 +80,9 @@ class AgentKernels:
         self._sub_agents = sub_agents
         self._own = {"submit_validator": submit_validator, "on_death": on_death, "checkpoint_file": checkpoint_file}
         self._lock = threading.Lock()
-        self._agents: Interpreter | None = None
-        self._others: weakref.WeakSet[Interpreter] = weakref.WeakSet()  # each of them ends with its sub-agent
-        self._first: Future[Interpreter] = Future()
+        self._agents: CodeInterpreter | None = None
+        self._others: weakref.WeakSet[CodeInterpreter] = weakref.WeakSet()  # each of them ends with its sub-agent
+        self._first: Future[CodeInterpreter] = Future()
         self._start_seconds = start_seconds
         self._join_seconds = join_seconds
         self._deadline = 0.0  # of the start
@@ -132,9 +123,9 @@ class AgentKernels:
         else:
             self._first.set_result(interpreter)
 
-    def _make(self, *, own: bool) -> Interpreter:
+    def _make(self, *, own: bool) -> CodeInterpreter:
         interpreter: Any = self._factory()
-        if not isinstance(interpreter, Interpreter):
+        if not isinstance(interpreter, CodeInterpreter):
             raise InvalidSetupType(
                 f"kernel made a {type(interpreter).__name__}; it must make a DSPy code interpreter, "
                 "as KernelInterpreter.factory() does"
@@ -154,7 +145,7 @@ class AgentKernels:
             interpreter.shutdown()
         return interpreter
 
-    def wait_started(self) -> Interpreter:
+    def wait_started(self) -> CodeInterpreter:
         """The agent's interpreter, when it runs.
 
         Raises what its start raised, and `InvalidSetup` when it takes too long.
@@ -166,7 +157,7 @@ class AgentKernels:
             )
         return self._first.result()
 
-    def __call__(self) -> Interpreter:
+    def __call__(self) -> CodeInterpreter:
         with self._lock:
             first, self._taken = not self._taken, True
         if first:

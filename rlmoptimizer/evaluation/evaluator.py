@@ -20,7 +20,7 @@ import dspy
 from kernel_bridge.threads.daemon_pool import DaemonPool
 from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidSetupType, MetricFailed
-from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, Halt, ThreadFanOut
+from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, Halt, ThreadFanOut, Work
 from rlmoptimizer.evaluation.metric import bind_metric
 from rlmoptimizer.evaluation.row_runner import PASSED_AT, Outcome, RowRunner
 from rlmoptimizer.evaluation.wait_monitor import Pending, WaitMonitor
@@ -208,20 +208,12 @@ class Evaluator:
         deliver: Callable[[list[tuple[int, Outcome]]], None],
         cancelled: Halt | None,
     ) -> FanOut[Row, Outcome]:
-        width = self.num_threads
         halts: tuple[Halt, ...] = (self._closed, self._aborted, *(() if cancelled is None else (cancelled,)))
+        work = Work(runner.run, rows, deliver, self.num_threads, halts)
         if self._executor is not None:
-            return ExecutorFanOut(runner.run, rows, deliver, width=width, halts=halts, executor=self._executor)
+            return ExecutorFanOut(work, self._executor)
         assert self._pool is not None
-        return ThreadFanOut(
-            runner.run,
-            rows,
-            deliver,
-            width=width,
-            halts=halts,
-            pool=self._pool,
-            is_crowded=lambda: len(self._under_way) > 1,
-        )
+        return ThreadFanOut(work, self._pool, is_crowded=lambda: len(self._under_way) > 1)
 
     def _warn_of_strays(self) -> None:
         with self._lock:

@@ -13,11 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from kernel_bridge.threads.daemon_pool import DaemonPool
 
-__all__ = ["ExecutorFanOut", "FanOut", "GivenUp", "Halt", "ThreadFanOut"]
+__all__ = ["ExecutorFanOut", "FanOut", "GivenUp", "Halt", "ThreadFanOut", "Work"]
 
 _POLL_SECONDS: Final = 0.5  # how long a wait for outcomes lasts before it looks again whether it was halted
 
@@ -35,32 +36,34 @@ class GivenUp(BaseException):
     """The function raises this for an item that it was told to stop: there is no outcome and no failure."""
 
 
-class FanOut(Generic[_T, _R]):
+@dataclass(frozen=True, slots=True)
+class Work(Generic[_T, _R]):
     """One function over one sequence of items; at most `width` of them under way at once.
 
     `deliver` gets every outcome with the index of its item, several at once, in the order in which they came; never two
-    calls at a time, but on any thread. When it raises, everything ends.
-    Once one of `halts` is set, or `stop()` was called, no further item is begun; those under way are finished.
-    One thread calls `start()`, then `wait()`, then, in any case, `stop()`.
+    calls at a time, but on any thread. When it raises, everything ends. Once one of `halts` is set no further item is
+    begun; those under way are finished.
     """
 
-    def __init__(
-        self,
-        function: Callable[[_T], _R],
-        items: Sequence[_T],
-        deliver: Callable[[list[tuple[int, _R]]], None],
-        *,
-        width: int,
-        halts: tuple[Halt, ...],
-    ) -> None:
-        self._function = function
-        self._deliver = deliver
-        self._width = min(width, len(items))
+    function: Callable[[_T], _R]
+    items: Sequence[_T]
+    deliver: Callable[[list[tuple[int, _R]]], None]
+    width: int
+    halts: tuple[Halt, ...] = ()
+
+
+class FanOut(Generic[_T, _R]):
+    """Does the work. One thread calls `start()`, then `wait()`, then, in any case, `stop()` or `abandon()`."""
+
+    def __init__(self, work: Work[_T, _R]) -> None:
+        self._function = work.function
+        self._deliver = work.deliver
+        self._width = min(work.width, len(work.items))
         self._stopped = threading.Event()
         self._abandoned = False
-        self._halts: tuple[Halt, ...] = (self._stopped, *halts)
+        self._halts: tuple[Halt, ...] = (self._stopped, *work.halts)
         self._lock = threading.Lock()  # of the next two
-        self._waiting: Iterator[tuple[int, _T]] = enumerate(items)
+        self._waiting: Iterator[tuple[int, _T]] = enumerate(work.items)
         self._under_way: set[int] = set()
         self._came: deque[tuple[int, _R]] = deque()
         self._delivering = threading.Lock()
@@ -179,18 +182,8 @@ class ThreadFanOut(FanOut[_T, _R]):
     `is_crowded`: others want the pool too, so a thread goes back to it after each item.
     """
 
-    def __init__(
-        self,
-        function: Callable[[_T], _R],
-        items: Sequence[_T],
-        deliver: Callable[[list[tuple[int, _R]]], None],
-        *,
-        width: int,
-        halts: tuple[Halt, ...],
-        pool: DaemonPool,
-        is_crowded: Callable[[], bool],
-    ) -> None:
-        super().__init__(function, items, deliver, width=width, halts=halts)
+    def __init__(self, work: Work[_T, _R], pool: DaemonPool, is_crowded: Callable[[], bool]) -> None:
+        super().__init__(work)
         self._pool = pool
         self._is_crowded = is_crowded
 
@@ -232,17 +225,8 @@ class ExecutorFanOut(FanOut[_T, _R]):
     Only `width` items are handed over at once, so that several fan-outs on one executor take turns.
     """
 
-    def __init__(
-        self,
-        function: Callable[[_T], _R],
-        items: Sequence[_T],
-        deliver: Callable[[list[tuple[int, _R]]], None],
-        *,
-        width: int,
-        halts: tuple[Halt, ...],
-        executor: Executor,
-    ) -> None:
-        super().__init__(function, items, deliver, width=width, halts=halts)
+    def __init__(self, work: Work[_T, _R], executor: Executor) -> None:
+        super().__init__(work)
         self._executor = executor
         self._queued: set[Future[_R | None]] = set()  # under `_lock`, as is the next
         self._calls = 0  # of `_hand_out` that have not been answered

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel_bridge.threads.daemon_pool import DaemonPool
-from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, GivenUp, ThreadFanOut
+from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, GivenUp, ThreadFanOut, Work
 
 TIMEOUT = 100
 
@@ -46,9 +46,8 @@ def over(
     width: int = 3,
     *halts: threading.Event,
 ) -> FanOut[Any, Any]:
-    if kind == "threads":
-        return ThreadFanOut(function, items, deliver, width=width, halts=halts, pool=pool, is_crowded=never)
-    return ExecutorFanOut(function, items, deliver, width=width, halts=halts, executor=pool)
+    work = Work(function, items, deliver, width, halts)
+    return ThreadFanOut(work, pool, never) if kind == "threads" else ExecutorFanOut(work, pool)
 
 
 def collect(
@@ -249,9 +248,10 @@ def test_fan_outs_on_one_pool_take_turns() -> None:
         return item
 
     with a_pool("threads", 1) as pool:
-        options: dict[str, Any] = {"width": 1, "halts": (), "pool": pool, "is_crowded": lambda: True}
-        first: FanOut[str, str] = ThreadFanOut(function, ["a1", "a2"], lambda batch: None, **options)
-        second: FanOut[str, str] = ThreadFanOut(function, ["b1", "b2"], lambda batch: None, **options)
+        first, second = (
+            ThreadFanOut(Work(function, items, lambda batch: None, 1), pool, lambda: True)
+            for items in (["a1", "a2"], ["b1", "b2"])
+        )
         first.start()
         assert first_is_inside.wait(TIMEOUT)
         second.start()
@@ -272,8 +272,7 @@ def test_a_pool_that_is_closed_meanwhile_is_used_to_the_end_by_the_threads_it_ha
         return item
 
     with a_pool("threads", 1) as pool:
-        options: dict[str, Any] = {"width": 1, "halts": (), "pool": pool, "is_crowded": lambda: True}
-        fan_out = ThreadFanOut(function, [0, 1, 2], outcomes.extend, **options)
+        fan_out = ThreadFanOut(Work(function, [0, 1, 2], outcomes.extend, 1), pool, lambda: True)
         fan_out.start()
         assert inside.wait(TIMEOUT)
         pool.close()
@@ -292,9 +291,7 @@ def test_items_that_wait_in_an_executor_are_given_up_at_a_halt() -> None:
         return item
 
     with ThreadPoolExecutor(1) as pool:
-        fan_out = ExecutorFanOut(
-            function, list(range(9)), outcomes.extend, width=5, halts=(halt,), executor=pool
-        )
+        fan_out = ExecutorFanOut(Work(function, list(range(9)), outcomes.extend, 5, (halt,)), pool)
         fan_out.start()
         assert inside.wait(TIMEOUT)
         halt.set()
