@@ -159,8 +159,8 @@ class KernelSession:
     def _leave_to_parent(self) -> None:
         """In the child of a fork: let go of the kernel, its files and its directory, which are the parent's.
 
-        No other thread is here, so what one of them held is never given back. A session without a kernel is as good as
-        new.
+        No other thread is here, so a lock that one of them held is never released. A session without a kernel can still
+        be started.
         """
         self._dispatcher.leave_to_parent()
         if self._runner != threading.get_ident():

@@ -217,9 +217,9 @@ def fetch_checkpoint(file: Path, target: Path, limit_bytes: int) -> Fetched | No
         _, version, cell, size, digest, label = _HEAD.unpack(head)
         if version != _VERSION:
             return Fetched("", 0, f"its format has version {version}, this is version {_VERSION}")
-        told = label.rstrip(b"\0").decode("utf-8", "replace")
+        known_label = label.rstrip(b"\0").decode("utf-8", "replace")
         if size > limit_bytes + _HEAD_BYTES:
-            return Fetched(told, cell, f"it has {size:,} bytes, and checkpoint_bytes allows {limit_bytes:,}")
+            return Fetched(known_label, cell, f"it has {size:,} bytes, and checkpoint_bytes allows {limit_bytes:,}")
         try:
             with open(os.open(slot_paths(str(target))[0], os.O_WRONLY | os.O_CREAT | _NO_LINK, 0o600), "wb") as copy:
                 skip_head(copy.fileno())
@@ -227,10 +227,10 @@ def fetch_checkpoint(file: Path, target: Path, limit_bytes: int) -> Fetched | No
                 if found == (size, digest):
                     os.pwrite(copy.fileno(), Slot("", 1, size, digest, False).packed(), 0)
         except (OSError, ValueError) as error:
-            return Fetched(told, cell, f"it cannot be copied: {error}")
+            return Fetched(known_label, cell, f"it cannot be copied: {error}")
         if found != (size, digest):
-            return Fetched(told, cell, "it is damaged")
-    return Fetched(told, cell, None)
+            return Fetched(known_label, cell, "it is damaged")
+    return Fetched(known_label, cell, None)
 
 
 def _open_plain(path: Path) -> int:

@@ -192,8 +192,7 @@ class SessionDirectory:
 def remove_nameless(path: Path) -> None:
     """Remove a session's directory that names no host: its host was killed just after making it, or while removing it.
 
-    Only one that is old, and in which nothing is but a description without a word. What else a person may have there is
-    none of ours.
+    Only one that is old, and that holds nothing but perhaps an empty description. Anything else is not ours.
     """
     with contextlib.suppress(OSError):
         if _NAME.fullmatch(path.name) and _is_old(path.lstat()):

@@ -1,4 +1,4 @@
-"""What is in flight on a tool channel: one account of the bytes of calls and of their answers. Knows no sockets."""
+"""The calls in flight on a tool channel, and the bytes that they and their answers take. Knows no sockets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 __all__ = ["CallSize", "CallsInFlight"]
 
-_LEAST_BYTES = 64 * 2**20  # a small limit of one value is none for the answers of many calls at once
+_LEAST_BYTES = 64 * 2**20  # for answers, however small the limit of one value is
 _SMALL_BYTES = 2**16  # of an answer that need not wait: all that can be made at once are few bytes
 _FREELY = 8  # calls that begin at once, though nothing is known of how large their answers are
 _KNOWN_SECONDS = 0.01  # that further ones wait for one of these answers
@@ -16,7 +16,7 @@ _MOST_NAMES = 1000  # of tools whose answers are remembered
 
 @dataclass(slots=True)
 class CallSize:
-    """What one call takes of the account."""
+    """What one call takes."""
 
     name: str  # of its tool
     bytes: int  # of the call
@@ -26,12 +26,12 @@ class CallSize:
 
 
 class CallsInFlight:
-    """The account. Thread-safe; each call goes through `begin`, then at most once through `answer`, then `end`.
+    """Adds up what is in flight, and lets calls wait for room. Thread-safe.
 
-    A call begins when its bytes, its parts, and the bytes of the answer that it is expected to have (that of the last
-    call of its tool) fit beside those in flight. An answer for which there is no room waits until others were sent; as
-    many bytes as there is room for may wait, and what is beyond that is refused. So nothing of what is to be sent waits
-    for anything but the sending. What is alone always fits.
+    Each call goes through `begin`, then at most once through `answer`, then through `end`. It begins when there is room
+    for its bytes, its parts, and the bytes of its answer, which is expected to be as long as the last one of its tool.
+    An answer waits until there is room to send it. As many bytes as may be sent at once may wait; an answer beyond that
+    is refused. A call that is alone always fits, and so does an answer.
 
     Args:
         limit_bytes: of one value, and of all calls.

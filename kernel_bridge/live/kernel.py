@@ -176,7 +176,7 @@ class LiveKernel:
         """The kernel cannot be talked to any more. If it does not end by itself, end it."""
         if self.process.exits_within(PARTING_SECONDS):
             return
-        # What was ready and is not to be found has ended, and only its guardian has not told yet.
+        # A kernel that was ready and is not found any more has ended, though its guardian has not reported it yet.
         late = sys.platform.startswith("linux") and self.process.kernel_has_ended() is not False
         ended = self.process.end()
         if late or ended.verdict is not None or ended.code not in ENDED_BY_US:

@@ -51,7 +51,7 @@ class KernelStarter:
         self.restored: Restored | None = None  # from the checkpoint file; None: there was none
         self.first_cell = 1  # the number of the first kernel's first cell
         self.keeper: CheckpointKeeper | None = None
-        with _told_of_trouble():
+        with _trouble_explained():
             self.directory = SessionDirectory(options.runtime_dir)
             try:
                 root = self.directory.path.parent
@@ -99,7 +99,7 @@ class KernelStarter:
     def _start(self, *, restore: bool) -> LiveKernel:
         if (why := self._given_up()) is not None:
             raise SessionClosed(why)
-        with _told_of_trouble():
+        with _trouble_explained():
             return LiveKernel(self.directory, self.launched_with, self._dispatcher, self._given_up, restore=restore)
 
     def stop_keeping(self) -> None:
@@ -113,7 +113,7 @@ class KernelStarter:
 
 
 @contextlib.contextmanager
-def _told_of_trouble() -> Generator[None]:
+def _trouble_explained() -> Generator[None]:
     """A full disk, no descriptor, thread or memory left: one kind of error, with what to do."""
     try:
         yield

@@ -30,7 +30,7 @@ from kernel_bridge.wire import Call, Codec, Foreign, Raise, Ready, WireError, re
 __all__ = ["ToolServer"]
 
 _JOIN_SECONDS = 2.0  # for tools that still run; what they do later goes nowhere
-_HEAD_BYTES = 2**20  # a small limit for values is none for the messages around them
+_HEAD_BYTES = 2**20  # room for the head of a message, however small the limit of its value is
 
 
 class ToolServer:
@@ -98,7 +98,7 @@ class ToolServer:
         self._stopped.close()
 
     def leave_to_parent(self) -> None:
-        """In the child of a fork: be closed. A tool that forked has nobody here to answer to.
+        """In the child of a fork: be closed. The kernel of a tool that forked is the parent's.
 
         All locks are new: of those that there were, some may be held by threads that are not here.
         """

@@ -149,7 +149,7 @@ class ZmtpReader:
             raise ZmtpError(f"a frame with the flags {flags:#x}")
         if flags & COMMAND:
             if self._is_ready or size > _COMMAND_BYTES or flags & MORE:
-                raise ZmtpError("a command where there is none")
+                raise ZmtpError("a command after the handshake, or one that is too long")
         elif not self._is_ready:
             raise ZmtpError("a message before the handshake was done")
         elif self._size + size > self._message_bytes:

@@ -1,7 +1,4 @@
-"""The kernel's process and its guardian, from the launch to the last descendant's end. Knows no cells.
-
-Knows neither what a kernel is told at its launch nor what is in the files that the two sides share.
-"""
+"""The kernel's process and its guardian, from the launch to the last descendant's end. Knows no cells."""
 
 from __future__ import annotations
 
@@ -83,7 +80,7 @@ class KernelProcess:
         return Watchdog(self._process.pid, bounds)
 
     def has_kept(self, cell: int) -> bool | None:
-        """Whether the kernel has made its checkpoint after this cell; None: it is gone. Its own word, too."""
+        """Whether the kernel has made its checkpoint after this cell; None: it is gone. Self-reported."""
         if self.files.has_kept(cell):
             return True
         return None if self.exited() else False

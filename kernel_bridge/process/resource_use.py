@@ -56,7 +56,7 @@ def _first(pid: int) -> tuple[str, int]:
 
 
 def memory(pids: Iterable[int]) -> int:
-    """Bytes of memory that these processes have together; what they share counts once. Dear. Raises: Unmeasurable."""
+    """Bytes of memory that these processes have together; what they share counts once. Slow. Raises: Unmeasurable."""
     seen: list[int] = []
     used = 0
     for pid in pids:

@@ -59,15 +59,15 @@ class SharedFiles:
             os.pwrite(self._note, NOTE.pack(self._interrupts, cell), 0)
 
     def was_keeping(self) -> int | None:
-        """The cell after which the kernel died while it made a checkpoint; None: it did not.
+        """The cell after which the kernel died while it made a checkpoint; None: it was making none.
 
-        Its own word, good for no more than to be told.
+        Self-reported: use it in messages only.
         """
         note = self._read_progress()
         return int(note[1:]) if note.startswith(KEEPING) and note[1:].isdigit() else None
 
     def has_kept(self, cell: int) -> bool:
-        """Whether the kernel has made its checkpoint after this cell. Its own word, too."""
+        """Whether the kernel has made its checkpoint after this cell. Self-reported."""
         note = self._read_progress()
         return note.startswith(KEPT) and note[1:].isdigit() and int(note[1:]) >= cell
 

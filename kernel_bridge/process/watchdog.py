@@ -1,7 +1,7 @@
-"""The watchdog: kills a kernel whose processes together use more than they may. Knows processes and files, no cells.
+"""The watchdog, which kills a kernel whose processes together use more than they may. Knows no cells.
 
 Resource limits bound each process by itself; only the sum bounds what a kernel with many processes takes. Linux only;
-elsewhere the dog sleeps.
+elsewhere it does nothing.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Watchdog:
                 family = descendants(self._root)
                 verdict = self._look(family)
                 self._blind = 0
-            except Exception as error:  # whatever it was: nobody would watch any more
+            except Exception as error:  # whatever it was, an unwatched kernel must not run on
                 self._blind += 1
                 if self._blind < _BLIND_LOOKS and is_transient(error):
                     continue  # this process has no descriptor left just now
@@ -157,12 +157,12 @@ class Watchdog:
         self._wait = _CLOSE_LOOK_SECONDS if used > limit // 2 else _LOOK_SECONDS
         if used <= limit:
             return None
-        used = held + memory(family)  # the fair sum, dearer to get: shared pages count once
+        used = held + memory(family)  # the fair sum, which takes longer: shared pages count once
         if used <= limit:
             return None
         used_mib, limit_mib = _mib(used, limit)
-        told = f", {held / 2**20:.0f} MiB of it for sockets, pipes, epolls and mappings" if held > used // 10 else ""
-        return f"it was killed, because its processes together used {used_mib} of memory{told}; {limit_mib} are allowed"
+        part = f", {held / 2**20:.0f} MiB of it for sockets, pipes, epolls and mappings" if held > used // 10 else ""
+        return f"it was killed, because its processes together used {used_mib} of memory{part}; {limit_mib} are allowed"
 
     def _too_many_open(self, found: Descriptors) -> str | None:
         each = self._bounds.open_files

@@ -72,7 +72,7 @@ def read_signature(text: str, types: Mapping[str, Any] | None = None) -> Signatu
         types: further types by name, the host's own.
 
     Raises:
-        SubAgentError: it is none, or too large; says where, and what is accepted.
+        SubAgentError: the text is not a signature, or too large; says where, and what is accepted.
     """
     if len(text) > MOST_TEXT:
         raise SubAgentError(f"the signature has {len(text):,} characters; at most {MOST_TEXT:,} are accepted")
