@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import weakref
@@ -18,6 +16,7 @@ from typing import Any
 import dspy
 import psutil
 import pytest
+from child_process import forked, output_of
 from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreter, CodeInterpreterError
 from dspy.utils.callback import BaseCallback
 
@@ -321,7 +320,5 @@ for most in (0, 100, 600):  # bytes of one file: of a session's own, and of what
 @pytest.mark.skipif(os.name != "posix", reason="no such limits")
 def test_a_start_that_finds_no_room_for_its_files_says_so_and_leaves_none() -> None:
     with tempfile.TemporaryDirectory(prefix="kb-", dir="/tmp") as root:
-        ran = subprocess.run(
-            [sys.executable, "-c", STARTS_WITHOUT_ROOM, root], capture_output=True, text=True, timeout=100, check=False
-        )
-    assert ran.stdout.splitlines() == ["CodeInterpreterError True []"] * 3, ran.stderr
+        found = output_of(forked(STARTS_WITHOUT_ROOM, root))
+    assert found.splitlines() == ["CodeInterpreterError True []"] * 3

@@ -12,8 +12,6 @@ import importlib
 import inspect
 import json
 import re
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Iterator, Set
@@ -23,6 +21,7 @@ from typing import Any
 
 import dspy
 import pytest
+from child_process import fresh, output_of
 
 pytestmark = pytest.mark.smoke
 
@@ -151,10 +150,7 @@ def overriding() -> set[str]:
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and node.bases and (names := defined(node)):
                 asked.setdefault(module, {})[node.name] = sorted(names)
-    command = [sys.executable, "-c", OVERRIDING, json.dumps(asked)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
-    assert ended.returncode == 0, ended.stderr
-    return set(json.loads(ended.stdout))
+    return set(json.loads(output_of(fresh(OVERRIDING, json.dumps(asked), directory=ROOT))))
 
 
 def test_every_private_name_of_others_is_in_the_table_and_no_other() -> None:

@@ -53,11 +53,21 @@ KINDS = {
 }
 
 
+USUAL = ("root-N", "user-L")  # both tiers, and both users
+
+
 def kinds_here() -> list[str]:
-    """The names of the kinds that can be tried here: root can be anybody, an ordinary user only itself."""
+    """The names of the kinds that are to be attacked here: root can be anybody, an ordinary user only itself.
+
+    Of the usual kinds, or as REDTEAM in the environment says: "all", or "others" for all but those.
+    """
     if not sys.platform.startswith("linux"):
         return []
-    return [name for name, kind in KINDS.items() if os.geteuid() == 0 or not kind.root]
+    root = os.geteuid() == 0
+    possible = [name for name, kind in KINDS.items() if root or not kind.root]
+    usual = [name for name in possible if name in USUAL or not root]
+    asked = {"": usual, "all": possible, "others": [name for name in possible if name not in usual]}
+    return asked[os.environ.get("REDTEAM", "")]
 
 
 _NOTE = re.compile(r"(?:\A|\n)\[Should the kernel die, this would be lost[^\n]*\]\s*\Z")

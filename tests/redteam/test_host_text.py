@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from child_process import forked
 
 from kernel_bridge import KernelInterpreter
 from kernel_bridge.console import table
@@ -24,9 +24,6 @@ from kernel_bridge.files.live_sessions import live_sessions
 if sys.platform == "win32":
     pytest.skip("there is no pty", allow_module_level=True)
 import pty
-
-TESTS = Path(__file__).resolve().parent.parent
-CHILD_SECONDS = 100
 
 EVIL = (
     "\x1b]0;OWNED\x07\x1b]2;OWNED\x1b\\\x1b]52;c;T1dORUQ=\x07\x1b]8;;http://x/\x1b\\\x1b[2J\x1b[38;5;199;7m\x1b[6n"
@@ -62,35 +59,32 @@ def host_script(turns: list[str | None], *, options: str = "", most: int = 8) ->
     return HOST.format(evil=ascii(EVIL), turns=ascii(turns), most=most, options=options)
 
 
+# As Python itself does when it starts on one, but for what cannot be encoded.
+LIKE_A_TERMINAL = """
+import sys
+for stream in (sys.stdout, sys.stderr):
+    stream.reconfigure(errors="backslashreplace", line_buffering=True)
+"""
+
+
 def on_a_terminal(script: str) -> str:
     """Everything that a script writes to a terminal of its own, which is both its stdout and its stderr."""
     master, slave = pty.openpty()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(TESTS / "rigs"), str(TESTS.parent)]),
-        "PYTHONIOENCODING": "utf-8:backslashreplace",
-        "TERM": "xterm-256color",
-        "COLUMNS": "120",
-    }
-    environment.pop("NO_COLOR", None)
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.DEVNULL, stdout=slave, stderr=slave, env=environment
-    )
-    os.close(slave)
+    variables = {"TERM": "xterm-256color", "COLUMNS": "120", "NO_COLOR": None}
     written = b""
     try:
-        while True:
-            try:
-                read = os.read(master, 65536)
-            except OSError:  # the last that had the terminal open is gone
-                break
-            if not read:
-                break
-            written += read
-        process.wait(CHILD_SECONDS)
+        with forked(f"{LIKE_A_TERMINAL}\n{script}", variables=variables, terminal=slave) as process:
+            os.close(slave)
+            while True:
+                try:
+                    read = os.read(master, 65536)
+                except OSError:  # the last that had the terminal open is gone
+                    break
+                if not read:
+                    break
+                written += read
+            process.wait()
     finally:
-        process.kill()
-        process.wait()
         os.close(master)
     return written.decode("utf-8")
 

@@ -237,9 +237,13 @@ def forked(
     variables: Variables | None = None,
     directory: Path | None = None,
     new_session: bool = False,
+    terminal: int | None = None,
     warm: WarmProcess | None = None,
 ) -> Child:
-    """The same in a fork of a warm process, by default the one of this test run. `fresh` where nothing can fork so."""
+    """The same in a fork of a warm process, by default the one of this test run. `fresh` where nothing can fork so.
+
+    `terminal`: a descriptor that is to be its output and its errors.
+    """
     if not hasattr(os, "waitid"):
         return fresh(code, *arguments, variables=variables, directory=directory, new_session=new_session)
     asked = {
@@ -250,7 +254,12 @@ def forked(
         "path": [*filter(None, sys.path)],
         "new_session": new_session,
     }
-    return _started(lambda streams: (warm or warm_process()).fork(asked, streams))
+
+    def start(streams: tuple[int, int, int]) -> _Fork:
+        own = streams if terminal is None else (streams[0], terminal, terminal)
+        return (warm or warm_process()).fork(asked, own)
+
+    return _started(start)
 
 
 def output_of(child: Child) -> str:

@@ -56,6 +56,11 @@ def metric(gold: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -
     return dspy.Prediction(score=1.0 if right else 0.0, feedback=feedback)
 
 
+def arguments(**changed: Any) -> dict[str, Any]:
+    """Of `compile`, besides the student."""
+    return {"trainset": trainset(), "metric": metric, "valset": valset(), **changed}
+
+
 def respond(question: Asked) -> dict[str, object]:
     message = question.inputs["message"]
     marker = f"{SECRET} " if message.startswith(SECRET) else ""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from child_process import fresh, output_of
 from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from kernel_bridge import GUARANTEES, Confinement, ConfinementUnavailable, KernelInterpreter, probe
@@ -246,23 +247,16 @@ print(*found)
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of a terminal")
 def test_a_ctrl_c_while_it_is_probed_does_not_make_the_machine_look_weaker(wait_until: Callable[..., None]) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", PROBES],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    ) as running:
-        assert running.stdout is not None
-        assert running.stdout.readline() == "ready\n"
+    with fresh(PROBES, new_session=True) as running:
+        running.wait_for("ready")
 
         def press() -> bool:
-            if running.poll() is None:
+            if running.runs:
                 os.killpg(running.pid, signal.SIGINT)  # a terminal sends it to all of its foreground
-            return running.poll() is not None
+            return not running.runs
 
         wait_until(press, "the end of the probe")
-        assert running.stdout.read() == f"{probe().tier}\n"
+        assert running.ended().out == f"{probe().tier}\n"
 
 
 CUT_ONCE = """#!/bin/sh
@@ -280,11 +274,9 @@ def test_a_trial_that_somebody_else_ended_is_made_again(tmp_path: Path) -> None:
     fake.write_text(CUT_ONCE.format(bwrap=real))
     fake.chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
-    command = [sys.executable, "-c", "from kernel_bridge import probe; print(probe().tier)"]
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = output_of(fresh("from kernel_bridge import probe; print(probe().tier)", variables={"PATH": path}))
     assert (tmp_path / "bwrap.ran").exists()
-    assert ran.stdout == "N\n"
+    assert found == "N\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a closed pipe is told otherwise there")
@@ -331,10 +323,7 @@ def test_where_namespaces_are_refused_the_probe_says_what_would_allow_them(
 def test_a_python_that_was_started_by_a_path_with_detours_gives_the_same(tmp_path: Path) -> None:
     detour = os.path.relpath(sys.executable, tmp_path)
     code = "import sys; from kernel_bridge import probe; print(sys.executable); print(probe().table())"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [detour, "-c", code]
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    name, _, table = ran.stdout.partition("\n")
+    name, _, table = output_of(fresh(code, python=detour, directory=tmp_path)).partition("\n")
     assert os.path.samefile(name, sys.executable)
     assert table == probe().table() + "\n"
 

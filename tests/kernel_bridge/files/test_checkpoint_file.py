@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from child_process import forked
 from dspy.primitives.code_interpreter import CodeExecutionError
 
 from kernel_bridge import KernelInterpreter, Limits
@@ -42,21 +40,6 @@ ideas = twice(Idea("one word"))
 """
 
 
-class Host:
-    """A process with an interpreter that has run some cells and now waits."""
-
-    def __init__(self, file: Path, confinement: str, *cells: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-c", HOST, str(file), confinement, *cells]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "thinking\n"
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.communicate()
-
-
 def label_of(file: Path) -> str | None:
     try:
         return file.read_bytes()[68:132].rstrip(b"\0").decode()
@@ -69,9 +52,10 @@ def test_a_host_that_is_killed_while_it_thinks_leaves_its_kernels_namespace_to_t
     confinement: str, tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:
     file = tmp_path / "kept"
-    host = Host(file, confinement, "x = 1", STATE)
-    wait_until(lambda: label_of(file) == "cell 2", "the namespace after the second cell is kept")
-    host.kill()
+    with forked(HOST, file, confinement, "x = 1", STATE) as host:
+        host.wait_for("thinking")
+        wait_until(lambda: label_of(file) == "cell 2", "the namespace after the second cell is kept")
+        host.killed()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with KernelInterpreter(checkpoint_file=file, confinement=confinement) as kernel:
         restored = kernel.restored

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from child_process import fresh
 
 from kernel_bridge import KernelSession
 from kernel_bridge.files.live_sessions import live_sessions, sweep
@@ -50,8 +49,8 @@ def leave(root: Path) -> Leave:
 
 
 def test_a_session_removes_what_killed_hosts_left_beside_it_and_nothing_else(root: Path, leave: Leave) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
+    with fresh("") as gone:
+        gone.wait()
     left = leave("left", host_pid=gone.pid)
     rebooted = leave("rebooted", host_boot="another boot of this machine")
     mine = leave("mine")
@@ -132,10 +131,9 @@ def test_a_host_killed_while_its_kernel_starts_leaves_nothing_that_the_next_sess
     python.write_text(f"#!/bin/sh\necho > {started}\nread line < {hold}\n")
     python.chmod(0o755)
     code = f"from kernel_bridge import *; KernelSession(confinement='off', runtime_dir={str(root)!r}, "
-    host = subprocess.Popen([sys.executable, "-c", f"{code} python={str(python)!r}).start()"])
-    started.read_text()  # waits until it is written
-    host.kill()
-    host.wait()
+    with fresh(f"{code} python={str(python)!r}).start()") as host:
+        started.read_text()  # waits until it is written
+        host.killed()
     with KernelSession(confinement="off", runtime_dir=root) as session:
         assert session.run("1").text == "1\n"
         assert len(list(root.iterdir())) == 1

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+from child_process import forked, output_of
 
 from kernel_bridge.inside.removal import remove_tree
 
@@ -61,16 +60,8 @@ print(steps)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_removal_that_is_killed_at_any_step_is_finished_by_whoever_looks_next() -> None:
     with tempfile.TemporaryDirectory(prefix="kb-", dir="/tmp") as short:  # sockets would have to fit below it
-        ran = subprocess.run(
-            [sys.executable, "-c", KILLED_AT_EVERY_STEP, short],
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-    assert ran.returncode == 0, ran.stderr
-    assert int(ran.stdout) > 10
+        steps = output_of(forked(KILLED_AT_EVERY_STEP, short))
+    assert int(steps) > 10
 
 
 def test_the_last_file_may_be_anything_or_not_there(tmp_path: Path) -> None:

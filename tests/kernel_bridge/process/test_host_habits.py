@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from child_process import fresh, output_of
 
 from kernel_bridge import Confinement, KernelSession, StartupFailed, probe
 
@@ -46,12 +47,8 @@ with open(sys.argv[1], "w") as file:
 
 def use(tmp_path: Path, state: str = "", **environment: str | None) -> dict[str, Any]:
     """What a host in this state makes of a kernel. A variable that is None is not set."""
-    given = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
-    env = {name: value for name, value in given.items() if value is not None}
     answer = tmp_path / "answer.json"
-    command = [sys.executable, "-c", HOST.format(state=state), str(answer)]
-    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
-    assert ran.returncode == 0, (ran.returncode, ran.stderr[-3000:])
+    output_of(fresh(HOST.format(state=state), answer, variables=environment))
     return json.loads(answer.read_text())
 
 
@@ -114,10 +111,7 @@ def run_host(tmp_path: Path, code: str, **environment: str) -> Any:
     """What a host found out: the value of `found` after this code, which begins with the names of HOST."""
     answer = tmp_path / "answer.json"
     code = f"{IMPORTS}\n{code}\nwith open(sys.argv[1], 'w') as file: json.dump(found, file)\n"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
-    command = [sys.executable, "-c", code, str(answer)]
-    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
-    assert ran.returncode == 0, (ran.returncode, ran.stderr[-3000:])
+    output_of(fresh(code, answer, variables=environment))
     return json.loads(answer.read_text())
 
 
@@ -376,15 +370,14 @@ touch "$0.ran"
 exec sleep 600
 """)
     fake.chmod(0o755)
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": "", "XDG_RUNTIME_DIR": ""}
     with tempfile.TemporaryDirectory() as place:
-        env.update(TMPDIR=place, PATH=f"{tmp_path}:{os.environ['PATH']}")
-        with subprocess.Popen([sys.executable, "-c", f"{IMPORTS}\nprobe()"], env=env) as host:
+        env = {"TMPDIR": place, "XDG_RUNTIME_DIR": "", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        with fresh(f"{IMPORTS}\nprobe()", variables=env) as host:
             wait_until(Path(f"{fake}.ran").exists, "the trial run")
             [asleep] = psutil.Process(host.pid).children()
             [root] = Path(place).iterdir()
             assert len(list(root.iterdir())) == 1
-            host.kill()
+            host.killed()
         asleep.kill()  # a bubblewrap dies with its host
         code = "found = [start(), os.listdir(os.path.join(os.environ['TMPDIR'], f'kernel_bridge-{os.getuid()}'))]"
         assert run_host(tmp_path, code, TMPDIR=place) == [probe().tier, []]

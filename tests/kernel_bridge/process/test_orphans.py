@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import marshal
 import os
-import signal
 import subprocess
 import sys
 import uuid
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from child_process import forked
 
 import kernel_bridge
 from kernel_bridge.confine.launch_plan import PACKAGE
@@ -53,15 +53,13 @@ def test_nothing_outlives_the_host(
     confinement: str, end: str, wait_until: Callable[[Callable[[], object], str], object], short_dir: Path
 ) -> None:
     mark = f"orphan-{uuid.uuid4().hex}"
-    command = [sys.executable, "-c", HOST, confinement, str(short_dir), mark, end]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as host:
-        assert host.stdout is not None
-        assert host.stdout.readline() == "ready\n"
+    with forked(HOST, confinement, short_dir, mark, end) as host:
+        host.wait_for("ready")
         if end == "killed":
             # The daemon may not have become what it is to be when its parent is gone and the host is ready.
-            wait_until(lambda: len(marked(mark)) >= 3, "the host itself, a child and a daemon")
-            host.send_signal(signal.SIGKILL)
-        host.wait(60)
+            wait_until(lambda: len(marked(mark)) >= 2, "a child and a daemon")
+            host.killed()
+        host.wait()
     wait_until(lambda: not marked(mark), "the end of all that the kernel started")
     wait_until(lambda: not list(short_dir.iterdir()), "the removal of the session's directory")
 

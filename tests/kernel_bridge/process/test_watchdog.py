@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from child_process import Child, fresh
 from dspy.primitives.code_interpreter import CodeExecutionError
 
 from kernel_bridge import Confinement, KernelInterpreter
@@ -50,15 +51,12 @@ sys.stdin.read()
 @pytest.fixture
 def tree() -> Iterator[Callable[[str], int]]:
     """`tree(body)` runs a root that has done `body`; gives its process number."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Child] = []
 
     def start(body: str) -> int:
-        root = subprocess.Popen(
-            [sys.executable, "-c", ROOT.format(body=body)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        root = fresh(ROOT.format(body=body))
         started.append(root)
-        assert root.stdout is not None
-        assert root.stdout.readline() == "ready\n"
+        root.wait_for("ready")
         return root.pid
 
     yield start
@@ -66,7 +64,8 @@ def tree() -> Iterator[Callable[[str], int]]:
         for pid in descendants(root.pid)[1:]:  # they hold its pipes open too
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        root.communicate()
+        with root:
+            pass
 
 
 def bounds(*, directories: tuple[Path, ...] = (), **given: int | None) -> Bounds:

@@ -6,8 +6,6 @@ import functools
 import json
 import os
 import stat
-import subprocess
-import sys
 import tempfile
 import threading
 from collections import Counter
@@ -18,6 +16,7 @@ from typing import Any
 import dspy
 import pytest
 import toy
+from child_process import forked, output_of
 from offline import ScriptedRootLM, field_lm, text_lm
 from stoppable import attributes, finished, killed, lines_of
 
@@ -33,15 +32,11 @@ SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts']
 FIXED = {"topic": toy.FIX, "reply": "Answer by the topic."}
 
 
-def arguments(**changed: Any) -> dict[str, Any]:
-    return {"trainset": toy.trainset(), "metric": toy.metric, "valset": toy.valset(), **changed}
-
-
 def begun(directory: Path, turns: list[Any], **options: Any) -> None:
     """A compile whose root LM fails after these turns."""
     root = ScriptedRootLM([*turns, RuntimeError("the key was revoked")])
     with pytest.raises(dspy.LMError, match="the key was revoked"):
-        toy.optimizer(root, run_storage_dir=directory, **options).compile(toy.Triage(), **arguments())
+        toy.optimizer(root, run_storage_dir=directory, **options).compile(toy.Triage(), **toy.arguments())
 
 
 def resumed(directory: Path, turns: list[Any], **options: Any) -> tuple[Any, ScriptedRootLM]:
@@ -49,7 +44,7 @@ def resumed(directory: Path, turns: list[Any], **options: Any) -> tuple[Any, Scr
     student = changed.pop("student", None) or toy.Triage()
     root = ScriptedRootLM(turns)
     optimizer = toy.optimizer(root, run_storage_dir=directory, **options)
-    return optimizer.compile(student, **arguments(**changed), resume=True), root
+    return optimizer.compile(student, **toy.arguments(**changed), resume=True), root
 
 
 # killed
@@ -101,7 +96,7 @@ def test_an_example_nested_deeper_than_python_could_follow_is_optimized_on_and_g
 
     root = ScriptedRootLM([RuntimeError("the key was revoked")])
     with pytest.raises(dspy.LMError, match="the key was revoked"):
-        toy.optimizer(root, run_storage_dir=tmp_path).compile(toy.Triage(), **arguments(trainset=nested("one")))
+        toy.optimizer(root, run_storage_dir=tmp_path).compile(toy.Triage(), **toy.arguments(trainset=nested("one")))
     result, _ = resumed(tmp_path, [SUBMIT], trainset=nested("one"))
     assert result.best_score == 50.0
     for other in (nested("other", 20), nested("one", 20)):
@@ -160,7 +155,7 @@ def test_without_turns_left_the_agent_is_only_asked_for_its_conclusion(tmp_path:
     made: list[object] = []
     root = ScriptedRootLM([], extract={"optimized_dspy_program": json.dumps(FIXED)})
     optimizer = toy.optimizer(root, run_storage_dir=tmp_path, rlm_max_iterations=2, kernel=lambda: made.append(1))
-    result = optimizer.compile(toy.Triage(), **arguments(), resume=True)
+    result = optimizer.compile(toy.Triage(), **toy.arguments(), resume=True)
     assert result.optimized_dspy_program == FIXED
     assert (made, root.extracts, len(root.seen)) == ([], 1, 1)
     assert "update_prompt" in root.history
@@ -213,7 +208,7 @@ def test_a_metric_that_has_worked_may_fail_on_all_examples_later(tmp_path: Path)
 
 def test_a_finished_optimization_gives_its_result_at_once(tmp_path: Path) -> None:
     turns = [f"update_prompt('topic', {toy.FIX!r})\nevaluate_program('val')\nllm_query('x')", SUBMIT]
-    first = toy.optimizer(ScriptedRootLM(turns), run_storage_dir=tmp_path).compile(toy.Triage(), **arguments())
+    first = toy.optimizer(ScriptedRootLM(turns), run_storage_dir=tmp_path).compile(toy.Triage(), **toy.arguments())
     before = (tmp_path / "runs-0001.sqlite").read_bytes()
     made: list[object] = []
     again, root = resumed(tmp_path, [], kernel=lambda: made.append(1))
@@ -339,7 +334,7 @@ def test_a_directory_is_the_one_that_was_named_whatever_the_metric_does_to_the_w
 
     root = ScriptedRootLM(["kept = 5", "print(kept)", kept_by_now])
     with pytest.raises(dspy.LMError, match="the key was revoked"):
-        toy.optimizer(root, run_storage_dir="runs").compile(toy.Triage(), **arguments(metric=restless))
+        toy.optimizer(root, run_storage_dir="runs").compile(toy.Triage(), **toy.arguments(metric=restless))
     assert list(elsewhere.iterdir()) == []
     kept = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert kept == ["runs-0001.namespace", "runs-0001.sqlite"]
@@ -348,9 +343,9 @@ def test_a_directory_is_the_one_that_was_named_whatever_the_metric_does_to_the_w
 
 def test_resuming_needs_a_directory_and_true_or_false() -> None:
     with pytest.raises(InvalidSetup, match="resume=True needs the directory of the optimization"):
-        toy.optimizer(ScriptedRootLM([])).compile(toy.Triage(), **arguments(), resume=True)
+        toy.optimizer(ScriptedRootLM([])).compile(toy.Triage(), **toy.arguments(), resume=True)
     with pytest.raises(InvalidSetup, match="resume must be True or False"):
-        toy.optimizer(ScriptedRootLM([])).compile(toy.Triage(), **arguments(), resume=1)  # type: ignore[arg-type]
+        toy.optimizer(ScriptedRootLM([])).compile(toy.Triage(), **toy.arguments(), resume=1)  # type: ignore[arg-type]
 
 
 def test_without_resume_a_new_store_is_made_beside_the_old_one_and_the_newest_is_resumed(tmp_path: Path) -> None:
@@ -388,7 +383,7 @@ def test_the_best_program_so_far_is_there_while_the_compile_goes_on(tmp_path: Pa
 
     better = f"update_prompt('topic', {toy.FIX!r})\nevaluate_program('val')\nupdate_prompt('topic', 'worse')"
     root = ScriptedRootLM([better, look])
-    toy.optimizer(root, run_storage_dir=tmp_path).compile(toy.Triage(), **arguments())
+    toy.optimizer(root, run_storage_dir=tmp_path).compile(toy.Triage(), **toy.arguments())
     (best,) = found
     assert (read_prompts(best), best.best_run_id, best.best_score) == (FIXED, "r3", 100.0)
 
@@ -402,11 +397,9 @@ def test_the_best_program_so_far_is_there_after_the_process_was_killed(tmp_path:
 
 
 READER = """
-import os, sys
-sys.path[:0] = {path!r}
+import os
 import toy
 from offline import ScriptedRootLM
-from test_resume import arguments
 from rlmoptimizer import RLMDocstringOptimizer
 if os.geteuid() == 0:
     os.setegid(65534)
@@ -414,7 +407,7 @@ if os.geteuid() == 0:
 print(RLMDocstringOptimizer.best_program(toy.Triage(), {directory!r}).best_run_id)
 if {ended!r}:
     again = toy.optimizer(ScriptedRootLM([]), run_storage_dir={directory!r})
-    print(again.compile(toy.Triage(), **arguments(), resume=True).best_score)
+    print(again.compile(toy.Triage(), **toy.arguments(), resume=True).best_score)
 """
 
 
@@ -435,17 +428,11 @@ def test_what_is_kept_in_a_directory_that_cannot_be_written_to_is_read_there(end
                 os.chown(path, 65534, 65534)
         directory.chmod(0o555)
         try:
-            script = READER.format(path=[path for path in sys.path if path], directory=str(directory), ended=ended)
-            read = subprocess.run(
-                [sys.executable, "-c", script],
-                capture_output=True,
-                text=True,
-                check=False,
-                env={**os.environ, "TMPDIR": "/tmp"},
-            )
+            reader = forked(READER.format(directory=str(directory), ended=ended), variables={"TMPDIR": "/tmp"})
+            read = output_of(reader).split()
         finally:
             directory.chmod(0o755)
-        assert read.stdout.split() == (["r2", "50.0"] if ended else ["r2"]), read.stderr
+        assert read == (["r2", "50.0"] if ended else ["r2"])
         assert {path.name: path.read_bytes() for path in directory.iterdir()} == held
 
 
@@ -479,7 +466,7 @@ def test_the_agent_has_its_variables_again_as_of_the_turn_that_it_is_told(
     turns = ["def double(x):\n    return 2 * x\nnotes = [1]", "notes.append(double(2))\nhandle = open('f', 'w')", kept]
     root = ScriptedRootLM(turns)
     with pytest.raises(dspy.LMError, match="the key was revoked"):
-        toy.optimizer(root, run_storage_dir=tmp_path, kernel=kernel).compile(toy.Triage(), **arguments())
+        toy.optimizer(root, run_storage_dir=tmp_path, kernel=kernel).compile(toy.Triage(), **toy.arguments())
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     _, root = resumed(tmp_path, ["notes.append(double(3))\nprint(notes)", SUBMIT], kernel=kernel)
     told = root.seen[0].text.partition("This work was interrupted")[2]
@@ -564,7 +551,7 @@ os._exit(1)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Turns, "kernel_died", kernel_died)
-        result = optimizer.compile(toy.Triage(), **arguments())
+        result = optimizer.compile(toy.Triage(), **toy.arguments())
     assert "budget, runs, prompts" in result.agent_trajectory[0]["output"]
     assert "run r3 on train was cut and ended after 3 of 6 examples" in result.agent_trajectory[0]["output"]
     assert result.agent_trajectory[1]["output"].strip() == "3 4"

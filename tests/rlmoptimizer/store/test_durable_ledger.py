@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
+from child_process import forked
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from stored_runs import copy_as_killed, result
 
 from rlmoptimizer.errors import BudgetExceededError
@@ -56,7 +53,10 @@ works = st.builds(
 
 
 class LedgerOnAStore(RuleBasedStateMachine):
-    """Threads reserve, settle and refund at random; the process dies and comes back; one number says what is spent."""
+    """Threads reserve, settle and refund at random; the process dies and comes back; one number says what is spent.
+
+    What is refused depends on which thread is first, so what is held does. Nothing that is drawn may depend on either.
+    """
 
     @initialize()
     def make(self) -> None:
@@ -138,19 +138,19 @@ class LedgerOnAStore(RuleBasedStateMachine):
         else:
             self.held.append((block, block.__enter__()))
 
-    @precondition(lambda self: self.held)
-    @rule(data=st.data())
-    def settle_what_is_held(self, data: st.DataObject) -> None:
-        _, slot = data.draw(st.sampled_from(self.held))
-        amount = data.draw(st.integers(0, slot.open))
-        self.settle(slot, amount, data.draw(st.sampled_from(["journal", "results"])))
-        self.spent += amount
+    @rule(pick=st.integers(0, 9), amount=st.integers(0, 40), how=st.sampled_from(["journal", "results"]))
+    def settle_what_is_held(self, pick: int, amount: int, how: str) -> None:
+        if self.held:
+            _, slot = self.held[pick % len(self.held)]
+            amount %= slot.open + 1
+            self.settle(slot, amount, how)
+            self.spent += amount
 
-    @precondition(lambda self: self.held)
-    @rule(data=st.data())
-    def let_go(self, data: st.DataObject) -> None:
-        block, _ = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
-        block.__exit__(None, None, None)
+    @rule(pick=st.integers(0, 9))
+    def let_go(self, pick: int) -> None:
+        if self.held:
+            block, _ = self.held.pop(pick % len(self.held))
+            block.__exit__(None, None, None)
 
     @rule(killed=st.booleans())
     def end_and_come_back(self, killed: bool) -> None:
@@ -163,10 +163,11 @@ class LedgerOnAStore(RuleBasedStateMachine):
         self.store.reopen_run(self.run_id)
         self.ledger = UnitLedger(LIMIT, self.store)
 
-    @precondition(lambda self: not self.held)
     @rule()
     def race_for_the_last_unit(self) -> None:
         left = self.ledger.left
+        if self.held:
+            return
         if left > 1:
             self.ledger.charge(left - 1, "evaluate")
             self.spent += left - 1
@@ -267,16 +268,11 @@ def test_threads_of_a_process_that_is_killed_have_spent_what_the_store_holds(
 
 
 def _run_until(path: Path, log: Path, limit: int, stop: int | None, wait_until: Callable[..., None]) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command: list[Any] = [sys.executable, "-c", SPENDERS, path, log, str(limit)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as child:
+    with forked(SPENDERS, path, log, limit) as child:
 
         def far_enough() -> bool:
             told = log.read_bytes()
-            return b"." in told or child.poll() is not None or (stop is not None and told.count(b"+") >= stop)
+            return b"." in told or not child.runs or (stop is not None and told.count(b"+") >= stop)
 
-        try:
-            wait_until(far_enough, "the spender came as far as it should", seconds=100)
-            assert child.poll() is None
-        finally:
-            child.kill()
+        wait_until(far_enough, "the spender came as far as it should", seconds=100)
+        assert child.runs

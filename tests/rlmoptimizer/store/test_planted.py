@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from child_process import forked, output_of
 
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.store.file_lock import FileLock
@@ -130,6 +129,5 @@ with temporary_directory() as directory:
 
 
 def test_a_mask_that_keeps_a_files_own_owner_out_changes_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", UNDER_A_MASK, str(tmp_path / "runs.sqlite")]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == ["0o600", "0o600", "0o644", "0o700"]
+    found = output_of(forked(UNDER_A_MASK, tmp_path / "runs.sqlite"))
+    assert found.split() == ["0o600", "0o600", "0o644", "0o700"]

@@ -8,8 +8,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from child_process import forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -396,15 +395,10 @@ print("ready", flush=True)
 sys.stdin.read()
 """
     path = tmp_path / "runs.sqlite"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_path()
-    ) as parent:
-        assert parent.stdin is not None
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == "ready\n"
-        parent.wait(30)  # the child goes on
+    with forked(code, path) as parent:
+        parent.wait_for("ready")
+        parent.wait()  # the child goes on
         RunStore.open(path).close()
-        parent.stdin.close()
 
 
 def test_others_read_while_one_writes(tmp_path: Path) -> None:
@@ -530,25 +524,22 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
         store.runs()
 
 
-def _path() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-
-
 def _run_and_kill(statements: str, path: Path) -> None:
     """Run statements on a new `store` in another process, which is then killed."""
     code = "\n".join(
         [
             "import sys, os, signal",
-            "from test_run_store import Charge, RunStore, result",
+            "from rlmoptimizer.records import Charge",
+            "from rlmoptimizer.store.run_store import RunStore",
+            "from stored_runs import result",
             "store = RunStore.create(sys.argv[1])",
             statements,
             "os.kill(os.getpid(), signal.SIGKILL)",
         ]
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code, str(path)], env=_path(), capture_output=True, timeout=100, check=False
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    with forked(code, path) as child:
+        ended = child.ended()
+    assert ended.status == -signal.SIGKILL, ended.err
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a signal that cannot be caught")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,15 +9,17 @@ from pathlib import Path
 
 import pytest
 import toy
+from child_process import Child, forked
 
 from rlmoptimizer.store.temporary_directory import temporary_directory
 
 HOLDS_ONE = """
+import sys
 from rlmoptimizer.store.temporary_directory import temporary_directory
 with temporary_directory() as directory:
     (directory / "examples").write_text("private")
     print(directory, flush=True)
-    input()
+    sys.stdin.read()
 """
 
 
@@ -33,23 +31,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextmanager
-def holder() -> Generator[tuple[subprocess.Popen[str], Path]]:
+def holder() -> Generator[tuple[Child, Path]]:
     """A process that has such a directory until it is told to end."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDS_ONE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield process, Path(process.stdout.readline().strip())
-        finally:
-            process.kill()
+    with forked(HOLDS_ONE) as process:
+        yield process, Path(process.line())
 
 
 def killed() -> Path:
     with holder() as (process, directory):
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.killed()
     return directory
 
 
@@ -68,7 +58,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_has_is_not(pl
         with temporary_directory():
             pass
         assert (held / "examples").read_text() == "private"
-        process.communicate("\n")
+        assert process.ended().status == 0
     assert list(place.iterdir()) == []
 
 

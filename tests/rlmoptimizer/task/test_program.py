@@ -8,9 +8,6 @@ import datetime
 import enum
 import functools
 import inspect
-import os
-import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Callable
@@ -20,6 +17,7 @@ from typing import Any, Literal
 import dspy
 import pydantic
 import pytest
+from child_process import fresh, output_of
 from hypothesis import given
 from hypothesis import strategies as st
 from offline import field_lm
@@ -520,15 +518,8 @@ def test_the_fingerprint_bears_values_of_any_kind() -> None:
 
 def test_the_fingerprint_is_the_same_in_every_process() -> None:
     code = "import test_program; print(test_program.fingerprint(test_program.Program()))"
-    there = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=100,
-    )
-    assert there.stdout.strip() == fingerprint(Program())
+    there = output_of(fresh(code, variables={"PYTHONHASHSEED": "1"}, options=("-W", "ignore")))
+    assert there.strip() == fingerprint(Program())
 
 
 @dataclasses.dataclass
