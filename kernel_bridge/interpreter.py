@@ -147,15 +147,7 @@ class KernelInterpreter:
         if quota is not None:
             confinement = _shared(confinement)
         self._facade = FacadeGuard(_DSPy(), Quota() if quota is None else quota)
-        invoke = weakref.WeakMethod(self.invoke_tool)  # the session's threads must not keep the interpreter alive
-
-        def run_tool(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-            method = invoke()
-            if method is None:
-                raise CodeInterpreterError("the interpreter is gone")
-            return method(name, args, kwargs)
-
-        self._dispatcher = ToolDispatcher(run_tool)
+        self._dispatcher = ToolDispatcher(_held_weakly(self.invoke_tool))
         self._session = KernelSession(
             dispatcher=self._dispatcher,
             python=python,
@@ -424,6 +416,19 @@ class OnlyText(BaseCallback):
 
 
 _NO_MARK = CUSTOM_TYPE_START_IDENTIFIER.replace("<<", "< <")
+
+
+def _held_weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of an interpreter for the threads of its session, which must not keep the interpreter alive."""
+    held = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> Any:
+        alive = held()
+        if alive is None:
+            raise CodeInterpreterError("the interpreter is gone")
+        return alive(*args)
+
+    return call
 
 
 def _shared(confinement: str | Confinement | frozenset[str] | set[str]) -> str | Confinement:

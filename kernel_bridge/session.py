@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kernel_bridge.cells import Cell, CellHost, CellOutcome, Death, RemoteFailure, Restored
+from kernel_bridge.cells import Cell, CellHost, CellOutcome, Death, Restored
 from kernel_bridge.confine import ConfinementReport
 from kernel_bridge.errors import (
     KernelDied,
@@ -24,9 +24,10 @@ from kernel_bridge.errors import (
     SessionClosed,
     SessionLost,
 )
+from kernel_bridge.live.cell_turn import CellTurn
 from kernel_bridge.live.kernel import GRACE_SECONDS, Gone, LiveKernel
 from kernel_bridge.live.kernel_starter import KernelStarter
-from kernel_bridge.live.request import CellEncoder
+from kernel_bridge.live.request import CellEncoder, why_unreadable
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
 from kernel_bridge.options import SessionOptions, refuse_unless
 from kernel_bridge.threads.blocked_loop import watch_running_loop
@@ -70,9 +71,7 @@ class KernelSession:
         self._encoder = CellEncoder(self.options.limits)
         self._setup: list[Cell] = []
         self._deaths = 0
-        self._running = threading.Lock()  # held while a cell runs and its end is dealt with
-        self._runner: int | None = None  # the thread that holds it
-        self._interrupted = False  # an interrupt came for the cell that is being run
+        self._turn = CellTurn()
         self._changing = threading.RLock()  # guards starts and the end against each other; held while a kernel starts
         self._closed: str | None = None
         self._starter: KernelStarter | None = None
@@ -85,7 +84,7 @@ class KernelSession:
     @property
     def busy(self) -> bool:
         """Whether another thread runs a cell, or deals with the death of its kernel."""
-        return self._running.locked() and self._runner != threading.get_ident()
+        return self._turn.is_taken and not self._turn.is_mine
 
     @property
     def connection_file(self) -> Path | None:
@@ -125,22 +124,22 @@ class KernelSession:
         """
         if self._closed is None:
             self._closed = reason
-        if self._runner == threading.get_ident():
+        if self._turn.is_mine:
             self._dispose()
             return
         starter, kernel = self._starter, self._kernel
         try:
-            if starter is not None and starter.keeper is not None and not self._running.locked():
+            if starter is not None and starter.keeper is not None and not self._turn.is_taken:
                 starter.keeper.wait(_KEEP_SECONDS)
         finally:
             if kernel is not None:
                 kernel.process.kill()
         # The sockets belong to the thread that runs a cell; it notices that the kernel is gone and lets go of them.
-        if self._running.acquire(timeout=0 if self._dispatcher.is_calling else _RUNNER_SECONDS):
+        if self._turn.take(0.0 if self._dispatcher.is_calling else _RUNNER_SECONDS):
             try:
                 self._dispose()
             finally:
-                self._running.release()
+                self._turn.give_back()
 
     def _dispose(self) -> None:
         with self._changing:  # what was starting has been given up by now, and nothing starts any more
@@ -163,8 +162,7 @@ class KernelSession:
         be started.
         """
         self._dispatcher.leave_to_parent()
-        if self._runner != threading.get_ident():
-            self._runner, self._running = None, threading.Lock()
+        self._turn.leave_to_parent()
         if self._changing.acquire(blocking=False):  # it is free, or this thread's own
             self._changing.release()
         else:
@@ -189,9 +187,9 @@ class KernelSession:
 
     def interrupt(self) -> None:
         """Interrupt the running cell, if there is one. From any thread; does not wait."""
-        if not self._running.locked():
+        if not self._turn.is_taken:
             return
-        self._interrupted = True  # for a cell that is still on its way
+        self._turn.interrupted = True  # for a cell that is still on its way
         kernel = self._kernel
         if kernel is not None:
             kernel.interrupt()
@@ -215,11 +213,9 @@ class KernelSession:
             SessionLost: the kernel is gone, and this session starts no other.
         """
         cell = Cell(cell) if isinstance(cell, str) else cell
-        if not self._running.acquire(blocking=False):
+        if not self._turn.take():
             raise SessionBusy("a cell is already running in this session")
         try:
-            self._runner = threading.get_ident()
-            self._interrupted = False
             self.start()
             with watch_running_loop():
                 outcome = self._run(cell, CellHost(self.tools, self.judge, self.on_death) if host is None else host)
@@ -233,21 +229,20 @@ class KernelSession:
                 if self._closed is not None:
                     self._dispose()  # whoever closed it may not have waited
             finally:
-                self._runner = None
-                self._running.release()
+                self._turn.give_back()
 
     def _run(self, cell: Cell, host: CellHost, *, again: bool = False) -> CellOutcome:
         kernel, starter = self._kernel, self._starter
         assert kernel is not None
         assert starter is not None
-        if (failure := _unreadable(cell.code)) is not None:
+        if (failure := why_unreadable(cell.code)) is not None:
             return CellOutcome("", failure=failure)
         self._dispatcher.bind(dict(host.tools), host.judge)
         request = self._encoder.encode(cell, host.tools, self._number, again=again)
         self._number += 1
         try:
             try:
-                outcome, taken = kernel.run(request, lambda: self._interrupted and not again)
+                outcome, taken = kernel.run(request, lambda: self._turn.interrupted and not again)
             except Gone as gone:
                 return self._succeed(gone, request.number, host)
             except ProtocolViolation as violation:
@@ -331,17 +326,6 @@ def _leave_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_to_parent)
-
-
-def _unreadable(code: str) -> RemoteFailure | None:
-    """Why code cannot even be sent: Python source is text, and a lone surrogate is not."""
-    try:
-        code.encode()
-    except UnicodeEncodeError as error:
-        line = code.count("\n", 0, error.start) + 1
-        text = f"line {line} holds {code[error.start]!r}, a lone surrogate, which is no character of Python source"
-        return RemoteFailure("SyntaxError", text, f"SyntaxError: {text}", compiling=True)
-    return None
 
 
 def _ordinal(number: int) -> str:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from kernel_bridge.cells import Cell
+from kernel_bridge.cells import Cell, RemoteFailure
 from kernel_bridge.errors import NotSendable
 from kernel_bridge.live.sent_variables import SentVariables
 from kernel_bridge.live.tool_dispatch import describe_tool
 from kernel_bridge.options import Limits
 from kernel_bridge.wire import Codec, Unsendable
 
-__all__ = ["CellEncoder", "CellRequest"]
+__all__ = ["CellEncoder", "CellRequest", "why_unreadable"]
 
 # name, index of its frame or None when the kernel has it, form, whether what a checkpoint restored is newer
 _Variable: TypeAlias = "tuple[str, int | None, str, bool]"
@@ -75,3 +75,14 @@ class CellEncoder:
             fresh[name] = known if known is not None and same else (tool, describe_tool(name, tool, self._codec))
         self._descriptions = fresh
         return [description for _, description in fresh.values()]
+
+
+def why_unreadable(code: str) -> RemoteFailure | None:
+    """Why code cannot even be sent: Python source is text, and a lone surrogate is not."""
+    try:
+        code.encode()
+    except UnicodeEncodeError as error:
+        line = code.count("\n", 0, error.start) + 1
+        text = f"line {line} holds {code[error.start]!r}, a lone surrogate, which is no character of Python source"
+        return RemoteFailure("SyntaxError", text, f"SyntaxError: {text}", compiling=True)
+    return None

@@ -176,7 +176,7 @@ def test_the_agents_cell_waits_for_a_persons_and_both_have_their_answers(
 
     def let_go() -> None:
         assert entered.wait(60)
-        wait_until(interpreter._session._running.locked, "the agent's cell has come")
+        wait_until(lambda: interpreter._session._turn.is_taken, "the agent's cell has come")
         leave.set()
 
     interpreter.tools["hold"] = hold
