@@ -64,8 +64,8 @@ class Checkpoint:
         self._limit_seconds = limit_seconds
         self._pickling = Pickling(namespace, stub_of)
 
-    def write(self, names: Mapping[str, Any]) -> tuple[list[str], dict[str, str]] | None:
-        """Write these names. Returns what was kept and what was not, with reasons; None when nothing had changed.
+    def write(self, names: Mapping[str, Any]) -> dict[str, str]:
+        """Write these names. Returns those that could not be kept, with reasons.
 
         Raises OSError when the disk is full; the last checkpoint then stays, known to be older.
         """
@@ -76,7 +76,7 @@ class Checkpoint:
         finally:
             faulthandler.cancel_dump_traceback_later()
 
-    def _write(self, names: Mapping[str, Any]) -> tuple[list[str], dict[str, str]] | None:
+    def _write(self, names: Mapping[str, Any]) -> dict[str, str]:
         before = self._set_aside()
         started = time.monotonic()
         lost: dict[str, str] = {}
@@ -93,9 +93,9 @@ class Checkpoint:
         whole = self._head(sizes, lost, modules) + b"\n" + data
         if before.digest == digest_of(whole):
             mark_slot(before, aside=False)
-            return None
-        write_slot(self._path, whole)
-        return sorted([*sizes, *modules]), lost
+        else:
+            write_slot(self._path, whole)
+        return lost
 
     def _head(self, sizes: Mapping[str, int], lost: Mapping[str, str], modules: Mapping[str, str]) -> bytes:
         head = {"python": _PYTHON, "names": sizes, "lost": lost, "modules": modules, "sources": self._sources}

@@ -22,10 +22,9 @@ class MemoryRoom:
             return
         import resource
 
-        self._resource = resource
-        self._set_limit = resource.setrlimit
+        self._get_limits, self._set_limits = resource.getrlimit, resource.setrlimit
         self._which = resource.RLIMIT_DATA
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        hard = resource.getrlimit(self._which)[1]
         self._all = hard, hard
         if hard != resource.RLIM_INFINITY:
             self._limit = hard
@@ -41,11 +40,10 @@ class MemoryRoom:
         if self._limit is None:
             return
         try:
-            self._set_limit(self._which, self._all)
+            self._set_limits(self._which, self._all)
         except (OSError, ValueError):  # the agent's code has lowered the hard limit
             self._set(self._limit)
 
     def _set(self, soft: int) -> None:
         with contextlib.suppress(OSError, ValueError):
-            hard = self._resource.getrlimit(self._which)[1]
-            self._set_limit(self._which, (soft, hard))
+            self._set_limits(self._which, (soft, self._get_limits(self._which)[1]))

@@ -23,7 +23,7 @@ class NamespaceKeeper:
 
     Args:
         own_names: gives the names to keep.
-        progress_file: says to the host, at every moment, whether a checkpoint is being made.
+        progress_file: shows the host whether a checkpoint is being made.
     """
 
     def __init__(self, checkpoint: Checkpoint, own_names: Callable[[], dict[str, Any]], progress_file: str) -> None:
@@ -31,9 +31,8 @@ class NamespaceKeeper:
         self._own_names = own_names
         self._progress = os.open(progress_file, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0))
         self._due: int | None = None  # the cell after which a checkpoint is to be made
-        self._lost: dict[str, str] = {}  # names that the last checkpoint lacks, and why
-        self._causes: dict[str, str] = {}  # the same of the last try, good or bad, without addresses
-        self._unkept: dict[str, str] = {}  # what of it the agent is to be told
+        self._causes: dict[str, str] = {}  # why the last checkpoint lacks which names, without addresses
+        self._unkept: dict[str, str] = {}  # what of it the next reply has to say
 
     def expect(self, cell: int) -> None:
         """The reply of this cell is on its way, and its checkpoint due."""
@@ -46,10 +45,7 @@ class NamespaceKeeper:
         cell, self._due = self._due, None
         self._note_progress(KEEPING, cell)
         try:
-            written = self._checkpoint.write(self._own_names())
-            if written is not None:
-                self._lost = written[1]
-            self._note_unkept(self._lost)
+            self._note_unkept(self._checkpoint.write(self._own_names()))
         except Exception as error:  # noqa: BLE001 - a full disk, or no memory: the last good checkpoint stays
             reason = f"the checkpoint cannot be made: {type(error).__name__}: {error}"[:_LONGEST_REASON]
             self._note_unkept({"all names": reason})
@@ -57,19 +53,19 @@ class NamespaceKeeper:
             self._note_progress(KEPT, cell)
 
     def _note_unkept(self, lost: dict[str, str]) -> None:
-        """Remember for the next reply what the checkpoint lacks, and for what cause, if that was not told yet."""
+        """Remember for the next reply what the checkpoint lacks, if an earlier reply has not said it for this cause."""
         causes = {name: _ADDRESS.sub("0x", reason) for name, reason in lost.items()}
         news = {name: lost[name] for name, cause in causes.items() if self._causes.get(name) != cause}
         self._causes = causes
         self._unkept = {name: reason for name, reason in {**self._unkept, **news}.items() if name in lost}
 
     def take_unkept(self) -> dict[str, str]:
-        """What the agent has not been told yet: names that the checkpoint lacks, and why."""
+        """For a reply: names that the checkpoint lacks, and why, without what an earlier reply has said."""
         unkept, self._unkept = self._unkept, {}
-        told = {name[:_LONGEST_REASON]: reason for name, reason in list(unkept.items())[:_MOST_UNKEPT]}
+        said = {name[:_LONGEST_REASON]: reason for name, reason in list(unkept.items())[:_MOST_UNKEPT]}
         if len(unkept) > _MOST_UNKEPT:
-            told[f"{len(unkept) - _MOST_UNKEPT:,} more"] = "for such reasons"
-        return told
+            said[f"{len(unkept) - _MOST_UNKEPT:,} more"] = "for such reasons"
+        return said
 
     def _note_progress(self, state: bytes, cell: int) -> None:
         with contextlib.suppress(OSError):  # the agent's code closed it

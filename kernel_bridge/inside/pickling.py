@@ -106,10 +106,7 @@ def _source_of(name: str) -> str:
 
 
 def _make_pickler(namespace: dict[str, Any]) -> type[pickle.Pickler]:
-    try:
-        import cloudpickle
-    except ImportError:
-        return pickle.Pickler
+    import cloudpickle  # not before the first checkpoint: a kernel's start does not wait for it
 
     class NamespacePickler(cloudpickle.Pickler):
         """cloudpickle, but functions of the agent's cells keep the namespace as their globals and what they share."""

@@ -79,9 +79,7 @@ class Binding:
 
     def _submit(self, fields: list[dict[str, Any]] | None) -> Callable[..., Any]:
         fields = [{"name": "output"}] if fields is None else fields
-        parameters = [{"name": f["name"], "kind": 1, "annotation": f["type"]} if "type" in f else
-                      {"name": f["name"], "kind": 1} for f in fields]  # fmt: skip
-        signature = _signature(parameters)
+        signature = _signature([{"kind": 1, "annotation": field.get("type"), **field} for field in fields])
         names = ", ".join(f["name"] for f in fields)
 
         def submit(*args: Any, **kwargs: Any) -> None:
@@ -113,16 +111,7 @@ def _dress(
     return function
 
 
-_KINDS = {
-    int(kind): kind
-    for kind in (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        inspect.Parameter.VAR_POSITIONAL,
-        inspect.Parameter.KEYWORD_ONLY,
-        inspect.Parameter.VAR_KEYWORD,
-    )
-}
+_KINDS = {int(kind): kind for kind in type(inspect.Parameter.VAR_KEYWORD)}
 
 
 def _signature(parameters: list[dict[str, Any]], returns: str | None = None) -> inspect.Signature:
@@ -133,7 +122,7 @@ def _signature(parameters: list[dict[str, Any]], returns: str | None = None) -> 
             default = p["default"]
         elif "default_text" in p:
             default = _Text(p["default_text"])
-        annotation = _Text(p["annotation"]) if "annotation" in p else inspect.Parameter.empty
+        annotation = inspect.Parameter.empty if p.get("annotation") is None else _Text(p["annotation"])
         made.append(inspect.Parameter(p["name"], _KINDS[p["kind"]], default=default, annotation=annotation))
     return inspect.Signature(made, return_annotation=inspect.Signature.empty if returns is None else _Text(returns))
 
