@@ -79,7 +79,7 @@ _MOST_STARTS = 1000  # of the event loop
 
 
 class Publisher:
-    """The iopub socket, used from any thread under a lock. Has the few methods that ipykernel calls on its thread."""
+    """The iopub socket, used from any thread under a lock, with the methods of ipykernel's iopub thread."""
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
@@ -91,7 +91,7 @@ class Publisher:
     def listened_to(self) -> bool:
         """Whether any client, such as a console, is subscribed."""
         with self._lock:
-            # Asking first keeps the common case free of an exception, whose frames would hold on to what is printed.
+            # Without asking first, every print would cost an exception.
             while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 event = self._socket.recv(zmq.DONTWAIT)
                 self._listeners += 1 if event[:1] == b"\x01" else -1
@@ -118,7 +118,7 @@ class Publisher:
 
 
 class _NoThread:
-    """Stands where ipykernel 7 expects its sub-shell thread: it is false, and main is its parent."""
+    """Stands where ipykernel 7 expects its sub-shell thread: it is false, and its parent is the main thread."""
 
     parent_thread = threading.main_thread()
 
@@ -132,23 +132,15 @@ class BridgeApp(IPKernelApp):
     bridge: dict[str, Any]  # the launch configuration
     channel: HostChannel
 
-    def init_pdb(self) -> None:
-        return None
+    def _leave_out(self, **_: Any) -> None:
+        """What is not for this kernel: the host wrote the connection file, and the guardian ends the process."""
 
-    def init_blackhole(self) -> None:
-        return None
-
-    def init_poller(self) -> None:
-        return None  # the guardian and the parent-death signal do this, in microseconds instead of seconds
-
-    def write_connection_file(self, **_: Any) -> None:
-        return None  # the host wrote it
+    write_connection_file = init_poller = close = _leave_out
+    init_pdb = init_blackhole = init_gui_pylab = init_extensions = init_code = init_path = _leave_out
+    configure_tornado_logger = _leave_out
 
     def log_connection_info(self) -> None:
         self.all_ports = {name: getattr(self, f"{name}_port") for name in ("shell", "iopub", "stdin", "hb", "control")}
-
-    def configure_tornado_logger(self) -> None:
-        return None
 
     def init_control(self, context: zmq.Context[Any]) -> None:
         super().init_control(context)
@@ -189,21 +181,6 @@ class BridgeApp(IPKernelApp):
         )
         self.kernel.record_ports({name + "_port": port for name, port in self.all_ports.items()})
 
-    def init_gui_pylab(self) -> None:
-        os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-
-    def init_extensions(self) -> None:
-        return None
-
-    def init_code(self) -> None:
-        return None
-
-    def init_path(self) -> None:
-        return None
-
-    def close(self) -> None:
-        return None  # the guardian ends this process; there is nothing to end in order
-
 
 def run(config: dict[str, Any]) -> None:
     """Start the kernel that the host described, and serve until it is killed."""
@@ -211,20 +188,21 @@ def run(config: dict[str, Any]) -> None:
     os.set_inheritable(config["real_stderr"], False)
     try:
         app = _prepared(config)
-    except BaseException as error:  # what else would tell of it goes to the agent already, who is not there yet
+    except BaseException as error:  # the standard streams are the agent's already
         os.write(config["real_stderr"], f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
         raise
     _serve(app)
 
 
 def _prepared(config: dict[str, Any]) -> BridgeApp:
-    """The kernel, all but serving."""
+    """A kernel that is ready to serve."""
     logging.getLogger("tornado").setLevel(logging.CRITICAL)
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     settings = Config()
     settings.HistoryManager.enabled = False
     settings.InteractiveShell.colors = "nocolor"
     settings.InteractiveShell.cache_size = 0
-    settings.IPCompleter.use_jedi = False  # it takes seconds to think, in which the agent would wait for a person's TAB
+    settings.IPCompleter.use_jedi = False  # the agent would wait seconds for a person's TAB
     settings.IPKernelApp.matplotlib = None
     app = BridgeApp.instance(config=settings, log_level=logging.CRITICAL)
     app.bridge = config
@@ -235,7 +213,7 @@ def _prepared(config: dict[str, Any]) -> BridgeApp:
     assert app.context is not None
     channel = HostChannel(app.context, (config["calls_url"], config["replies_url"]), codec, interrupts)
     app.kernel.attach(config, channel, interrupts)
-    gc.freeze()  # what a start has made stays; no collection need look at it again
+    gc.freeze()  # what a start has made stays, and no collection need look at it
     gc.enable()
     return app
 

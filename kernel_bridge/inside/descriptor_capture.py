@@ -27,10 +27,13 @@ def _identity(fd: int) -> tuple[int, int] | None:
 
 
 class DescriptorCapture:
-    """File descriptors 1 and 2: what subprocesses and C code write joins the transcript.
+    """Makes descriptors 1 and 2 a pipe, and reads that.
 
-    A thread reads, because a child that fills the pipe would block otherwise; `drain` takes what is left when a
-    cell ends, so that its own output is never found in the next one's.
+    A thread reads, because a child that fills the pipe would block otherwise. `drain` takes the rest when a cell ends,
+    so that its output is never found in the next one's.
+
+    Args:
+        emit: gets the text.
     """
 
     def __init__(self, emit: Callable[[str], None]) -> None:
@@ -44,7 +47,7 @@ class DescriptorCapture:
         threading.Thread(target=self._run, name="descriptor capture", daemon=True).start()
 
     def restore(self) -> None:
-        """Put the descriptors back where they belong, whatever the agent's code did to them."""
+        """Put the descriptors back, if the agent's code closed them or put something else there."""
         with contextlib.suppress(OSError):
             if _identity(0) is None:
                 os.open(os.devnull, os.O_RDONLY)  # becomes 0, the lowest that is free
@@ -60,7 +63,7 @@ class DescriptorCapture:
                     break
 
     def _take(self) -> bool:
-        """Take what waits. False: nothing does, or it cannot be had now."""
+        """Take what waits. False: nothing waits, or it cannot be read now."""
         try:
             data = os.read(self._read_end, _PIPE_READ)
             if data:
@@ -78,5 +81,5 @@ class DescriptorCapture:
                 poller.poll()
                 with self._lock:
                     taken = self._take()
-            if not taken:  # there is no memory, the agent's code closed the pipe, or another thread was first
+            if not taken:  # no memory is left, the agent's code closed the pipe, or another thread was first
                 time.sleep(_PAUSE_SECONDS)

@@ -40,7 +40,7 @@ class StandardStreams:
             self._capture.restore()
 
     def drain(self) -> None:
-        """Take what others have written to the descriptors so far, so that it keeps its place in the text."""
+        """Take what subprocesses have written so far, so that it keeps its place in the text."""
         if self._capture is not None:
             self._capture.drain()
 

@@ -16,7 +16,11 @@ __all__ = ["Transcript", "sendable"]
 
 
 class Transcript:
-    """The text of one cell, at most `limit` bytes of it. Thread-safe."""
+    """The text of one cell, at most `limit` bytes of it. Thread-safe.
+
+    Args:
+        file_path: of a file for the first half of it; None: no file.
+    """
 
     def __init__(self, limit: int, file_path: str | None) -> None:
         self._half = max(1, limit // 2)
@@ -24,20 +28,12 @@ class Transcript:
         self._file = -1
         if file_path is not None:
             self._file = os.open(file_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self.active = False
+        self._on_file = 0  # bytes
+        self._active = False
         self._screen = Screen()
-        self._unseen: deque[str] = deque()  # of the screen yet
+        self._unseen: deque[str] = deque()  # text that the screen has not got yet
         self._showing = False
-        self._reset()
-
-    def _reset(self) -> None:
-        self._head: list[str] = []
-        self._head_size = 0
-        self._tail: deque[str] = deque()
-        self._tail_size = 0
-        self._omitted = 0
-        self._on_file = 0
-        self._screen.rest()
+        self._kept = _Ends(self._half)
 
     def begin(self) -> None:
         """Start a cell: what comes from now on is its text."""
@@ -45,77 +41,89 @@ class Transcript:
             if self._on_file:
                 with contextlib.suppress(OSError):  # the agent's code closed it
                     os.ftruncate(self._file, 0)
-            self._reset()
-            self.active = True
+            self._on_file = 0
+            self._kept = _Ends(self._half)
+            self._screen.rest()
+            self._active = True
 
     def end(self) -> tuple[str, str, int]:
         """End the cell: its head, its tail, and how many characters between them were left out."""
         with self._lock:
-            self.active = False
+            self._active = False
             self._show()
-            self._keep(self._screen.rest())
-            return "".join(self._head), "".join(self._tail), self._omitted
+            self._kept.add(self._screen.rest())
+            return self._kept.parts()
 
     def add(self, text: str) -> None:
-        """What was printed: it may write over what was printed before."""
+        """Add what was printed; it may write over what was printed before."""
         text = sendable(text)
         with self._lock:
-            if not self.active:
+            if not self._active:
                 return
             self._mirror(text)
             self._unseen.append(text)
-            if not self._showing:  # else in a signal handler that came in the middle of this
+            if not self._showing:  # else this is a signal handler in the middle of it
                 self._show()
 
     def _show(self) -> None:
         self._showing = True
         try:
             while self._unseen:
-                self._keep(self._screen.feed(self._unseen.popleft()))
+                self._kept.add(self._screen.feed(self._unseen.popleft()))
         finally:
             self._showing = False
 
     def add_result(self, text: str) -> None:
-        """A value's text, every character of which counts."""
+        """Add a value's text, every character of which counts."""
         text = sendable(text)
         with self._lock:
-            if self.active:
+            if self._active:
                 self._mirror(text)
-                self._keep(self._screen.rest())
-                self._keep(text)
-
-    def _keep(self, text: str) -> None:
-        room = self._half - self._head_size
-        if room > 0:
-            kept, text = text[:room], text[room:]
-            self._head.append(kept)
-            self._head_size += len(kept)
-        if text:
-            self._add_to_tail(text)
-
-    def _add_to_tail(self, text: str) -> None:
-        if len(text) > self._half:
-            self._omitted += len(text) - self._half
-            text = text[-self._half :]
-        self._tail.append(text)
-        self._tail_size += len(text)
-        while self._tail and self._tail_size > self._half:
-            over = self._tail_size - self._half
-            oldest = self._tail[0]
-            if len(oldest) <= over:
-                self._tail.popleft()
-            else:
-                self._tail[0] = oldest[over:]
-            cut = min(over, len(oldest))
-            self._tail_size -= cut
-            self._omitted += cut
+                self._kept.add(self._screen.rest())
+                self._kept.add(text)
 
     def _mirror(self, text: str) -> None:
-        """Put the head on file as well; the page cache keeps it whatever happens to this process."""
+        """Write the head to the file too, where it outlives this process."""
         if self._file >= 0 and self._on_file < self._half:
             with contextlib.suppress(OSError):  # a full disk costs the copy for the crash case, nothing else
                 data = text[: self._half].encode()[: self._half]
                 self._on_file += os.write(self._file, data)
+
+
+class _Ends:
+    """The first and the last characters of a text of any length."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most  # characters of each end
+        self._head: list[str] = []
+        self._room = most  # left in the head
+        self._tail: deque[str] = deque()
+        self._tail_size = 0
+        self._omitted = 0
+
+    def add(self, text: str) -> None:
+        if self._room > 0:
+            self._head.append(text[: self._room])
+            text = text[self._room :]
+            self._room -= len(self._head[-1])
+        if not text:
+            return
+        if len(text) > self._most:
+            self._omitted += len(text) - self._most
+            text = text[-self._most :]
+        self._tail.append(text)
+        self._tail_size += len(text)
+        while (over := self._tail_size - self._most) > 0:
+            oldest = self._tail.popleft()
+            if len(oldest) > over:
+                self._tail.appendleft(oldest[over:])
+            cut = min(over, len(oldest))
+            self._tail_size -= cut
+            self._omitted += cut
+
+    def parts(self) -> tuple[str, str, int]:
+        """The head, the tail, and how many characters between them were left out."""
+        return "".join(self._head), "".join(self._tail), self._omitted
 
 
 def sendable(text: str) -> str:

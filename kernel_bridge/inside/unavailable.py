@@ -48,7 +48,7 @@ class NoInput(io.TextIOBase):
         raise nothing_typed("sys.stdin")
 
     def close(self) -> None:
-        return None  # a cell that closes it must not change what the ones after it are told
+        return None  # a cell that closes it must not change the errors of later ones
 
     @property
     def buffer(self) -> Any:
