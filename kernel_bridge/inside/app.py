@@ -26,6 +26,7 @@ import threading
 import types
 from typing import Any
 
+import msgspec
 import zmq
 
 
@@ -73,6 +74,7 @@ from zmq.eventloop.zmqstream import ZMQStream  # noqa: E402
 from kernel_bridge.inside.channel import HostChannel  # noqa: E402
 from kernel_bridge.inside.interrupts import Interrupts  # noqa: E402
 from kernel_bridge.inside.kernel import BridgeKernel  # noqa: E402
+from kernel_bridge.inside.launch_config import LaunchConfig  # noqa: E402
 from kernel_bridge.wire import Codec  # noqa: E402
 
 _MOST_STARTS = 1000  # of the event loop
@@ -129,8 +131,7 @@ class _NoThread:
 class BridgeApp(IPKernelApp):
     """Made by `run`, once per process."""
 
-    bridge: dict[str, Any]  # the launch configuration
-    channel: HostChannel
+    real_stderr: int  # a descriptor of the host's end, while 1 and 2 are the agent's
 
     def _leave_out(self, **_: Any) -> None:
         """What is not for this kernel: the host wrote the connection file, and the guardian ends the process."""
@@ -155,7 +156,7 @@ class BridgeApp(IPKernelApp):
         self.iopub_thread = self.iopub_socket = Publisher(socket)
 
     def init_io(self) -> None:
-        faulthandler.enable(file=self.bridge["real_stderr"])
+        faulthandler.enable(file=self.real_stderr)
         self.displayhook = types.SimpleNamespace(get_execution_count=None)
 
     def init_signal(self) -> None:
@@ -184,17 +185,16 @@ class BridgeApp(IPKernelApp):
 
 def run(config: dict[str, Any]) -> None:
     """Start the kernel that the host described, and serve until it is killed."""
-    config["real_stderr"] = os.dup(2)
-    os.set_inheritable(config["real_stderr"], False)
+    real_stderr = os.dup(2)
     try:
-        app = _prepared(config)
+        app = _prepared(msgspec.convert(config, LaunchConfig), real_stderr)
     except BaseException as error:  # the standard streams are the agent's already
-        os.write(config["real_stderr"], f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
+        os.write(real_stderr, f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
         raise
     _serve(app)
 
 
-def _prepared(config: dict[str, Any]) -> BridgeApp:
+def _prepared(config: LaunchConfig, real_stderr: int) -> BridgeApp:
     """A kernel that is ready to serve."""
     logging.getLogger("tornado").setLevel(logging.CRITICAL)
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
@@ -205,14 +205,14 @@ def _prepared(config: dict[str, Any]) -> BridgeApp:
     settings.IPCompleter.use_jedi = False  # the agent would wait seconds for a person's TAB
     settings.IPKernelApp.matplotlib = None
     app = BridgeApp.instance(config=settings, log_level=logging.CRITICAL)
-    app.bridge = config
+    app.real_stderr = real_stderr
     app.kernel_class = BridgeKernel
-    app.initialize(["-f", config["connection_file"]])
-    interrupts = Interrupts(config["interrupt_file"])
-    codec = Codec(limit_bytes=config["frame_bytes"], limit_depth=config["frame_depth"], unpickle=True)
+    app.initialize(["-f", config.connection_file])
+    interrupts = Interrupts(config.interrupt_file)
+    codec = Codec(limit_bytes=config.frame_bytes, limit_depth=config.frame_depth, unpickle=True)
     assert app.context is not None
-    channel = HostChannel(app.context, (config["calls_url"], config["replies_url"]), codec, interrupts)
-    app.kernel.attach(config, channel, interrupts)
+    channel = HostChannel(app.context, (config.calls_url, config.replies_url), codec, interrupts)
+    app.kernel.attach(config, channel, interrupts, real_stderr)
     gc.freeze()  # what a start has made stays, and no collection need look at it
     gc.enable()
     return app

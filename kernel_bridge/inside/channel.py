@@ -32,7 +32,7 @@ from kernel_bridge.wire import (
     write_head,
 )
 
-_poll = zmq.zmq_poll  # ours, whatever the agent's code does to the module
+_poll = zmq.zmq_poll  # the agent's code may replace the module's
 _ZERO_COPY_BYTES = 65536
 _POLL_MS = 1000  # a poll that lasts for ever could miss a signal that another thread was given
 _PAIR = b"\x92"  # the head of a msgpack array of two, whose parts are encoded apart for the sake of their error paths

@@ -18,9 +18,10 @@ import linecache
 import sys
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
+from kernel_bridge.inside.launch_config import CheckpointConfig
 from kernel_bridge.inside.loading import load_names
 from kernel_bridge.inside.pickling import Pickling, TooLarge
 from kernel_bridge.inside.slots import Slot, digest_of, mark_slot, newest, read_slot, write_slot
@@ -35,41 +36,31 @@ _REASON_SECONDS = 0.2  # that an exception may take to give its text
 
 
 class Checkpoint:
-    """Writes and restores the checkpoint file of one session.
+    """Writes and restores the checkpoint of one session.
 
     Args:
-        path: where it is kept, see `slots.py`; a successor reads from there.
+        config: where the checkpoint is, and its limits.
         namespace: the agent's globals.
-        limit_bytes: of one checkpoint.
-        limit_seconds: of making one.
-        stub_of: finds the stub of a host tool by its name.
         last_words: a file descriptor for a process that has to be ended because its pickling cannot be.
     """
 
     def __init__(
-        self,
-        path: str,
-        namespace: dict[str, Any],
-        limit_bytes: int,
-        limit_seconds: float,
-        *,
-        stub_of: Callable[[str], Callable[..., Any]],
-        last_words: int,
+        self, config: CheckpointConfig, namespace: dict[str, Any], pickling: Pickling, *, last_words: int
     ) -> None:
-        self._path = path
+        self._path = config.path
+        self._limit_bytes = config.bytes
+        self._limit_seconds = config.seconds
+        self._namespace = namespace
+        self._pickling = pickling
         self._last_words = last_words
         self._sources: dict[str, str] = {}  # of the cells that define what was pickled last
-        self._namespace = namespace
-        self._limit_bytes = limit_bytes
-        self._limit_seconds = limit_seconds
-        self._pickling = Pickling(namespace, stub_of)
 
     def write(self, names: Mapping[str, Any]) -> dict[str, str]:
         """Write these names. Returns those that could not be kept, with reasons.
 
         Raises OSError when the disk is full; the last checkpoint then stays, known to be older.
         """
-        # Code of the agent's that swallows every exception, or never comes back from C, ends the process after a while.
+        # The agent's code may swallow every exception, or never come back from C: then this ends the process.
         faulthandler.dump_traceback_later(_HOPELESS * self._limit_seconds + 1, exit=True, file=self._last_words)
         try:
             return self._write(names)
@@ -85,7 +76,7 @@ class Checkpoint:
         try:
             dumped = call_within(self._limit_seconds / 2, lambda: self._dump(names))
         except BaseException:  # noqa: BLE001 - pickling runs the agent's own code
-            dumped = None  # one name is at fault, or some are: the others are kept without it
+            dumped = None  # some names cannot be pickled: the others are kept without them
         if dumped is None:
             kept, lost = self._sieve(names, started)
             dumped = self._dump_kept(kept, lost)
@@ -102,7 +93,7 @@ class Checkpoint:
         return json.dumps(head).encode()
 
     def _set_aside(self) -> Slot:
-        """Say that a newer one is begun; before the first cell there was nothing."""
+        """Mark the last checkpoint as older than one that is begun now. The first of all is empty."""
         before = newest(self._path)
         if before is None:
             return write_slot(self._path, self._head({}, {}, {}) + b"\n", aside=True)
@@ -144,7 +135,7 @@ class Checkpoint:
         return imported
 
     def _sieve(self, names: Mapping[str, Any], started: float) -> tuple[dict[str, Any], dict[str, str]]:
-        """Try each name alone, smallest guess first, until the bytes or the seconds are used up."""
+        """Pickle each name alone, what looks smallest first, until the bytes or the seconds are used up."""
         kept: dict[str, Any] = {}
         lost: dict[str, str] = {}
         room = self._limit_bytes
@@ -173,7 +164,7 @@ class Checkpoint:
     def _dump_kept(self, kept: dict[str, Any], lost: dict[str, str]) -> tuple[bytes, dict[str, int]]:
         try:
             return call_within(self._limit_seconds, lambda: self._dump(kept))
-        except BaseException as error:  # noqa: BLE001 - each went alone, but not all together
+        except BaseException as error:  # noqa: BLE001 - each can be pickled alone, but not all together
             lost.update(dict.fromkeys(kept, f"pickling all names together failed: {type(error).__name__}"))
             kept.clear()
             return b"", {}

@@ -26,7 +26,7 @@ def host_exception(kind: str, message: str) -> BaseException:
     """An exception of the same class name and text as the one on the host.
 
     `except` by that name catches it: the class is Python's own when there is one, else a stand-in that becomes a
-    builtin here. The agent sees the name in a traceback, writes it into its next `except`, and imports it from nowhere.
+    builtin here: the agent reads the name in a traceback, and has no module to import it from.
     """
     found = getattr(builtins, kind, None)
     if isinstance(found, type) and issubclass(found, Exception):
@@ -44,8 +44,8 @@ def host_exception(kind: str, message: str) -> BaseException:
     return error
 
 
-class _Spoken(Exception):
-    """A stand-in's text is the host's, whatever its base makes of its arguments (`KeyError` quotes them)."""
+class _WithHostText(Exception):
+    """Shows the host's text, where its other base would change it: `KeyError` quotes its argument."""
 
     text = ""
 
@@ -58,7 +58,7 @@ def _stand_in(kind: str, found: Any) -> Any:
     for base in (found, *getattr(found, "__mro__", ())[1:-2], HostError):
         with contextlib.suppress(TypeError):
             if issubclass(base, Exception):
-                made = type(name, (_Spoken, base), {"__module__": "__main__"})
+                made = type(name, (_WithHostText, base), {"__module__": "__main__"})
                 made("a text")
                 return made
     raise AssertionError("HostError takes a text")

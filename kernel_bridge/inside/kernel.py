@@ -32,8 +32,10 @@ from kernel_bridge.inside.cell import HostCell
 from kernel_bridge.inside.channel import HostChannel
 from kernel_bridge.inside.checkpoint import Checkpoint
 from kernel_bridge.inside.interrupts import HELD, Interrupts
+from kernel_bridge.inside.launch_config import LaunchConfig
 from kernel_bridge.inside.namespace import Namespace
 from kernel_bridge.inside.namespace_keeper import NamespaceKeeper
+from kernel_bridge.inside.pickling import Pickling
 from kernel_bridge.inside.process_state import ProcessState
 from kernel_bridge.inside.shell import BridgeShell
 from kernel_bridge.inside.streams import StandardStreams
@@ -59,13 +61,13 @@ class BridgeKernel(IPythonKernel):
     def _supports_kernel_subshells(self) -> bool:
         return False
 
-    def attach(self, config: dict[str, Any], channel: HostChannel, interrupts: Interrupts) -> None:
+    def attach(self, config: LaunchConfig, channel: HostChannel, interrupts: Interrupts, real_stderr: int) -> None:
         """Connect the kernel to its host, restore the predecessor's checkpoint, and tell the host it is ready."""
         self.channel = channel
         self._interrupts = interrupts
-        self._real_stderr: int = config["real_stderr"]
-        self._longest_result: int = config["result_chars"]
-        transcript = Transcript(config["output_bytes"], config["transcript_file"])
+        self._real_stderr = real_stderr
+        self._longest_result = config.result_chars
+        transcript = Transcript(config.output_bytes, config.transcript_file)
         self._process = ProcessState(StandardStreams(transcript, interrupts, self._publish_text), interrupts)
         self._binding = Binding(channel, self._runs_host_cell)
         self._namespace = Namespace(self.shell, self._binding)
@@ -76,18 +78,12 @@ class BridgeKernel(IPythonKernel):
         self._keeper: NamespaceKeeper | None = None
         restored: list[str] = []
         lost: dict[str, str] = {}
-        spec = config["checkpoint"]
-        if spec is not None:
-            self.checkpoint = Checkpoint(
-                spec["path"],
-                self._namespace.names,
-                spec["bytes"],
-                spec["seconds"],
-                stub_of=self._binding.stub_of,
-                last_words=self._real_stderr,
-            )
-            self._keeper = NamespaceKeeper(self.checkpoint, self._namespace.own_names, spec["progress_file"])
-            if spec["restore"]:
+        keeping = config.checkpoint
+        if keeping is not None:
+            pickling = Pickling(self._namespace.names, self._binding.stub_of)
+            self.checkpoint = Checkpoint(keeping, self._namespace.names, pickling, last_words=real_stderr)
+            self._keeper = NamespaceKeeper(self.checkpoint, self._namespace.own_names, keeping.progress_file)
+            if keeping.restore:
                 restored, lost = self.checkpoint.restore()
                 self._namespace.note_restored(restored)
         channel.tell(fitting_ready(sys.version.split()[0], restored, lost))
@@ -96,7 +92,7 @@ class BridgeKernel(IPythonKernel):
         return self.cell is not None
 
     def consoles_listen(self) -> bool:
-        """Whether anybody but the host looks on."""
+        """Whether a console is connected."""
         return self.iopub_socket.listened_to()
 
     # -- what ipykernel asks of a kernel while a cell runs -------------------------------------------------------
@@ -159,7 +155,7 @@ class BridgeKernel(IPythonKernel):
             self.session.send(self.iopub_socket, "stream", content, parent, ident=f"stream.{stream}".encode())
 
     async def shutdown_request(self, stream: Any, ident: Any, parent: Any) -> None:
-        """Decline: a session is ended by its host, not by whoever looks on."""
+        """Decline: the host ends a session, not a console."""
         self.session.send(stream, "shutdown_reply", {"status": "aborted", "restart": False}, parent, ident=ident)
 
     def do_shutdown(self, restart: bool) -> Any:
@@ -176,7 +172,7 @@ class BridgeKernel(IPythonKernel):
         omitted, result, failure, submitted, taken, unkept.
         """
         keeper = self._keeper
-        if keeper is not None:  # if this request came while the reply before it was sent, and the loop took it first
+        if keeper is not None:  # the event loop may have had no time for it since the last reply
             keeper.keep()
         spec = parent["metadata"].get("kernel_bridge")
         if spec is None:
@@ -186,7 +182,7 @@ class BridgeKernel(IPythonKernel):
             bridge = await self._run_host_cell(spec, parent)
             bridge["unkept"] = {} if keeper is None or spec["setup"] else keeper.take_unkept()
             self._reply(bridge, stream, ident, parent)
-        except BaseException as error:  # noqa: BLE001 - a cell without a reply would keep its host waiting
+        except BaseException as error:  # noqa: BLE001 - the host would wait for a reply
             self._give_up(error)
         if keeper is not None:
             keeper.expect(spec["number"])
@@ -269,7 +265,7 @@ class BridgeKernel(IPythonKernel):
             line = f"{DAMAGED} {type(error).__name__}: {error!s:.300}\n"
             trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
             os.write(self._real_stderr, (trace + line).encode("utf-8", "replace"))
-        finally:  # without memory not even this can be told
+        finally:  # without memory not even this can be written
             os._exit(DAMAGED_STATUS)
 
 

@@ -56,9 +56,9 @@ def _load_apart(data: bytes, sizes: Mapping[str, int], left: float) -> tuple[dic
 class _Loader:
     """One unpickler for many pickles, of which some fail. Serves it the bytes of the present one.
 
-    Objects that pickles refer to are numbered in the order in which they are made. When a pickle fails, the objects in
-    it are missing or half made, and whatever refers to one of them is refused; but for texts, classes and functions,
-    which every other object with the same fields or of the same class refers to.
+    Objects that pickles refer to are numbered in the order in which they are made. When a pickle fails, its objects are
+    missing or half made, and a later pickle that refers to one of them is refused. Texts, classes and functions are
+    made all the same: every other object with the same fields or of the same class refers to them.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class _Loader:
         return self._file.readline()
 
     def load(self, data: bytes, name: str, seconds: float) -> Any:
-        """Load the next pickle. Raises: BaseException, whatever that raises."""
+        """Load the next pickle. Raises: BaseException, from the agent's code."""
         first = self._count
         whole, spare, refers = call_within(seconds, lambda: self._with_numbers(data))
         try:

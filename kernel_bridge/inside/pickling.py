@@ -1,7 +1,7 @@
 """The agent's names as pickles: one for each name, and objects that names share stay shared.
 
 Functions and the methods of classes defined in cells are pickled by value and get the new kernel's namespace as their
-globals. Checkpoints name what stands here, so that it cannot be moved or renamed without losing what they hold.
+globals. Checkpoints refer to functions of this module by name: to move or rename one loses what older ones hold.
 """
 
 from __future__ import annotations

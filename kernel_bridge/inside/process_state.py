@@ -48,7 +48,7 @@ class ProcessState:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def end_if_forked(self, error: BaseException | None) -> None:
-        """End a process that the agent's code forked and that came to the end of the cell: only its parent goes on."""
+        """At the end of a cell, end a process that the agent's code forked: only the kernel itself goes on."""
         if not self._forked:
             return
         code = 0

@@ -51,14 +51,14 @@ class BridgeDisplayPublisher(ZMQDisplayPublisher):
 
 
 def _sendable_data(data: Any) -> Any:
-    """A result's representations without what no message can hold; what is no such thing is left as it is."""
+    """The representations of a result as texts that a message can hold."""
     if not isinstance(data, dict):
         return data
     return {kind: sendable(text) if isinstance(text, str) else text for kind, text in data.items()}
 
 
 class BridgeShell(ZMQInteractiveShell):
-    """Runs the code of a host's cell itself, so that all it raises is told to the host; a console's the usual way."""
+    """Has a host's cell run its code itself, and runs a console's the usual way."""
 
     displayhook_class = Type(BridgeDisplayHook)
     display_pub_class = Type(BridgeDisplayPublisher)

@@ -63,10 +63,10 @@ def open_slot(path: str, flags: int = os.O_RDONLY) -> Generator[int]:
 
 
 def newest(path: str) -> Slot | None:
-    """The newer one of the checkpoints that are whole; None: there is none."""
+    """The newer checkpoint of those that are whole; None: neither is."""
     found: list[Slot] = []
     for place in slot_paths(path):
-        with contextlib.suppress(OSError, ValueError):  # what is no file of ours is none
+        with contextlib.suppress(OSError, ValueError):  # not a file of ours
             if (slot := _look(place)) is not None:
                 found.append(slot)
     if len(found) == 2 and 0 < (found[1].turn - found[0].turn) % _TURNS < _TURNS // 2:
@@ -99,13 +99,13 @@ def read_slot(slot: Slot) -> tuple[bytes, bytes]:
 
 
 def write_slot(path: str, data: bytes, *, aside: bool = False) -> Slot:
-    """Write a checkpoint into the file that is not the newest one; it is that one then. Raises: OSError, ValueError."""
+    """Write a checkpoint into the file that is not the newest, which it then is. Raises: OSError, ValueError."""
     before = newest(path)
     first, second = slot_paths(path)
     turn = 1 if before is None else (before.turn + 1) % _TURNS
     slot = Slot(second if before and before.path == first else first, turn, len(data), digest_of(data), aside)
     with open_slot(slot.path, os.O_RDWR) as file:
-        os.ftruncate(file, 0)  # what is in the middle of being written is none
+        os.ftruncate(file, 0)  # a checkpoint that is half written does not count
         skip_head(file)
         view = memoryview(data)
         while view:

@@ -140,7 +140,7 @@ def _check_type(field: Mapping[str, Any], value: Any) -> None:
     if isinstance(value, (tuple, set, frozenset)) and wanted is list:
         return
     if hasattr(value, "__dataclass_fields__") or hasattr(value, "model_dump") or hasattr(value, "dtype"):
-        return  # becomes a plain value on the way; the host looks at what arrives
+        return  # is sent as a plain value, which the host checks
     if isinstance(value, float) and wanted is int and value.is_integer():
         return
     if isinstance(value, (bool, int)) and wanted in (bool, int) and value in (0, 1):
