@@ -11,6 +11,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import zmq
@@ -43,15 +44,10 @@ class _Waiter:
 
     def __init__(self) -> None:
         self.reply: tuple[HostMessage, Any] | None = None
-        self.turn = threading.Lock()  # held while there is nothing to look at
-        self.turn.acquire()
+        self.turn: SimpleQueue[None] = SimpleQueue()
 
     def wake(self) -> None:
-        if self.turn.locked():
-            try:
-                self.turn.release()
-            except RuntimeError:  # another thread was first
-                return
+        self.turn.put(None)
 
 
 class HostChannel:
@@ -132,7 +128,7 @@ class HostChannel:
         while waiter.reply is None:
             if not self._reading.acquire(blocking=False):
                 with self._interrupts.allowed():
-                    waiter.turn.acquire()  # woken with its reply, or to become the reader
+                    waiter.turn.get()  # woken with its reply, or to become the reader
                 continue
             try:
                 while waiter.reply is None:

@@ -259,7 +259,7 @@ TRAPS = {
     "fifo": "os.mkfifo(path)",
     "directory": "os.mkdir(path)",
     "sparse file": "open(path, 'wb').truncate(2**29)",
-    "foreign pickle": 'open(path, \'wb\').write(b\'{"python": "cpython-3.11", "names": {"a": 99}, "lost": {}}\\n\' + evil)',
+    "foreign pickle": 'open(path, \'wb\').write(b\'{"python": "cpython-3.11", "names": {}, "lost": {}}\\n\' + evil)',
     "well-formed pickle": "from kernel_bridge.inside.slots import write_slot; write_slot(path[:-2], head + evil)",
     "bare pickle": "open(path, 'wb').write(evil)",
     "unreadable file": "write(path); os.chmod(path, 0)",
