@@ -65,6 +65,7 @@ class _Loader:
         self._count = 0  # objects that have a number
         self._missing: dict[int, str] = {}  # number of an object, and the name that was lost with it
         self._texts: set[int] = set()
+        self._unread: str | None = None  # a name whose pickle could not be read to its end
         self._file = io.BytesIO()
         self._unpickle = pickle.Unpickler(self).load
 
@@ -76,8 +77,11 @@ class _Loader:
 
     def load(self, data: bytes, name: str, seconds: float) -> Any:
         """Load the next pickle. Raises: BaseException, from the agent's code."""
-        first = self._count
+        if self._unread is not None:  # how many objects it has is not known, nor which numbers come after them
+            raise ValueError(f"it comes after {self._unread}, which cannot be read")
+        first, self._unread = self._count, name
         whole, spare, refers = call_within(seconds, lambda: self._with_numbers(data))
+        self._unread = None
         try:
             for number in self._missing.keys() & refers:
                 raise ValueError(f"it shares an object with {self._missing[number]}")

@@ -210,3 +210,11 @@ def test_what_is_no_pickle_is_lost_and_nothing_else_happens() -> None:
     assert load_names(data, {"a": sizes["a"], "b": sizes["b"] - 1}, 60)[0] == {"a": 1, "b": [2]}
     loaded, lost = load_names(data[:-1], sizes, 60)
     assert (loaded, set(lost)) == ({"a": 1}, {"b"})
+
+
+def test_nothing_is_loaded_after_a_pickle_of_which_not_even_the_objects_can_be_counted() -> None:
+    shared = [1]
+    data, sizes = pickled({"a": [[2], [3]], "b": [shared], "c": [shared]})
+    loaded, lost = load_names(b"\xff" * sizes["a"] + data[sizes["a"] :], sizes, 60)
+    assert loaded == {}
+    assert lost["c"] == "restoring it raised ValueError: it comes after a, which cannot be read"
