@@ -42,7 +42,7 @@ def test_a_flood_costs_a_fixed_buffer_on_both_sides(session: KernelSession, code
     mine, its = host.memory_info().rss, int(session.run(memory).text)
     outcome = session.run(code)
     assert (outcome.failure, outcome.death) == (None, None)
-    limit = session.limits.output_bytes
+    limit = session.options.limits.output_bytes
     assert len(outcome.text) <= limit + 100
     if printed is not None:
         notice = f"\n... [{outcome.omitted:,} characters left out] ...\n" if outcome.omitted else ""
