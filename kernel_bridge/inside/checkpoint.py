@@ -10,17 +10,24 @@ knows that its values are older than they should be.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
 import importlib
 import json
 import linecache
+import os
+import re
 import sys
 import time
 import types
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import msgspec
+
+from kernel_bridge.inside import KEEPING, KEPT
 from kernel_bridge.inside.launch_config import CheckpointConfig
 from kernel_bridge.inside.loading import load_names
 from kernel_bridge.inside.pickling import Pickling, TooLarge
@@ -28,11 +35,25 @@ from kernel_bridge.inside.slots import Slot, digest_of, mark_slot, newest, read_
 from kernel_bridge.inside.time_limit import OutOfTime, call_within
 from kernel_bridge.inside.tracebacks import in_brief
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "NamespaceKeeper"]
 
 _PYTHON = f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
 _HOPELESS = 3  # times the limit: pickling that goes on for so long cannot be ended but with the process
 _REASON_SECONDS = 0.2  # that an exception may take to give its text
+_LONGEST_REASON = 300  # characters
+_MOST_UNKEPT = 100  # names in one reply
+_ADDRESS = re.compile("0x[0-9a-f]+", re.IGNORECASE)  # in the texts of objects: a new one in each cell is no new cause
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The first line of a checkpoint."""
+
+    python: str
+    names: dict[str, int]  # bytes of each one's pickle, in their order
+    lost: dict[str, str]
+    modules: dict[str, str]
+    sources: dict[str, str]  # of cells, for tracebacks
 
 
 class Checkpoint:
@@ -88,9 +109,8 @@ class Checkpoint:
             write_slot(self._path, whole)
         return lost
 
-    def _head(self, sizes: Mapping[str, int], lost: Mapping[str, str], modules: Mapping[str, str]) -> bytes:
-        head = {"python": _PYTHON, "names": sizes, "lost": lost, "modules": modules, "sources": self._sources}
-        return json.dumps(head).encode()
+    def _head(self, sizes: dict[str, int], lost: dict[str, str], modules: dict[str, str]) -> bytes:
+        return json.dumps(asdict(_Head(_PYTHON, sizes, lost, modules, self._sources))).encode()
 
     def _set_aside(self) -> Slot:
         """Mark the last checkpoint as older than one that is begun now. The first of all is empty."""
@@ -106,18 +126,18 @@ class Checkpoint:
             if slot is None:
                 return [], {}
             line, data = read_slot(slot)
-            head = _parse(line)
-        except (OSError, ValueError, RecursionError) as error:
+            head = msgspec.convert(json.loads(line), _Head)
+        except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
             return [], {"(all names)": f"the checkpoint cannot be read: {in_brief(error, _REASON_SECONDS)}"}
-        lost: dict[str, str] = dict(head["lost"])
+        lost = dict(head.lost)
         if slot.aside:
             lost["(what changed since an earlier cell)"] = "the checkpoint after the last cell was never finished"
-        if head["python"] != _PYTHON:
-            return [], {**lost, **dict.fromkeys(head["names"], f"it was kept by {head['python']}, this is {_PYTHON}")}
-        for cell, source in head["sources"].items():
+        if head.python != _PYTHON:
+            return [], {**lost, **dict.fromkeys(head.names, f"it was kept by {head.python}, this is {_PYTHON}")}
+        for cell, source in head.sources.items():
             linecache.cache[cell] = (len(source), None, source.splitlines(keepends=True), cell)
-        modules = self._import(head["modules"], lost)
-        restored, broken = load_names(data, head["names"], self._limit_seconds)
+        modules = self._import(head.modules, lost)
+        restored, broken = load_names(data, head.names, self._limit_seconds)
         lost.update(broken)
         self._namespace.update(restored)
         return sorted([*restored, *modules]), lost
@@ -174,20 +194,61 @@ class Checkpoint:
         return data, sizes
 
 
-def _parse(line: bytes) -> dict[str, Any]:
-    """A checkpoint's head. It may be whatever the agent's code put there. Raises: ValueError, RecursionError."""
-    head = json.loads(line)
-    if not isinstance(head, dict) or _HEAD.keys() - cast("dict[str, Any]", head).keys():
-        raise ValueError("malformed header")
-    for key, kind in _HEAD.items():
-        if not isinstance(head[key], kind):
-            raise ValueError(f"malformed header: {key}")
-    return cast("dict[str, Any]", head)
-
-
-_HEAD = {"python": str, "names": dict, "lost": dict, "sources": dict, "modules": dict}
-
-
 def _guess_size(value: Any) -> int:
     # Other types may run the agent's own code.
     return sys.getsizeof(value, 0) if type(value).__module__ in ("builtins", "numpy") else 0
+
+
+class NamespaceKeeper:
+    """Makes a checkpoint after each cell of the host, once its reply is on its way.
+
+    Args:
+        own_names: gives the names to keep.
+        progress_file: shows the host whether a checkpoint is being made.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, own_names: Callable[[], dict[str, Any]], progress_file: str) -> None:
+        self._checkpoint = checkpoint
+        self._own_names = own_names
+        self._progress = os.open(progress_file, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0))
+        self._due: int | None = None  # the cell after which a checkpoint is to be made
+        self._causes: dict[str, str] = {}  # why the last checkpoint lacks which names, without addresses
+        self._unkept: dict[str, str] = {}  # what of it the next reply has to say
+
+    def expect(self, cell: int) -> None:
+        """The reply of this cell is on its way, and its checkpoint due."""
+        self._due = cell
+
+    def keep(self) -> None:
+        """Make the checkpoint if it is due."""
+        if self._due is None:
+            return
+        cell, self._due = self._due, None
+        self._note_progress(KEEPING, cell)
+        try:
+            self._note_unkept(self._checkpoint.write(self._own_names()))
+        except Exception as error:  # noqa: BLE001 - a full disk, or no memory: the last good checkpoint stays
+            reason = f"the checkpoint cannot be made: {type(error).__name__}: {error}"[:_LONGEST_REASON]
+            self._note_unkept({"all names": reason})
+        finally:
+            self._note_progress(KEPT, cell)
+
+    def _note_unkept(self, lost: dict[str, str]) -> None:
+        """Remember for the next reply what the checkpoint lacks, if an earlier reply has not said it for this cause."""
+        causes = {name: _ADDRESS.sub("0x", reason) for name, reason in lost.items()}
+        news = {name: lost[name] for name, cause in causes.items() if self._causes.get(name) != cause}
+        self._causes = causes
+        self._unkept = {name: reason for name, reason in {**self._unkept, **news}.items() if name in lost}
+
+    def take_unkept(self) -> dict[str, str]:
+        """For a reply: names that the checkpoint lacks, and why, without what an earlier reply has said."""
+        unkept, self._unkept = self._unkept, {}
+        said = {name[:_LONGEST_REASON]: reason for name, reason in list(unkept.items())[:_MOST_UNKEPT]}
+        if len(unkept) > _MOST_UNKEPT:
+            said[f"{len(unkept) - _MOST_UNKEPT:,} more"] = "for such reasons"
+        return said
+
+    def _note_progress(self, state: bytes, cell: int) -> None:
+        with contextlib.suppress(OSError):  # the agent's code closed it
+            os.lseek(self._progress, 0, os.SEEK_SET)
+            os.write(self._progress, state + b"%020d" % cell)

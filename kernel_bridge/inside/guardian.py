@@ -160,17 +160,4 @@ def _children(me: int) -> list[int]:
         with open(f"/proc/{me}/task/{me}/children", encoding="ascii") as file:
             return [int(pid) for pid in file.read().split()]
     except OSError:
-        pass
-    try:
-        entries = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    except OSError:
         return []
-    return [pid for pid in entries if _parent(pid) == me]
-
-
-def _parent(pid: int) -> int | None:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return None

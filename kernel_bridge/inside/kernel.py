@@ -30,11 +30,10 @@ from traitlets import Type
 from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS
 from kernel_bridge.inside.cell import HostCell
 from kernel_bridge.inside.channel import HostChannel
-from kernel_bridge.inside.checkpoint import Checkpoint
+from kernel_bridge.inside.checkpoint import Checkpoint, NamespaceKeeper
 from kernel_bridge.inside.interrupts import HELD, Interrupts
 from kernel_bridge.inside.launch_config import LaunchConfig
 from kernel_bridge.inside.namespace import Namespace
-from kernel_bridge.inside.namespace_keeper import NamespaceKeeper
 from kernel_bridge.inside.pickling import Pickling
 from kernel_bridge.inside.process_state import ProcessState
 from kernel_bridge.inside.shell import BridgeShell

@@ -7,7 +7,6 @@ globals. Checkpoints refer to functions of this module by name: to move or renam
 from __future__ import annotations
 
 import functools
-import io
 import linecache
 import pickle
 import sys
@@ -26,16 +25,12 @@ class TooLarge(Exception):
     """The pickle would grow beyond its limit."""
 
 
-class _Bounded(io.RawIOBase):
-    """Memory that refuses to grow beyond a limit."""
+class _Bounded:
+    """A file in memory that refuses to grow beyond a limit."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__()
         self.data = bytearray()
         self._limit = limit
-
-    def writable(self) -> bool:
-        return True
 
     def write(self, chunk: Any) -> int:
         size = memoryview(chunk).nbytes

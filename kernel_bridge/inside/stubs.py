@@ -135,17 +135,14 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 def _check_type(field: Mapping[str, Any], value: Any) -> None:
     """Refuse what cannot become the field's type; `str` takes anything, and text may hold any of the others."""
     wanted = _TYPES.get(field.get("type", ""))
-    if wanted is None or (isinstance(value, wanted) and not (field["type"] == "int" and isinstance(value, bool))):
-        return
-    if isinstance(value, (tuple, set, frozenset)) and wanted is list:
-        return
-    if hasattr(value, "__dataclass_fields__") or hasattr(value, "model_dump") or hasattr(value, "dtype"):
-        return  # is sent as a plain value, which the host checks
-    if isinstance(value, float) and wanted is int and value.is_integer():
-        return
-    if isinstance(value, (bool, int)) and wanted in (bool, int) and value in (0, 1):
-        return
-    if isinstance(value, str) and _parses_as(value, wanted):
+    if wanted is None or (
+        (isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)))
+        or (wanted is list and isinstance(value, (tuple, set, frozenset)))
+        or any(hasattr(value, mark) for mark in ("__dataclass_fields__", "model_dump", "dtype"))  # the host checks them
+        or (wanted is int and isinstance(value, float) and value.is_integer())
+        or (wanted in (bool, int) and isinstance(value, (bool, int)) and value in (0, 1))
+        or (isinstance(value, str) and _parses_as(value, wanted))
+    ):
         return
     raise TypeError(f"SUBMIT: {field['name']} must be {field['type']}, got {type(value).__name__} {value!r:.80}")
 

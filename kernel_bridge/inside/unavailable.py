@@ -52,20 +52,6 @@ class NoInput(io.TextIOBase):
 
     @property
     def buffer(self) -> Any:
-        return _NoBytes()
-
-
-class _NoBytes(io.RawIOBase):
-    def readable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return 0
-
-    def readinto(self, buffer: Any, /) -> int:
-        raise nothing_typed("sys.stdin.buffer")
-
-    def readall(self) -> bytes:
         raise nothing_typed("sys.stdin.buffer")
 
 
