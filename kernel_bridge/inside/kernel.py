@@ -84,15 +84,11 @@ class BridgeKernel(IPythonKernel):
             self._keeper = NamespaceKeeper(self.checkpoint, self._namespace.own_names, keeping.progress_file)
             if keeping.restore:
                 restored, lost = self.checkpoint.restore()
-                self._namespace.note_restored(restored)
+                self._namespace.restored.update(restored)
         channel.tell(fitting_ready(sys.version.split()[0], restored, lost))
 
     def _runs_host_cell(self) -> bool:
         return self.cell is not None
-
-    def consoles_listen(self) -> bool:
-        """Whether a console is connected."""
-        return self.iopub_socket.listened_to()
 
     # -- what ipykernel asks of a kernel while a cell runs -------------------------------------------------------
 
@@ -144,11 +140,11 @@ class BridgeKernel(IPythonKernel):
         raise nothing_typed("getpass()")
 
     def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
-        if self.consoles_listen():
+        if self.iopub_socket.listened_to():
             super()._publish_status(status, channel, parent)
 
     def _publish_text(self, stream: str, text: str) -> None:
-        if self.consoles_listen():
+        if self.iopub_socket.listened_to():
             content = {"name": stream, "text": sendable(text)}
             parent = self.get_parent("shell")
             self.session.send(self.iopub_socket, "stream", content, parent, ident=f"stream.{stream}".encode())
@@ -235,7 +231,7 @@ class BridgeKernel(IPythonKernel):
 
     async def _run_code(self, cell: HostCell, parent: dict[str, Any]) -> None:
         code = parent["content"]["code"]
-        if self.consoles_listen():
+        if self.iopub_socket.listened_to():
             content = {"code": code, "execution_count": self.shell.execution_count}
             self.session.send(self.iopub_socket, "execute_input", content, parent, ident=b"execute_input")
         compiler = self.shell.compile

@@ -32,11 +32,7 @@ class Namespace:
         self._given = dict(self.names)  # what every cell finds, whatever those before it have wiped out
         self._given_modules: dict[str, ModuleType] = {"__main__": self._main}
         self._sent: dict[str, Any] = {}  # the host's variables
-        self._restored: set[str] = set()  # names from a checkpoint that the host has not sent since
-
-    def note_restored(self, names: Sequence[str]) -> None:
-        """These names are a predecessor's."""
-        self._restored = set(names)
+        self.restored: set[str] = set()  # names from a checkpoint that the host has not sent since
 
     def restore(self) -> None:
         """Put back what a cell has wiped out of that which every cell finds: `%reset`, `globals().clear()`."""
@@ -62,9 +58,9 @@ class Namespace:
             data = buffers[index]
             value = load(data) if form == "value" else str(data, "utf-8") if form == "text" else bytes(data)
             self._sent[name] = value
-            if not (restored_is_newer and name in self._restored):
+            if not (restored_is_newer and name in self.restored):
                 names[name] = value
-            self._restored.discard(name)
+            self.restored.discard(name)
 
     @contextlib.contextmanager
     def prepared(self, *, again: bool) -> Generator[None]:

@@ -32,7 +32,7 @@ class BridgeDisplayHook(ZMQShellDisplayHook):
         kernel = self.shell.kernel
         if kernel.cell is not None and self.msg is not None:
             kernel.cell.show_result(self.msg["content"]["data"].get("text/plain"))
-            if not kernel.consoles_listen():
+            if not kernel.iopub_socket.listened_to():
                 self.msg = None
                 return
         super().finish_displayhook()
@@ -46,7 +46,7 @@ class BridgeDisplayPublisher(ZMQDisplayPublisher):
         text = data.get("text/plain") if isinstance(data, dict) else None
         if kernel.cell is not None and isinstance(text, str):
             kernel.cell.show(text + "\n")
-        if kernel.consoles_listen():
+        if kernel.iopub_socket.listened_to():
             super().publish(_sendable_data(data), *args, **kwargs)
 
 
