@@ -1,16 +1,17 @@
 """Confinement: what a kernel is asked to be kept from, what this machine can give, and what a session got.
 
-A vocabulary of guarantees, not of mechanisms. Three tiers give them, chosen by a probe that tries: N, namespaces by
-bubblewrap (`tier_bubblewrap.py`); L, Landlock where namespaces are refused (`tier_landlock.py`); P, limits only
-(`tier_plain.py`).
-What a tier cannot give is reported as missing, with the reason; nothing is claimed that is not in force.
+A vocabulary of guarantees, not of mechanisms. Tiers give them, strongest first: N, namespaces by bubblewrap; L,
+Landlock where namespaces are refused; S, sandbox-exec on macOS; P, limits only. The first that comes through a trial
+run is used. What it cannot give is reported as missing, with the reason; nothing is claimed that is not in force.
 """
 
 from __future__ import annotations
 
-from kernel_bridge.confine.guarantees import GUARANTEES, TIERS, Confinement, ConfinementReport, Probe
+from kernel_bridge.confine.guarantees import GUARANTEES, Confinement, limits_asked
 from kernel_bridge.confine.launch_plan import LaunchPlan
-from kernel_bridge.confine.probing import foresee, limits_asked, plan_launch, prepare_files, probe, resolve
+from kernel_bridge.confine.probing import foresee, probe, resolve
+from kernel_bridge.confine.report import ConfinementReport, Probe
+from kernel_bridge.confine.tiers import TIERS, plan_launch
 
 __all__ = [
     "GUARANTEES",
@@ -22,7 +23,6 @@ __all__ = [
     "foresee",
     "limits_asked",
     "plan_launch",
-    "prepare_files",
     "probe",
     "resolve",
 ]

@@ -1,4 +1,4 @@
-"""The guarantees by name, what is asked, what a machine gives, what a session got. Data only."""
+"""The guarantees by name, and what a caller asks for: limits, paths, and the guarantees that must hold. Data only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["GUARANTEES", "Confinement", "ConfinementReport", "Probe"]
+__all__ = ["GUARANTEES", "Confinement", "limits_asked"]
 
 GUARANTEES: Mapping[str, str] = {
     "own_process": "the agent's code runs in another process than the host's",
@@ -27,21 +27,6 @@ GUARANTEES: Mapping[str, str] = {
     "no_host_processes_visible": "the kernel cannot see other processes",
 }
 """Every guarantee and what it means."""
-
-TIERS: Mapping[str, str] = {
-    "N": "namespaces by bubblewrap, seccomp, resource limits",
-    "L": "Landlock, seccomp, resource limits",
-    "S": "sandbox-exec (macOS), resource limits",
-    "P": "a plain process with resource limits",
-}
-"""The tiers, strongest first."""
-
-_IN_A_WORD: Mapping[str, str] = {
-    "N": "confined by bubblewrap",
-    "L": "confined by Landlock",
-    "S": "confined by sandbox-exec",
-    "P": "a plain process with limits",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,38 +77,17 @@ def _several(of: Confinement, name: str, accepted: str, kind: type | tuple[type,
     raise ValueError(f"Confinement.{name} must be {accepted}, not {value!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class ConfinementReport:
-    """What one session runs under."""
-
-    requested: frozenset[str]  # the guarantees that had to hold, or no kernel would have been started
-    in_force: Mapping[str, str]  # guarantee -> the mechanism that gives it
-    missing: Mapping[str, str]  # guarantee -> why it is not given
-    tier: str | None = None  # a key of TIERS; None: confinement was switched off
-
-    def line(self) -> str:
-        """The report in one line, without the reasons."""
-        how = "not confined" if self.tier is None else _IN_A_WORD[self.tier]
-        count = f"{len(self.in_force)} of {len(GUARANTEES)} guarantees"
-        return f"{how}, {count}; missing: {', '.join(self.missing) or 'nothing'}"
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What this machine can give a kernel."""
-
-    tier: str  # a key of TIERS
-    available: Mapping[str, str]  # guarantee -> mechanism
-    missing: Mapping[str, str]  # guarantee -> why not, and what would mend it
-    notes: tuple[str, ...] = ()  # why a stronger tier is not to be had, and what would mend it
-
-    def table(self) -> str:
-        """The tier, why it is not a stronger one, and one line for each guarantee."""
-        width = max(map(len, GUARANTEES))
-        rows = [
-            f"{name:<{width}}  yes  {self.available[name]}"
-            if name in self.available
-            else f"{name:<{width}}  no   {self.missing[name]}"
-            for name in GUARANTEES
-        ]
-        return "\n".join([f"tier {self.tier}: {TIERS[self.tier]}", *self.notes, "", *rows])
+def limits_asked(asked: object) -> Confinement:
+    """The limits and requirements in what a caller asked for, unless that is `"off"`. Raises: ValueError."""
+    if isinstance(asked, Confinement):
+        return asked
+    if asked == "auto":
+        return Confinement()
+    if asked == "required":
+        return Confinement(require=frozenset(GUARANTEES) - {"cpu_capped"})
+    if isinstance(asked, (set, frozenset)):
+        return Confinement(require=frozenset(asked))  # pyright: ignore[reportUnknownArgumentType] - checked there
+    raise ValueError(
+        'confinement must be "auto", "required", "off", a set of guarantees, or a Confinement, '
+        f"not {asked!r}; the guarantees are: {', '.join(GUARANTEES)}"
+    )

@@ -1,8 +1,10 @@
-"""A plan: how one kernel process is to be started. Data, and what all tiers share in making it; starts nothing."""
+"""A launch plan: how one kernel process is to be started, what all tiers share in it, and the files it needs."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import marshal
 import os
 import platform
 import site
@@ -15,8 +17,20 @@ from typing import Any
 from kernel_bridge.confine.guarantees import Confinement
 from kernel_bridge.confine.seccomp import filter_for
 from kernel_bridge.files.layout import Layout
+from kernel_bridge.files.private_files import make_file, open_new
 
-__all__ = ["ARGUMENTS", "PACKAGE", "LaunchPlan", "clean_environment", "encoded_filter", "kernel_command", "rlimits"]
+__all__ = [
+    "ARGUMENTS",
+    "PACKAGE",
+    "LaunchPlan",
+    "clean_environment",
+    "encoded_filter",
+    "guard_command",
+    "kernel_command",
+    "prepare_files",
+    "rlimits",
+    "write_guard",
+]
 
 PACKAGE = Path(__file__).parents[1]  # kernel_bridge itself
 ARGUMENTS = "DESCRIPTOR"  # stands in a wrapper's command for the descriptor that it reads its arguments from
@@ -56,6 +70,11 @@ class LaunchPlan:
     owner: int | None = None  # user that must own the writable directories; None: the host's own
     tmpfs: Sequence[str] = ()  # the kernel's own file systems in memory, as it sees them
     files: Mapping[str, str] | None = None  # small files to be made in the session's directory first
+
+    @property
+    def command(self) -> list[str]:
+        """The kernel's whole command."""
+        return [*self.argv, str(self.inside.config)]
 
 
 def clean_environment(limits: Confinement, scratch: Path, python: str) -> dict[str, str]:
@@ -128,13 +147,10 @@ def rlimits(limits: Confinement, *, count_processes: bool) -> dict[str, tuple[in
     return {name: value for name, value in found.items() if hasattr(resource, name)}
 
 
-def encoded_filter(
-    *, unix_connect: bool, same_user: bool = False, send_descriptors: bool | None = None
-) -> str | None:
+def encoded_filter(*, unix_connect: bool, send_descriptors: bool = False, same_user: bool = False) -> str | None:
     """The system call filter for this machine as text, or None when there is none for it; see `filter_for`."""
-    made = filter_for(
-        platform.machine(), unix_connect=unix_connect, same_user=same_user, send_descriptors=send_descriptors
-    )
+    machine = platform.machine()
+    made = filter_for(machine, unix_connect=unix_connect, send_descriptors=send_descriptors, same_user=same_user)
     return None if made is None else base64.b64encode(made).decode("ascii")
 
 
@@ -148,3 +164,37 @@ def _without_detours(python: str) -> str:
     """The same program without `..`, as of `../venv/bin/python`: what it leads through is not there in a namespace."""
     straight = os.path.normpath(python)
     return straight if ".." in python.split("/") and os.path.exists(straight) else python
+
+
+def prepare_files(plan: LaunchPlan, layout: Layout) -> None:
+    """Make the small files that a plan asks for and those that a kernel writes, and give the latter to their owner."""
+    for path in layout.written():
+        with contextlib.suppress(FileExistsError):
+            os.close(open_new(Path(path)))
+    for name, text in (plan.files or {}).items():
+        make_file(layout.session / name, text.encode(), 0o644)
+    if plan.owner is not None:
+        for path in (layout.sockets, layout.keep, layout.scratch, *layout.written()):
+            os.chown(path, plan.owner, plan.owner, follow_symlinks=False)
+
+
+def write_guard(plan: LaunchPlan, layout: Layout, guardian: Mapping[str, Any] | None) -> str:
+    """Write the file that `inside/spawn.py` reads, and return its path. Raises: OSError.
+
+    Args:
+        guardian: what `inside/guardian.py` is told; None: without a guardian.
+    """
+    config = {
+        "guardian": None if guardian is None else dict(guardian),
+        "argv": plan.command,
+        "arguments": None if plan.wrapper_arguments is None else list(plan.wrapper_arguments),
+        "descriptor": ARGUMENTS,
+    }
+    file = layout.session / "guard"
+    make_file(file, marshal.dumps(config))
+    return str(file)
+
+
+def guard_command(*arguments: str) -> list[str]:
+    """The command that runs `inside/spawn.py`."""
+    return [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "spawn.py"), *arguments]

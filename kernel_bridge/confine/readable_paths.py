@@ -12,12 +12,21 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from kernel_bridge.confine.guarantees import Confinement
 from kernel_bridge.confine.trial_program import ask
 from kernel_bridge.os_errors import TransientError
 
-__all__ = ["SYSTEM_FILES", "ExtraPathUnusable", "check_extra", "check_shared", "python_paths", "system_directories"]
+__all__ = [
+    "SYSTEM_FILES",
+    "ExtraPathUnusable",
+    "check_extra",
+    "check_shared",
+    "extra_paths",
+    "python_paths",
+    "system_directories",
+]
 
 _SYSTEM = ("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32", "/usr/libexec",
            "/usr/include", "/usr/share", "/usr/local/bin", "/usr/local/sbin", "/usr/local/lib", "/usr/local/lib64",
@@ -50,6 +59,12 @@ _OF_A_PREFIX = ("bin", "lib", "lib64", "include", "pyvenv.cfg", "share/jupyter",
 def system_directories() -> list[str]:
     """Where the system keeps its programs and libraries, as far as it is there. May name symbolic links."""
     return [path for path in (*_SYSTEM, *sorted(glob.glob("/usr/local/cuda*"))) if os.path.lexists(path)]
+
+
+def extra_paths(limits: Confinement) -> tuple[list[str], list[str]]:
+    """The paths that were asked for, as absolute ones: those to read and those to write."""
+    read_only = [str(Path(path).absolute()) for path in limits.read_only]
+    return read_only, [str(Path(path).absolute()) for path in limits.writable]
 
 
 class ExtraPathUnusable(OSError):

@@ -17,19 +17,14 @@ from kernel_bridge.confine.launch_plan import (
     kernel_command,
     rlimits,
 )
-from kernel_bridge.confine.readable_paths import SYSTEM_FILES, python_paths, system_directories
+from kernel_bridge.confine.readable_paths import SYSTEM_FILES, extra_paths, python_paths, system_directories
 from kernel_bridge.confine.seccomp import ARCHITECTURES
+from kernel_bridge.confine.tier import NEEDS_NAMESPACES, Tier
 from kernel_bridge.confine.tier_plain import plain_guarantees
 from kernel_bridge.files.layout import Layout
 from kernel_bridge.inside.seal import landlock_abi
 
-__all__ = [
-    "DEVICES",
-    "landlocked_guarantees",
-    "plan_landlocked",
-    "unprivileged_user",
-    "why_no_landlock",
-]
+__all__ = ["DEVICES", "LANDLOCK", "OLDEST_ABI", "new_user", "reaches", "unprivileged_user", "why_no_landlock"]
 
 OLDEST_ABI = 6  # the first that keeps signals and abstract unix sockets within the domain
 
@@ -39,12 +34,11 @@ _HARMLESS = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/uptime", "/p
              "/proc/filesystems", "/proc/sys/kernel/osrelease", "/sys/devices/system/cpu", "/sys/devices/system/node",
              "/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/hosts")  # fmt: skip
 
-
-_ROOM_FOR_OTHERS = 512  # processes and threads that the user may start elsewhere while the kernel lives
-
 # Not all of /proc/self: its net lists the sockets of the host with their paths.
 _OF_ITSELF = ("cgroup", "cmdline", "comm", "environ", "fd", "fdinfo", "io", "limits", "maps", "mountinfo", "mounts",
               "oom_score", "pagemap", "smaps", "smaps_rollup", "stat", "statm", "status")  # fmt: skip
+
+_ROOM_FOR_OTHERS = 512  # processes and threads that the user may start elsewhere while the kernel lives
 
 
 def why_no_landlock() -> str | None:
@@ -58,60 +52,53 @@ def why_no_landlock() -> str | None:
     return None
 
 
-def landlocked_guarantees(python: str) -> Mapping[str, str]:
-    """What this tier gives here: guarantee -> mechanism."""
-    found = dict(plain_guarantees())
-    found["killed_with_host"] = "a guardian process outside the Landlock domain, which it cannot signal; subreaper"
-    found["no_network"] = (
-        "seccomp: only unix stream sockets, no connect; Landlock: no TCP; others on this machine may connect to an "
-        "abstract unix socket that it binds"
-    )
-    found["filesystem_allowlist"] = "Landlock path rules"
-    found["reduced_syscalls"] = "seccomp"
-    found["scratch_capped"] = (
-        "a watchdog on the host over the scratch directory; seccomp: no files are sent; setrlimit(RLIMIT_FSIZE)"
-    )
+def _guarantees() -> Mapping[str, str]:
+    processes = "a watchdog on the host; setrlimit(RLIMIT_NPROC), coarsely, for it counts all that the user has"
     if os.geteuid() == 0:
-        found["processes_capped"] = "setrlimit(RLIMIT_NPROC) for a user of its own; a watchdog on the host"
-    else:
-        found["processes_capped"] = "a watchdog on the host; setrlimit(RLIMIT_NPROC), coarsely, for it counts all that "
-        found["processes_capped"] += "the user has"
-    return found
+        processes = "setrlimit(RLIMIT_NPROC) for a user of its own; a watchdog on the host"
+    return {
+        **plain_guarantees(),
+        "killed_with_host": "a guardian process outside the Landlock domain, which it cannot signal; subreaper",
+        "no_network": "seccomp: only unix stream sockets, no connect; Landlock: no TCP; others on this machine may "
+        "connect to an abstract unix socket that it binds",
+        "filesystem_allowlist": "Landlock path rules",
+        "reduced_syscalls": "seccomp",
+        "scratch_capped": "a watchdog on the host over the scratch directory; seccomp: no files are sent; "
+        "setrlimit(RLIMIT_FSIZE)",
+        "processes_capped": processes,
+    }
+
+
+def new_user() -> int:
+    """A user number that nobody has."""
+    return 0x70000000 + secrets.randbelow(2**24)
 
 
 def unprivileged_user(python: str) -> int | None:
     """A user number of its own for a kernel that root starts; None when that user could not reach the interpreter."""
     reached = all(reaches(Path(path)) for path in (*python_paths(python), str(PACKAGE)))
-    return _new_user() if reached else None
-
-
-def _new_user() -> int:
-    return 0x70000000 + secrets.randbelow(2**24)
+    return new_user() if reached else None
 
 
 def reaches(path: Path) -> bool:
+    """Whether every user can get at a file or directory."""
     needed = 0o001 if path.is_dir() else 0o004
-    return bool(path.stat().st_mode & needed) and all(parent.stat().st_mode & 0o001 for parent in path.parents)
+    return bool(path.stat().st_mode & needed) and _passable(path)
 
 
-def plan_landlocked(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
+def _passable(path: Path) -> bool:
+    return all(parent.stat().st_mode & 0o001 for parent in path.parents)
+
+
+def _plan(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
     """Plan a kernel that shares the host's namespaces but is fenced in by its own process."""
     root = os.geteuid() == 0
-    user = unprivileged_user(python) if root else None
-    if user is not None and not all(parent.stat().st_mode & 0o001 for parent in layout.session.parent.parents):
-        user = None  # it could not come to its own directory either
-    # Of a user whose way is barred the kernel is given the power to pass, and to read what Landlock lets it read.
-    # Staying root would be worse: to root no limit of processes applies, and root's files and processes are its own.
+    user = unprivileged_user(python) if root and _passable(layout.session.parent) else None
+    # Where that user's way is barred it is given the power to pass, and to read what Landlock lets it read. Staying
+    # root would be worse: no limit of processes applies to root, and root's files and processes are its own.
     passes = root and user is None
-    user = _new_user() if passes else user
-    read = [*system_directories(), *_HARMLESS, *SYSTEM_FILES, *python_paths(python), str(PACKAGE)]
-    read += [f"/proc/self/{name}" for name in _OF_ITSELF]
-    read += [str(Path(path).absolute()) for path in limits.read_only]
-    extra = layout.session / "path"
-    read += [str(extra), str(layout.sockets), str(layout.keep)]
-    # Where it can neither make nor remove files, what it writes cannot be hidden from the watchdog.
-    write = [str(layout.scratch), *layout.written(), *DEVICES]
-    write += [str(Path(path).absolute()) for path in limits.writable]
+    user = new_user() if passes else user
+    shared = user is None or passes  # it may change files of the host's user
     return LaunchPlan(
         argv=kernel_command(python, str(PACKAGE)),
         environment=clean_environment(limits, layout.scratch, python),
@@ -122,10 +109,35 @@ def plan_landlocked(limits: Confinement, layout: Layout, python: str) -> LaunchP
             "user": user,
             "passes": passes,
             "dies_with_parent": True,
-            "landlock": {"read": read, "write": write, "bind": [str(layout.sockets)], "needed": True},
-            "seccomp": encoded_filter(unix_connect=False, same_user=user is None or passes),
-            "modes_refused": user is None or passes,
+            "landlock": _rules(limits, layout, python),
+            "seccomp": encoded_filter(unix_connect=False, same_user=shared),
+            "modes_refused": shared,
             "no_new_privileges": True,
         },
         owner=user,
     )
+
+
+def _rules(limits: Confinement, layout: Layout, python: str) -> dict[str, object]:
+    read_only, writable = extra_paths(limits)
+    read = [*system_directories(), *_HARMLESS, *SYSTEM_FILES, *python_paths(python), str(PACKAGE)]
+    read += [f"/proc/self/{name}" for name in _OF_ITSELF]
+    read += [*read_only, str(layout.session / "path"), str(layout.sockets), str(layout.keep)]
+    # Where it can neither make nor remove files, what it writes cannot be hidden from the watchdog.
+    write = [str(layout.scratch), *layout.written(), *DEVICES, *writable]
+    return {"read": read, "write": write, "bind": [str(layout.sockets)], "needed": True}
+
+
+LANDLOCK = Tier(
+    letter="L",
+    mechanisms="Landlock, seccomp, resource limits",
+    how="confined by Landlock",
+    platform="linux",
+    plan=_plan,
+    guarantees=_guarantees,
+    missing={
+        "private_tmp": f"{NEEDS_NAMESPACES}; /tmp and /dev/shm are out of reach instead",
+        "no_host_processes_visible": f"{NEEDS_NAMESPACES}; process numbers can be seen, nothing of the processes",
+    },
+    why_unavailable=why_no_landlock,
+)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 
 from kernel_bridge.confine.guarantees import Confinement
 from kernel_bridge.confine.launch_plan import PACKAGE, LaunchPlan, clean_environment, kernel_command, rlimits
+from kernel_bridge.confine.tier import NEEDS_FENCE, NEEDS_NAMESPACES, Tier
 from kernel_bridge.files.layout import Layout
 
-__all__ = ["plain_guarantees", "plan_plain"]
+__all__ = ["PLAIN", "plain_guarantees"]
 
 
-def plain_guarantees() -> Mapping[str, str]:
+def plain_guarantees() -> dict[str, str]:
     """What a plain process is given here: guarantee -> mechanism."""
-    posix, linux = os.name == "posix", sys.platform.startswith("linux")
+    posix, linux = os.name == "posix", sys.platform == "linux"
     found = {
         "own_process": "a separate Python process in its own process group",
         "clean_environment": "the environment is built from a short list",
@@ -39,15 +39,16 @@ def plain_guarantees() -> Mapping[str, str]:
     return found
 
 
-def plan_plain(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
+def _plan(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
     """Plan a kernel without any confinement but limits."""
+    linux = sys.platform == "linux"
     seal = {
         "rlimits": rlimits(limits, count_processes=False),
         "user": None,
-        "dies_with_parent": sys.platform.startswith("linux"),
+        "dies_with_parent": linux,
         "landlock": None,
         "seccomp": None,
-        "no_new_privileges": sys.platform.startswith("linux"),
+        "no_new_privileges": linux,
     }
     return LaunchPlan(
         argv=kernel_command(python, str(PACKAGE)),
@@ -55,3 +56,24 @@ def plan_plain(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
         inside=layout,
         seal=seal if os.name == "posix" else None,
     )
+
+
+PLAIN = Tier(
+    letter="P",
+    mechanisms="a plain process with resource limits",
+    how="a plain process with limits",
+    platform=None,
+    plan=_plan,
+    guarantees=plain_guarantees,
+    missing={
+        "no_network": NEEDS_FENCE,
+        "filesystem_allowlist": NEEDS_FENCE,
+        "private_tmp": NEEDS_NAMESPACES,
+        "processes_capped": NEEDS_FENCE,
+        "reduced_syscalls": NEEDS_FENCE,
+        "no_host_processes_visible": NEEDS_NAMESPACES,
+    },
+    note=None
+    if os.name == "posix"
+    else f"on {sys.platform} a kernel is a plain process over loopback TCP; nothing confines it",
+)

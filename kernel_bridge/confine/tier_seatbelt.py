@@ -12,29 +12,24 @@ from pathlib import Path
 
 from kernel_bridge.confine.guarantees import Confinement
 from kernel_bridge.confine.launch_plan import PACKAGE, LaunchPlan, clean_environment, kernel_command, rlimits
+from kernel_bridge.confine.tier import Tier
 from kernel_bridge.confine.tier_plain import plain_guarantees
 from kernel_bridge.files.layout import Layout
 
-__all__ = ["plan_seatbelt", "seatbelt_guarantees", "why_no_seatbelt"]
+__all__ = ["SEATBELT"]
 
 
-def why_no_seatbelt() -> str | None:
-    """Why this tier cannot be had here; None when it can."""
+def _why_unavailable() -> str | None:
     return None if shutil.which("sandbox-exec") else "sandbox-exec is not there"
 
 
-def seatbelt_guarantees() -> Mapping[str, str]:
-    """What this tier gives: guarantee -> mechanism."""
-    found = dict(plain_guarantees())
-    found["no_network"] = "sandbox-exec: no network but unix sockets in the session's own directory"
-    return found
+def _guarantees() -> Mapping[str, str]:
+    network = "sandbox-exec: no network but unix sockets in the session's own directory"
+    return {**plain_guarantees(), "no_network": network}
 
 
-def plan_seatbelt(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
+def _plan(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
     """Plan a kernel under sandbox-exec: no network, writing only where it must. Reading is not limited."""
-    program = shutil.which("sandbox-exec")
-    if program is None:
-        raise OSError("sandbox-exec is not there")
     writable = [layout.scratch, layout.keep, layout.sockets, *(Path(path).absolute() for path in limits.writable)]
     places = " ".join(f'(subpath "{path}")' for path in writable)
     profile = (
@@ -50,8 +45,21 @@ def plan_seatbelt(limits: Confinement, layout: Layout, python: str) -> LaunchPla
         "no_new_privileges": False,
     }
     return LaunchPlan(
-        argv=[program, "-p", profile, *kernel_command(python, str(PACKAGE))],
+        argv=["sandbox-exec", "-p", profile, *kernel_command(python, str(PACKAGE))],
         environment=clean_environment(limits, layout.scratch, python),
         inside=layout,
         seal=seal,
     )
+
+
+SEATBELT = Tier(
+    letter="S",
+    mechanisms="sandbox-exec (macOS), resource limits",
+    how="confined by sandbox-exec",
+    platform="darwin",
+    plan=_plan,
+    guarantees=_guarantees,
+    missing={},
+    why_unavailable=_why_unavailable,
+    note="tier S has not been tested by its authors",
+)

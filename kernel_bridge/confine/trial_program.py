@@ -12,14 +12,13 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from kernel_bridge.confine.launch_plan import PACKAGE
+from kernel_bridge.confine.launch_plan import guard_command
 from kernel_bridge.files.standard_descriptors import occupy_standard_files
 from kernel_bridge.os_errors import TransientError, is_transient
 
@@ -55,7 +54,7 @@ def _fresh(command: Sequence[str]) -> list[str]:
     """A command that runs the given one with the signals of a fresh process. As it is, where there are no signals."""
     if os.name != "posix":
         return list(command)
-    return [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "spawn.py"), "--", *command]
+    return guard_command("--", *command)
 
 
 def ask(

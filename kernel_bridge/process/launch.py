@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from kernel_bridge.confine import Confinement, plan_launch, prepare_files
-from kernel_bridge.confine.launch_plan import PACKAGE
-from kernel_bridge.confine.probing import write_guard
+from kernel_bridge.confine import Confinement, plan_launch
+from kernel_bridge.confine.launch_plan import PACKAGE, guard_command, prepare_files, write_guard
 from kernel_bridge.confine.readable_paths import ExtraPathUnusable
 from kernel_bridge.confine.tier_bubblewrap import EXTRA_PATH
 from kernel_bridge.errors import StartupFailed
@@ -137,23 +136,22 @@ class Launch:
 
     def _launch(self) -> Started:
         _compile_inside()
-        argv = [*self.plan.argv, str(self.plan.inside.config)]
+        argv = self.plan.command
         try:
-            return self._launch_guarded(argv) if os.name == "posix" else self._launch_plain(argv)
+            return self._launch_guarded() if os.name == "posix" else self._launch_plain(argv)
         except OSError as error:
             text = f"cannot run {argv[0]!r}: {error}"
             raise StartupFailed(text + what_to_do(text)) from error
 
-    def _launch_guarded(self, argv: list[str]) -> Started:
+    def _launch_guarded(self) -> Started:
         """The guardian, which starts the kernel; and the lifeline to it."""
         occupy_standard_files()
-        file = self._directory.path / "guard"
-        write_guard(file, self.plan, self._guardian(), argv)
+        file = write_guard(self.plan, self.layout, self._guardian())
         ours, theirs = socket.socketpair()  # no pipe: writing to one whose reader is gone may kill a host
         with theirs:
             try:
                 process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "spawn.py"), str(file)],
+                    guard_command(file),
                     stdin=theirs.fileno(),
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,

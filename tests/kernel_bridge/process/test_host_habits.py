@@ -123,7 +123,7 @@ from kernel_bridge.errors import BridgeError
 def limit(seconds):
     '''For a trial run.'''
     from kernel_bridge.confine import resolve
-    sys.modules["kernel_bridge.confine.probing"]._TRIAL_SECONDS = seconds
+    sys.modules["kernel_bridge.confine.trial"]._TRIAL_SECONDS = seconds
 
 def start(**options):
     '''The tier of a session that was started, or the error.'''
