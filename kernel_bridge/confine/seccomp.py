@@ -24,196 +24,119 @@ class Refused:
     reason: str
 
 
-def _group(reason: str, *calls: tuple[str, int | None, int | None], error: int = errno.EPERM) -> list[Refused]:
-    return [Refused(name, x86_64, aarch64, error, reason) for name, x86_64, aarch64 in calls]
+def _group(reason: str, calls: str, *, error: int = errno.EPERM) -> list[Refused]:
+    """Calls with one reason, each as its name and its numbers on x86_64 and aarch64; -: it does not exist there."""
+    rows = (call.split() for call in calls.split(", "))
+    return [Refused(name, _number(x86_64), _number(aarch64), error, reason) for name, x86_64, aarch64 in rows]
+
+
+def _number(text: str) -> int | None:
+    return None if text == "-" else int(text)
 
 
 REFUSED: Sequence[Refused] = (
     *_group(
         "reads or changes the memory, registers or descriptors of other processes",
-        ("ptrace", 101, 117),
-        ("process_vm_readv", 310, 270),
-        ("process_vm_writev", 311, 271),
-        ("process_madvise", 440, 440),
-        ("process_mrelease", 448, 448),
-        ("kcmp", 312, 272),
-        ("pidfd_getfd", 438, 438),
+        "ptrace 101 117, process_vm_readv 310 270, process_vm_writev 311 271, process_madvise 440 440, "
+        "process_mrelease 448 448, kcmp 312 272, pidfd_getfd 438 438",
     ),
     *_group(
         "a large attack surface in the operating system that plain Python never needs",
-        ("bpf", 321, 280),
-        ("perf_event_open", 298, 241),
-        ("userfaultfd", 323, 282),
-        ("lookup_dcookie", 212, 18),
-        ("fanotify_init", 300, 262),
-        ("fanotify_mark", 301, 263),
-        ("vmsplice", 278, 75),
-        ("remap_file_pages", 216, 234),
-        ("personality", 135, 92),
-        ("modify_ldt", 154, None),
-        ("seccomp", 317, 277),
+        "bpf 321 280, perf_event_open 298 241, userfaultfd 323 282, lookup_dcookie 212 18, fanotify_init 300 262, "
+        "fanotify_mark 301 263, vmsplice 278 75, remap_file_pages 216 234, personality 135 92, modify_ldt 154 -, "
+        "seccomp 317 277",
     ),
     *_group(
         "asynchronous I/O that goes past this filter; programs fall back to the ordinary calls",
-        ("io_uring_setup", 425, 425),
-        ("io_uring_enter", 426, 426),
-        ("io_uring_register", 427, 427),
+        "io_uring_setup 425 425, io_uring_enter 426 426, io_uring_register 427 427",
         error=errno.ENOSYS,
     ),
     *_group(
         "its queues are counted for the whole machine; programs fall back to the ordinary calls",
-        ("io_setup", 206, 0),
-        ("io_destroy", 207, 1),
-        ("io_getevents", 208, 4),
-        ("io_pgetevents", 333, 292),
-        ("io_submit", 209, 2),
-        ("io_cancel", 210, 3),
+        "io_setup 206 0, io_destroy 207 1, io_getevents 208 4, io_pgetevents 333 292, io_submit 209 2, "
+        "io_cancel 210 3",
         error=errno.ENOSYS,
     ),
     *_group(
-        "its instances are counted for the user, host and all; and it tells names and moments of what happens in "
-        "directories of the host, for which Landlock has no rule",
-        ("inotify_init", 253, None),
-        ("inotify_init1", 294, 26),
-        ("inotify_add_watch", 254, 27),
+        "its instances are counted for the whole user, and it reports file names and times from directories of the "
+        "host, for which Landlock has no rule",
+        "inotify_init 253 -, inotify_init1 294 26, inotify_add_watch 254 27",
     ),
     *_group(
-        "writes to disk what all of the machine has to write, and keeps its others waiting",
-        ("sync", 162, 81),
-        ("syncfs", 306, 267),
+        "flushes the whole machine's writes to disk, and blocks everyone else meanwhile",
+        "sync 162 81, syncfs 306 267",
     ),
     *_group(
-        "takes room on a disk at once, and beyond the limit of a file's size; programs fall back to writing",
-        ("fallocate", 285, 47),
+        "takes disk space at once, past the limit of a file's size; programs fall back to writing",
+        "fallocate 285 47",
         error=errno.EOPNOTSUPP,
     ),
     *_group(
-        "attributes of files take room that no limit counts; programs take it for a file system that has none",
-        ("setxattr", 188, 5),
-        ("lsetxattr", 189, 6),
-        ("fsetxattr", 190, 7),
+        "file attributes take space that no limit counts; programs see a file system without attributes",
+        "setxattr 188 5, lsetxattr 189 6, fsetxattr 190 7",
         error=errno.EOPNOTSUPP,
     ),
     *_group(
-        "sets of rules take memory that no limit counts, and a kernel is fenced in already",
-        ("landlock_create_ruleset", 444, 444),
-        ("landlock_add_rule", 445, 445),
-        ("landlock_restrict_self", 446, 446),
+        "rule sets take memory that no limit counts, and a kernel is confined already",
+        "landlock_create_ruleset 444 444, landlock_add_rule 445 445, landlock_restrict_self 446 446",
         error=errno.ENOSYS,
     ),
     *_group(
         "the keyring holds secrets of the user and is shared between processes",
-        ("keyctl", 250, 219),
-        ("add_key", 248, 217),
-        ("request_key", 249, 218),
+        "keyctl 250 219, add_key 248 217, request_key 249 218",
     ),
     *_group(
         "new namespaces give powers inside them that open further attack surface",
-        ("unshare", 272, 97),
-        ("setns", 308, 268),
+        "unshare 272 97, setns 308 268",
     ),
     *_group(
         "its arguments lie in memory, where a filter cannot see new-namespace flags; glibc falls back to clone",
-        ("clone3", 435, 435),
+        "clone3 435 435",
         error=errno.ENOSYS,
     ),
     *_group(
         "changes what is mounted where",
-        ("mount", 165, 40),
-        ("umount2", 166, 39),
-        ("pivot_root", 155, 41),
-        ("chroot", 161, 51),
-        ("move_mount", 429, 429),
-        ("open_tree", 428, 428),
-        ("fsopen", 430, 430),
-        ("fsconfig", 431, 431),
-        ("fsmount", 432, 432),
-        ("fspick", 433, 433),
-        ("mount_setattr", 442, 442),
+        "mount 165 40, umount2 166 39, pivot_root 155 41, chroot 161 51, move_mount 429 429, open_tree 428 428, "
+        "fsopen 430 430, fsconfig 431 431, fsmount 432 432, fspick 433 433, mount_setattr 442 442",
     ),
     *_group(
         "opens files by handle, past every path rule",
-        ("open_by_handle_at", 304, 265),
-        ("name_to_handle_at", 303, 264),
+        "open_by_handle_at 304 265, name_to_handle_at 303 264",
     ),
     *_group(
         "for administrators of the machine",
-        ("kexec_load", 246, 104),
-        ("kexec_file_load", 320, 294),
-        ("init_module", 175, 105),
-        ("finit_module", 313, 273),
-        ("delete_module", 176, 106),
-        ("reboot", 169, 142),
-        ("swapon", 167, 224),
-        ("swapoff", 168, 225),
-        ("acct", 163, 89),
-        ("quotactl", 179, 60),
-        ("quotactl_fd", 443, 443),
-        ("settimeofday", 164, 170),
-        ("clock_settime", 227, 112),
-        ("clock_adjtime", 305, 266),
-        ("adjtimex", 159, 171),
-        ("sethostname", 170, 161),
-        ("setdomainname", 171, 162),
-        ("syslog", 103, 116),
-        ("vhangup", 153, 58),
-        ("iopl", 172, None),
-        ("ioperm", 173, None),
+        "kexec_load 246 104, kexec_file_load 320 294, init_module 175 105, finit_module 313 273, "
+        "delete_module 176 106, reboot 169 142, swapon 167 224, swapoff 168 225, acct 163 89, quotactl 179 60, "
+        "quotactl_fd 443 443, settimeofday 164 170, clock_settime 227 112, clock_adjtime 305 266, adjtimex 159 171, "
+        "sethostname 170 161, setdomainname 171 162, syslog 103 116, vhangup 153 58, iopl 172 -, ioperm 173 -",
     ),
     *_group(
         "memory that no resource limit of a process counts",
-        ("memfd_create", 319, 279),
-        ("memfd_secret", 447, 447),
-        ("shmget", 29, 194),
-        ("shmat", 30, 196),
-        ("shmctl", 31, 195),
-        ("shmdt", 67, 197),
+        "memfd_create 319 279, memfd_secret 447 447, shmget 29 194, shmat 30 196, shmctl 31 195, shmdt 67 197",
     ),
     *_group(
         "queues and semaphores that outlive the process and are shared with the user's others",
-        ("semget", 64, 190),
-        ("semop", 65, 193),
-        ("semctl", 66, 191),
-        ("semtimedop", 220, 192),
-        ("msgget", 68, 186),
-        ("msgsnd", 69, 189),
-        ("msgrcv", 70, 188),
-        ("msgctl", 71, 187),
-        ("mq_open", 240, 180),
-        ("mq_unlink", 241, 181),
+        "semget 64 190, semop 65 193, semctl 66 191, semtimedop 220 192, msgget 68 186, msgsnd 69 189, "
+        "msgrcv 70 188, msgctl 71 187, mq_open 240 180, mq_unlink 241 181",
     ),
     *_group(
         "moves memory between NUMA nodes, also of other processes",
-        ("move_pages", 279, 239),
-        ("migrate_pages", 256, 238),
+        "move_pages 279 239, migrate_pages 256 238",
     ),
 )
 """Every call that is refused whatever its arguments; `filter_for` adds the few that depend on them."""
 
 REFUSED_UNFENCED: Sequence[Refused] = _group(
-    "sends descriptors too, and files without a name that are on their way in a socket are found by nobody",
-    ("sendmsg", 46, 211),
-    ("sendmmsg", 307, 269),
+    "can send descriptors, and nobody can find a nameless file on its way through a socket",
+    "sendmsg 46 211, sendmmsg 307 269",
 )
 """What is refused besides, where the kernel writes to the host's file system."""
 
 REFUSED_SAME_USER: Sequence[Refused] = _group(
-    "changes modes, owners, times and attributes of the user's files anywhere, and Landlock has no rule for it",
-    ("chmod", 90, None),
-    ("fchmod", 91, 52),
-    ("fchmodat", 268, 53),
-    ("fchmodat2", 452, 452),
-    ("chown", 92, None),
-    ("lchown", 94, None),
-    ("fchown", 93, 55),
-    ("fchownat", 260, 54),
-    ("utime", 132, None),
-    ("utimes", 235, None),
-    ("futimesat", 261, None),
-    ("utimensat", 280, 88),
-    ("removexattr", 197, 14),
-    ("lremovexattr", 198, 15),
-    ("fremovexattr", 199, 16),
+    "changes modes, owners, times and attributes of any of the user's files; Landlock has no rule for it",
+    "chmod 90 -, fchmod 91 52, fchmodat 268 53, fchmodat2 452 452, chown 92 -, lchown 94 -, fchown 93 55, "
+    "fchownat 260 54, utime 132 -, utimes 235 -, futimesat 261 -, utimensat 280 88, removexattr 197 14, "
+    "lremovexattr 198 15, fremovexattr 199 16",
 )
 """What is refused besides, where the kernel moreover runs as the host's own user."""
 
@@ -251,10 +174,11 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data; arguments are 8 bytes, low half first
 _AF_UNIX, _AF_NETLINK, _SOCK_STREAM, _SOCK_MASK = 1, 16, 1, 0xF
 _NEW_NAMESPACES = 0x7E020080  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET, and TIME as CLONE_NEWTIME
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-_PREALLOCATE = (0x40305828, 0x4030582A, 0x40305839)  # FS_IOC_RESVSP, RESVSP64, ZERO_RANGE: as fallocate
-# Leases and dnotify tell when the host opens what; locks of open files are seen by no count; pipes grow unaccounted.
-_F_OFD_SETLK, _F_OFD_SETLKW, _F_SETLEASE, _F_NOTIFY, _F_SETPIPE_SZ = 37, 38, 1024, 1026, 1031
+# Requests of ioctl: TIOCSTI and TIOCLINUX type into terminals; FS_IOC_RESVSP, RESVSP64 and ZERO_RANGE are as fallocate.
+_REQUESTS = (0x5412, 0x541C, 0x40305828, 0x4030582A, 0x40305839)
+# Commands of fcntl: F_OFD_SETLK and SETLKW, locks that no count sees; F_SETLEASE and NOTIFY, which tell when the host
+# opens what; F_SETPIPE_SZ, by which pipes grow unaccounted.
+_COMMANDS = (37, 38, 1024, 1026, 1031)
 _MAP_HUGETLB = 0x40000  # from a pool of the machine, and counted nowhere
 _SOL_SOCKET = 1
 # SO_SNDBUF and SNDBUFFORCE, by which a socket holds more than it is taken to hold, and the four SO_ATTACH: filters.
@@ -267,27 +191,34 @@ class _Program:
     """Instructions of a classic BPF program, in order."""
 
     def __init__(self) -> None:
-        self._made: list[tuple[int, int, int, int]] = []
+        self.made: list[tuple[int, int, int, int]] = []
 
     def load(self, offset: int) -> None:
-        self._made.append((_LOAD, 0, 0, offset))
+        self.made.append((_LOAD, 0, 0, offset))
 
-    def both(self, mask: int) -> None:
-        self._made.append((_AND, 0, 0, mask))
+    def load_argument(self, place: int) -> None:
+        self.load(_ARGUMENTS + 8 * place)
 
-    def jump(self, test: int, value: int, if_true: int, if_false: int) -> None:
-        self._made.append((test, if_true, if_false, value))
+    def end_unless(self, value: int, verdict: int) -> None:
+        """End unless this value is loaded."""
+        self.made.append((_JEQ, 1, 0, value))
+        self.end(verdict)
 
-    def end(self, verdict: int) -> None:
-        self._made.append((_RETURN, 0, 0, verdict))
-
-    def refuse_if(self, test: int, value: int, error: int) -> None:
-        """Refuse when the test holds for what is loaded; else go on behind."""
-        self.jump(test, value, 0, 1)
+    def refuse_if(self, test: int, value: int, error: int = errno.EPERM) -> None:
+        """Refuse when the test holds for what is loaded."""
+        self.made.append((test, 0, 1, value))
         self.end(_ERRNO | error)
 
+    def end(self, verdict: int) -> None:
+        self.made.append((_RETURN, 0, 0, verdict))
+
+    def when(self, number: int, body: _Program) -> None:
+        """Run the body, and end, for one system call; the number stays loaded for what follows."""
+        body.end(_ALLOW)
+        self.made += [(_JEQ, 0, len(body.made), number), *body.made]
+
     def packed(self) -> bytes:
-        return b"".join(struct.pack("<HBBI", *instruction) for instruction in self._made)
+        return b"".join(struct.pack("<HBBI", *instruction) for instruction in self.made)
 
 
 def filter_for(
@@ -310,8 +241,7 @@ def filter_for(
     sends = unix_connect if send_descriptors is None else send_descriptors
     program = _Program()
     program.load(_ARCH)
-    program.jump(_JEQ, known.audit, 1, 0)
-    program.end(_KILL)
+    program.end_unless(known.audit, _KILL)
     program.load(_NUMBER)
     if known.x32_bit is not None:
         program.refuse_if(_JGE, known.x32_bit, errno.ENOSYS)
@@ -321,86 +251,61 @@ def filter_for(
         if number is not None:
             program.refuse_if(_JEQ, number, call.error)
     if not unix_connect:
-        program.refuse_if(_JEQ, known.connect, errno.EPERM)
+        program.refuse_if(_JEQ, known.connect)
     for number in (known.socket, known.socketpair):
-        _only_unix_sockets(program, number, any_kind=unix_connect)
-    _refuse_flags(program, known.clone, _ARGUMENTS, _NEW_NAMESPACES)
-    attributes = _FILE_ATTRIBUTES if same_user else ()
-    _refuse_requests(program, known.ioctl, (_TIOCSTI, _TIOCLINUX, *_PREALLOCATE, *attributes))
-    _refuse_requests(program, known.fcntl, (_F_OFD_SETLK, _F_OFD_SETLKW, _F_SETLEASE, _F_NOTIFY, _F_SETPIPE_SZ))
-    _refuse_flags(program, known.mmap, _ARGUMENTS + 8 * 3, _MAP_HUGETLB, errno.ENOMEM)
-    _refuse_options(program, known.setsockopt)
+        program.when(number, _only_unix_sockets(any_kind=unix_connect))
+    program.when(known.clone, _refused_values(0, _NEW_NAMESPACES, test=_JSET))
+    program.when(known.ioctl, _refused_values(1, *_REQUESTS, *(_FILE_ATTRIBUTES if same_user else ())))
+    program.when(known.fcntl, _refused_values(1, *_COMMANDS))
+    program.when(known.mmap, _refused_values(3, _MAP_HUGETLB, test=_JSET, error=errno.ENOMEM))
+    program.when(known.setsockopt, _refused_socket_options())
     if same_user:
         for number in known.by_pid:
-            _only_arguments(program, number, (0, 0))
+            program.when(number, _only_arguments((0, 0)))
         # By its argument 1, the policy: libzmq gives its threads, by their numbers, the ordinary one and must succeed.
-        _only_arguments(program, known.sched_setscheduler, (1, _SCHED_OTHER))
-        _only_arguments(program, known.setpriority, (0, _PRIO_PROCESS), (1, 0))
-        _only_arguments(program, known.ioprio_set, (0, _IOPRIO_WHO_PROCESS), (1, 0))
+        program.when(known.sched_setscheduler, _only_arguments((1, _SCHED_OTHER)))
+        program.when(known.setpriority, _only_arguments((0, _PRIO_PROCESS), (1, 0)))
+        program.when(known.ioprio_set, _only_arguments((0, _IOPRIO_WHO_PROCESS), (1, 0)))
     program.end(_ALLOW)
     return program.packed()
 
 
-def _only_unix_sockets(program: _Program, number: int, *, any_kind: bool) -> None:
+def _only_unix_sockets(*, any_kind: bool) -> _Program:
     body = _Program()
-    body.load(_ARGUMENTS)
+    body.load_argument(0)
     # libzmq aborts when netlink answers that the family is unknown, and goes on when it is not supported.
     body.refuse_if(_JEQ, _AF_NETLINK, errno.EOPNOTSUPP)
-    body.jump(_JEQ, _AF_UNIX, 1, 0)
-    body.end(_ERRNO | errno.EAFNOSUPPORT)
+    body.end_unless(_AF_UNIX, _ERRNO | errno.EAFNOSUPPORT)
     if not any_kind:
-        body.load(_ARGUMENTS + 8)
-        body.both(_SOCK_MASK)
-        body.jump(_JEQ, _SOCK_STREAM, 1, 0)
-        body.end(_ERRNO | errno.EPROTONOSUPPORT)
-    body.end(_ALLOW)
-    _when(program, number, body)
+        body.load_argument(1)
+        body.made.append((_AND, 0, 0, _SOCK_MASK))
+        body.end_unless(_SOCK_STREAM, _ERRNO | errno.EPROTONOSUPPORT)
+    return body
 
 
-def _refuse_flags(program: _Program, number: int, offset: int, flags: int, error: int = errno.EPERM) -> None:
+def _refused_values(place: int, *values: int, test: int = _JEQ, error: int = errno.EPERM) -> _Program:
+    """Refuse a call when the test holds for its argument at this place and one of these values."""
     body = _Program()
-    body.load(offset)
-    body.refuse_if(_JSET, flags, error)
-    body.end(_ALLOW)
-    _when(program, number, body)
+    body.load_argument(place)
+    for value in values:
+        body.refuse_if(test, value, error)
+    return body
 
 
-def _refuse_requests(program: _Program, number: int, requests: Sequence[int]) -> None:
-    """Refuse some requests of ioctl or commands of fcntl, which are their second argument."""
+def _refused_socket_options() -> _Program:
     body = _Program()
-    body.load(_ARGUMENTS + 8)
-    for request in requests:
-        body.refuse_if(_JEQ, request, errno.EPERM)
-    body.end(_ALLOW)
-    _when(program, number, body)
-
-
-def _refuse_options(program: _Program, number: int) -> None:
-    """Refuse some options of sockets: the level and the option are the second and third argument of setsockopt."""
-    body = _Program()
-    body.load(_ARGUMENTS + 8)
-    body.jump(_JEQ, _SOL_SOCKET, 1, 0)
-    body.end(_ALLOW)
-    body.load(_ARGUMENTS + 8 * 2)
+    body.load_argument(1)
+    body.end_unless(_SOL_SOCKET, _ALLOW)
+    body.load_argument(2)
     for option in _SOCKET_OPTIONS:
-        body.refuse_if(_JEQ, option, errno.EPERM)
-    body.end(_ALLOW)
-    _when(program, number, body)
+        body.refuse_if(_JEQ, option)
+    return body
 
 
-def _only_arguments(program: _Program, number: int, *expected: tuple[int, int]) -> None:
+def _only_arguments(*expected: tuple[int, int]) -> _Program:
     """Refuse a call unless its arguments at these places are these; a process number of 0 is the caller itself."""
     body = _Program()
     for place, value in expected:
-        body.load(_ARGUMENTS + 8 * place)
-        body.jump(_JEQ, value, 1, 0)
-        body.end(_ERRNO | errno.EPERM)
-    body.end(_ALLOW)
-    _when(program, number, body)
-
-
-def _when(program: _Program, number: int, body: _Program) -> None:
-    """Run the body for one system call; the number stays loaded for those behind."""
-    instructions = body._made  # pyright: ignore[reportPrivateUsage] - the same class
-    program.jump(_JEQ, number, 0, len(instructions))
-    program._made.extend(instructions)  # pyright: ignore[reportPrivateUsage]
+        body.load_argument(place)
+        body.end_unless(value, _ERRNO | errno.EPERM)
+    return body

@@ -1,15 +1,13 @@
-"""Small programs that are run to find something out. Knows none of them.
+"""Runs a small program to find something out, and runs it again when a signal from elsewhere ended it.
 
-Each runs in a session of its own: Ctrl-C in a terminal goes to all of the foreground's processes, and one that was cut
-off answers nothing, or something wrong. It may still come before the session is made. Each starts with the signals of a
-fresh process, whatever its host ignores or blocks: bubblewrap for one waits for ever where SIGCHLD is ignored.
+Each runs in a session of its own, because Ctrl-C in a terminal goes to all of the foreground's processes, and with the
+signals of a fresh process: bubblewrap, for one, waits for ever where SIGCHLD is ignored.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import tempfile
@@ -40,21 +38,14 @@ class Answer:
     answer: bytes  # what it wrote to the descriptor that it was given for its answer, and nobody else did
     stdout: bytes
     stderr: bytes
-    # Its exit status, negative for a signal. Only a hint: a host that ignores SIGCHLD, or reaps all children itself,
-    # leaves 0 here however the program ended.
+    # Its exit status, negative for a signal. Only a hint: where a host ignores SIGCHLD or reaps all children itself, it
+    # is 0 however the program ended.
     status: int
 
     def last_words(self) -> str:
         """The last line on its stderr; empty: it said nothing there."""
         said = self.stderr.decode("utf-8", "replace").strip().splitlines()
         return said[-1][:300] if said else ""
-
-
-def _fresh(command: Sequence[str]) -> list[str]:
-    """A command that runs the given one with the signals of a fresh process. As it is, where there are no signals."""
-    if os.name != "posix":
-        return list(command)
-    return guard_command("--", *command)
 
 
 def ask(
@@ -66,14 +57,12 @@ def ask(
     answers: bool = False,
     begins_fresh: bool = False,
 ) -> Answer:
-    """Run a program to its end; it gets no input, and its output is captured.
-
-    One that somebody else ended is run again, a few times.
+    """Run a program to its end, without input, and capture its output. One that was cut off is run again.
 
     Args:
         env, cwd: as in `subprocess.run`.
-        answers: give it one more argument, the number of a descriptor that takes its answer. On its stdout stands
-            whatever else speaks there: a Python's `sitecustomize`, for one.
+        answers: give it one more argument, the number of a descriptor that takes its answer. Other code, such as a
+            `sitecustomize`, may write to its stdout.
         begins_fresh: it sees to its signals itself.
 
     Raises:
@@ -83,10 +72,12 @@ def ask(
     """
     occupy_standard_files()
     name = os.path.basename(command[0])
+    if os.name == "posix" and not begins_fresh:
+        command = guard_command("--", *command)
     try:
         for _ in range(_TRIES):
-            ended = _run(command if begins_fresh else _fresh(command), seconds, env, cwd, answers=answers)
-            if not _was_cut(ended):
+            ended = _run(command, seconds, env, cwd, answers=answers)
+            if not any(ended.status in (-number, 128 + number) for number in _FROM_OUTSIDE):  # of it, or as its wrapper
                 return ended
     except OSError as error:
         if is_transient(error):
@@ -108,9 +99,8 @@ def _run(
     with contextlib.ExitStack() as files:
         # Files, not pipes: what the program leaves running may hold a pipe open for ever.
         answer, out, err = (files.enter_context(_nameless_file()) for _ in range(3))
-        extra = [str(answer.fileno())] if answers else []
         process = subprocess.Popen(
-            [*command, *extra],
+            [*command, *([str(answer.fileno())] if answers else [])],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -120,31 +110,14 @@ def _run(
             pass_fds=(answer.fileno(),) if answers else (),
         )
         try:
-            if not _ends_within(process, seconds):
-                raise TransientError(f"it did not end within {seconds:g} s")
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise TransientError(f"it did not end within {seconds:g} s") from None
         finally:
             if process.poll() is None:
                 _kill(process)
         said = [_content(file) for file in (answer, out, err)]
         return Answer(said[0], said[1], said[2], process.returncode)
-
-
-def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    # Popen.wait with a time-out looks again and again, with pauses as long as such a program runs.
-    with contextlib.suppress(OSError, AttributeError):  # no such call here, or it has ended
-        ended = os.pidfd_open(process.pid)
-        try:
-            poller = select.poll()
-            poller.register(ended, select.POLLIN)
-            if not poller.poll(seconds * 1000):
-                return False
-        finally:
-            os.close(ended)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -156,7 +129,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _nameless_file() -> IO[bytes]:
-    if hasattr(os, "memfd_create"):
+    if hasattr(os, "memfd_create"):  # needs no directory that can be written
         return open(os.memfd_create("said"), "r+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)
 
@@ -164,8 +137,3 @@ def _nameless_file() -> IO[bytes]:
 def _content(file: IO[bytes]) -> bytes:
     file.seek(0)
     return file.read()
-
-
-def _was_cut(ended: Answer) -> bool:
-    """Whether somebody else ended it, so that how it ended says nothing about it; also what it was the wrapper of."""
-    return any(ended.status in (-number, 128 + number) for number in _FROM_OUTSIDE)
