@@ -13,10 +13,11 @@ import functools
 import os
 import signal
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None  # Windows has no such library
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
 _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
 _CAPABILITY_VERSION = 0x20080522  # the third
@@ -180,6 +181,8 @@ def _forgive_modes() -> None:
 
 def landlock_abi() -> int:
     """The version of Landlock here; 0: none."""
+    if sys.platform != "linux":
+        return 0
     return max(0, _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
 
 

@@ -27,7 +27,7 @@ class Transcript:
         self._lock = threading.RLock()  # a signal handler of the agent's may print in the middle of a print
         self._file = -1
         if file_path is not None:
-            self._file = os.open(file_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._file = os.open(file_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o600)
         self._on_file = 0  # bytes
         self._active = False
         self._screen = Screen()

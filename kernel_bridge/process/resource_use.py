@@ -10,6 +10,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 __all__ = ["Descriptors", "Unmeasurable", "deleted_mappings", "mapping_bytes", "memory", "resident", "tasks"]
 
@@ -131,7 +132,7 @@ def _same(one: int, other: int, what: int) -> bool:
     return _KCMP is not None and _libc.syscall(_KCMP, one, other, what, 0, 0) == 0
 
 
-_libc = ctypes.CDLL(None)
+_libc: Any = ctypes.CDLL(None) if os.name == "posix" else None  # Windows has no such library
 
 
 class Descriptors:
