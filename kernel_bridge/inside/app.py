@@ -71,6 +71,7 @@ from ipykernel.kernelapp import IPKernelApp  # noqa: E402
 from traitlets.config import Config  # noqa: E402
 from zmq.eventloop.zmqstream import ZMQStream  # noqa: E402
 
+from kernel_bridge.inside import lifeline  # noqa: E402
 from kernel_bridge.inside.channel import HostChannel  # noqa: E402
 from kernel_bridge.inside.interrupts import Interrupts  # noqa: E402
 from kernel_bridge.inside.kernel import BridgeKernel  # noqa: E402
@@ -211,7 +212,10 @@ def _prepared(config: LaunchConfig, real_stderr: int) -> BridgeApp:
     interrupts = Interrupts(config.interrupt_file)
     codec = Codec(limit_bytes=config.frame_bytes, limit_depth=config.frame_depth, unpickle=True)
     assert app.context is not None
-    channel = HostChannel(app.context, (config.calls_url, config.replies_url), codec, interrupts)
+    urls = config.calls_url, config.replies_url
+    channel = HostChannel(app.context, urls, app.session.key, codec, interrupts)
+    if os.name != "posix":
+        lifeline.hold(interrupts)
     app.kernel.attach(config, channel, interrupts, real_stderr)
     gc.freeze()  # what a start has made stays, and no collection need look at it
     gc.enable()

@@ -1,8 +1,8 @@
 """The kernel's end of the tool channel: it asks the host and waits for the answer.
 
-Two PAIR sockets, both bound here: one carries messages out, one carries replies in. Any thread may ask. One of the
-waiting threads at a time reads the replies and hands each to the thread it belongs to, so a lone caller pays for no
-thread switch. A reply whose caller was interrupted is dropped by its id.
+Two PAIR sockets: one carries messages out, one carries replies in. Any thread may ask. One of the waiting threads at a
+time reads the replies and hands each to the thread it belongs to, so a lone caller pays for no thread switch. A reply
+whose caller was interrupted is dropped by its id.
 """
 
 from __future__ import annotations
@@ -51,16 +51,27 @@ class _Waiter:
 
 
 class HostChannel:
-    """Ask the host. Thread-safe; one per kernel."""
+    """Ask the host. Thread-safe; one per kernel.
 
-    def __init__(self, context: zmq.Context[Any], urls: tuple[str, str], codec: Codec, interrupts: Interrupts) -> None:
+    Args:
+        urls: of the two sockets. They are bound there; on TCP, where others can connect too, the host listens.
+        key: what the host wants to be told then.
+    """
+
+    def __init__(
+        self, context: zmq.Context[Any], urls: tuple[str, str], key: bytes, codec: Codec, interrupts: Interrupts
+    ) -> None:
         self.codec = codec
         self._interrupts = interrupts
         self._out: zmq.Socket[bytes] = context.socket(zmq.PAIR)
         self._in: zmq.Socket[bytes] = context.socket(zmq.PAIR)
         for socket, url in ((self._out, urls[0]), (self._in, urls[1])):
             socket.linger = 0
-            socket.bind(url)
+            if url.startswith("tcp:"):
+                socket.plain_username, socket.plain_password = b"kernel", key
+                socket.connect(url)
+            else:
+                socket.bind(url)
         self._sending = threading.Lock()
         self._reading = threading.Lock()
         self._ids = itertools.count(1)

@@ -29,12 +29,13 @@ class Interrupts:
     """Whether an interrupt waits or is raised now, as `mode` says. Only the main thread runs signal handlers.
 
     Args:
-        note_file: the host's note; None where hosts leave none.
+        note_file: the host's note; None where `note` takes its place.
     """
 
     def __init__(self, note_file: str | None) -> None:
         self._main = threading.main_thread().ident
-        self._note = -1 if note_file is None else os.open(note_file, os.O_RDONLY | os.O_CLOEXEC)
+        self._file = -1 if note_file is None else os.open(note_file, os.O_RDONLY | os.O_CLOEXEC)
+        self._noted = 0, 0
         self._seen = 0
         self._late_until = 0.0
         self._owed_until = 0.0
@@ -80,11 +81,15 @@ class Interrupts:
         self._owed_until = 0.0
         self._late_until = time.monotonic() + _LATE_SECONDS
 
+    def note(self, cell: int) -> None:
+        """An interrupt for this cell comes now. From another thread than the main one."""
+        self._noted = self._noted[0] + 1, cell
+
     def _read_note(self) -> tuple[int, int]:
-        if self._note < 0:
-            return 0, 0
+        if self._file < 0:
+            return self._noted
         try:
-            data = os.pread(self._note, NOTE.size, 0)
+            data = os.pread(self._file, NOTE.size, 0)
         except OSError:  # the agent's code closed it
             return self._seen, 0
         return NOTE.unpack(data) if len(data) == NOTE.size else (self._seen, 0)

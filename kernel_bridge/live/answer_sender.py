@@ -7,6 +7,7 @@ import time
 
 from kernel_bridge.live.channel_state import CLOSED, ChannelState
 from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
+from kernel_bridge.process.loopback import Endpoint
 from kernel_bridge.threads.waiting import Wakeup, wait_for
 from kernel_bridge.wire import HostMessage, write_head
 
@@ -23,8 +24,8 @@ class AnswerSender:
         stopped: set when nothing is to be sent any more.
     """
 
-    def __init__(self, url: str, state: ChannelState, stopped: Wakeup) -> None:
-        self._socket = ZmtpSocket(url, "PAIR", message_bytes=0, most_frames=0)
+    def __init__(self, endpoint: Endpoint, state: ChannelState, stopped: Wakeup) -> None:
+        self._socket = ZmtpSocket(endpoint, "PAIR", message_bytes=0, most_frames=0)
         self._state = state
         self._stopped = stopped
         self._lock = threading.Lock()  # guards the socket

@@ -70,7 +70,7 @@ class LiveKernel:
             undo.callback(self.process.end)
             self._wakeup = Wakeup()
             undo.callback(self._wakeup.close)
-            self._tools = ToolServer(connection.urls, dispatcher, limits, self._wakeup.set)
+            self._tools = ToolServer(connection.endpoints, dispatcher, limits, self._wakeup.set)
             undo.callback(self._tools.close)
             self._shell = ShellChannel(connection.url("shell"), connection.info["key"], limits)
             undo.callback(self._shell.close)

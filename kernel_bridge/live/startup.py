@@ -57,10 +57,11 @@ class Startup:
             StartupFailed, ProtocolViolation.
         """
         self._move_sockets()
-        self._connect()
+        self._connect(self._tools.connect)
         self._tools.start()
         ready = self._wait_ready(poll)
         self._move_sockets()  # those that only a console needs
+        self._connect(self._shell.connect)  # not before: only now is it known that the kernel listens there
         return ready
 
     def _move_sockets(self) -> None:
@@ -72,10 +73,10 @@ class Startup:
         except OSError as error:
             raise StartupFailed(str(error)) from error
 
-    def _connect(self) -> None:
+    def _connect(self, connect: Callable[[], bool]) -> None:
         """Connect, once and for all: what lies at the addresses later is nothing to the host."""
         try:
-            while not (self._shell.connect() and self._tools.connect()):
+            while not connect():
                 self._look()
         except ZmtpError as error:
             raise ProtocolViolation(str(error)) from error

@@ -23,6 +23,7 @@ from kernel_bridge.live.tool_dispatch import ToolDispatcher
 from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
 from kernel_bridge.live.zmtp_reader import Frame, ZmtpError
 from kernel_bridge.options import Limits
+from kernel_bridge.process.loopback import Endpoint
 from kernel_bridge.threads.starting import begin
 from kernel_bridge.threads.waiting import Wakeup, wait_for
 from kernel_bridge.wire import Call, Codec, Foreign, Raise, Ready, WireError, read_kernel_head
@@ -37,12 +38,12 @@ class ToolServer:
     """Serves the tool channel of one kernel, from `start` to `close`.
 
     Args:
-        urls: where the kernel's sockets for calls and for answers are.
+        endpoints: of the sockets for calls and for answers.
         wake: called, from any of its threads, when `state` changes.
     """
 
     def __init__(
-        self, urls: tuple[str, str], dispatcher: ToolDispatcher, limits: Limits, wake: Callable[[], None]
+        self, endpoints: tuple[Endpoint, Endpoint], dispatcher: ToolDispatcher, limits: Limits, wake: Callable[[], None]
     ) -> None:
         self.clock = CellClock(limits)
         self._submission = Submission(dispatcher.submit)
@@ -52,8 +53,8 @@ class ToolServer:
         self._runner = CallRunner(dispatcher, self._codec, self.clock, self._submission, self.state)
         self._stopped = Wakeup()  # set once, at the end: every wait from then on ends at once
         longest = max(limits.frame_bytes, _HEAD_BYTES)
-        self._calls = ZmtpSocket(urls[0], "PAIR", message_bytes=longest + _HEAD_BYTES, most_frames=2)
-        self._answers = AnswerSender(urls[1], self.state, self._stopped)
+        self._calls = ZmtpSocket(endpoints[0], "PAIR", message_bytes=longest + _HEAD_BYTES, most_frames=2)
+        self._answers = AnswerSender(endpoints[1], self.state, self._stopped)
         self._most_threads = limits.calls_in_flight
         self._threads: list[threading.Thread] = []  # guarded, as the reading is, by the turn
         self._turn = threading.Lock()

@@ -3,7 +3,7 @@
 The kernel binds a libzmq socket; but once the agent's code runs, anything may speak at that end. libzmq on this side
 would gather the frames of a message that never ends in the host's memory, would connect again, after a disconnect, to
 whatever lies at the address by then, and is a large program in C to hand untrusted bytes to. So this side speaks the
-protocol, ZMTP 3.0 without authentication, for itself: it connects once, and reads within bounds.
+protocol, ZMTP 3.0, for itself: it connects once, and reads within bounds.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from kernel_bridge.live.zmtp_reader import COMMAND, GREETING, LONG, MORE, Frame, ZmtpError, ZmtpReader
+from kernel_bridge.process.loopback import Endpoint, LoopbackListener
 from kernel_bridge.threads.waiting import NO_SIGNAL
 
 __all__ = ["ZmtpClosed", "ZmtpSocket"]
@@ -33,16 +34,17 @@ class ZmtpSocket:
     """One connection. Nothing here blocks; for one thread at a time in each direction.
 
     Args:
-        url: `ipc://PATH` or `tcp://HOST:PORT`, where the kernel listens, soon.
+        endpoint: `ipc://PATH` or `tcp://HOST:PORT`, where the kernel listens, soon; or a listener of the host's.
         kind: the ZeroMQ type that this end claims to be: PAIR or DEALER.
         message_bytes: the longest message, all frames together.
         most_frames: the most frames in one message.
     """
 
-    def __init__(self, url: str, kind: str, *, message_bytes: int, most_frames: int) -> None:
-        self._url = url
+    def __init__(self, endpoint: Endpoint, kind: str, *, message_bytes: int, most_frames: int) -> None:
+        self._endpoint = endpoint
         self._socket: socket.socket | None = None
-        self._reader = ZmtpReader(message_bytes, most_frames)
+        listens = isinstance(endpoint, LoopbackListener)  # which shakes hands itself
+        self._reader = ZmtpReader(message_bytes, most_frames, after_handshake=listens)
         name = kind.encode()
         ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(name)) + name
         ready += b"\x08Identity" + bytes(4)
@@ -59,17 +61,29 @@ class ZmtpSocket:
 
         Raises: ZmtpClosed, ZmtpError.
         """
-        if self._socket is None:
-            try:
-                self._socket = _connect(self._url)
-            except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
-                return False
-            self._socket.setblocking(False)
-            self._socket.send(self._handshake, NO_SIGNAL)  # the first bytes of a connection find room
+        if self._socket is None and not self._open():
+            return False
         # libzmq refuses a message that comes before its own handshake was sent.
         while not self._reader.take_handshake():
             if not self._fill():
                 return False
+        return True
+
+    def _open(self) -> bool:
+        endpoint = self._endpoint
+        if isinstance(endpoint, LoopbackListener):
+            self._socket = endpoint.accept()
+            if self._socket is None:
+                return False
+            endpoint.close()
+            self._socket.setblocking(False)
+            return True
+        try:
+            self._socket = _connect(endpoint)
+        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
+            return False
+        self._socket.setblocking(False)
+        self._socket.send(self._handshake, NO_SIGNAL)  # the first bytes of a connection find room
         return True
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ class ZmtpReader:
         most_frames: the most frames in one message.
     """
 
-    def __init__(self, message_bytes: int, most_frames: int) -> None:
+    def __init__(self, message_bytes: int, most_frames: int, *, after_handshake: bool = False) -> None:
         self._message_bytes = message_bytes
         self._most_frames = most_frames
         self._buffer = bytearray(_BUFFER_BYTES)
@@ -41,7 +41,7 @@ class ZmtpReader:
         self._long_more = False
         self._frames: list[Frame] = []  # of the message on its way
         self._size = 0
-        self._greeted = self._is_ready = False
+        self._greeted = self._is_ready = after_handshake
 
     def fill(self, read_into: Callable[[memoryview], int]) -> int:
         """Read once, with the function of a socket. Returns how many bytes came. Raises: what the function does."""

@@ -12,6 +12,7 @@ from typing import Any
 from kernel_bridge.files.layout import Layout
 from kernel_bridge.files.private_files import make_file
 from kernel_bridge.files.session_directory import SessionDirectory
+from kernel_bridge.process.loopback import Endpoint, LoopbackListener
 from kernel_bridge.process.moved_sockets import MovedSockets
 
 __all__ = ["Connection"]
@@ -23,7 +24,7 @@ class Connection:
 
     info: dict[str, Any]  # Jupyter's connection info as the host needs it, `key` as bytes
     inside_file: str  # the connection file that the kernel reads
-    urls: tuple[str, str]  # of the tool channel: calls, replies
+    endpoints: tuple[Endpoint, Endpoint]  # of the tool channel, for calls and for replies
     inside_urls: tuple[str, str]  # the same, as the kernel sees them
     moved_sockets: MovedSockets | None  # must be moved before the host can connect; None: nothing must
 
@@ -33,21 +34,31 @@ class Connection:
         key = secrets.token_hex(32).encode()
         if os.name == "posix":
             shared: dict[str, Any] = {"key": key, "transport": "ipc", **dict(zip(_CHANNELS, range(1, 6), strict=True))}
-            urls = tuple(f"ipc://{directory.host_sockets}/{name}" for name in _TOOL_SOCKETS)
+            endpoints: list[Endpoint] = [f"ipc://{directory.host_sockets}/{name}" for name in _TOOL_SOCKETS]
             inside_urls = tuple(f"ipc://{inside.sockets}/{name}" for name in _TOOL_SOCKETS)
             ips = str(directory.host_sockets / "s"), str(inside.sockets / "s")
             needed = (*reversed(_TOOL_SOCKETS), "s-1")
             moved = MovedSockets(layout.sockets, directory.host_sockets, needed, _CONSOLE_SOCKETS)
         else:
-            free = _free_ports(7)
-            shared = {"key": key, "transport": "tcp", **dict(zip(_CHANNELS, free[:5], strict=True))}
-            urls = inside_urls = tuple(f"tcp://127.0.0.1:{port}" for port in free[5:])
+            # Whoever takes one of these ports before the kernel keeps it from starting, and is told nothing: the host
+            # connects when the kernel has said through the tool channel that it is ready, and then holds them all.
+            free = _free_ports(len(_CHANNELS))
+            shared = {"key": key, "transport": "tcp", **dict(zip(_CHANNELS, free, strict=True))}
+            listeners = [LoopbackListener(key, "PAIR") for _ in _TOOL_SOCKETS]
+            endpoints, inside_urls = [*listeners], tuple(listener.url for listener in listeners)
             ips = "127.0.0.1", "127.0.0.1"
             moved = None
         info = _write_connection(directory.connection_file, ip=ips[0], **shared)
         _write_connection(layout.sockets / "kernel.json", ip=ips[1], **shared)
         file = str(inside.sockets / "kernel.json")
-        return Connection({**info, "key": key}, file, (urls[0], urls[1]), (inside_urls[0], inside_urls[1]), moved)
+        inside_pair = inside_urls[0], inside_urls[1]
+        return Connection({**info, "key": key}, file, (endpoints[0], endpoints[1]), inside_pair, moved)
+
+    def close(self) -> None:
+        """Listen no more. Idempotent."""
+        for endpoint in self.endpoints:
+            if isinstance(endpoint, LoopbackListener):
+                endpoint.close()
 
     def url(self, channel: str) -> str:
         """The address of a Jupyter channel: shell, iopub, stdin, control or hb."""

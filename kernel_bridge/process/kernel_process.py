@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from kernel_bridge.confine import Confinement
 from kernel_bridge.files.session_directory import SessionDirectory
+from kernel_bridge.inside.lifeline import CELL
 from kernel_bridge.process.exit_reason import ExitReason
 from kernel_bridge.process.launch import Launch, LaunchOptions
 from kernel_bridge.process.watchdog import Bounds, Watchdog, descendants
@@ -48,6 +49,7 @@ class KernelProcess:
         self._directory = directory
         self._plan = launch.plan
         self._wrappers = launch.wrappers
+        self._last_words = launch.last_words
         self.connection = launch.connection
         self.files = launch.files
         self._telling = threading.Lock()  # guards the lifeline
@@ -141,13 +143,10 @@ class KernelProcess:
 
     def interrupt(self, cell: int) -> None:
         """Send SIGINT to the kernel's process group, for the cell of this number: before it or after it, for none."""
-        if os.name != "posix":
-            from jupyter_client.win_interrupt import send_interrupt
-
-            send_interrupt(self._process.win32_interrupt_event)  # type: ignore[attr-defined]
-            return
-        with self._telling, contextlib.suppress(OSError):  # it is ending already, or takes no more
-            if self._lifeline is not None:
+        with self._telling, contextlib.suppress(OSError, ValueError):  # it is ending already, or takes no more
+            if self._process.stdin is not None:
+                os.write(self._process.stdin.fileno(), CELL.pack(cell))
+            elif self._lifeline is not None:
                 self.files.note_interrupt(cell)
                 self._lifeline.send(b"i", NO_SIGNAL)
 
@@ -181,9 +180,9 @@ class KernelProcess:
         if self._watchdog is not None:
             self._watchdog.stop()
         process = self._process
+        self.connection.close()
         for pipe in (process.stdout, process.stderr):
-            assert pipe is not None
-            if os.name == "posix":
+            if pipe is not None:
                 os.set_blocking(pipe.fileno(), False)
         self.kill()
         if not self._wait(patience):
@@ -195,7 +194,7 @@ class KernelProcess:
             self._kill_strays()
         verdict = None if self._watchdog is None else self._watchdog.verdict
         reason = ExitReason(code, self._tail(), verdict)
-        for pipe in (process.stdout, process.stderr):
+        for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
         if self.exit_fd is not None:
@@ -245,8 +244,7 @@ class KernelProcess:
 
     def _reported_code(self) -> tuple[int | None, bool]:
         """The kernel's exit status, and whether its guardian reported it."""
-        assert self._process.stdout is not None
-        if os.name != "posix":
+        if self._process.stdout is None:
             return self._process.returncode, True
         report = _last_bytes(self._process.stdout.fileno()).decode("ascii", "replace")
         found = re.findall(r"^(exit|signal) (\d{1,5})$", report, re.MULTILINE)
@@ -259,10 +257,11 @@ class KernelProcess:
         return int(number) if kind == "exit" else -int(number), True
 
     def _tail(self) -> str:
-        assert self._process.stderr is not None
-        pipe = self._process.stderr
-        data = _last_bytes(pipe.fileno()) if os.name == "posix" else pipe.read()[-_STDERR_BYTES:]
-        return data.decode("utf-8", "replace")
+        if self._process.stderr is not None:
+            return _last_bytes(self._process.stderr.fileno()).decode("utf-8", "replace")
+        with open(self._last_words, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _STDERR_BYTES))
+            return file.read(_STDERR_BYTES).decode("utf-8", "replace")
 
 
 def _last_bytes(pipe: int) -> bytes:

@@ -9,10 +9,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from kernel_bridge.confine import Confinement, plan_launch
 from kernel_bridge.confine.launch_plan import PACKAGE, guard_command, prepare_files, write_guard
@@ -20,7 +19,7 @@ from kernel_bridge.confine.readable_paths import ExtraPathUnusable
 from kernel_bridge.confine.tier_bubblewrap import EXTRA_PATH
 from kernel_bridge.errors import StartupFailed
 from kernel_bridge.files.layout import CHECKPOINT, INTERRUPT, PROGRESS, TRANSCRIPT, Layout
-from kernel_bridge.files.private_files import make_directory, make_file
+from kernel_bridge.files.private_files import make_directory, make_file, open_new
 from kernel_bridge.files.session_directory import SessionDirectory
 from kernel_bridge.files.standard_descriptors import occupy_standard_files
 from kernel_bridge.inside.launch_config import CheckpointConfig, LaunchConfig
@@ -46,7 +45,7 @@ class Started:
     """A process that was begun."""
 
     process: subprocess.Popen[bytes]  # the guardian, or the kernel itself where there is none
-    lifeline: socket.socket | None  # to the guardian
+    lifeline: socket.socket | None  # to the guardian; None: there is none, and the kernel's own input is its lifeline
 
 
 class Launch:
@@ -80,6 +79,11 @@ class Launch:
         """How many processes stand between the guardian and the kernel."""
         return 0 if self.plan.wrapper_arguments is None else 2  # the wrapper, and its first process inside
 
+    @property
+    def last_words(self) -> Path:
+        """The file that takes the kernel's stderr where there is no guardian."""
+        return self.layout.sockets / "stderr"
+
     def start(self, *, restore: bool) -> Started:
         """Begin the process: the guardian, or the kernel itself where there is none.
 
@@ -97,6 +101,7 @@ class Launch:
             return self._launch()
         except BaseException:
             self.files.close()
+            self.connection.close()
             raise
 
     def _configuration(self, extra_path: list[str], *, restore: bool) -> LaunchConfig:
@@ -136,11 +141,10 @@ class Launch:
 
     def _launch(self) -> Started:
         _compile_inside()
-        argv = self.plan.command
         try:
-            return self._launch_guarded() if os.name == "posix" else self._launch_plain(argv)
+            return self._launch_guarded() if os.name == "posix" else self._launch_plain()
         except OSError as error:
-            text = f"cannot run {argv[0]!r}: {error}"
+            text = f"cannot run {self.plan.command[0]!r}: {error}"
             raise StartupFailed(text + what_to_do(text)) from error
 
     def _launch_guarded(self) -> Started:
@@ -165,18 +169,18 @@ class Launch:
         ours.setblocking(False)  # a guardian that was stopped must not stop the host
         return Started(process, ours)
 
-    def _launch_plain(self, argv: list[str]) -> Started:
-        from jupyter_client import launcher
-
-        launch = cast("Callable[..., subprocess.Popen[bytes]]", launcher.launch_kernel)  # pyright: ignore[reportUnknownMemberType] - untyped
-        process = launch(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(self.plan.environment),
-            cwd=str(self.layout.session),
-        )
+    def _launch_plain(self) -> Started:
+        # Its output is no cell's: what a child of the kernel writes would fill a pipe that nobody reads.
+        with open(open_new(self.last_words), "wb") as last_words:
+            process = subprocess.Popen(
+                self.plan.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=last_words,
+                env=dict(self.plan.environment),
+                cwd=str(self.layout.session),
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # Ctrl-C is not for the kernel
+            )
         return Started(process, None)
 
 
