@@ -127,24 +127,6 @@ class RLMDocstringOptimizer(Teleprompter):
             seed=a_seed("seed", seed),
         )
 
-    # Every setting can be read under the name of its parameter.
-    max_iterations = property(attrgetter("settings.max_iterations"))
-    root_lm = property(attrgetter("settings.root_lm"))
-    sub_lm = property(attrgetter("settings.sub_lm"))
-    eval_lm = property(attrgetter("settings.eval_lm"))
-    num_threads = property(attrgetter("settings.num_threads"))
-    rlm_max_iterations = property(attrgetter("settings.rlm_max_iterations"))
-    rlm_max_llm_calls = property(attrgetter("settings.rlm_max_llm_calls"))
-    rlm_max_output_chars = property(attrgetter("settings.rlm_max_output_chars"))
-    root_stateful_session = property(attrgetter("settings.root_stateful_session"))
-    rlm_multiturn_history = property(attrgetter("settings.rlm_multiturn_history"))
-    verbose = property(attrgetter("settings.verbose"))
-    run_storage_dir = property(attrgetter("settings.run_storage_dir"))
-    sub_agents = property(attrgetter("settings.sub_agents"))
-    kernel = property(attrgetter("settings.kernel"))
-    max_cost_usd = property(attrgetter("settings.max_cost_usd"))
-    seed = property(attrgetter("settings.seed"))
-
     def get_params(self) -> dict[str, Any]:
         """The parameters by name, as DSPy's optimizers give them."""
         return {name: getattr(self.settings, name) for name in Settings.__slots__}
@@ -217,6 +199,10 @@ class RLMDocstringOptimizer(Teleprompter):
         if directory is None:
             raise InvalidSetup("run_storage_dir must be the directory that the optimization is kept in, got None")
         return stored_best_program(student, directory)
+
+
+for _name in Settings.__slots__:  # each can be read on the optimizer, under the name of its parameter
+    setattr(RLMDocstringOptimizer, _name, property(attrgetter(f"settings.{_name}")))
 
 
 def _compiled(setup: Setup, *, resume: bool) -> dspy.Module:

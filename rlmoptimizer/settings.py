@@ -15,7 +15,6 @@ from typing import Any, cast
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
 
-from kernel_bridge.call_signature import call_signature
 from kernel_bridge.text import shorten
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
 from rlmoptimizer.records import picodollars
@@ -115,17 +114,10 @@ def a_factory(name: str, value: Any) -> Callable[[], CodeInterpreter] | None:
         return None
     if not callable(value) or (not inspect.isclass(value) and isinstance(value, CodeInterpreter)):
         raise _refuse(name, value, accepted, wrong_type=True)
-    if not _takes_nothing(value):
-        raise _refuse(name, value, accepted)
-    return cast("Callable[[], CodeInterpreter]", value)
-
-
-def _takes_nothing(factory: Callable[..., Any]) -> bool:
-    """Whether it can be called without arguments, as far as it says."""
     try:
-        call_signature(factory).bind()
+        inspect.signature(value).bind()
     except TypeError:
-        return False
-    except ValueError:  # a builtin that does not say
-        return True
-    return True
+        raise _refuse(name, value, accepted) from None
+    except ValueError:
+        pass  # a builtin that does not say
+    return cast("Callable[[], CodeInterpreter]", value)

@@ -32,7 +32,7 @@ from rlmoptimizer.evaluation.fan_out import GivenUp
 from rlmoptimizer.evaluation.plain_values import to_plain, without_addresses
 from rlmoptimizer.lms.failures import causes
 from rlmoptimizer.records import StepTrace
-from rlmoptimizer.spending.call_listener import HeardHistory
+from rlmoptimizer.spending.usage_meter import HeardHistory
 from rlmoptimizer.task.copying import copy_of
 from rlmoptimizer.task.program import clone
 

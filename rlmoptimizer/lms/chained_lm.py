@@ -2,12 +2,13 @@
 
 # DSPy ships no type information; what is used of it here is cast where it enters.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportIncompatibleMethodOverride=false
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, cast
 
 import dspy
@@ -78,21 +79,10 @@ class ChainedLM(dspy.BaseLM):
         return [{"text": "".join(texts) if texts else None}]
 
     # Adapters choose their output format by these.
-    @property
-    def supports_function_calling(self) -> bool:
-        return self._lm.supports_function_calling
-
-    @property
-    def supports_reasoning(self) -> bool:
-        return self._lm.supports_reasoning
-
-    @property
-    def supports_response_schema(self) -> bool:
-        return self._lm.supports_response_schema
-
-    @property
-    def supported_params(self) -> set[str]:
-        return self._lm.supported_params
+    supports_function_calling = property(attrgetter("_lm.supports_function_calling"))
+    supports_reasoning = property(attrgetter("_lm.supports_reasoning"))
+    supports_response_schema = property(attrgetter("_lm.supports_response_schema"))
+    supported_params = property(attrgetter("_lm.supported_params"))
 
 
 def why_stateless(lm: dspy.BaseLM) -> str | None:

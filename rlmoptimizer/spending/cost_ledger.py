@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from typing import Final, Protocol
 
 from rlmoptimizer.errors import CostExceededError
-from rlmoptimizer.records import LMCall, Role, RoleUsage, dollars, picodollars
-from rlmoptimizer.spending.forecast import Forecast
+from rlmoptimizer.records import ROLES, LMCall, Role, RoleUsage, dollars, picodollars
 from rlmoptimizer.spending.ledger import Keep, Ledger
 
 __all__ = ["BUFFER_SECONDS", "CallJournal", "CostLedger"]
@@ -22,17 +21,36 @@ BUFFER_SECONDS: Final = 0.1  # how long a call of the program may wait to be wri
 class CallJournal(Protocol):
     """Where LM calls are kept; the run store is one."""
 
-    def record_lm_calls(self, *calls: LMCall) -> None:
-        """Keep calls; they outlive this process when this returns."""
-        ...
+    def record_lm_calls(self, *calls: LMCall) -> None: ...  # they outlive this process when this returns
+    def lm_usage(self) -> Mapping[Role, RoleUsage]: ...  # what all calls so far amount to
+    def evaluated_examples(self) -> int: ...  # with a result so far, those of the baseline included
 
-    def lm_usage(self) -> Mapping[Role, RoleUsage]:
-        """What all calls so far amount to."""
-        ...
 
-    def evaluated_examples(self) -> int:
-        """Examples with a result so far, those of the baseline included."""
-        ...
+class _Forecast:
+    """Counts calls by role, and says in picodollars what the next ones may cost: 0 until a price is known."""
+
+    def __init__(self, usage: Mapping[Role, RoleUsage], examples: int) -> None:
+        self.usage: dict[Role, RoleUsage] = {role: usage.get(role, RoleUsage()) for role in ROLES}
+        self.examples = examples  # that were evaluated
+        self._latest_root = 0  # picodollars of its last priced call
+
+    def count(self, call: LMCall) -> None:
+        self.usage[call.role] += RoleUsage.of(call)
+        if call.role == "root" and call.cost:
+            self._latest_root = call.cost
+
+    def call(self, role: Role) -> int:
+        usage = self.usage[role]
+        mean = -(-usage.cost // usage.priced_calls) if usage.priced_calls else 0
+        # The agent's context grows from turn to turn, so its last call tells more than the mean.
+        return max(mean, self._latest_root) if role == "root" else mean
+
+    def example(self) -> int:
+        # As if nothing came from the cache: prompts that were never tried before are not in it.
+        usage = self.usage["eval"]
+        if not usage.priced_calls or not self.examples:
+            return 0
+        return -(-usage.cost * usage.calls // (usage.priced_calls * self.examples))
 
 
 class CostLedger(Ledger):
@@ -60,7 +78,7 @@ class CostLedger(Ledger):
             raise ValueError(f"{limit_usd!r} is not an amount of dollars")
         kept: Mapping[Role, RoleUsage] = {} if journal is None else journal.lm_usage()
         super().__init__(limit, sum(usage.cost for usage in kept.values()))
-        self._forecast = Forecast(kept, 0 if journal is None else journal.evaluated_examples())
+        self._forecast = _Forecast(kept, 0 if journal is None else journal.evaluated_examples())
         self._for_calls = 0  # of what is reserved: for prompts and turns under way
         self._admitted: deque[int] = deque()  # of that: for each prompt that was admitted and has not begun
         self._journal = journal

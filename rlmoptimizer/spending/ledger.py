@@ -23,13 +23,8 @@ Keep = Callable[[Charge], None]
 class Journal(Protocol):
     """Where settled charges are kept; the run store is one."""
 
-    def charge(self, amount: int, purpose: str) -> None:
-        """Record one charge; durable when this returns."""
-        ...
-
-    def charges(self) -> Iterable[Charge]:
-        """All charges so far, oldest first."""
-        ...
+    def charge(self, amount: int, purpose: str) -> None: ...  # durable when this returns
+    def charges(self) -> Iterable[Charge]: ...  # all so far
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,9 @@ from dspy.utils.usage_tracker import UsageTracker
 
 from kernel_bridge.text import printable_line
 from rlmoptimizer.records import LMCall, Role, picodollars
-from rlmoptimizer.spending.call_listener import HeardHistory
 from rlmoptimizer.spending.cost_ledger import CostLedger
 
-__all__ = ["UsageMeter"]
+__all__ = ["HeardHistory", "UsageMeter"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +37,16 @@ _Keeps: TypeAlias = Literal["all", "global", "nothing"]  # the histories that DS
 
 _PROMPT: Final = ("prompt_tokens", "input_tokens")  # the Responses API has names of its own
 _COMPLETION: Final = ("completion_tokens", "output_tokens")
+
+
+class HeardHistory:
+    """In the place of the list to which DSPy appends an LM's calls: `heard` gets each entry, and none is kept."""
+
+    def __init__(self, heard: Callable[[dict[str, Any]], None]) -> None:
+        self.append = heard
+
+    def __len__(self) -> int:
+        return 0  # never too long, whatever DSPy's limit is
 
 
 class UsageMeter:

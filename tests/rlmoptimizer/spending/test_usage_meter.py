@@ -73,8 +73,12 @@ def answering(name: str = "fields", **options: Any) -> Any:
     return priced_fields(lambda question: dict.fromkeys(question.outputs, "fine"), name, **options)
 
 
+# Made once: CPython 3.11 fails now and then when several threads parse at one moment (python/cpython#106905).
+ANSWER = dspy.Signature("question -> answer")
+
+
 def ask(question: str = "why?") -> str:
-    return dspy.Predict("question -> answer")(question=question).answer
+    return dspy.Predict(ANSWER)(question=question).answer
 
 
 # roles
