@@ -1,7 +1,7 @@
-"""A lock that one process at a time holds on a file, and that ends with it, however it ends. Knows no stores.
+"""A lock on a file that one process at a time holds, and that ends with the process, however it ends.
 
-The file may lie in a directory that others may write to. So what lies under its name is neither followed nor changed
-before it is known for a lock of ours: a link there would lead to any file of this user.
+Others may be able to write to the directory. So what lies under the file's name is neither followed nor changed before
+it is known to be a lock of ours: a link there could lead to any file of this user. (The filelock library empties it.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import stat
 import weakref
 from pathlib import Path
-from types import TracebackType
 
 __all__ = ["FileLock", "Held", "check_own"]
 
@@ -27,7 +26,7 @@ class Held(Exception):
 
 
 class FileLock:
-    """Holds the lock from its making to `release`. The file is there only as long as the lock is, or was when killed.
+    """Holds the lock until `release`, which removes the file; a process that is killed leaves it.
 
     Raises `Held` at once when somebody else has it, also another thread of this process, and OSError when the file
     cannot be made, or something else lies in its place.
@@ -46,24 +45,35 @@ class FileLock:
     def release(self) -> None:
         """Idempotent."""
         fd, self._fd = self._fd, -1
-        if fd < 0:
-            return
-        with contextlib.suppress(OSError):  # Windows removes no file that is open
-            self._path.unlink()
-        os.close(fd)
+        if fd >= 0:
+            with contextlib.suppress(OSError):  # Windows removes no file that is open
+                self._path.unlink()
+            os.close(fd)
 
     def __enter__(self) -> FileLock:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def check_own(found: os.stat_result, path: Path) -> None:
+    """See that what lies at a path is a plain file without other names, of this user or of the directory's owner.
+
+    Raises OSError that says what it is.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EPERM, "it is no plain file; remove it", str(path))
+    if found.st_nlink > 1:
+        raise OSError(errno.EPERM, "it has another name, under which it may be any file of yours; remove it", str(path))
+    if os.name == "posix" and found.st_uid not in (os.geteuid(), path.parent.stat().st_uid):
+        text = f"it belongs to another user (number {found.st_uid}); remove it, or use a directory of your own"
+        raise OSError(errno.EPERM, text, str(path))
 
 
 def _forget(lock: weakref.ref[FileLock]) -> None:
     held = lock()
-    if held is not None and held._fd >= 0:  # pyright: ignore[reportPrivateUsage] - its own other half
+    if held is not None and held._fd >= 0:  # pyright: ignore[reportPrivateUsage]
         os.close(held._fd)  # pyright: ignore[reportPrivateUsage]
         held._fd = -1  # pyright: ignore[reportPrivateUsage]
 
@@ -73,8 +83,9 @@ def _acquire(path: Path) -> int:
         fd = _open(path)
         try:
             if not _try_lock(fd):
-                raise Held(_holder(fd))
-            # Its last holder may have removed the file between our opening and our locking it.
+                text = os.pread(fd, 32, 0) if hasattr(os, "pread") else b""
+                raise Held(int(text) if text.isdigit() else None)
+            # Its last holder may have removed the file after we opened it.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(fd), os.lstat(path)):
                     return fd
@@ -96,31 +107,12 @@ def _open(path: Path) -> int:
         raise
     try:
         check_own(os.fstat(fd), path)
-        if hasattr(os, "fchmod"):  # the mask for new files may keep its own owner out
+        if hasattr(os, "fchmod"):  # the umask may deny its own owner
             os.fchmod(fd, 0o644)
     except BaseException:
         os.close(fd)
         raise
     return fd
-
-
-def check_own(found: os.stat_result, path: Path) -> None:
-    """See that what lies at a path is a plain file without other names, of this user or of the directory's owner.
-
-    Raises OSError that says what it is.
-    """
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EPERM, "it is no plain file; remove it", str(path))
-    if found.st_nlink > 1:
-        raise OSError(errno.EPERM, "it has another name, under which it may be any file of yours; remove it", str(path))
-    if os.name == "posix" and found.st_uid not in (os.geteuid(), path.parent.stat().st_uid):
-        text = f"it belongs to another user (number {found.st_uid}); remove it, or use a directory of your own"
-        raise OSError(errno.EPERM, text, str(path))
-
-
-def _holder(fd: int) -> int | None:
-    text = os.pread(fd, 32, 0) if hasattr(os, "pread") else b""
-    return int(text) if text.isdigit() else None
 
 
 if os.name == "nt":  # pragma: no cover
@@ -137,7 +129,7 @@ else:
     import fcntl
 
     def _try_lock(fd: int) -> bool:
-        # Of the file, not of the process: SQLite's own kind of lock is lost when any descriptor of the file is closed.
+        # Not SQLite's kind of lock: a process loses that when it closes any descriptor of the file.
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -35,6 +35,7 @@ from rlmoptimizer.store.rows import (
     LM_USAGE,
     RUNS,
     as_column,
+    candidate_id,
     decoded,
     event_record,
     from_column,

@@ -1,4 +1,4 @@
--- The run store: everything one optimization did. Version 2 (PRAGMA user_version); migrations/N.sql makes N of N - 1.
+-- The run store: everything one optimization did. Version 2 (PRAGMA user_version).
 --
 -- Columns named in "JSON" comments hold JSON, with three additions for what JSON cannot say:
 --   {"$bytes": "<base64>"}   {"$int": "<hexadecimal>"} for integers too long to print   {"$dict": [[key, value], ...]}
