@@ -23,6 +23,7 @@ if __name__ == "__main__":
 
 from rlmoptimizer.records import Charge, ExampleResult, StepTrace
 from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.store_reader import StoreReader
 
 EXAMPLES = 10_000
 TRACE_BYTES = 20_000
@@ -72,7 +73,7 @@ def bytes_read() -> int | None:
 
 def cost_of(path: Path, read: Callable[[RunStore], object]) -> tuple[float, int | None]:
     """Seconds and bytes of one reading on a fresh connection."""
-    with RunStore.open(path, read_only=True) as store:
+    with StoreReader.open(path) as store:
         before, started = bytes_read(), time.perf_counter()
         read(store)
         seconds, after = time.perf_counter() - started, bytes_read()

@@ -41,6 +41,7 @@ from rlmoptimizer.settings import (
 )
 from rlmoptimizer.show.log_lines import printable_logs
 from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.store_reader import StoreReader
 from rlmoptimizer.store.temporary_directory import temporary_directory
 from rlmoptimizer.task.program import check_program
 from rlmoptimizer.task.seeds import fresh_seed
@@ -221,6 +222,7 @@ def _compiled(setup: Setup, *, resume: bool) -> dspy.Module:
         if outcome is not None:
             program = finished_program(setup, store, outcome)
         else:
+            assert isinstance(store, RunStore)  # only a finished one is opened to be read
             if resume:
                 setup.check_keys()
             program = compiled(setup, store, namespace)
@@ -229,12 +231,12 @@ def _compiled(setup: Setup, *, resume: bool) -> dspy.Module:
 
 
 @contextmanager
-def _saying_how_to_go_on(*, kept: bool) -> Generator[list[RunStore]]:
+def _saying_how_to_go_on(*, kept: bool) -> Generator[list[StoreReader]]:
     """Say on stderr why a compile ended, and where the store is `kept`, how to go on with it.
 
     Gives a list for the store, once it is open.
     """
-    opened: list[RunStore] = []
+    opened: list[StoreReader] = []
     try:
         yield opened
     except BaseException as error:

@@ -20,6 +20,7 @@ from rlmoptimizer.compilation.setup_record import check_student, scored_split
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.records import best_run
 from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.store_reader import StoreReader
 from rlmoptimizer.task.program import apply_prompts, clone, fingerprint
 
 __all__ = ["Outcome", "finished_program", "stored_best_program", "trajectory_of"]
@@ -36,7 +37,7 @@ class Outcome:
     cost_usd: float | None  # None: a price is not known
 
     @classmethod
-    def of(cls, store: RunStore) -> Outcome | None:
+    def of(cls, store: StoreReader) -> Outcome | None:
         """The one that is recorded; None: the optimization has not ended."""
         recorded = store.outcome()
         return None if recorded is None else cls(**recorded)
@@ -45,14 +46,14 @@ class Outcome:
         store.record_outcome(asdict(self))
 
 
-def trajectory_of(store: RunStore) -> list[dict[str, Any]]:
+def trajectory_of(store: StoreReader) -> list[dict[str, Any]]:
     """`reasoning`, `code`, `output` of every turn."""
     return [
         {"reasoning": turn.reasoning, "code": turn.code, "output": turn.output} for turn in store.iterations()
     ]
 
 
-def finished_program(setup: Setup, store: RunStore, outcome: Outcome) -> dspy.Module:
+def finished_program(setup: Setup, store: StoreReader, outcome: Outcome) -> dspy.Module:
     """The program that a compile gives back."""
     program = _with_prompts(setup.student, outcome.prompts)
     split, rows = setup.data.scored
@@ -82,7 +83,7 @@ def stored_best_program(student: dspy.Module, directory: Path) -> dspy.Module:
 
     Raises `InvalidSetup` when there is no store, no such run yet, or the store is about another student.
     """
-    with RunStore.open_in(directory, read_only=True) as store:
+    with StoreReader.open_in(directory) as store:
         setup = store.setup()
         best = None if setup is None else best_run(store.runs(), *scored_split(setup))
         if setup is None or best is None:

@@ -18,6 +18,7 @@ from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.records import IterationRecord, RunRecord
 from rlmoptimizer.store.file import stores_in
 from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = [
     "CUT_OUTPUT",
@@ -89,20 +90,20 @@ def namespace_text(interpreter: object, inputs: Collection[str]) -> str:
     return f"{held} {why_not} Files of the working directory are gone.".replace("  ", " ")
 
 
-def open_store(directory: Path, setup: Mapping[str, Any], *, resume: bool) -> RunStore:
+def open_store(directory: Path, setup: Mapping[str, Any], *, resume: bool) -> StoreReader:
     """The store for a compile with this setup, which is recorded in it: a new one, or with `resume` the newest one.
 
-    A store whose optimization has finished is opened for reading only. Without any store a resume begins one, so that
-    a script which always resumes may be killed at any moment.
+    A store whose optimization has finished is only read: it is no `RunStore`. Without any store a resume begins one, so
+    a script that always resumes may be killed at any moment.
     Raises `InvalidSetup`, naming every difference, when the newest store is about something else; it is not touched.
     """
     if not resume or not stores_in(directory):
         return _recorded(RunStore.create_in(directory), setup)
     # Looked at without writing first: a store that is refused stays as it was.
-    with RunStore.open_in(directory, read_only=True) as store:
+    with StoreReader.open_in(directory) as store:
         _check_same(store, setup)
         path, finished = store.path, store.outcome() is not None
-    return RunStore.open(path, read_only=True) if finished else _recorded(RunStore.open(path), setup)
+    return StoreReader.open(path) if finished else _recorded(RunStore.open(path), setup)
 
 
 def take_up(store: RunStore) -> Past:
@@ -116,7 +117,7 @@ def take_up(store: RunStore) -> Past:
     return Past(tuple(store.iterations()), tuple(store.runs()), submitted)
 
 
-def resumed_line(store: RunStore) -> str:
+def resumed_line(store: StoreReader) -> str:
     """What is said when a compile that resumes has found its store."""
     where = str(store.path)
     if store.outcome() is not None:
@@ -157,7 +158,7 @@ def _recorded(store: RunStore, setup: Mapping[str, Any]) -> RunStore:
     return store
 
 
-def _check_same(store: RunStore, setup: Mapping[str, Any]) -> None:
+def _check_same(store: StoreReader, setup: Mapping[str, Any]) -> None:
     recorded = store.setup()
     if recorded is None:
         return

@@ -6,7 +6,7 @@ import logging
 
 from kernel_bridge.text import printable_line
 from rlmoptimizer.records import RunRecord
-from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["warn_of_a_dead_baseline", "warn_of_failed_lms"]
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 _ERROR_CHARS = 500
 
 
-def warn_of_a_dead_baseline(store: RunStore, baseline: RunRecord) -> None:
+def warn_of_a_dead_baseline(store: StoreReader, baseline: RunRecord) -> None:
     """Warn when not one example was scored: a wrong key or a metric without a score looks like bad prompts.
 
     Only a warning, because answers that cannot be parsed may be the agent's to repair.
@@ -32,7 +32,7 @@ def warn_of_a_dead_baseline(store: RunStore, baseline: RunRecord) -> None:
     )
 
 
-def warn_of_failed_lms(store: RunStore, record: RunRecord) -> None:
+def warn_of_failed_lms(store: StoreReader, record: RunRecord) -> None:
     """Warn that an LM failed on examples of a run: the score is that of the others, which looks like a smaller run."""
     error = next((one.error for one in store.examples(record.run_id) if not one.has_verdict), None) or ""
     logger.warning(

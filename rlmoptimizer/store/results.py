@@ -15,7 +15,11 @@ from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.store.file import StoreFile
 from rlmoptimizer.store.rows import RESULTS, decoded, detail_row, example_result
 
-__all__ = ["StoredResults"]
+__all__ = ["FAILED", "JUDGED", "SHOWN", "StoredResults"]
+
+JUDGED: Final = "counted = 1"  # has a verdict
+SHOWN: Final = "counted = 2 AND NOT taken"  # has none, but shows what was answered before its LM failed
+FAILED: Final = "NOT passed"
 
 _MOST_VARIABLES: Final = 500  # in one statement; SQLite may take no more than 999
 
@@ -90,24 +94,10 @@ class StoredResults:
             rows += self._file.query(order, number, *some)
         return self._read(rows)
 
-    def ids(self, number: int) -> list[str]:
-        """The ids of the examples of a run that have a result, by place."""
-        return self._ids("SELECT example_id FROM results WHERE run = ? ORDER BY position", number)
-
-    def judged_ids(self, number: int) -> set[str]:
-        """The ids of those that have a verdict."""
-        return set(self._ids("SELECT example_id FROM results WHERE run = ? AND counted = 1", number))
-
-    def shown_ids(self, number: int) -> set[str]:
-        """The ids of those that have no verdict, but show what was answered before their LM failed.
-
-        Without those that another run has taken over, and with them what was paid for.
-        """
-        return set(self._ids("SELECT example_id FROM results WHERE run = ? AND counted = 2 AND NOT taken", number))
-
-    def failed_ids(self, number: int) -> tuple[str, ...]:
-        """The ids of those that did not pass, by place."""
-        return tuple(self._ids("SELECT example_id FROM results WHERE run = ? AND NOT passed ORDER BY position", number))
+    def ids(self, number: int, which: str = "TRUE") -> list[str]:
+        """The ids of the examples of a run that have a result, by place; only those of which `which` is true."""
+        sql = f"SELECT example_id FROM results WHERE run = ? AND {which} ORDER BY position"
+        return [row[0] for row in self._file.query(sql, number)]
 
     def error_kinds(self, number: int) -> dict[str, int]:
         """How many examples of a run have an error of each kind."""
@@ -122,9 +112,6 @@ class StoredResults:
     def evaluated(self) -> int:
         """Examples that were run, in all runs together."""
         return self._file.query("SELECT COUNT(*) FROM results WHERE origin IS NULL")[0][0]
-
-    def _ids(self, sql: str, number: int) -> list[str]:
-        return [row[0] for row in self._file.query(sql, number)]
 
     def _read(self, rows: Iterable[tuple[Any, ...]]) -> list[ExampleResult]:
         return decoded(example_result, rows, self._file.path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,7 +15,6 @@ __all__ = [
     "RESULTS",
     "RUNS",
     "as_column",
-    "candidate_id",
     "decoded",
     "detail_row",
     "event_record",
@@ -66,12 +64,6 @@ def as_column(text: str) -> str | bytes:
 
 def from_column(column: str | bytes) -> str:
     return column if isinstance(column, str) else column.decode("utf-8", "surrogatepass")
-
-
-def candidate_id(prompts_json: str | bytes) -> str:
-    """The id of a map of prompts, from its stored text: 16 hexadecimal digits; the order of the steps counts."""
-    data = prompts_json if isinstance(prompts_json, bytes) else prompts_json.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def _optional_column(text: str | None) -> str | bytes | None:

@@ -13,6 +13,7 @@ READING = [
     "rlmoptimizer",
     "rlmoptimizer.records",
     "rlmoptimizer.events",
+    "rlmoptimizer.store.store_reader",
     "rlmoptimizer.store.run_store",
     "rlmoptimizer.show.display",
     "rlmoptimizer.show.log_lines",

@@ -23,6 +23,7 @@ from stoppable import Ran, Running, finished, lines_of
 
 from rlmoptimizer import MetricFailed, StoreCorrupt
 from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.store_reader import StoreReader
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 STOPPED = "RLMDocstringOptimizer stopped (KeyboardInterrupt)."
@@ -78,7 +79,7 @@ def check_goes_on(directory: Path, *, again: int = 0) -> None:
     result = finished(directory)
     assert result["optimized_dspy_program"]["topic"] == toy.FIX
     assert result["best_score"] == 100.0
-    with RunStore.open_in(directory, read_only=True) as store:
+    with StoreReader.open_in(directory) as store:
         assert store.spent() == 2 + 6 + 4 + 1 + 1 + again
     # Every example of the baselines, the first turn, the candidate and the checkpoint, once.
     assert sum(Counter(lines_of(directory)).values()) == 10 + 2 + 6 + 4

@@ -26,6 +26,7 @@ from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.compilation.resume import CUT_OUTPUT
 from rlmoptimizer.compilation.setup_record import metric_name
 from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.store_reader import StoreReader
 from rlmoptimizer.task.program import read_prompts
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
@@ -58,7 +59,7 @@ def test_a_compile_that_was_killed_at_any_point_goes_on_to_the_same_result(point
     for name in ("optimized_dspy_program", "best_score", "best_run_id", "latest_run_id", "baseline_run_id"):
         assert result[name] == undisturbed[name], name
     assert [log["score"] for log in result["trial_logs"]] == [log["score"] for log in undisturbed["trial_logs"]]
-    with RunStore.open_in(tmp_path / "killed", read_only=True) as store:
+    with StoreReader.open_in(tmp_path / "killed") as store:
         spent = store.spent()
     # Not finished when it was killed: one example, and one prompt whose price was paid before it was sent.
     again = {"sub-lm": 1, "cell": 1}.get(point, 0)
@@ -69,7 +70,7 @@ def test_a_compile_that_was_killed_at_any_point_goes_on_to_the_same_result(point
 
 def test_a_cell_that_was_cut_is_told_to_the_agent_and_counts_as_a_turn(tmp_path: Path) -> None:
     killed(tmp_path, "evaluation")
-    with RunStore.open_in(tmp_path, read_only=True) as store:
+    with StoreReader.open_in(tmp_path) as store:
         cut = store.unfinished_iteration()
     result, root = resumed(
         tmp_path,
@@ -124,7 +125,7 @@ def test_going_on_is_shown_and_kept_as_an_event(tmp_path: Path, capfd: pytest.Ca
     shown = capfd.readouterr().err
     assert "Going on" in shown
     assert "so far: turns 1, runs 3; 30 budget units left" in shown
-    with RunStore.open_in(tmp_path, read_only=True) as store:
+    with StoreReader.open_in(tmp_path) as store:
         assert [event.data for event in store.events("CompileResumed")] == [{"turns": 1, "runs": 3, "left": 30}]
 
 
@@ -302,7 +303,7 @@ def test_what_does_not_decide_the_result_may_change(tmp_path: Path) -> None:
 def test_a_seed_that_was_drawn_is_used_again(tmp_path: Path) -> None:
     draw = "print(evaluate_program(limit=2, sample='random')['config']['sample_seed'])"
     begun(tmp_path, [draw], seed=None)
-    with RunStore.open_in(tmp_path, read_only=True) as store:
+    with StoreReader.open_in(tmp_path) as store:
         drawn = store.setup()["drawn_seed"]  # type: ignore[index]
         first = store.iterations()[0].output
     _, root = resumed(tmp_path, ["update_prompt('topic', 'x')", draw, SUBMIT], seed=None)
@@ -353,7 +354,7 @@ def test_without_resume_a_new_store_is_made_beside_the_old_one_and_the_newest_is
         begun(tmp_path, [])
     resumed(tmp_path, [SUBMIT])
     assert sorted(path.name for path in tmp_path.glob("*.sqlite")) == ["runs-0001.sqlite", "runs-0002.sqlite"]
-    with RunStore.open(tmp_path / "runs-0001.sqlite", read_only=True) as first:
+    with StoreReader.open(tmp_path / "runs-0001.sqlite") as first:
         assert first.outcome() is None
 
 

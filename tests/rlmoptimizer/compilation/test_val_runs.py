@@ -19,6 +19,7 @@ from rlmoptimizer.agent.submission import SubmissionCheck
 from rlmoptimizer.agent.tools import AgentTools
 from rlmoptimizer.records import LMCall
 from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.store_reader import StoreReader
 from rlmoptimizer.task.dataset import Selection
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
@@ -67,7 +68,7 @@ SUBMIT(optimized_dspy_program=prompts)
 """
     result, _ = toy.compiled([cell], eval_lm=field_lm(respond), run_storage_dir=tmp_path, num_threads=1)
     assert result.optimized_dspy_program["topic"] == "Say what the message is about."
-    with RunStore.open_in(tmp_path, read_only=True) as store:
+    with StoreReader.open_in(tmp_path) as store:
         assert [(run.state, run.passed_count) for run in store.runs()[2:]] == [("finished", 4)]
 
 
@@ -85,7 +86,7 @@ def test_a_run_on_val_that_ctrl_c_has_cut_is_whole_before_the_agents_next_turn(t
     arguments: dict[str, Any] = {"trainset": toy.trainset(), "valset": toy.valset(), "metric": toy.metric}
     with pytest.raises(KeyboardInterrupt):
         toy.compiled([f"evaluate_program('val', {FIX})"], **options)
-    with RunStore.open_in(tmp_path, read_only=True) as store:
+    with StoreReader.open_in(tmp_path) as store:
         (cut,) = [run for run in store.runs() if not run.baseline]
         assert cut.evaluated_count < 4
     look = f"""
@@ -103,7 +104,7 @@ print(again["run_id"], again["passed_count"], again["remaining_budget"])
 
 def test_a_run_on_val_whose_host_was_killed_is_told_whole_or_not_at_all(tmp_path: Path) -> None:
     def kept() -> tuple[list[tuple[str, str, int]], int]:
-        with RunStore.open_in(tmp_path, read_only=True) as store:
+        with StoreReader.open_in(tmp_path) as store:
             return [(run.run_id, run.state, run.evaluated_count) for run in store.runs()[4:]], store.spent()
 
     for _ in range(2):  # the second time while the rest of it is done, before the agent is asked

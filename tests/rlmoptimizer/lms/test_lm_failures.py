@@ -16,7 +16,7 @@ from flaky_server import FAILURES, FlakyServer
 from offline import Asked, ScriptedRootLM, field_lm
 
 from rlmoptimizer.errors import notes_of
-from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.store_reader import StoreReader
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 ERRORS = {
@@ -200,7 +200,7 @@ def test_a_root_lm_that_fails_after_its_retries_raises_its_own_error_and_the_wor
         said = capsys.readouterr().err
         assert f"RLMDocstringOptimizer stopped ({ERRORS[kind]})" in said
         assert str(tmp_path) in said
-        with RunStore.open_in(tmp_path, read_only=True) as store:
+        with StoreReader.open_in(tmp_path) as store:
             assert (store.spent(), len(store.iterations()), store.outcome()) == (2, 1, None)
         server.failing = ()
         result: Any = optimizer.compile(toy.Triage(), **given)

@@ -22,6 +22,7 @@ from rlmoptimizer.errors import BudgetExceededError
 from rlmoptimizer.records import Charge
 from rlmoptimizer.spending.ledger import LedgerState, Slot, UnitLedger
 from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.store_reader import StoreReader
 
 LIMIT = 60
 PLAN = [str(number) for number in range(1, 400)]
@@ -257,7 +258,7 @@ def test_threads_of_a_process_that_is_killed_have_spent_what_the_store_holds(
     killed_at = sorted(rng.sample(range(1, limit), 3))
     for stop in [*killed_at, None]:
         _run_until(path, log, limit, stop, wait_until)
-        with RunStore.open(path, read_only=True) as store:
+        with StoreReader.open(path) as store:
             spent, begun, told = store.spent(), log.read_bytes().count(b"?"), log.read_bytes().count(b"+")
             assert told <= spent <= begun
             assert spent == store.evaluated_examples()

@@ -25,6 +25,7 @@ from rlmoptimizer.errors import InvalidSetup, SelectionError, StoreCorrupt, Stor
 from rlmoptimizer.records import Charge, EventRecord, ExampleResult, IterationRecord, RunRecord, StepTrace
 from rlmoptimizer.store.file import stores_in
 from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.store_reader import StoreReader
 
 
 @pytest.fixture
@@ -253,12 +254,12 @@ def test_stores_made_at_the_same_time_do_not_meet(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_not_there_is_no_broken_one(tmp_path: Path) -> None:
-    for read_only in (True, False):
+    for kind in (StoreReader, RunStore):
         with pytest.raises(InvalidSetup, match="there is no run store"):
-            RunStore.open(tmp_path / "none.sqlite", read_only=read_only)
+            kind.open(tmp_path / "none.sqlite")
         for directory in (tmp_path, tmp_path / "none"):
             with pytest.raises(InvalidSetup, match="there is no run store"):
-                RunStore.open_in(directory, read_only=read_only)
+                kind.open_in(directory)
 
 
 def test_a_place_that_cannot_hold_a_store_is_named(tmp_path: Path) -> None:
@@ -402,22 +403,22 @@ sys.stdin.read()
 
 
 def test_others_read_while_one_writes(tmp_path: Path) -> None:
-    with RunStore.create_in(tmp_path) as store, RunStore.open_in(tmp_path, read_only=True) as reader:
+    with RunStore.create_in(tmp_path) as store, StoreReader.open_in(tmp_path) as reader:
         run_id = store.begin_run("train", {}, {"a": "p"}, planned_ids=["1", "2"])
         store.append(run_id, result("1"), charge=Charge(1, "evaluate"))
         assert (reader.run(run_id).state, reader.run(run_id).evaluated_count) == ("running", 1)
         assert reader.spent() == 1
         store.finish_run(run_id, cancelled=True)
         assert reader.run(run_id).state == "cancelled"
-        with pytest.raises(StoreCorrupt, match="readonly"):
-            reader.charge(1, "evaluate")
+        with pytest.raises(StoreCorrupt, match="readonly"), reader._file.transaction() as database:
+            database.execute("DELETE FROM charges")
 
 
 def test_reading_changes_nothing_in_the_store_of_a_killed_process(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite"
     _run_and_kill("store.charge(3, 'evaluate')", path)
     before = path.read_bytes(), (tmp_path / "runs.sqlite-wal").read_bytes()
-    with RunStore.open(path, read_only=True) as reader:
+    with StoreReader.open(path) as reader:
         assert reader.spent() == 3
     assert (path.read_bytes(), (tmp_path / "runs.sqlite-wal").read_bytes()) == before
 

@@ -15,6 +15,7 @@ import pytest
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import UnitLedger
 from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.store_reader import StoreReader
 
 EXAMPLES = 2000
 MIDDLE = EXAMPLES // 2
@@ -87,7 +88,7 @@ def test_bytes_are_counted_at_all_and_reading_everything_reads_the_file(
 
 
 def test_the_parts_are_the_right_ones(stores: dict[str, Path]) -> None:
-    with RunStore.open(stores["ended"], read_only=True) as store:
+    with StoreReader.open(stores["ended"]) as store:
         assert [one.example_id for one in store.examples("r1", offset=MIDDLE, limit=2)] == ["1001", "1002"]
         assert len(store.examples("r1", offset=EXAMPLES - 5, limit=25)) == 5
         record = store.run("r1")

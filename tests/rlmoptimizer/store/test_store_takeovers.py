@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stored_runs import copy_as_killed, result
 
 from rlmoptimizer.records import ExampleResult, LMCall, Role, RoleUsage, StepTrace
-from rlmoptimizer.store.run_store import RunStore, Spare
+from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.store_reader import Spare, StoreReader
 
 PROMPTS = [{"a": "one"}, {"a": "two"}]
 REQUESTS = [{"limit": None}, {"limit": 2}]
@@ -103,7 +104,7 @@ class Takeovers(RuleBasedStateMachine):
         self.copies = 0
         self.store = RunStore.create_in(self.directory.name)
         self.store.record_setup({"seed": 0})
-        self.reader = RunStore.open(self.store.path, read_only=True)
+        self.reader = StoreReader.open(self.store.path)
         self.model = Model()
 
     def teardown(self) -> None:
@@ -220,7 +221,7 @@ class Takeovers(RuleBasedStateMachine):
         self.reader.close()
         path = copy_as_killed(self.store, Path(self.directory.name) / str(self.copies)) if killed else self.store.path
         self.store.close()
-        self.store, self.reader = RunStore.open(path), RunStore.open(path, read_only=True)
+        self.store, self.reader = RunStore.open(path), StoreReader.open(path)
         assert [run.run_id for run in self.store.cut_runs()] == [run.run_id for run in self.in_state("running")]
         for run in self.in_state("running"):
             run.state = "cancelled"

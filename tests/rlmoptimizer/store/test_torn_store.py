@@ -18,13 +18,18 @@ from stored_runs import result
 from rlmoptimizer.errors import InvalidSetup, StoreCorrupt, StoreInUse
 from rlmoptimizer.records import Charge
 from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.store.store_reader import StoreReader
 
 NAME = "runs-0001.sqlite"
 Files = dict[str, bytes]
 PLACES = st.integers(0, 1 << 24)  # in a file, modulo its length
 
 
-def contents(store: RunStore) -> tuple[Any, ...]:
+def kind(read_only: bool) -> type[StoreReader]:
+    return StoreReader if read_only else RunStore
+
+
+def contents(store: StoreReader) -> tuple[Any, ...]:
     """All that a store tells."""
     runs = store.runs()
     return (
@@ -72,7 +77,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def opened(directory: Path, *, read_only: bool) -> tuple[Any, ...]:
-    with RunStore.open_in(directory, read_only=read_only) as store:
+    with kind(read_only).open_in(directory) as store:
         return contents(store)
 
 
@@ -149,7 +154,7 @@ def test_a_log_cut_anywhere_gives_the_store_as_it_was_at_some_moment(ended: Whol
         for file, content in torn(killed, f"{NAME}-wal", lambda one: one[:at]).items():
             (directory / file).write_bytes(content)
         try:
-            with RunStore.open_in(directory, read_only=ro) as store:
+            with kind(ro).open_in(directory) as store:
                 paid, rows = store.spent(), store.evaluated_examples()
         except StoreCorrupt:
             assert at < len(killed[f"{NAME}-wal"])
@@ -205,7 +210,7 @@ def test_what_is_no_file_is_no_store(
     make(directory / NAME, tmp_path)
     what = (directory / NAME).lstat()
     with pytest.raises(InvalidSetup, match="there is no run store at"):
-        RunStore.open_in(directory, read_only=read_only)
+        kind(read_only).open_in(directory)
     assert os.path.samestat((directory / NAME).lstat(), what)
     assert [path.name for path in directory.iterdir()] == [NAME]
     with RunStore.create_in(directory) as store:  # it is not in the way of the next one
@@ -236,7 +241,7 @@ def test_a_link_to_something_else_is_refused_and_neither_is_touched(tmp_path: Pa
     (directory / NAME).symlink_to(target)
     for read_only in (True, False):
         with pytest.raises(StoreCorrupt, match="not a database"):
-            RunStore.open_in(directory, read_only=read_only)
+            kind(read_only).open_in(directory)
     assert target.read_bytes() == b"not a store, but long enough to be one" * 50
     assert (directory / NAME).is_symlink()
     assert [path.name for path in directory.iterdir()] == [NAME]

@@ -1,0 +1,302 @@
+"""Reading a run store: runs, results, charges, prompts, turns and events, as far as they are written. Imports no DSPy.
+
+Reads beside a process that writes, takes no lock that it would wait for, and changes nothing. Values and errors of the
+validation set are stored too: they are for the host only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from rlmoptimizer.errors import InvalidSetup, SelectionError, UnknownRunError
+from rlmoptimizer.prompts import Prompts
+from rlmoptimizer.records import (
+    CandidateRecord,
+    Charge,
+    EventRecord,
+    ExampleResult,
+    IterationRecord,
+    Role,
+    RoleUsage,
+    RunRecord,
+)
+from rlmoptimizer.store.file import StoreFile, store_path, stores_in
+from rlmoptimizer.store.json_text import decode, encode
+from rlmoptimizer.store.results import FAILED, SHOWN, StoredResults
+from rlmoptimizer.store.rows import (
+    LM_USAGE,
+    RUNS,
+    as_column,
+    decoded,
+    event_record,
+    from_column,
+    iteration_record,
+    run_record,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Spare", "StoreReader"]
+
+_T = TypeVar("_T")
+
+Spare = dict[str, tuple[int, int]]  # example id -> the row (number of the run, position) that a new run may take over
+
+
+class StoreReader:
+    """One store, open to be read. Use as a context manager or call `close()`. Thread-safe.
+
+    Any method raises `StoreCorrupt` when the file cannot be read.
+    """
+
+    def __init__(self, file: StoreFile) -> None:
+        self.path = file.path
+        self._file = file
+        self._results = StoredResults(file)
+        self._numbers: dict[str, int] = {}  # of runs, by their ids
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open an existing store to look at it, also while another process writes to it.
+
+        Raises `InvalidSetup` when there is none, and `StoreCorrupt` for a file that is torn, foreign or of another
+        version.
+        """
+        return cls(StoreFile.read(Path(path)))
+
+    @classmethod
+    def open_in(cls, directory: str | Path) -> Self:
+        """Open the newest store of a directory, as `open` does. Raises `InvalidSetup` when it has none."""
+        numbers = stores_in(Path(directory))
+        if not numbers:
+            raise InvalidSetup(f"there is no run store in {directory}; name that of a compile that has begun")
+        return cls.open(store_path(Path(directory), max(numbers)))
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def setup(self) -> dict[str, Any] | None:
+        """What this store is about; None: nobody said."""
+        return self._one_document("setup")
+
+    def outcome(self) -> dict[str, Any] | None:
+        """How it all ended; None: it has not."""
+        return self._one_document("outcome")
+
+    def submission(self) -> dict[str, Any] | None:
+        """What the agent submitted with its last turn; None: it has not."""
+        return self._one_document("submission")
+
+    # Runs.
+
+    def run(self, run_id: str) -> RunRecord:
+        """One run. Raises `UnknownRunError`."""
+        return self._runs("WHERE number = ?", self._number(run_id))[0]
+
+    def runs(self) -> list[RunRecord]:
+        """All runs, oldest first."""
+        return self._runs("ORDER BY number")
+
+    def planned_ids(self, run_id: str) -> tuple[str, ...]:
+        """The ids of the examples that were chosen, in order. Raises `UnknownRunError`."""
+        rows = self._query("SELECT example_ids FROM plans WHERE run = ?", self._number(run_id))
+        return self._read(lambda row: tuple(cast("list[str]", decode(row[0]))), rows)[0]
+
+    def run_count(self) -> int:
+        """Runs that have begun."""
+        return self._query("SELECT COUNT(*) FROM runs")[0][0]
+
+    def examples(
+        self, run_id: str, ids: Collection[str] | None = None, offset: int = 0, limit: int | None = None
+    ) -> list[ExampleResult]:
+        """The results of a run in planned order; `ids` filters (None: all), then `offset` and `limit` cut.
+
+        Reads no other rows than those it gives. Raises `UnknownRunError`.
+        """
+        return self._results.examples(self._number(run_id), ids, offset, limit)
+
+    def failed_ids(self, run_id: str) -> tuple[str, ...]:
+        """The example ids that did not pass in a run on train, in planned order.
+
+        Raises `UnknownRunError`, and `SelectionError` for a run on val.
+        """
+        if self.run(run_id).split != "train":
+            raise SelectionError(f"run {run_id} is on val, whose examples are not shown; name a run on train")
+        return tuple(self._results.ids(self._number(run_id), FAILED))
+
+    def shown_ids(self, run_id: str) -> frozenset[str]:
+        """The ids of those examples that have no verdict, but show what was answered before their LM failed.
+
+        Those that another run has taken over are left out. Raises `UnknownRunError`.
+        """
+        return frozenset(self._results.ids(self._number(run_id), SHOWN))
+
+    def error_kinds(self, run_id: str) -> dict[str, int]:
+        """How many examples of a run have an error of each kind. Raises `UnknownRunError`."""
+        return self._results.error_kinds(self._number(run_id))
+
+    def metric_works(self) -> bool:
+        """Whether the metric has ever judged an example without raising."""
+        return self._results.metric_works()
+
+    def evaluated_examples(self) -> int:
+        """Examples that were run, in all runs together."""
+        return self._results.evaluated()
+
+    def find_runs(
+        self, split: str, prompts: Mapping[str, str], request: Mapping[str, Any], *, baseline: bool = False
+    ) -> list[RunRecord]:
+        """The runs that a request goes on with instead of beginning one, oldest first.
+
+        Those that were cut, those on train with examples that have no verdict, and finished ones whose answer nobody
+        has.
+        """
+        return self._runs(
+            "WHERE split = ? AND candidate = ? AND request = ? AND baseline = ? "
+            "AND (NOT answered OR (unanswered > 0 AND (split = 'train' OR baseline))) "
+            "AND state IN ('cancelled', 'finished') ORDER BY number",
+            split,
+            Prompts.of(prompts).digest,
+            as_column(encode(dict(request))),
+            int(baseline),
+        )
+
+    def count_runs(self, split: str, prompts: Mapping[str, str], request: Mapping[str, Any]) -> int:
+        """How many runs were ever begun for a request."""
+        return self._query(
+            "SELECT COUNT(*) FROM runs WHERE split = ? AND candidate = ? AND request = ?",
+            split,
+            Prompts.of(prompts).digest,
+            as_column(encode(dict(request))),
+        )[0][0]
+
+    def free_runs(self) -> tuple[int, int]:
+        """How many runs that are no baseline were begun and have cost nothing, and the bytes of what they were asked.
+
+        Without those that are under way, and those that have all of their verdicts from others.
+        """
+        free = (
+            "SELECT COUNT(*), COALESCE(SUM(LENGTH(CAST(config AS BLOB))), 0) FROM runs WHERE NOT baseline "
+            "AND state != 'running' AND evaluated = 0 AND number NOT IN (SELECT run FROM charges WHERE run IS NOT NULL)"
+        )
+        return cast("tuple[int, int]", self._query(free)[0])
+
+    def spare_rows(self, split: str, prompts: Mapping[str, str], *, but: Collection[str] = ()) -> tuple[Spare, Spare]:
+        """Rows of these prompts in runs whose answers nobody has, and which no run has taken over yet.
+
+        First those with a verdict, then those that show what was answered before their LM failed. Runs named in `but`
+        and baselines are left out.
+        """
+        rows = self._query(
+            "SELECT counted, run_id, example_id, number, position FROM runs JOIN results ON run = number "
+            "WHERE split = ? AND candidate = ? AND NOT baseline AND NOT answered "
+            "AND state IN ('cancelled', 'finished') AND counted IN (1, 2) AND NOT taken ORDER BY number DESC",
+            split,
+            Prompts.of(prompts).digest,
+        )
+        spare: dict[int, Spare] = {1: {}, 2: {}}
+        for counted, run_id, example_id, number, place in rows:
+            if run_id not in but:
+                spare[counted][example_id] = number, place
+        return spare[1], spare[2]
+
+    # Spending.
+
+    def charges(self) -> list[Charge]:
+        """All charges, oldest first."""
+        rows = self._query("SELECT amount, purpose FROM charges ORDER BY number")
+        return self._read(lambda row: Charge(row[0], from_column(row[1])), rows)
+
+    def spent(self, purpose: str | None = None) -> int:
+        """Units charged, for one purpose or for all."""
+        every = "SELECT COALESCE(SUM(amount), 0) FROM charges"
+        rows = self._query(every) if purpose is None else self._query(f"{every} WHERE purpose = ?", as_column(purpose))
+        return rows[0][0]
+
+    def lm_usage(self) -> dict[Role, RoleUsage]:
+        """What all LM calls so far amount to, by role."""
+        rows = self._query(LM_USAGE)
+        return dict(self._read(lambda row: (row[0], RoleUsage(*row[1:])), rows))
+
+    # Prompts, turns and events.
+
+    def prompts(self) -> dict[str, str] | None:
+        """The prompt map set last; None: none was ever set."""
+        every = "SELECT candidates.prompts FROM prompts JOIN candidates ON id = candidate"
+        last = f"{every} ORDER BY prompts.number DESC LIMIT 1"
+        maps: list[dict[str, str]] = self._read(lambda row: decode(from_column(row[0])), self._query(last))
+        return maps[0] if maps else None
+
+    def prompts_set(self) -> tuple[int, int]:
+        """How often prompts were set, and how many bytes all the different maps of them have."""
+        sizes = "SELECT LENGTH(CAST(prompts AS BLOB)) FROM candidates WHERE id IN (SELECT candidate FROM prompts)"
+        (count,) = self._query("SELECT COUNT(*) FROM prompts")[0]
+        return count, sum(row[0] for row in self._query(sizes))
+
+    def candidates(self) -> list[CandidateRecord]:
+        """Every prompt map that was evaluated or set, once, oldest first."""
+
+        def record(row: tuple[Any, ...]) -> CandidateRecord:
+            return CandidateRecord(row[0], row[1], decode(from_column(row[2])), row[3])
+
+        return self._read(record, self._query("SELECT id, parent, prompts, at FROM candidates ORDER BY rowid"))
+
+    def iterations(self) -> list[IterationRecord]:
+        """All turns that have ended, oldest first."""
+        return self._iterations("WHERE output IS NOT NULL ORDER BY number")
+
+    def unfinished_iteration(self) -> IterationRecord | None:
+        """The turn that was begun and has not ended, if there is one."""
+        found = self._iterations("WHERE output IS NULL")
+        return found[0] if found else None
+
+    def events(self, kind: str | None = None) -> list[EventRecord]:
+        """All events, or those of one kind, oldest first."""
+        rows = self._query("SELECT number, kind, data, at FROM events ORDER BY number")
+        records = self._read(event_record, rows)
+        return [record for record in records if kind is None or record.kind == kind]
+
+    # SQLite.
+
+    def _query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self._file.query(sql, *values)
+
+    def _one_document(self, column: str) -> dict[str, Any] | None:
+        rows = self._query(f"SELECT {column} FROM compile WHERE {column} IS NOT NULL")
+        found: list[dict[str, Any]] = self._read(lambda row: decode(from_column(row[0])), rows)
+        return found[0] if found else None
+
+    def _runs(self, clause: str, *values: Any) -> list[RunRecord]:
+        with self._file.lock:
+            rows = self._query(f"{RUNS} {clause}", *values)
+            filled = [
+                (*row[:11], *self._results.totals(row[0]), *row[17:]) if row[10] == "running" else row for row in rows
+            ]
+        return self._read(run_record, filled)
+
+    def _iterations(self, clause: str) -> list[IterationRecord]:
+        rows = self._query(f"SELECT number, reasoning, code, output, seconds, at FROM iterations {clause}")
+        return self._read(iteration_record, rows)
+
+    def _number(self, run_id: str) -> int:
+        if run_id in self._numbers:
+            return self._numbers[run_id]
+        rows = self._query("SELECT number FROM runs WHERE run_id = ?", as_column(str(run_id)))
+        if not rows:
+            known = self._query("SELECT run_id FROM runs ORDER BY number")
+            raise UnknownRunError(str(run_id), (row[0] for row in known))
+        self._numbers[run_id] = rows[0][0]
+        return rows[0][0]
+
+    def _read(self, make: Callable[[tuple[Any, ...]], _T], rows: Iterable[tuple[Any, ...]]) -> list[_T]:
+        return decoded(make, rows, self.path)
