@@ -1,9 +1,8 @@
-"""What a person sees of a compile, on stderr. Knows events only: no program, no store, no LM.
+"""What a person sees of a compile, on stderr. Knows events only.
 
-A progress bar is shown for every evaluation, with the running score and the time left: a live bar on a terminal, one
-line that is rewritten in a notebook, and a few plain lines where stderr is neither. When nothing comes for long, a line
-says what is waited for. With `verbose` every turn of the
-agent is shown as panels as well. Nothing else is ever written here; warnings go through `logging`.
+Every evaluation has its progress, with the running score and the time left: a live bar on a terminal, one line that is
+rewritten in a notebook, a few plain lines elsewhere. When nothing has come for long, a line says what is waited for.
+With `verbose` the agent's turns are shown as panels. Warnings go through `logging`.
 """
 
 from __future__ import annotations
@@ -72,23 +71,20 @@ class Display:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        # Under pythonw there is no stderr at all: draw into nothing.
-        stream: TextIO = sys.stderr or io.StringIO()  # pyright: ignore[reportUnnecessaryComparison]
+        stream: TextIO = sys.stderr or io.StringIO()  # pyright: ignore[reportUnnecessaryComparison] # none in pythonw
         self._console = Console(file=stream) if console is None else console
         self._verbose = verbose
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = threading.RLock()
         self._runs: dict[str, RunProgress] = {}
-        self._progress = self._choose_progress()
-
-    def _choose_progress(self) -> ProgressView:
-        stream = self._console.file
+        self._progress: ProgressView
         if self._console.is_jupyter:
-            return RewrittenLine(sys.stderr, self._clock)
-        if self._console.is_terminal and not self._console.is_dumb_terminal:
-            return Bars(self._console)
-        return PlainLines(stream, self._clock)  # pyright: ignore[reportArgumentType] # rich types it IO[str]
+            self._progress = RewrittenLine(sys.stderr, clock)
+        elif self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._progress = Bars(self._console)
+        else:
+            self._progress = PlainLines(self._console.file, clock)
 
     def __call__(self, event: Event) -> None:
         """Draw one event. Any thread may call it."""
@@ -101,10 +97,8 @@ class Display:
                 self._finished(event)
             elif isinstance(event, StillWaiting):
                 self._progress.say(_waiting_line(event, self._wall_clock()))
-            elif self._verbose:
-                panel = _panel_of(event)
-                if panel is not None:
-                    self._console.print(panel)
+            elif self._verbose and (panel := _panel_of(event)) is not None:
+                self._console.print(panel)
 
     def close(self) -> None:
         with self._lock:
@@ -128,10 +122,8 @@ class Display:
         if run is None:
             return
         run.done, run.score = event.done, event.score
-        if event.score is None:
-            note = "stopped"
-        else:
-            note = f"score {percent_text(event.score)} ({event.passed} passed), {event.left} budget units left"
+        score = f"score {percent_text(event.score)} ({event.passed} passed), {event.left} budget units left"
+        note = "stopped" if event.score is None else score
         self._progress.finished(event.run_id, run, note)
 
 
@@ -184,15 +176,11 @@ def _panel_of(event: Event) -> RenderableType | None:
 
 
 def _cost_text(usage: Mapping[str, Mapping[str, Any]]) -> str:
-    parts = [
-        f"{role} {_usd(used['cost_usd'])} for {used['calls']} call{'' if used['calls'] == 1 else 's'}"
-        for role, used in usage.items()
-    ]
+    parts: list[str] = []
+    for role, used in usage.items():
+        cost = "unknown" if used["cost_usd"] is None else usd_text(used["cost_usd"])
+        parts.append(f"{role} {cost} for {used['calls']} call{'' if used['calls'] == 1 else 's'}")
     return "\ncost: " + ", ".join(parts) if parts else ""
-
-
-def _usd(cost: float | None) -> str:
-    return "unknown" if cost is None else usd_text(cost)
 
 
 def _turn_panel(event: TurnFinished) -> RenderableType:

@@ -1,9 +1,9 @@
-"""Log lines and warnings of any library made safe to show, while a block lasts. Knows no kernel and no optimizer.
+"""Log lines and warnings of any library, made safe to show while a block lasts.
 
-A library logs what an LM or a kernel wrote as it came: with escapes that steer a terminal, and as long as it is.
-Nothing of the user's own configuration is changed: loggers, levels, handlers, formatters and filters stay as they are.
-What is watched is the one method by which every handler gets its records, so a handler that is added meanwhile is
-watched too; and what Python calls for the text of a warning and for an exception that ends a thread.
+A library logs what an LM or a kernel wrote as it came, with escapes that steer a terminal and of any length. The user's
+loggers, handlers, formatters and filters stay as they are. Watched are the method by which every handler gets its
+records, also one that is added meanwhile, and the functions that Python calls for a warning and for an exception that
+ends a thread.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _EXTRA_CHARS: Final = 2_000  # of a text that is beside the message, such as the
 
 @contextmanager
 def printable_logs(clock: Callable[[], float] = time.monotonic) -> Generator[None]:
-    """Within the block, of the whole process: what handlers get is printable, and bounded.
+    """Within the block, what log handlers get is printable and bounded, in the whole process.
 
     Of one record's message, traceback and stack, head and tail are kept; of one library's records on one handler, a
     burst of a million characters and 5,000 a second. What is left out is said. Handlers that write files get everything
-    as it came. Blocks may be nested and overlap on several threads: the last one to end takes the watch off.
+    as it came. Blocks may nest and overlap on several threads: the last one to end takes the watch off.
     """
     _watch.enter(clock)
     try:
@@ -57,7 +57,7 @@ class _Flood:
         self._room = min(float(_BURST_CHARS), self._room + (now - self._at) * _CHARS_A_SECOND)
         self._at = now
         cost = chars + _LINE_COST
-        # Once something was left out, there must be room for more than one line: else every other one would be told of.
+        # After a gap there must be room for many lines, else there would be a note between every two.
         if self._room < (cost if not self.left_out else max(cost, _BURST_CHARS / 10)):
             return False
         self._room -= cost
@@ -65,13 +65,13 @@ class _Flood:
 
 
 class _Place:
-    """Where a function of the standard library is replaced for a while by one that calls it."""
+    """A function of the standard library that is replaced for a while by one that calls it."""
 
     def __init__(self, owner: Any, name: str, ours: Callable[..., Any]) -> None:
         self._owner = owner
         self._name = name
         self._ours = ours
-        self._is_within = False  # of what another one has put over it, and that has kept it
+        self._is_within = False  # somebody else has wrapped ours and not taken it off
         self.before: Callable[..., Any] = getattr(owner, name)
 
     def put(self) -> None:
@@ -135,7 +135,7 @@ class _Watch:
             return self._handle.before(handler, record)
         try:
             shown = _shown(record)
-        except Exception as error:  # noqa: BLE001 - whatever the objects in a record do when they are looked at
+        except Exception as error:  # noqa: BLE001 - the objects in a record are foreign code
             text = f"(a record that cannot be shown, {type(error).__name__})"
             shown = logging.LogRecord("logging", record.levelno, record.pathname, record.lineno, text, None, None)
         chars = len(_message(shown)) + len(shown.exc_text or "") + len(shown.stack_info or "")
@@ -153,13 +153,13 @@ class _Watch:
         return (f"{_missing_text('warnings', missing)}\n" if missing else "") + (shown if fits else "")
 
     def _uncaught(self, args: Any) -> None:
-        """What a thread ends with, Python prints as it is."""
+        """Python prints the exception that ends a thread as it is."""
         if self._blocks and isinstance(args.exc_value, BaseException):
             make_showable(args.exc_value)
         self._except.before(args)
 
     def _admit(self, handler: logging.Handler | None, name: str, chars: int) -> tuple[bool, int]:
-        """Whether there is room for one more, and what is to be told of those that were left out (`_missing_text`)."""
+        """Whether there is room for one more, and how many to report as left out (see `_missing_text`)."""
         now, key = self._clock(), (id(handler), name.partition(".")[0])
         with self._lock:
             flood = self._floods.setdefault(key, _Flood(handler, now))
@@ -182,7 +182,7 @@ def _note(name: str, missing: int) -> logging.LogRecord:
 
 
 def _writes_a_file(handler: logging.Handler) -> bool:
-    """A log file is data: it is not shown. Unless it is a terminal."""
+    """Whether it writes to a file that is not a terminal: nobody is shown that."""
     if not isinstance(handler, logging.FileHandler):
         return False
     isatty = getattr(cast("Any", handler).stream, "isatty", None)
@@ -190,7 +190,7 @@ def _writes_a_file(handler: logging.Handler) -> bool:
 
 
 def _shown(record: logging.LogRecord) -> logging.LogRecord:
-    """The record itself if all of it is fit to be shown, else a copy that is."""
+    """The record itself if all of it is safe to show, else a copy that is."""
     changed: dict[str, Any] = {
         name: printable_line(value, _EXTRA_CHARS)
         for name, value in vars(record).items()
@@ -204,7 +204,7 @@ def _shown(record: logging.LogRecord) -> logging.LogRecord:
     if record.exc_info and record.exc_info[0] is not None:
         trace = record.exc_text or "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
         if not _is_fit(trace):
-            # A formatter would make it anew of the exception, and so would what prints exceptions in colours.
+            # With the exception a formatter would make the text again.
             changed |= {"exc_info": None, "exc_text": printable(trace)}
     if not changed:
         return record
@@ -214,7 +214,7 @@ def _shown(record: logging.LogRecord) -> logging.LogRecord:
 
 
 def _message_shown(record: logging.LogRecord) -> dict[str, Any]:
-    """What must be another in the record for its message to be fit to be shown."""
+    """The attributes to change for the message to be safe to show."""
     message: object = record.msg
     if isinstance(message, Mapping):  # structured logging, whose formatter reads the fields
         fields = cast("Mapping[Any, Any]", message)
@@ -223,7 +223,7 @@ def _message_shown(record: logging.LogRecord) -> dict[str, Any]:
     text = _message(record)
     given: Any = record.args
     values = tuple(cast("Any", given).values()) if isinstance(given, Mapping) else given or ()
-    # Anything else could give another text when it is asked again.
+    # Any other object could give another text the next time.
     is_plain = isinstance(message, str) and all(type(value) in _PLAIN for value in values)
     if is_plain and _is_fit(text):
         return {}
@@ -233,8 +233,7 @@ def _message_shown(record: logging.LogRecord) -> dict[str, Any]:
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception as error:  # noqa: BLE001 - of a text that does not fit its arguments, or of their own `__str__`
-        # logging itself would print all of them, as they are.
+    except Exception as error:  # noqa: BLE001 - wrong arguments, or their own `__str__`; logging would print them as is
         where = f"{record.pathname}:{record.lineno}"
         return f"{str(record.msg)[:_EXTRA_CHARS]} (cannot be formatted, {type(error).__name__}; logged at {where})"
 

@@ -1,4 +1,4 @@
-"""How evaluations under way are shown: bars, one rewritten line, or a few plain lines. Knows no events."""
+"""Three ways to show evaluations under way: bars, one rewritten line, a few plain lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TextIO
+from typing import IO, Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -56,7 +56,7 @@ class ProgressView(Protocol):
 
 
 class _AboveBars(logging.Filter):
-    """Prints above live bars what a handler would write to the same terminal, where it would begin within a bar."""
+    """Prints above the live bars what a log handler would write into them."""
 
     def __init__(self, handler: logging.Handler, console: Console) -> None:
         super().__init__()
@@ -67,13 +67,13 @@ class _AboveBars(logging.Filter):
         try:
             text = Text.from_ansi(self._handler.format(record))
             self._console.print(text, soft_wrap=True, highlight=False)
-        except Exception:  # noqa: BLE001 # of a formatter, or of the arguments it was given: the handler reports it
+        except Exception:  # noqa: BLE001 # of a formatter: the handler reports it
             return True
         return False
 
     @classmethod
     def put_before(cls, console: Console) -> list[tuple[logging.Handler, _AboveBars]]:
-        """One for each plain handler that writes to this console; whoever calls takes them off again."""
+        """Put one before each plain handler that writes to this console. The caller takes them off again."""
         found: list[tuple[logging.Handler, _AboveBars]] = []
         for handler in filter(None, [logging.lastResort, *logging.getLogger().handlers]):
             # A class with an `emit` of its own may do more than write.
@@ -131,7 +131,7 @@ class Bars:
             handler, above = self._above.pop()
             handler.removeFilter(above)
         if live is not None:
-            # rich tells its thread to end and does not wait for it; a compile leaves no thread behind.
+            # rich does not wait for its thread to end, and a compile leaves no thread behind.
             refresher: threading.Thread | None = getattr(live.live, "_refresh_thread", None)
             live.stop()
             if refresher is not None:
@@ -139,9 +139,9 @@ class Bars:
 
 
 class RewrittenLine:
-    """One line for all evaluations under way, rewritten in place: what a notebook's stderr can show without widgets."""
+    """One line for all evaluations, rewritten in place: what a notebook can show without widgets."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+    def __init__(self, stream: IO[str], clock: Callable[[], float]) -> None:
         self._stream = stream
         self._clock = clock
         self._runs: dict[str, RunProgress] = {}
@@ -186,7 +186,7 @@ class RewrittenLine:
 class PlainLines:
     """A few lines for each evaluation: for logs and pipes."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+    def __init__(self, stream: IO[str], clock: Callable[[], float]) -> None:
         self._stream = stream
         self._clock = clock
         self._last: dict[str, tuple[int, float]] = {}  # run -> examples done and time at its last line
@@ -200,21 +200,18 @@ class PlainLines:
         due = run.done - done >= max(1.0, _PLAIN_LINE_SHARE * run.total) and now - at >= 1.0
         if run.done < run.total and (due or now - at >= _PLAIN_LINE_SECONDS):
             self._last[run_id] = (run.done, now)
-            self._write(_progress_line(run, now))
+            self.say(_progress_line(run, now))
 
     def finished(self, run_id: str, run: RunProgress, note: str) -> None:
         self._last.pop(run_id, None)
-        self._write(f"{run.label} {run.done}/{run.total} {note}")
+        self.say(f"{run.label} {run.done}/{run.total} {note}")
 
     def say(self, line: str) -> None:
-        self._write(line)
+        self._stream.write(line + "\n")
+        self._stream.flush()
 
     def close(self) -> None:
         self._last.clear()
-
-    def _write(self, line: str) -> None:
-        self._stream.write(line + "\n")
-        self._stream.flush()
 
 
 def _progress_line(run: RunProgress, now: float) -> str:
