@@ -25,7 +25,7 @@ from kernel_bridge.errors import (
     SessionLost,
 )
 from kernel_bridge.live.cell_turn import CellTurn
-from kernel_bridge.live.kernel import GRACE_SECONDS, Gone, LiveKernel
+from kernel_bridge.live.kernel import GRACE_SECONDS, KernelGone, LiveKernel
 from kernel_bridge.live.kernel_starter import KernelStarter
 from kernel_bridge.live.request import CellEncoder, why_unreadable
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
@@ -243,8 +243,8 @@ class KernelSession:
         try:
             try:
                 outcome, taken = kernel.run(request, lambda: self._turn.interrupted and not again)
-            except Gone as gone:
-                return self._succeed(gone, request.number, host)
+            except KernelGone as gone:
+                return self._replace_dead_kernel(gone, request.number, host)
             except ProtocolViolation as violation:
                 self.close(violation.reason)
                 raise
@@ -271,7 +271,7 @@ class KernelSession:
 
     # -- death -------------------------------------------------------------------------------------------------------
 
-    def _succeed(self, gone: Gone, number: int, host: CellHost) -> CellOutcome:
+    def _replace_dead_kernel(self, gone: KernelGone, number: int, host: CellHost) -> CellOutcome:
         """Start a successor for a dead kernel, or end the session. A submission that was accepted stands."""
         with self._changing:
             kernel, starter = self._kernel, self._starter

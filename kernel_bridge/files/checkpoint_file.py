@@ -21,9 +21,9 @@ from typing import Final
 
 from kernel_bridge.files.private_files import open_new
 from kernel_bridge.inside.slots import Slot, newest, open_slot, skip_head, slot_paths
-from kernel_bridge.threads.starting import begin
+from kernel_bridge.threads.starting import start_thread
 
-__all__ = ["CheckpointKeeper", "Fetched", "fetch_checkpoint"]
+__all__ = ["CheckpointKeeper", "FetchedCheckpoint", "fetch_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | g
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchedCheckpoint:
     """What was found in a checkpoint file."""
 
     label: str  # of the moment it is from
@@ -82,7 +82,7 @@ class CheckpointKeeper:
             if self._thread is None and not self._closed:
                 thread = threading.Thread(target=self._work, name="kernel checkpoints", daemon=True)
                 try:
-                    begin(thread)
+                    start_thread(thread)
                 except OSError as error:
                     self._wanted = None
                     logger.warning("The variables of a kernel could not be kept in %s: %s", self._file, error)
@@ -199,27 +199,28 @@ class CheckpointKeeper:
         return made.st_dev, made.st_ino
 
 
-def fetch_checkpoint(file: Path, target: Path, limit_bytes: int) -> Fetched | None:
+def fetch_checkpoint(file: Path, target: Path, limit_bytes: int) -> FetchedCheckpoint | None:
     """Put the checkpoint in `file` where the first kernel of a session finds it. None: there is no file."""
     try:
         source = open(_open_plain(file), "rb", buffering=0)  # noqa: SIM115 - it may not be there, which is no error
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        return Fetched("", 0, f"it cannot be read: {error}")
+        return FetchedCheckpoint("", 0, f"it cannot be read: {error}")
     with source:
         owner = os.fstat(source.fileno()).st_uid
         if os.name == "posix" and owner not in (os.geteuid(), file.absolute().parent.stat().st_uid):
-            return Fetched("", 0, f"it belongs to another user (number {owner})")
+            return FetchedCheckpoint("", 0, f"it belongs to another user (number {owner})")
         head = source.read(_HEAD.size)
         if len(head) < _HEAD.size or not head.startswith(_MAGIC):
-            return Fetched("", 0, "it is no checkpoint of a kernel")
+            return FetchedCheckpoint("", 0, "it is no checkpoint of a kernel")
         _, version, cell, size, digest, label = _HEAD.unpack(head)
         if version != _VERSION:
-            return Fetched("", 0, f"its format has version {version}, this is version {_VERSION}")
-        known_label = label.rstrip(b"\0").decode("utf-8", "replace")
+            return FetchedCheckpoint("", 0, f"its format has version {version}, this is version {_VERSION}")
+        label_text = label.rstrip(b"\0").decode("utf-8", "replace")
         if size > limit_bytes + _HEAD_BYTES:
-            return Fetched(known_label, cell, f"it has {size:,} bytes, and checkpoint_bytes allows {limit_bytes:,}")
+            too_large = f"it has {size:,} bytes, and checkpoint_bytes allows {limit_bytes:,}"
+            return FetchedCheckpoint(label_text, cell, too_large)
         try:
             with open(os.open(slot_paths(str(target))[0], os.O_WRONLY | os.O_CREAT | _NO_LINK, 0o600), "wb") as copy:
                 skip_head(copy.fileno())
@@ -227,10 +228,10 @@ def fetch_checkpoint(file: Path, target: Path, limit_bytes: int) -> Fetched | No
                 if found == (size, digest):
                     os.pwrite(copy.fileno(), Slot("", 1, size, digest, False).packed(), 0)
         except (OSError, ValueError) as error:
-            return Fetched(known_label, cell, f"it cannot be copied: {error}")
+            return FetchedCheckpoint(label_text, cell, f"it cannot be copied: {error}")
         if found != (size, digest):
-            return Fetched(known_label, cell, "it is damaged")
-    return Fetched(known_label, cell, None)
+            return FetchedCheckpoint(label_text, cell, "it is damaged")
+    return FetchedCheckpoint(label_text, cell, None)
 
 
 def _open_plain(path: Path) -> int:

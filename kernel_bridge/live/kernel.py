@@ -26,13 +26,13 @@ from kernel_bridge.process.kernel_process import KernelProcess
 from kernel_bridge.process.launch import LaunchOptions
 from kernel_bridge.threads.waiting import Wakeup, wait_for
 
-__all__ = ["GRACE_SECONDS", "Gone", "LiveKernel"]
+__all__ = ["GRACE_SECONDS", "KernelGone", "LiveKernel"]
 
 GRACE_SECONDS = 2.0  # from the interrupt to the kill
 _LONGEST_POLL_SECONDS = 0.5  # another thread may have taken a Ctrl-C: Python raises when the main one runs again
 
 
-class Gone(Exception):
+class KernelGone(Exception):
     """A kernel died, or had to be killed, under a cell. `reason` None: look at how it exited."""
 
     def __init__(self, reason: str | None, *, unresponsive: bool = False) -> None:
@@ -89,7 +89,7 @@ class LiveKernel:
             interrupted: whether it has been interrupted already, before it was sent.
 
         Raises:
-            Gone: the kernel died under it, or had to be killed.
+            KernelGone: the kernel died under it, or had to be killed.
             ProtocolViolation: the kernel sent what nobody agreed on.
             BaseException: what a tool raised that no kernel may have, such as KeyboardInterrupt.
         """
@@ -97,8 +97,8 @@ class LiveKernel:
         if state.violation is not None:  # noticed when the cell before had already answered, as is the next
             raise ProtocolViolation(f"the kernel broke the protocol: {state.violation}")
         if state.lost is not None:
-            self._part()
-            raise Gone(None)
+            self._end_silent_kernel()
+            raise KernelGone(None)
         self._tools.open_cell()
         self._cell = request.number
         try:
@@ -106,7 +106,7 @@ class LiveKernel:
             if interrupted():
                 self.interrupt()
             reply, timed_out = self._await_reply()
-        except Gone as gone:
+        except KernelGone as gone:
             gone.submitted = self._tools.close_cell()
             raise
         finally:
@@ -131,7 +131,7 @@ class LiveKernel:
                 if overran is not None:
                     self.process.end()
                     why = f"it was killed, because the cell {overran} and did not react to an interrupt"
-                    raise Gone(why, unresponsive=True)
+                    raise KernelGone(why, unresponsive=True)
                 overran = limit
                 deadline = time.monotonic() + GRACE_SECONDS
                 self.interrupt()
@@ -144,11 +144,11 @@ class LiveKernel:
             if state.violation is not None:
                 raise ProtocolViolation(f"the kernel broke the protocol: {state.violation}")
             if self._shell.is_cut or state.lost is not None:
-                self._part()
+                self._end_silent_kernel()
             if self.process.exited():
                 if (reply := self._find_reply()) is not None:
                     return reply, overran
-                raise Gone(None)
+                raise KernelGone(None)
 
     def _find_reply(self) -> Reply | None:
         reply = self._shell.find_reply()
@@ -172,7 +172,7 @@ class LiveKernel:
         if unsent:
             self._shell.flush()
 
-    def _part(self) -> None:
+    def _end_silent_kernel(self) -> None:
         """The kernel cannot be talked to any more. If it does not end by itself, end it."""
         if self.process.exits_within(PARTING_SECONDS):
             return
@@ -180,8 +180,8 @@ class LiveKernel:
         late = sys.platform.startswith("linux") and self.process.kernel_has_ended() is not False
         ended = self.process.end()
         if late or ended.verdict is not None or ended.code not in ENDED_BY_US:
-            raise Gone(None)
-        raise Gone(self._tools.state.lost or CLOSED, unresponsive=True)
+            raise KernelGone(None)
+        raise KernelGone(self._tools.state.lost or CLOSED, unresponsive=True)
 
     def stop(self, seconds: float) -> bool:
         """Interrupt the running cell and wait until it has answered. False: it has not, or the kernel is gone."""

@@ -24,7 +24,7 @@ from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
 from kernel_bridge.live.zmtp_reader import Frame, ZmtpError
 from kernel_bridge.options import Limits
 from kernel_bridge.process.loopback import Endpoint
-from kernel_bridge.threads.starting import begin
+from kernel_bridge.threads.starting import start_thread
 from kernel_bridge.threads.waiting import Wakeup, wait_for
 from kernel_bridge.wire import Call, Codec, Foreign, Raise, Ready, WireError, read_kernel_head
 
@@ -114,7 +114,7 @@ class ToolServer:
 
     def _add_thread(self) -> None:
         thread = threading.Thread(target=self._serve, name=f"kernel tools {len(self._threads) + 1}", daemon=True)
-        begin(thread)
+        start_thread(thread)
         self._threads.append(thread)
 
     def _serve(self) -> None:

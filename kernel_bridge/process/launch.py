@@ -28,7 +28,7 @@ from kernel_bridge.os_errors import what_to_do
 from kernel_bridge.process.connection import Connection
 from kernel_bridge.process.shared_files import SharedFiles
 
-__all__ = ["Launch", "LaunchOptions", "Started"]
+__all__ = ["Launch", "LaunchOptions", "StartedProcess"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class LaunchOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedProcess:
     """A process that was begun."""
 
     process: subprocess.Popen[bytes]  # the guardian, or the kernel itself where there is none
@@ -84,7 +84,7 @@ class Launch:
         """The file that takes the kernel's stderr where there is no guardian."""
         return self.layout.sockets / "stderr"
 
-    def start(self, *, restore: bool) -> Started:
+    def start(self, *, restore: bool) -> StartedProcess:
         """Begin the process: the guardian, or the kernel itself where there is none.
 
         Args:
@@ -139,7 +139,7 @@ class Launch:
                 os.chown(path, self.plan.owner, self.plan.owner, follow_symlinks=False)
             self._directory.let_pass()
 
-    def _launch(self) -> Started:
+    def _launch(self) -> StartedProcess:
         _compile_inside()
         try:
             return self._launch_guarded() if os.name == "posix" else self._launch_plain()
@@ -147,7 +147,7 @@ class Launch:
             text = f"cannot run {self.plan.command[0]!r}: {error}"
             raise StartupFailed(text + what_to_do(text)) from error
 
-    def _launch_guarded(self) -> Started:
+    def _launch_guarded(self) -> StartedProcess:
         """The guardian, which starts the kernel; and the lifeline to it."""
         occupy_standard_files()
         file = write_guard(self.plan, self.layout, self._guardian())
@@ -167,9 +167,9 @@ class Launch:
                 ours.close()
                 raise
         ours.setblocking(False)  # a guardian that was stopped must not stop the host
-        return Started(process, ours)
+        return StartedProcess(process, ours)
 
-    def _launch_plain(self) -> Started:
+    def _launch_plain(self) -> StartedProcess:
         # Its output is no cell's: what a child of the kernel writes would fill a pipe that nobody reads.
         with open(open_new(self.last_words), "wb") as last_words:
             process = subprocess.Popen(
@@ -181,7 +181,7 @@ class Launch:
                 cwd=str(self.layout.session),
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # Ctrl-C is not for the kernel
             )
-        return Started(process, None)
+        return StartedProcess(process, None)
 
 
 @functools.cache

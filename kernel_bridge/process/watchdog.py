@@ -27,7 +27,7 @@ from kernel_bridge.process.resource_use import (
     resident,
     tasks,
 )
-from kernel_bridge.threads.starting import begin
+from kernel_bridge.threads.starting import start_thread
 
 __all__ = ["Bounds", "Watchdog", "descendants"]
 
@@ -85,7 +85,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         if not bounds.nothing() and sys.platform.startswith("linux"):
             self._thread = threading.Thread(target=self._watch, name="kernel watchdog", daemon=True)
-            begin(self._thread)
+            start_thread(self._thread)
 
     def stop(self) -> None:
         """Stop watching. Idempotent."""

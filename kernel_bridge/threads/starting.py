@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import threading
 
-__all__ = ["begin"]
+__all__ = ["start_thread"]
 
 
-def begin(thread: threading.Thread) -> None:
+def start_thread(thread: threading.Thread) -> None:
     """Start a thread. Raises: OSError, as for a process, where Python raises a RuntimeError of no kind."""
     try:
         thread.start()
