@@ -143,7 +143,8 @@ def shared_memory(tier: Tier, session: str, sentence: str) -> None:
 def bounds(tier: Tier, session: str, sentence: str) -> None:
     parts = {what: much for much, what in re.findall(r"([\d.]+ (?:GiB|MiB|s)) of (memory|files|CPU time)", sentence)}
     asked = tier.host(
-        f"c = sessions[{session!r}]._session._starter.launched_with.confinement\n"
+        "from kernel_bridge.confine import limits_asked\n"
+        f"c = limits_asked(sessions[{session!r}]._session.options.confinement)\n"
         "result = [c.memory_bytes, c.scratch_bytes, c.cpu_seconds, c.processes]"
     )
     sizes = {"GiB": 2**30, "MiB": 2**20}
