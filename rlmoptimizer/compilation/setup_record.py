@@ -61,16 +61,13 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = _student_differences(was["student"], now["student"])
     for name in ("trainset", "valset"):
         found += _data_differences(name, was[name], now[name])
-    if was["metric"] != now["metric"]:
-        found.append(_changed("metric", was["metric"], now["metric"]))
-    # One that was not there yet when the store was made says nothing.
-    known = (name for name in now["settings"] if name in was["settings"])
-    found += [
-        _changed(name, was["settings"][name], now["settings"][name])
-        for name in known
-        if was["settings"][name] != now["settings"][name]
+    before, after = ({"metric": setup["metric"], **setup["settings"]} for setup in (was, now))
+    # A setting that was not there yet when the store was made says nothing.
+    return found + [
+        f"{name} was {before[name]!r}, is {value!r}"
+        for name, value in after.items()
+        if before.get(name, value) != value
     ]
-    return found
 
 
 def check_student(setup: Mapping[str, Any], student: dspy.Module) -> None:
@@ -96,7 +93,6 @@ def metric_name(metric: Any) -> str:
 
 
 def _model_name(lm: dspy.BaseLM | None) -> str | None:
-    """What an LM calls its model; None: there is no LM."""
     return None if lm is None else str(getattr(lm, "model", None) or type(lm).__qualname__)
 
 
@@ -105,13 +101,9 @@ def _examples(rows: Sequence[Row]) -> Document:
 
 
 def _student_differences(was: Document, now: Document) -> list[str]:
-    found = _structure_differences(was, now)
-    reworded = [
-        step for step, text in now["steps"].items() if step in was["steps"] and was["steps"][step] != text
-    ]
-    if reworded:
-        found.append(f"student: other instructions in {_names(reworded)}")
-    return found
+    reworded = [step for step, text in now["steps"].items() if was["steps"].get(step, text) != text]
+    found = [f"student: other instructions in {_names(reworded)}"] if reworded else []
+    return _structure_differences(was, now) + found
 
 
 def _structure_differences(was: Document, now: Document) -> list[str]:
@@ -153,10 +145,6 @@ def _size(examples: Document | None) -> str:
         return "None"
     count = len(examples["digests"])
     return f"{count} example{'' if count == 1 else 's'}"
-
-
-def _changed(name: str, was: Any, now: Any) -> str:
-    return f"{name} was {was!r}, is {now!r}"
 
 
 def _names(names: Sequence[str]) -> str:
