@@ -73,7 +73,7 @@ def answering(name: str = "fields", **options: Any) -> Any:
     return priced_fields(lambda question: dict.fromkeys(question.outputs, "fine"), name, **options)
 
 
-# Made once: CPython 3.11 fails now and then when several threads parse at one moment (python/cpython#106905).
+# Made once: CPython 3.11 raises a SystemError now and then when several threads parse at one moment.
 ANSWER = dspy.Signature("question -> answer")
 
 
