@@ -1,14 +1,14 @@
 """The results of runs, example by example, in the two tables of the run store that hold them.
 
-Knows a run by its number only: not what it is called, on which split it is or whether it has ended. What writes is
-given the transaction that it belongs to.
+A run is known by its number. Methods that write are given the transaction that they belong to.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection
 from typing import Any, Final
 
 from rlmoptimizer.records import ExampleResult
@@ -21,17 +21,15 @@ JUDGED: Final = "counted = 1"  # has a verdict
 SHOWN: Final = "counted = 2 AND NOT taken"  # has none, but shows what was answered before its LM failed
 FAILED: Final = "NOT passed"
 
-_MOST_VARIABLES: Final = 500  # in one statement; SQLite may take no more than 999
-
 
 class StoredResults:
-    """The results in one store file. Thread-safe. A result has a place in its run, which is that in the run's plan."""
+    """The results in one store file, each in the place that its example has in the plan of its run. Thread-safe."""
 
     def __init__(self, file: StoreFile) -> None:
         self._file = file
 
     def put(self, database: sqlite3.Connection, number: int, place: int, result: ExampleResult) -> None:
-        """Add a result to a run; one that is at its place already gives way, unless another run has taken it over."""
+        """Add a result to a run. It replaces one at the same place; details that another run has taken over stay."""
         database.execute(
             "DELETE FROM details WHERE id = "
             "(SELECT detail FROM results WHERE run = ? AND position = ? AND origin IS NULL AND NOT taken)",
@@ -77,22 +75,19 @@ class StoredResults:
 
     def examples(self, number: int, ids: Collection[str] | None, offset: int, limit: int | None) -> list[ExampleResult]:
         """The results of a run by place; `ids` filters (None: all), then `offset` and `limit` (None: no end) cut."""
-        if ids is None:
-            most = -1 if limit is None else limit
-            # Chosen in the narrow rows: OFFSET over the join would read the details of what it skips.
-            places = "SELECT position FROM results WHERE run = ? ORDER BY position LIMIT ? OFFSET ?"
-            order = f"{RESULTS} WHERE run = ? AND position IN ({places}) ORDER BY position"
-            return self._read(self._file.query(order, number, number, most, offset))
-        found: list[tuple[Any, ...]] = []
-        for some in _chunks(sorted(set(ids))):
-            wanted = f"SELECT position FROM results WHERE run = ? AND example_id IN ({_marks(some)})"
-            found += self._file.query(wanted, number, *some)
-        places = sorted(row[0] for row in found)[offset : None if limit is None else offset + limit]
-        rows: list[tuple[Any, ...]] = []
-        for some in _chunks(places):
-            order = f"{RESULTS} WHERE run = ? AND position IN ({_marks(some)}) ORDER BY position"
-            rows += self._file.query(order, number, *some)
-        return self._read(rows)
+        # Chosen in the narrow rows: OFFSET over the join would read the details of what it skips.
+        chosen, values = "SELECT position FROM results WHERE run = ?", list[Any]([number])
+        if ids is not None:
+            chosen += " AND example_id IN (SELECT value FROM json_each(?))"
+            values.append(json.dumps(list(ids)))
+        rows = self._file.query(
+            f"{RESULTS} WHERE run = ? AND position IN ({chosen} ORDER BY position LIMIT ? OFFSET ?) ORDER BY position",
+            number,
+            *values,
+            -1 if limit is None else limit,
+            offset,
+        )
+        return decoded(example_result, rows, self._file.path)
 
     def ids(self, number: int, which: str = "TRUE") -> list[str]:
         """The ids of the examples of a run that have a result, by place; only those of which `which` is true."""
@@ -112,14 +107,3 @@ class StoredResults:
     def evaluated(self) -> int:
         """Examples that were run, in all runs together."""
         return self._file.query("SELECT COUNT(*) FROM results WHERE origin IS NULL")[0][0]
-
-    def _read(self, rows: Iterable[tuple[Any, ...]]) -> list[ExampleResult]:
-        return decoded(example_result, rows, self._file.path)
-
-
-def _marks(values: Sequence[Any]) -> str:
-    return ", ".join("?" * len(values))
-
-
-def _chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (values[start : start + _MOST_VARIABLES] for start in range(0, len(values), _MOST_VARIABLES))
