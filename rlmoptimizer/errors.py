@@ -1,4 +1,4 @@
-"""The error families: what the caller, the disk or the agent got wrong. Knows messages, nothing of who raises them.
+"""The error families: what the caller, the disk or the agent got wrong.
 
 Three fates: the caller or the disk is at fault and `compile()` stops (`InvalidSetup`, `MetricFailed`, `StoreCorrupt`);
 the agent is at fault, reads the message and goes on (`AgentError` and below); anything else is a bug of ours.
@@ -110,7 +110,7 @@ class StoreCorrupt(OptimizerError):
 
 
 class StoreInUse(InvalidSetup):
-    """The run store at `path` is being written by somebody else: the process `pid`, or None when that is not known."""
+    """The process `pid` writes to the run store at `path`; None: it is not known which one."""
 
     def __init__(self, path: str, pid: int | None) -> None:
         self.path = path
@@ -127,7 +127,7 @@ class InvalidScore(OptimizerError, ValueError):
 
 
 class AgentError(OptimizerError, Refusal):
-    """A request of the agent that was refused before anything happened. The agent reads the message and mends it."""
+    """A request of the agent that was refused before anything happened. The agent reads the message and goes on."""
 
 
 class BudgetExceededError(AgentError):
@@ -141,7 +141,7 @@ class BudgetExceededError(AgentError):
 
     def _advice(self) -> str:
         if self.purpose == "rlm_max_llm_calls":
-            # Not the budget's limit, so it says so: evaluations may still be possible.
+            # This limit is not the budget's: evaluations may still be possible.
             most = f"send at most {self.left}" if self.left > 0 else "no more can be sent; evaluations still run"
             return f"the number of sub-LM prompts is limited too (rlm_max_llm_calls); {most}"
         if self.left <= 0:

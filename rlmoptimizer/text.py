@@ -8,11 +8,11 @@ from kernel_bridge.text import shorten
 
 __all__ = ["brief", "usd_text"]
 
-_PRINTABLE_BITS: Final = 2048  # Python refuses to print integers of more than 4300 digits, or fewer if it is told so
+_PRINTABLE_BITS: Final = 2048  # Python prints no integer of more than 4300 digits, or fewer where it is set so
 
 
 def brief(value: object, limit: int = 80) -> str:
-    """`value` about as Python writes it, cut to so many characters; its type where that would be no few words.
+    """`value` about as Python writes it, in at most `limit` characters; for objects and huge integers their type.
 
     Takes no longer for a large value than for a small one.
     """
@@ -23,7 +23,7 @@ def brief(value: object, limit: int = 80) -> str:
 
 
 def usd_text(usd: float) -> str:
-    """Dollars to read: cents, and for less than a dollar as many digits as it takes to see three that count."""
+    """Dollars to read: to the cent, and below a dollar with three significant digits."""
     if usd == 0 or abs(usd) >= 1:
         return f"${usd:,.2f}" if usd >= 0 else f"-${-usd:,.2f}"
     decimals = 2
@@ -33,7 +33,7 @@ def usd_text(usd: float) -> str:
 
 
 def _write(value: object, words: list[str], room: int) -> int:
-    """Write down the beginning of a value, a little more than `room` at most; gives the room that is left."""
+    """Write the beginning of a value, hardly more than `room` characters; gives the room that is left."""
     if isinstance(value, dict):
         room = _add(words, "{", room)
         for number, (key, item) in enumerate(cast("dict[Any, Any]", value).items()):

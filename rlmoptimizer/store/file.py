@@ -1,4 +1,4 @@
-"""The SQLite file of a run store: opened, locked, checked; transactions and queries. Knows no tables.
+"""The SQLite file of a run store: opened, locked, checked; transactions and queries.
 
 It is in write-ahead mode, and every transaction is synced when it returns: it survives a kill of the process and a
 power cut. One process writes, which holds a lock file beside the store; others read at the same time.

@@ -1,4 +1,4 @@
-"""Plain values as text for the run store, and back. Knows no tables.
+"""Plain values as text for the run store, and back.
 
 JSON, with three additions that `schema.sql` describes: bytes, integers too long to print, and dicts that look like one
 of the additions.
@@ -17,7 +17,7 @@ _INT: Final = "$int"
 _DICT: Final = "$dict"
 _ADDITIONS: Final = frozenset({_BYTES, _INT, _DICT})
 _MARK: Final = '"$'
-_PRINTABLE_BITS: Final = 2048  # Python refuses to print integers of more than 4300 digits, or fewer if it is told so
+_PRINTABLE_BITS: Final = 2048  # Python prints no integer of more than 4300 digits, or fewer where it is set so
 
 
 def encode(value: Any) -> str:

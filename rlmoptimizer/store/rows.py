@@ -1,4 +1,4 @@
-"""The records of the run store as rows of its tables, and the queries that read them. Opens no database."""
+"""The records of the run store as rows of its tables, and the queries that read them."""
 
 from __future__ import annotations
 

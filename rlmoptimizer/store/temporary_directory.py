@@ -1,7 +1,4 @@
-"""Directories for what nobody asked to keep. Knows nothing of what they hold.
-
-It is people's examples: so whoever makes such a directory first removes what killed processes have left of theirs.
-"""
+"""Temporary directories for people's examples. Making one first removes those that killed processes have left."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ def temporary_directory() -> Generator[Path]:
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
     owner = os.getpid()
     try:
-        directory.chmod(0o700)  # the mask for new files may keep its own owner out
+        directory.chmod(0o700)  # the umask may deny its own owner
         with FileLock(directory / _LOCK):
             yield directory
     finally:
@@ -50,7 +47,7 @@ def _sweep() -> None:
 
 
 def _is_ours(directory: Path) -> bool:
-    """Whether it is as we make them: others may make one of the same name there."""
+    """Whether it looks like one that we made: others may have made one of the same name."""
     found = directory.lstat()
     if os.name != "posix":
         return stat.S_ISDIR(found.st_mode)
