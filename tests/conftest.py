@@ -25,7 +25,7 @@ _NOT_OURS = ("pymp-", "dspy-cache")
 _LONGEST_TMP = 36  # characters; sockets some directories below it must have paths of at most 107
 
 # How long one example takes says how busy the machine is, and nothing of what is tested.
-settings.register_profile("however slow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("however slow", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("however slow")
 
 _private_tmp: str | None = None
