@@ -18,6 +18,9 @@ BOUNDED = f"restarts=100, confinement=Confinement({SMALL})"
 """The options of the session that attacks on limits share."""
 
 DEATH = "The kernel died while this cell ran"
+KILLED = "it was killed, because"
+MIB = 2**20
+WAIT = 100  # seconds that a cell waits for what ends it, which a slow machine does late; none waits so long in vain
 
 
 @dataclass(frozen=True, slots=True)
