@@ -43,7 +43,7 @@ def test_how_it_ended_is_told(start: Any, code: str, status: int, out: str, erro
 
 
 def test_it_is_waited_for_signalled_and_talked_to(start: Any) -> None:
-    code = "print('ready', flush=True)\ntry: input()\nexcept KeyboardInterrupt: print(input())"
+    code = "try:\n    print('ready', flush=True)\n    input()\nexcept KeyboardInterrupt: print(input())"
     with start(code) as child:
         child.wait_for("ready")
         child.send_signal(signal.SIGINT)
