@@ -29,8 +29,6 @@ class OptimizationStopped(AgentError):
 
 
 class _Call:
-    """One call that waits or is inside."""
-
     __slots__ = ("alone", "inside", "sent_away")
 
     def __init__(self, alone: bool) -> None:
@@ -63,12 +61,7 @@ class CallGate:
         self._inside = 0
         self._alone = False  # the one inside is a call that must be alone
         self._refusal: Callable[[], AgentError] | None = None
-        self._failure: BaseException | None = None
-
-    @property
-    def failure(self) -> BaseException | None:
-        """The first error that the agent could not repair; `compile()` raises it."""
-        return self._failure
+        self.failure: BaseException | None = None  # the first one that the agent cannot repair; `compile()` raises it
 
     @contextmanager
     def passing(self, *, alone: bool = False) -> Generator[None]:
@@ -124,7 +117,6 @@ class CallGate:
                 self._let_in()
 
     def _let_in(self) -> None:
-        """Let in whoever is next. Called under the lock."""
         while self._waiting and not self._alone and not (self._waiting[0].alone and self._inside):
             call = self._waiting.popleft()
             call.inside = True
@@ -180,7 +172,7 @@ class CallGate:
     def fail(self, error: BaseException) -> None:
         """Stop because of an error that the agent cannot repair. The first one is kept."""
         with self._changed:
-            first, self._failure = self._failure is None, self._failure or error
+            first, self.failure = self.failure is None, self.failure or error
         self.stop()
         if first:
             self._on_failure()

@@ -34,6 +34,8 @@ class CurrentPrompts:
 
     def __init__(self, program: dspy.Module, store: RunStore) -> None:
         self._checker = PromptChecker(program)
+        self.original = self._checker.original  # of the program as it was given
+        self.steps = tuple(self.original)
         self._store = store
         self._lock = threading.Lock()  # of all that follows
         self._updates, self._bytes = store.prompts_set()
@@ -41,21 +43,7 @@ class CurrentPrompts:
         before = store.prompts()
         if before is None:
             store.set_prompts(self.original)
-        self._current = self.original if before is None else self.stored(before)
-
-    @property
-    def original(self) -> Prompts:
-        """Those of the program as it was given."""
-        return self._checker.original
-
-    @property
-    def current(self) -> Prompts:
-        return self._current
-
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """The names of the steps, in the program's order."""
-        return tuple(self.original)
+        self.current = self.original if before is None else self.stored(before)
 
     def stored(self, prompts: Mapping[str, str]) -> Prompts:
         """A map that was in the store."""
@@ -68,17 +56,17 @@ class CurrentPrompts:
         given = cast("Mapping[Any, Any]", changes)
         for step, text in given.items():
             self._check_size(step, text)
-        return self._checker.checked(self._current, given)
+        return self._checker.checked(self.current, given)
 
     def update(self, step: Any, text: Any) -> tuple[str, str]:
         """Set the prompt of one step; gives its text before and after. Raises `PromptUpdateError`."""
         self._check_size(step, text)
         with self._lock:
-            before = self._current
+            before = self.current
             after = self._checker.checked(before, {step: text})
             if after != before:
                 self._keep(step, after)
-                self._current = after
+                self.current = after
         return before[step], after[step]
 
     def _keep(self, step: str, prompts: Prompts) -> None:

@@ -61,8 +61,6 @@ class AgentKernels:
             there are no sub-agents.
         submit_validator, on_death, checkpoint_file: set on the agent's own interpreter where it has such attributes;
             see `kernel_bridge.KernelInterpreter`.
-        start_seconds: how long the agent's own may take to start.
-        join_seconds: how long `close` waits for a start that is under way.
     """
 
     def __init__(
@@ -73,8 +71,6 @@ class AgentKernels:
         on_death: Callable[[], str] | None = None,
         checkpoint_file: Path | None = None,
         sub_agents: Callable[[], None] | None = None,
-        start_seconds: float = _START_SECONDS,
-        join_seconds: float = _JOIN_SECONDS,
     ) -> None:
         self._factory = factory
         self._sub_agents = sub_agents
@@ -83,8 +79,6 @@ class AgentKernels:
         self._agents: CodeInterpreter | None = None
         self._others: weakref.WeakSet[CodeInterpreter] = weakref.WeakSet()  # each of them ends with its sub-agent
         self._first: Future[CodeInterpreter] = Future()
-        self._start_seconds = start_seconds
-        self._join_seconds = join_seconds
         self._deadline = 0.0  # of the start
         self._starter: threading.Thread | None = None
         self._taken = False
@@ -99,7 +93,7 @@ class AgentKernels:
         """Make and start the agent's interpreter on a thread of its own; `on_failure` is called there if that fails."""
         # DSPy's callbacks and settings are context variables.
         context = contextvars.copy_context()
-        self._deadline = time.monotonic() + self._start_seconds
+        self._deadline = time.monotonic() + _START_SECONDS
         starter = threading.Thread(
             target=context.run, args=(self._start, on_failure), name="rlmoptimizer-kernel", daemon=True
         )
@@ -153,7 +147,7 @@ class AgentKernels:
         wait([self._first], max(0.0, self._deadline - time.monotonic()))
         if not self._first.done():
             raise InvalidSetup(
-                f"the agent's interpreter has not started within {self._start_seconds:g} s; look at what `kernel` makes"
+                f"the agent's interpreter has not started within {_START_SECONDS:g} s; look at what `kernel` makes"
             )
         return self._first.result()
 
@@ -181,7 +175,7 @@ class AgentKernels:
     def close(self) -> None:
         """Shut down every interpreter that was made. Idempotent.
 
-        Waits up to `join_seconds` for one that is being started. The interpreter bounds its own shutdown.
+        Waits for one that is being started, but not for ever. The interpreter bounds its own shutdown.
         """
         with self._lock:
             # The maker of an interpreter that is being made sees this and shuts it down.
@@ -190,7 +184,7 @@ class AgentKernels:
             others = tuple(self._others)
         if self._starter is not None:
             # Not every interpreter can be shut down while another thread starts it.
-            self._starter.join(self._join_seconds)
+            self._starter.join(_JOIN_SECONDS)
             if self._starter.is_alive():
                 logger.warning("The agent's interpreter is still being started; it is shut down when that has ended")
                 own = ()

@@ -41,9 +41,7 @@ _AT_ONCE = 8  # prompts of one batch under way, as in DSPy
 class SubLMMeter:
     """Every prompt to the sub-LM passes `reserve` first, however the agent sends it. Thread-safe.
 
-    `reserve` and `asking` wait while a run on val is under way; `turn` waits once for several of them. All of them
-    raise `OptimizationStopped` when the agent is gone.
-
+    `reserve` and `asking` wait while a run on val is under way, and raise `OptimizationStopped` when the agent is gone.
     `dspy.RLM` and its sub-agents take it for their own counter, of which they call `reserve` only.
     """
 
@@ -62,18 +60,10 @@ class SubLMMeter:
         self._usage = usage if usage is not None else UsageMeter(CostLedger())
         self._emitter = emitter
         self._lock = threading.Lock()
-        self._calls = calls  # earlier processes' too
+        self.calls = calls  # earlier processes' too
         self._warned = False
         self._waiting = waiting  # entered for so many prompts while they are answered
         self._gate = gate  # closed when the agent is gone: its sub-agents must not go on spending
-
-    @property
-    def calls(self) -> int:
-        return self._calls
-
-    def turn(self) -> AbstractContextManager[None]:
-        """One call of the agent, which may send several prompts."""
-        return self._gate.turn()
 
     def reserve(self, n: int = 1) -> None:
         """Spend `n` units for `n` prompts that are about to be sent.
@@ -87,7 +77,7 @@ class SubLMMeter:
             with self._ledger.reserve(n, PURPOSE) as slot:
                 self._usage.ledger.admit(n)
                 slot.settle(n)
-            self._calls += n
+            self.calls += n
         self._emitter.emit(BudgetCharged(units=n, left=self._ledger.left))
 
     def check(self) -> None:
@@ -99,8 +89,8 @@ class SubLMMeter:
             self._usage.ledger.check("sub")
 
     def _check_ceiling(self, n: int) -> None:
-        if self._calls + n > self._ceiling:
-            raise BudgetExceededError(n, self._ceiling - self._calls, "rlm_max_llm_calls")
+        if self.calls + n > self._ceiling:
+            raise BudgetExceededError(n, self._ceiling - self.calls, "rlm_max_llm_calls")
 
     @contextmanager
     def asking(self, n: int = 1) -> Generator[None]:

@@ -35,22 +35,14 @@ from rlmoptimizer.events import TurnFinished
 from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.lms.sub_lm import SubLM
 from rlmoptimizer.records import LM_FAILURES
+from rlmoptimizer.settings import Settings
 
-__all__ = ["Agent", "AgentLimits", "AgentOutcome"]
+__all__ = ["Agent", "AgentOutcome"]
 
 logger = logging.getLogger(__name__)
 
 _SUMMARY_CHARS = 8000  # of `work_so_far`, which the root LM reads without printing it
 _UNREADABLE = 3  # turns in a row whose answer could not be read, after which the run ends with the LM's own error
-
-
-@dataclass(frozen=True, slots=True)
-class AgentLimits:
-    """How much the agent may do and see."""
-
-    turns: int  # that are left
-    llm_calls: int  # sub-LM prompts, as its prompt says; the meter enforces them
-    output_chars: int  # of a turn's output that the root LM sees
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +58,20 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     """`dspy.RLM` with the workbench's tools, its meter, and turns that are seen.
 
     Args:
-        bench: where tools, submission and records go; its meter is asked before every sub-LM prompt.
+        turns: that are left.
         interpreter_factory: tells how the agent's interpreter is described to it; the interpreter itself is passed
             when the agent is run.
         earlier: the turns of earlier processes, as `reasoning`, `code` and `output`.
-        sub_agents: its code may `import dspy`.
         resumable: an LM that cannot be reached for the conclusion may be asked again by another process.
     """
 
     def __init__(
         self,
         bench: Workbench,
+        settings: Settings,
+        turns: int,
         *,
-        sub_lm: dspy.BaseLM,
         interpreter_factory: Callable[[], Any],
-        limits: AgentLimits,
-        sub_agents: bool = False,
         earlier: Sequence[Mapping[str, Any]] = (),
         resumable: bool = False,
     ) -> None:
@@ -90,17 +80,17 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._meter = bench.meter
         self._earlier = earlier
         self._resumable = resumable
-        self._sub_agents = sub_agents
+        self._sub_agents = settings.sub_agents
         self._lost: CodeInterpreterError | None = None
         self._unreadable = 0
         self._problem: str | None = None
         super().__init__(
-            agent_signature(sub_agents=sub_agents),
-            max_iters=limits.turns,
-            max_llm_calls=limits.llm_calls,
-            max_output_chars=limits.output_chars,
+            agent_signature(sub_agents=settings.sub_agents),
+            max_iters=turns,
+            max_llm_calls=settings.rlm_max_llm_calls,
+            max_output_chars=settings.rlm_max_output_chars,
             tools=[_tool(function) for function in bench.tools.all],
-            sub_lm=cast("Any", SubLM(sub_lm, self._meter.asking)),
+            sub_lm=cast("Any", SubLM(settings.sub_or_root_lm, self._meter.asking)),
             interpreter_factory=interpreter_factory,
         )
 
@@ -126,7 +116,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
     def _prepare_execution_tools(self, budget: Any = None) -> dict[str, Callable[..., Any]]:
         tools = super()._prepare_execution_tools(cast("Any", Paid()))
-        return {**tools, **checked_llm_tools(tools["llm_query"], self._meter.reserve, self._meter.turn)}
+        return {**tools, **checked_llm_tools(tools["llm_query"], self._meter.reserve, self._bench.gate.turn)}
 
     def _setup_facade(self, repl: Any, budget: Any, interpreter_factory: Any) -> str:
         if not self._sub_agents:
@@ -223,7 +213,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         books.emitter.emit(TurnFinished(number, limit, reasoning, code, output, books.ledger.left, seconds))
 
     def _execute_code(self, repl: Any, code: str, input_args: dict[str, Any]) -> Any:
-        self._bench.turns.begin(code)
+        self._bench.books.store.begin_iteration(code)
         if hasattr(repl, "checkpoint_label"):  # its namespace is kept for another process, which is told of when it is
             repl.checkpoint_label = str(self._bench.turns.count)
         try:

@@ -25,10 +25,6 @@ class Turns:
         self._cut: tuple[str, ...] = ()  # runs that a dying kernel left behind
         self._kernel_died = False  # in this turn
 
-    def begin(self, code: str) -> None:
-        """The agent's code is about to run."""
-        self._books.store.begin_iteration(code)
-
     def record(
         self, reasoning: str, code: str, output: str, seconds: float, submission: Mapping[str, Any] | None = None
     ) -> None:

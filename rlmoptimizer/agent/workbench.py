@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import dspy
 
 from rlmoptimizer.agent.call_gate import CallGate
@@ -22,52 +20,37 @@ from rlmoptimizer.evaluation.host_runs import HostRuns
 from rlmoptimizer.evaluation.runs import Books, Runs
 from rlmoptimizer.task.dataset import Dataset
 
-__all__ = ["Workbench", "make_workbench"]
+__all__ = ["Workbench"]
 
 
-@dataclass(frozen=True, slots=True)
 class Workbench:
-    """The parts, each with one owner's job. The program itself stays with `runs`."""
+    """The parts, each with one owner's job.
 
-    books: Books
-    gate: CallGate
-    meter: SubLMMeter
-    runs: Runs
-    prompts: CurrentPrompts
-    turns: Turns
-    submission: SubmissionCheck
-    host_runs: HostRuns
-    tools: AgentTools
-
-
-def make_workbench(
-    program: dspy.Module,
-    data: Dataset,
-    evaluator: Evaluator,
-    books: Books,
-    meter: SubLMMeter,
-    gate: CallGate,
-    seed: int,
-) -> Workbench:
-    """Args:
-    program: a clone, which is never changed from now on.
-    books: of a new compile, or of one that goes on: the prompts are then those that were set last.
-    gate: every call of the agent passes it.
-    seed: decides random samples that were asked for without a seed of their own.
+    Args:
+        program: a clone, which is never changed from now on.
+        books: of a new compile, or of one that goes on: the prompts are then those that were set last.
+        gate: every call of the agent passes it.
+        seed: decides random samples that were asked for without a seed of their own.
     """
-    runs = Runs(program, evaluator, books, gate.closed, gate.stopped)
-    prompts = CurrentPrompts(program, books.store)
-    turns = Turns(runs, books, gate)
-    requests = RequestReader(data, prompts, turns, books.store, seed)
-    answers = ToolAnswers(books, data, evaluator, meter, turns)
-    return Workbench(
-        books=books,
-        gate=gate,
-        meter=meter,
-        runs=runs,
-        prompts=prompts,
-        turns=turns,
-        submission=SubmissionCheck(prompts, books.emitter, gate),
-        host_runs=HostRuns(runs, books, data, gate.closed),
-        tools=AgentTools(requests, runs, prompts, answers, gate, books.emitter),
-    )
+
+    def __init__(
+        self,
+        program: dspy.Module,
+        data: Dataset,
+        evaluator: Evaluator,
+        books: Books,
+        meter: SubLMMeter,
+        gate: CallGate,
+        seed: int,
+    ) -> None:
+        self.books = books
+        self.gate = gate
+        self.meter = meter
+        self.runs = Runs(program, evaluator, books, gate.closed, gate.stopped)
+        self.host_runs = HostRuns(self.runs, books, data, gate.closed)
+        self.prompts = CurrentPrompts(program, books.store)
+        self.turns = Turns(self.runs, books, gate)
+        self.submission = SubmissionCheck(self.prompts, books.emitter, gate)
+        requests = RequestReader(data, self.prompts, self.turns, books.store, seed)
+        answers = ToolAnswers(books, data, evaluator, meter, self.turns)
+        self.tools = AgentTools(requests, self.runs, self.prompts, answers, gate, books.emitter)

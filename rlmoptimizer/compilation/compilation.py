@@ -19,7 +19,7 @@ from kernel_bridge.text import printable
 from rlmoptimizer.agent import tool_answers as answers
 from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.kernels import kernel_started
-from rlmoptimizer.agent.rlm_agent import Agent, AgentLimits, AgentOutcome
+from rlmoptimizer.agent.rlm_agent import Agent, AgentOutcome
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.agent.task_facts import describe_steps, describe_task
 from rlmoptimizer.compilation.parts import Parts, make_parts
@@ -27,7 +27,6 @@ from rlmoptimizer.compilation.result import Outcome, finished_program, trajector
 from rlmoptimizer.compilation.resume import Past, namespace_text, take_up
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.errors import SubmissionError
-from rlmoptimizer.evaluation.run_warnings import warn_of_a_dead_baseline
 from rlmoptimizer.events import AgentSubmitted, CompileFinished, CompileResumed, CompileStarted, FellBack, Split
 from rlmoptimizer.lms.failures import asked_as
 from rlmoptimizer.lms.root_session import RootSession
@@ -135,8 +134,6 @@ class _Compilation:
         with self._parts.waits.watch(("kernel", "")):
             interpreter = kernels.wait_started()
         self._books.emitter.emit(kernel_started(interpreter))
-        if not turns:
-            warn_of_a_dead_baseline(self._store, baselines["train"])
         self._finish_val_runs()
         with self._agent(most - len(turns)) as agent:
             inputs = self._inputs(baselines, namespace_text(interpreter, agent.signature.input_fields))
@@ -181,10 +178,9 @@ class _Compilation:
         ) as session:
             agent = Agent(
                 self._bench,
-                sub_lm=settings.sub_or_root_lm,
+                settings,
+                turns,
                 interpreter_factory=cast("Any", self._parts.kernels),
-                limits=AgentLimits(turns, settings.rlm_max_llm_calls, settings.rlm_max_output_chars),
-                sub_agents=settings.sub_agents,
                 earlier=trajectory_of(self._store),
                 resumable=self._resumable,
             )

@@ -21,7 +21,7 @@ from rlmoptimizer.agent.kernels import AgentKernels, InterpreterFactory
 from rlmoptimizer.agent.llm_tools import PURPOSE, SubLMMeter
 from rlmoptimizer.agent.tool_answers import cut_line
 from rlmoptimizer.agent.turns import Turns
-from rlmoptimizer.agent.workbench import Workbench, make_workbench
+from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.runs import Books
@@ -96,7 +96,7 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
         waiting=lambda count: waits.watch(("sub", settings.sub_or_root_lm.model), count),
     )
     books = Books(store, budget, usage.ledger, emitter)
-    bench = make_workbench(clone(setup.student), data, evaluator, books, meter, gate, recorded["drawn_seed"])
+    bench = Workbench(clone(setup.student), data, evaluator, books, meter, gate, recorded["drawn_seed"])
     kernels = AgentKernels(
         cast("InterpreterFactory", settings.kernel or KernelInterpreter.factory()),
         bench.submission.validate,

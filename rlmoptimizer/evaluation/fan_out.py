@@ -126,10 +126,9 @@ class FanOut(Generic[_T, _R]):
         return any(halt.is_set() for halt in self._halts)
 
     def _drop_queued(self) -> None:
-        """Cancel items that were handed to an executor and have not begun."""
+        """Cancel items that an executor has not begun."""
 
     def _take(self) -> tuple[int, _T] | None:
-        """The next item; None: there is none to be begun now."""
         with self._lock:
             halted = self._is_halted()
             item = None if halted or len(self._under_way) >= self._width else next(self._waiting, None)
@@ -144,7 +143,6 @@ class FanOut(Generic[_T, _R]):
         self._news.set()
 
     def _bring(self, index: int, outcome: _R) -> None:
-        """Queue the outcome of an item that was taken."""
         self._came.append((index, outcome))
         self._deliver_soon()
         self._drop(index)

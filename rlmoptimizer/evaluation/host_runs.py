@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
+from kernel_bridge.text import printable_line
 from rlmoptimizer.errors import BudgetExceededError, CostExceededError, CostLimitReached
 from rlmoptimizer.evaluation.evaluator import LMsFailed
 from rlmoptimizer.evaluation.request import Request
@@ -17,6 +19,10 @@ from rlmoptimizer.records import RunRecord, dollars
 from rlmoptimizer.task.dataset import Dataset
 
 __all__ = ["HostRuns"]
+
+logger = logging.getLogger(__name__)
+
+_ERROR_CHARS = 500
 
 
 class HostRuns:
@@ -40,7 +46,22 @@ class HostRuns:
             request.split: self._baseline(request) for request in requests if not self._closed.is_set()
         }
         self._books.emit_usage()
+        if "train" in records:
+            self._warn_of_no_score(records["train"])
         return records
+
+    def _warn_of_no_score(self, baseline: RunRecord) -> None:
+        """A wrong key or a metric without a score looks like bad prompts. Answers that do not parse are the agent's."""
+        if not baseline.evaluated_count or baseline.error_count < baseline.evaluated_count:
+            return
+        error = self._books.store.examples(baseline.run_id, limit=1)[0].error or ""
+        logger.warning(
+            "Not one of the %d examples of %s could be scored before anything was changed. The first error: %s. "
+            "If that is not the prompts' fault, stop here and look at eval_lm, the data and the metric",
+            baseline.evaluated_count,
+            baseline.split,
+            printable_line(error, _ERROR_CHARS),
+        )
 
     def _baseline(self, request: Request) -> RunRecord:
         record = failure = None

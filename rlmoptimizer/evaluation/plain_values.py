@@ -80,8 +80,14 @@ class _Conversion:
             self.inside.discard(id(value))
 
     def _convert_object(self, value: Any, depth: int) -> Any:
-        if isinstance(value, dict | list | tuple):
-            return self._convert_builtin(cast("dict[Any, Any] | list[Any] | tuple[Any, ...]", value), depth)
+        if isinstance(value, dict):
+            return self._mapping(cast("dict[Any, Any]", value), depth)
+        if isinstance(value, list | tuple):
+            items = cast("list[Any] | tuple[Any, ...]", value)
+            names = getattr(items, "_fields", None)
+            if isinstance(names, tuple):
+                return self._mapping(dict(zip(cast("tuple[str, ...]", names), items, strict=True)), depth)
+            return [self.convert(item, depth) for item in items]
         if (fields := _record(value)) is not None:
             return self._mapping(fields, depth)
         if isinstance(value, enum.Enum):
@@ -93,14 +99,6 @@ class _Conversion:
         if isinstance(value, deque | range):
             return [self.convert(item, depth) for item in cast("deque[Any] | range", value)]
         return self._convert_scalar(value, depth)
-
-    def _convert_builtin(self, value: dict[Any, Any] | list[Any] | tuple[Any, ...], depth: int) -> Any:
-        if isinstance(value, dict):
-            return self._mapping(value, depth)
-        names = getattr(value, "_fields", None)
-        if isinstance(value, tuple) and isinstance(names, tuple):
-            return self._mapping(dict(zip(cast("tuple[str, ...]", names), value, strict=True)), depth)
-        return [self.convert(item, depth) for item in value]
 
     def _convert_scalar(self, value: Any, depth: int) -> Any:
         # The base class's own method is called, because a subclass may have overridden it with anything.

@@ -200,7 +200,6 @@ def _portable_settings() -> dict[str, Any]:
 
 
 def _split(example: dspy.Example) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The example's inputs and its other fields."""
     given = cast("Any", example.inputs())
     inputs: dict[str, Any] = {name: given[name] for name in given.keys()}  # noqa: SIM118 - iterating yields more
     items = cast("list[tuple[str, Any]]", example.items())
@@ -208,7 +207,6 @@ def _split(example: dspy.Example) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _called_by(steps: Steps) -> list[Any]:
-    """DSPy's list of who is calling, with the steps in it."""
     return [*(dspy.settings.caller_modules or ()), steps]
 
 

@@ -14,6 +14,7 @@ the place where it was cut would tell of single examples.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,11 +22,11 @@ from dataclasses import dataclass, field, replace
 
 import dspy
 
+from kernel_bridge.text import printable_line
 from rlmoptimizer.errors import MetricFailed, SelectionError
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.fan_out import Halt
 from rlmoptimizer.evaluation.request import Request
-from rlmoptimizer.evaluation.run_warnings import warn_of_failed_lms
 from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, LMUsageCounted, Split
 from rlmoptimizer.records import ExampleResult, RunRecord, usage_dict
 from rlmoptimizer.spending.cost_ledger import CostLedger
@@ -35,9 +36,12 @@ from rlmoptimizer.task.dataset import Row
 
 __all__ = ["Books", "Caller", "Runs", "is_cut_val"]
 
+logger = logging.getLogger(__name__)
+
 # Parts of DSPy's cache. The cost of a run on train must not show what a run on val asked, or anybody before, about the
 # examples of val: prompts can make a step ask anything.
 _SPACES: dict[Split, str] = {"train": "rlmoptimizer train", "val": "rlmoptimizer val"}
+_ERROR_CHARS = 500  # of an example's error in a warning
 # Limits for runs that have cost nothing, so that they cannot fill the disk.
 _MOST_FREE_RUNS = 1000
 _MOST_FREE_BYTES = 64_000_000  # of what they were asked, which is mostly prompts
@@ -73,7 +77,7 @@ class _Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who waits for the answer: a kernel of the agent in one of its turns, or the host itself."""
+    """Who waits for the answer: a kernel of the agent in one of its turns; by default the host itself."""
 
     kernel: _Kernel = field(default_factory=_Kernel)
     turn: int = 0
@@ -369,9 +373,15 @@ class Runs:
             self._books.emitter.emit(ExamplesScored(run.run_id, run.request.split, run.done, total, mean))
 
     def _warn_of_failed_lms(self, record: RunRecord) -> None:
-        """Once in a compile."""
         with self._lock:
             if self._warned or not record.unanswered_count:
                 return
             self._warned = True
-        warn_of_failed_lms(self._store, record)
+        error = next((one.error for one in self._store.examples(record.run_id) if not one.has_verdict), None) or ""
+        logger.warning(
+            "The LM that runs the program failed on %d of the examples of %s (%s). They have no verdict and are not in "
+            "its score. The agent is told, and goes on; this is said once",
+            record.unanswered_count,
+            record.run_id,
+            printable_line(error, _ERROR_CHARS),
+        )

@@ -44,8 +44,6 @@ _NOT_FIELDS: Final = frozenset({"signature", "demos", "config", "lm", "_trace"})
 
 @dataclass(slots=True)
 class _Call:
-    """A call under way."""
-
     steps: Steps
     predictor: Any
     signature_name: str
@@ -144,7 +142,6 @@ class Steps:
             call.completion = _first_text(entry.get("outputs"))
 
     def _clone(self, predictor: Any) -> Any:
-        """A copy of a predictor, one for all its calls."""
         if id(predictor) not in self._clones:
             try:
                 self._clones[id(predictor)] = clone(predictor)
@@ -305,7 +302,6 @@ def plain_record(record: Any) -> dict[str, Any]:
 
 
 def _named(function: Any, predictor: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name."""
     try:
         named = inspect.signature(function).bind_partial(predictor, *args, **kwargs).arguments
     except TypeError:  # the call itself will say why
@@ -314,7 +310,6 @@ def _named(function: Any, predictor: Any, args: tuple[Any, ...], kwargs: Mapping
 
 
 def _first_text(outputs: Any) -> str | None:
-    """The text of the first answer in a history entry."""
     first = outputs[0] if isinstance(outputs, list) and outputs else None
     text = cast("dict[str, Any]", first).get("text") if isinstance(first, dict) else first
     return text if isinstance(text, str) else None

@@ -59,7 +59,7 @@ class Selection:
     limit: int | None = None  # at most so many rows, >= 1; None: no limit
     ids: tuple[tuple[int, int], ...] | None = None  # inclusive ranges of positions, never empty; None: every row
     sample: str = "first"  # "first" or "random": which rows a limit keeps
-    sample_seed: int | None = None  # None: the random generator handed to `select` decides
+    sample_seed: int | None = None  # None: a random sample is another one each time
     failed_from_run: str | None = None  # only rows that did not pass in this run; None: no such filter
 
     def as_config(self) -> dict[str, Any]:
@@ -241,17 +241,13 @@ def _merge(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def select(
-    rows: Sequence[Row],
-    selection: Selection,
-    failed_ids: Collection[str] | None = None,
-    rng: random.Random | None = None,
+    rows: Sequence[Row], selection: Selection, failed_ids: Collection[str] | None = None
 ) -> tuple[Row, ...]:
     """The rows that `selection` names, each once, in the order of `rows`.
 
     `failed_ids` are the example ids that did not pass in `selection.failed_from_run` (needed when that is set). When
     it is empty the result is (), and that is the only way to get ().
-    `ids` and `failed_from_run` intersect; `limit` and `sample` apply to what is left. `rng` is used for
-    `sample="random"` when the selection has no seed of its own.
+    `ids` and `failed_from_run` intersect; `limit` and `sample` apply to what is left.
     Raises `SelectionError` for an id that does not exist or a selection of nothing, saying what is valid.
     """
     chosen = list(rows) if selection.ids is None else _by_position(rows, selection.ids)
@@ -269,9 +265,8 @@ def select(
         return tuple(chosen)
     if selection.sample == "first":
         return tuple(chosen[:limit])
-    if selection.sample_seed is not None or rng is None:
-        rng = random.Random(selection.sample_seed)
-    return tuple(chosen[index] for index in sorted(rng.sample(range(len(chosen)), limit)))
+    picked = random.Random(selection.sample_seed).sample(range(len(chosen)), limit)
+    return tuple(chosen[index] for index in sorted(picked))
 
 
 def _by_position(rows: Sequence[Row], ranges: tuple[tuple[int, int], ...]) -> list[Row]:

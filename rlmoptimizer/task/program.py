@@ -214,7 +214,7 @@ def _can_be_called(program: dspy.Module) -> bool:
 
 
 def _check_clones(program: dspy.Module) -> None:
-    """Raise `InvalidSetup` when a change of a clone would change the program itself."""
+    """Refuse a program whose clones share predictors or signatures with it."""
     twin = clone(program)
     own = {id(module): path for path, module in _modules(program) if isinstance(module, dspy.Predict)}
     shared = {own[id(module)] for _, module in _modules(twin) if id(module) in own}

@@ -13,7 +13,7 @@ import toy
 
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.llm_tools import SubLMMeter
-from rlmoptimizer.agent.workbench import Workbench, make_workbench
+from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.runs import Books
 from rlmoptimizer.events import Emitter, Event
@@ -69,7 +69,7 @@ def desk(
         gate = CallGate()
         meter = SubLMMeter(ceiling, ledger, emitter, gate)
         books = Books(store, ledger, costs or CostLedger(), emitter)
-        bench = make_workbench(clone(program or toy.Triage()), data, evaluator, books, meter, gate, seed=0)
+        bench = Workbench(clone(program or toy.Triage()), data, evaluator, books, meter, gate, seed=0)
         if baseline:
             bench.host_runs.baseline(bench.prompts.original)
             events.clear()

@@ -9,6 +9,7 @@ import toy
 
 from kernel_bridge import GUARANTEES, KernelInterpreter, probe
 from rlmoptimizer import InvalidSetup, SubmissionError
+from rlmoptimizer.agent import kernels
 from rlmoptimizer.agent.kernels import AgentKernels, kernel_started
 from rlmoptimizer.events import KernelStarted
 
@@ -110,7 +111,7 @@ def test_a_start_that_fails_is_told_at_once_and_raised_when_the_interpreter_is_w
 
 
 def test_a_start_that_hangs_is_given_up_and_ended_when_it_has_come_to_its_end(
-    watched: Any, caplog: pytest.LogCaptureFixture
+    watched: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starting, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
@@ -124,7 +125,9 @@ def test_a_start_that_hangs_is_given_up_and_ended_when_it_has_come_to_its_end(
             super().shutdown()
             ended.set()
 
-    lease = AgentKernels(Hangs, lambda fields: None, start_seconds=0.01, join_seconds=0.01)
+    monkeypatch.setattr(kernels, "_START_SECONDS", 0.01)
+    monkeypatch.setattr(kernels, "_JOIN_SECONDS", 0.01)
+    lease = AgentKernels(Hangs, lambda fields: None)
     lease.start(nothing)
     assert starting.wait(100)
     with pytest.raises(InvalidSetup, match=r"has not started within 0\.01 s"):

@@ -173,12 +173,6 @@ def test_a_seeded_sample_is_the_same_every_time_and_other_seeds_differ() -> None
     assert first != other
 
 
-def test_a_sample_without_seed_follows_the_generator_it_is_handed() -> None:
-    selection = parse_selection(limit=5, sample="RANDOM")
-    samples = [ids_of(select(rows_of(100), selection, rng=random.Random(seed))) for seed in (1, 1, 2)]
-    assert samples[0] == samples[1] != samples[2]
-
-
 def test_failed_rows_meet_the_other_selectors() -> None:
     assert chosen(failed={"2", "4", "9"}, failed_from_run="r1") == [2, 4, 9]
     assert chosen(failed={"2", "4", "9"}, failed_from_run="r1", ids="3-9") == [4, 9]
