@@ -1,10 +1,8 @@
-"""Fitting: an answer's long texts cut, so that all of it can cross to the agent. Knows plain values, no runs.
-
-An evaluation is paid for before its answer is sent; one that is refused on the way would be lost to the agent for good.
-"""
+"""Cuts long texts in an answer, so that it can be sent: an answer that is paid and then refused would be lost."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final, cast
 
 from kernel_bridge.text import cut_middle
@@ -28,22 +26,15 @@ def fit(rows: list[dict[str, Any]], most: int = MOST_CHARS) -> tuple[list[dict[s
     return _cut(rows, longest), longest
 
 
-def _lengths(value: Any) -> list[int]:
-    lengths: list[int] = []
-    waiting = [value]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, str | bytes):
-            lengths.append(len(part))
-        elif isinstance(part, dict):
-            waiting.extend(cast("dict[str, Any]", part).values())
-        elif isinstance(part, list):
-            waiting.extend(cast("list[Any]", part))
-    return lengths
+def _lengths(value: Any) -> Iterator[int]:
+    if isinstance(value, str | bytes):
+        yield len(value)
+    elif isinstance(value, dict | list):
+        for item in cast("dict[str, Any]", value).values() if isinstance(value, dict) else cast("list[Any]", value):
+            yield from _lengths(item)
 
 
 def _common_length(ascending: list[int], most: int) -> int:
-    """The length to which the longest have to be cut for all of them to have `most` together."""
     left = most
     for index, length in enumerate(ascending):
         share = left // (len(ascending) - index)

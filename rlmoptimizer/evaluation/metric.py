@@ -20,6 +20,7 @@ _ROUNDING: Final = 1e-9  # a score may be so far outside 0..1, as sums of fracti
 _ACCEPTED: Final = "metric must take (example, prediction), and perhaps trace, pred_name, pred_trace"
 _UNSET: Final = frozenset({"trace", "pred_name", "pred_trace"})
 _STEPS: Final = "program_trace"
+_WANTED: Final = "a score is a number from 0 to 1, or a bool"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,8 @@ def _bind(metric: Callable[..., Any], parameters: list[inspect.Parameter]) -> Sc
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     takes_more = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     if len(positional) < 2 and not takes_more:
-        raise InvalidSetup(f"{_ACCEPTED}; it takes {_count(len(positional))}")
+        count = "one positional argument" if positional else "no positional arguments"
+        raise InvalidSetup(f"{_ACCEPTED}; it takes {count}")
     # The third to fifth go by their place, whatever they are called, as they do in DSPy.
     needed = [p for p in positional[2:] if p.default is p.empty and p.name != _STEPS]
     needed_keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name != _STEPS]
@@ -89,10 +91,6 @@ def _bind(metric: Callable[..., Any], parameters: list[inspect.Parameter]) -> Sc
     )
 
 
-def _count(positional: int) -> str:
-    return "no positional arguments" if positional == 0 else "one positional argument"
-
-
 def read_verdict(answer: Any) -> Verdict:
     """The score and feedback in a metric's answer: a bool, a number, or an object or dict with `score` and `feedback`.
 
@@ -105,16 +103,9 @@ def read_verdict(answer: Any) -> Verdict:
         if "score" not in fields:
             raise InvalidScore(f"the metric returned a dict without a 'score'; {_WANTED}")
         score, feedback = fields["score"], fields.get("feedback")
-    elif not _is_number(answer) and hasattr(answer, "score"):
+    elif not isinstance(answer, numbers.Number | Decimal) and hasattr(answer, "score"):
         score, feedback = answer.score, getattr(answer, "feedback", None)
     return Verdict(score=_number(score), feedback=None if feedback is None else str(feedback))
-
-
-_WANTED: Final = "a score is a number from 0 to 1, or a bool"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Number | Decimal)
 
 
 def _number(value: Any) -> float:

@@ -92,47 +92,13 @@ def clone(program: dspy.Module) -> dspy.Module:
     return copied
 
 
-def apply_prompts(program: dspy.Module, prompts: Mapping[Any, Any]) -> None:
-    """Replace the whole instructions of the named steps in place.
+def apply_prompts(program: dspy.Module, prompts: Mapping[Any, Any], known: str | None = None) -> None:
+    """Replace the whole instructions of the named steps in place. `known`: the program's fingerprint, if it is.
 
     Raises `PromptUpdateError` for a step that does not exist, a text that no step can have, and when anything but the
-    instructions would change (`fingerprint`); the program is then as it was.
+    instructions would change; the program is then as it was.
     """
-    before = fingerprint(program)
-    _apply_checked(program, prompts, before)
-
-
-def write_prompts(program: dspy.Module, prompts: Prompts) -> None:
-    """Give every step its text from a map that was checked for this program. Checks nothing itself."""
-    for name, predictor in _steps(program):
-        if _instructions(predictor) != prompts[name]:
-            predictor.signature = _with_instructions(predictor.signature, prompts[name])
-
-
-class PromptChecker:
-    """Makes `Prompts` for one program: every map is tried on a clone of it first. Thread-safe.
-
-    `original` are the prompts of the program as it was given.
-    """
-
-    def __init__(self, program: dspy.Module) -> None:
-        self._trial = clone(program)
-        self._fingerprint = fingerprint(program)
-        self._lock = threading.Lock()  # of the clone
-        self.original = Prompts(read_prompts(program))
-
-    def checked(self, base: Prompts, changes: Mapping[Any, Any]) -> Prompts:
-        """`base` with the texts of `changes`, as DSPy will show them. Raises `PromptUpdateError` as `apply_prompts`."""
-        if not changes:
-            return base
-        with self._lock:
-            write_prompts(self._trial, base)
-            _apply_checked(self._trial, changes, self._fingerprint)
-            return Prompts(read_prompts(self._trial))
-
-
-def _apply_checked(program: dspy.Module, prompts: Mapping[Any, Any], before: str) -> None:
-    """All of the prompts or, with `PromptUpdateError`, none. `before`: the fingerprint of the program."""
+    before = fingerprint(program) if known is None else known
     steps = dict(_steps(program))
     kept = {name: steps[name].signature for name in prompts if name in steps}
     try:
@@ -144,6 +110,37 @@ def _apply_checked(program: dspy.Module, prompts: Mapping[Any, Any], before: str
         for name, signature in kept.items():
             steps[name].signature = signature
         raise
+
+
+def write_prompts(program: dspy.Module, prompts: Prompts) -> None:
+    """Give every step its text from a map that was checked for this program. Checks nothing itself."""
+    for name, predictor in _steps(program):
+        if _instructions(predictor) != prompts[name]:
+            predictor.signature = _with_instructions(predictor.signature, prompts[name])
+
+
+class PromptChecker:
+    """Makes `Prompts` for one program, which nobody else changes: each map is tried on a clone. Thread-safe."""
+
+    def __init__(self, program: dspy.Module) -> None:
+        self._program = program
+        self._trial = clone(program)
+        self._fingerprint = fingerprint(program)
+        self._lock = threading.Lock()  # of the clone
+        self.original = Prompts(read_prompts(program))
+
+    def checked(self, base: Prompts, changes: Mapping[Any, Any]) -> Prompts:
+        """`base` with the texts of `changes`, as DSPy will show them. Raises `PromptUpdateError` as `apply_prompts`."""
+        if not changes:
+            return base
+        with self._lock:
+            try:
+                write_prompts(self._trial, base)
+                apply_prompts(self._trial, changes, self._fingerprint)
+            except PromptUpdateError:
+                self._trial = clone(self._program)  # a foreign step may have kept something of the refused text
+                raise
+            return Prompts(read_prompts(self._trial))
 
 
 def fingerprint(program: dspy.Module) -> str:

@@ -69,3 +69,4 @@ def test_a_prompt_that_would_change_more_than_the_instructions_is_refused() -> N
     checker = PromptChecker(Greedy("question -> answer"))
     with pytest.raises(PromptUpdateError, match="more than the instructions would have changed"):
         checker.checked(checker.original, {"self": "be greedy"})
+    assert checker.checked(checker.original, {"self": "be modest"}) == {"self": "be modest"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import dspy
@@ -24,7 +23,7 @@ def ids_of(rows: tuple[Row, ...]) -> list[int]:
 
 
 def chosen(count: int = 20, failed: Any = None, **selectors: Any) -> list[int]:
-    return ids_of(select(rows_of(count), parse_selection(**selectors), failed, random.Random(0)))
+    return ids_of(select(rows_of(count), parse_selection(**selectors), failed))
 
 
 # Data sets.
@@ -234,7 +233,7 @@ def test_a_selection_round_trips_through_its_config(selection: Selection) -> Non
 def test_what_is_selected_was_asked_for(selection: Selection, failed: set[int], count: int) -> None:
     rows = rows_of(count)
     try:
-        selected = ids_of(select(rows, selection, {str(number) for number in failed}, random.Random(1)))
+        selected = ids_of(select(rows, selection, {str(number) for number in failed}))
     except SelectionError:
         assert selection.failed_from_run is not None
         assert selection.ids is not None
