@@ -7,11 +7,12 @@ whose caller was interrupted is dropped by its id.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import zmq
@@ -138,8 +139,10 @@ class HostChannel:
     def _wait(self, waiter: _Waiter) -> tuple[HostMessage, Any]:
         while waiter.reply is None:
             if not self._reading.acquire(blocking=False):
-                with self._interrupts.allowed():
-                    waiter.turn.get()  # woken with its reply, or to become the reader
+                # Woken with its reply, or to become the reader. Not without end: of a signal that comes just before the
+                # wait, Python would hear only after it.
+                with self._interrupts.allowed(), contextlib.suppress(Empty):
+                    waiter.turn.get(timeout=_POLL_MS / 1000)
                 continue
             try:
                 while waiter.reply is None:

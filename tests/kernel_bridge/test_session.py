@@ -245,6 +245,30 @@ wait('main')
     assert session.run("for t in threads: t.join()\nsorted(answers)").text == "[0, 1, 2]\n"
 
 
+def test_an_interrupt_that_comes_just_before_a_call_waits_is_not_lost(
+    session: KernelSession, beside: ThreadPoolExecutor
+) -> None:
+    called, answered = threading.Semaphore(0), threading.Event()
+
+    def wait() -> None:
+        called.release()
+        assert answered.wait(60)
+
+    session.tools = {"wait": wait}
+    code = "import threading\nbeside = threading.Thread(target=wait)\nbeside.start()\nwait()"
+    for _ in range(20):  # it is lost now and then only: a thread reads the answers, so the main one waits for a lock
+        answered.clear()
+        running = beside.submit(session.run, code)
+        for _ in range(2):
+            assert called.acquire(timeout=60)
+        session.interrupt()
+        outcome = running.result(30)
+        assert outcome.failure is not None
+        assert outcome.failure.name == "KeyboardInterrupt"
+        answered.set()
+        assert session.run("beside.join()").failure is None
+
+
 def test_an_interrupt_without_a_cell_is_nothing(session: KernelSession) -> None:
     session.run("1")
     for _ in range(5):
