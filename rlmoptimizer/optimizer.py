@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from operator import attrgetter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,7 @@ from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.compilation.setup_record import describe_setup
 from rlmoptimizer.errors import CostLimitReached, InvalidSetup, add_note, notes_of
 from rlmoptimizer.lms.failures import failure_line, shortened
-from rlmoptimizer.settings import (
-    Settings,
-    a_bool,
-    a_cost_limit,
-    a_directory,
-    a_factory,
-    a_seed,
-    an_lm,
-    at_least,
-)
+from rlmoptimizer.settings import Settings, a_bool, a_directory
 from rlmoptimizer.show.log_lines import printable_logs
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
@@ -110,23 +101,35 @@ class RLMDocstringOptimizer(Teleprompter):
     ) -> None:
         super().__init__()
         self.settings = Settings(
-            root_lm=an_lm("root_lm", root_lm),
-            max_iterations=at_least("max_iterations", max_iterations, 1),
-            sub_lm=None if sub_lm is None else an_lm("sub_lm", sub_lm),
-            eval_lm=None if eval_lm is None else an_lm("eval_lm", eval_lm),
-            num_threads=at_least("num_threads", num_threads, 1),
-            rlm_max_iterations=at_least("rlm_max_iterations", rlm_max_iterations, 1),
-            rlm_max_llm_calls=at_least("rlm_max_llm_calls", rlm_max_llm_calls, 0),
-            rlm_max_output_chars=at_least("rlm_max_output_chars", rlm_max_output_chars, 1),
-            root_stateful_session=a_bool("root_stateful_session", root_stateful_session),
-            rlm_multiturn_history=a_bool("rlm_multiturn_history", rlm_multiturn_history),
-            verbose=a_bool("verbose", verbose),
-            run_storage_dir=a_directory("run_storage_dir", run_storage_dir),
-            sub_agents=a_bool("sub_agents", sub_agents),
-            kernel=a_factory("kernel", kernel),
-            max_cost_usd=a_cost_limit("max_cost_usd", max_cost_usd),
-            seed=a_seed("seed", seed),
+            root_lm=root_lm,
+            max_iterations=max_iterations,
+            sub_lm=sub_lm,
+            eval_lm=eval_lm,
+            num_threads=num_threads,
+            rlm_max_iterations=rlm_max_iterations,
+            rlm_max_llm_calls=rlm_max_llm_calls,
+            rlm_max_output_chars=rlm_max_output_chars,
+            root_stateful_session=root_stateful_session,
+            rlm_multiturn_history=rlm_multiturn_history,
+            verbose=verbose,
+            run_storage_dir=run_storage_dir,  # pyright: ignore[reportArgumentType] # it becomes a Path there
+            sub_agents=sub_agents,
+            kernel=kernel,
+            max_cost_usd=max_cost_usd,
+            seed=seed,
         )
+
+    def __getattr__(self, name: str) -> Any:
+        """A parameter, by its name."""
+        if name in Settings.__slots__:
+            return getattr(self.settings, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a parameter for the compiles to come. Raises: InvalidSetup, as the constructor does."""
+        if name in Settings.__slots__:
+            name, value = "settings", replace(self.settings, **{name: value})
+        super().__setattr__(name, value)
 
     def get_params(self) -> dict[str, Any]:
         """The parameters by name, as DSPy's optimizers give them."""
@@ -200,10 +203,6 @@ class RLMDocstringOptimizer(Teleprompter):
         if directory is None:
             raise InvalidSetup("run_storage_dir must be the directory that the optimization is kept in, got None")
         return stored_best_program(student, directory)
-
-
-for _name in Settings.__slots__:  # each can be read on the optimizer, under the name of its parameter
-    setattr(RLMDocstringOptimizer, _name, property(attrgetter(f"settings.{_name}")))
 
 
 def _compiled(setup: Setup, *, resume: bool) -> dspy.Module:

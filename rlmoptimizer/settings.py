@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
@@ -19,7 +19,7 @@ from kernel_bridge.text import shorten
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
 from rlmoptimizer.records import picodollars
 
-__all__ = ["Settings", "a_bool", "a_cost_limit", "a_directory", "a_factory", "a_seed", "an_lm", "at_least"]
+__all__ = ["Settings", "a_bool", "a_directory", "an_lm"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,10 @@ class Settings:
     max_cost_usd: float | None
     seed: int | None
 
+    def __post_init__(self) -> None:
+        for name, check in _CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
+
     @property
     def sub_or_root_lm(self) -> dspy.BaseLM:
         """The LM that answers the agent's prompts."""
@@ -50,6 +54,7 @@ class Settings:
 
 
 # Each check gives its value back, or raises `InvalidSetup` and says what is accepted.
+_Check = Callable[[str, Any], Any]
 
 
 def _refuse(name: str, value: Any, accepted: str, *, wrong_type: bool = False) -> InvalidSetup:
@@ -57,13 +62,16 @@ def _refuse(name: str, value: Any, accepted: str, *, wrong_type: bool = False) -
     return kind(f"{name} must be {accepted}, got {shorten(repr(value), 100)} ({type(value).__name__})")
 
 
-def at_least(name: str, value: Any, least: int) -> int:
-    accepted = f"a whole number of at least {least}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _refuse(name, value, accepted, wrong_type=True)
-    if value < least:
-        raise _refuse(name, value, accepted)
-    return value
+def _at_least(least: int) -> _Check:
+    def check(name: str, value: Any) -> int:
+        accepted = f"a whole number of at least {least}"
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _refuse(name, value, accepted, wrong_type=True)
+        if value < least:
+            raise _refuse(name, value, accepted)
+        return value
+
+    return check
 
 
 def a_bool(name: str, value: Any) -> bool:
@@ -72,7 +80,7 @@ def a_bool(name: str, value: Any) -> bool:
     return value
 
 
-def a_cost_limit(name: str, value: Any) -> float | None:
+def _cost_limit(name: str, value: Any) -> float | None:
     if value is None:
         return None
     accepted = "a number of US dollars above 0 and below a million, or None"
@@ -83,7 +91,7 @@ def a_cost_limit(name: str, value: Any) -> float | None:
     return float(value)
 
 
-def a_seed(name: str, value: Any) -> int | None:
+def _seed(name: str, value: Any) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise _refuse(name, value, "a whole number, or None for another one each time", wrong_type=True)
     return value
@@ -94,6 +102,10 @@ def an_lm(name: str, value: Any) -> dspy.BaseLM:
         accepted = "a dspy.BaseLM, such as dspy.LM('openai/gpt-5')"
         raise _refuse(name, value, accepted, wrong_type=True)
     return value
+
+
+def _lm_or_none(name: str, value: Any) -> dspy.BaseLM | None:
+    return None if value is None else an_lm(name, value)
 
 
 def a_directory(name: str, value: Any) -> Path | None:
@@ -108,7 +120,7 @@ def a_directory(name: str, value: Any) -> Path | None:
     return path.absolute()  # programs and metrics may change the working directory
 
 
-def a_factory(name: str, value: Any) -> Callable[[], CodeInterpreter] | None:
+def _factory(name: str, value: Any) -> Callable[[], CodeInterpreter] | None:
     accepted = "a callable without arguments that makes an interpreter, such as KernelInterpreter.factory(), or None"
     if value is None:
         return None
@@ -121,3 +133,23 @@ def a_factory(name: str, value: Any) -> Callable[[], CodeInterpreter] | None:
     except ValueError:
         pass  # a builtin that does not say
     return cast("Callable[[], CodeInterpreter]", value)
+
+
+_CHECKS: Final[dict[str, _Check]] = {
+    "root_lm": an_lm,
+    "max_iterations": _at_least(1),
+    "sub_lm": _lm_or_none,
+    "eval_lm": _lm_or_none,
+    "num_threads": _at_least(1),
+    "rlm_max_iterations": _at_least(1),
+    "rlm_max_llm_calls": _at_least(0),
+    "rlm_max_output_chars": _at_least(1),
+    "root_stateful_session": a_bool,
+    "rlm_multiturn_history": a_bool,
+    "verbose": a_bool,
+    "run_storage_dir": a_directory,
+    "sub_agents": a_bool,
+    "kernel": _factory,
+    "max_cost_usd": _cost_limit,
+    "seed": _seed,
+}

@@ -125,15 +125,20 @@ def test_an_unknown_or_missing_parameter_is_a_type_error() -> None:
         RLMDocstringOptimizer(root_lm=ScriptedRootLM([]).lm, max_iteration=3)  # type: ignore[call-arg]
 
 
-def test_what_the_optimizer_was_made_with_can_be_read_and_not_changed(tmp_path: Path) -> None:
+def test_what_the_optimizer_was_made_with_can_be_read_and_set(tmp_path: Path) -> None:
     root = ScriptedRootLM([])
     optimizer = RLMDocstringOptimizer(root_lm=root.lm, num_threads=3, run_storage_dir=str(tmp_path), max_cost_usd=2)
     assert (optimizer.root_lm, optimizer.num_threads, optimizer.max_iterations) == (root.lm, 3, 5)
     assert (optimizer.run_storage_dir, optimizer.max_cost_usd, optimizer.sub_lm) == (tmp_path, 2.0, None)
     assert optimizer.get_params() == {name: getattr(optimizer, name) for name in PARAMETERS}
-    for name in PARAMETERS:
-        with pytest.raises(AttributeError):
-            setattr(optimizer, name, getattr(optimizer, name))
+    optimizer.num_threads = 5
+    optimizer.run_storage_dir = None
+    assert (optimizer.num_threads, optimizer.run_storage_dir, optimizer.root_lm) == (5, None, root.lm)
+    with pytest.raises(InvalidSetup, match="num_threads must be a whole number of at least 1, got 0"):
+        optimizer.num_threads = 0
+    assert optimizer.num_threads == 5
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = optimizer.no_such_thing
 
 
 def compile_arguments(**changed: Any) -> dict[str, Any]:
