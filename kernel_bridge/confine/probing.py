@@ -14,8 +14,7 @@ from kernel_bridge.confine.tier import Tier
 from kernel_bridge.confine.tier_plain import PLAIN
 from kernel_bridge.confine.tiers import TIERS
 from kernel_bridge.confine.trial import why_refused
-from kernel_bridge.errors import ConfinementUnavailable, StartupFailed
-from kernel_bridge.os_errors import is_transient, what_to_do
+from kernel_bridge.errors import ConfinementUnavailable, StartupFailed, is_transient, what_to_do
 
 __all__ = ["foresee", "probe", "probed", "resolve"]
 

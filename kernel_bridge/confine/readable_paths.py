@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kernel_bridge.confine.guarantees import Confinement
 from kernel_bridge.confine.trial_program import ask
-from kernel_bridge.os_errors import TransientError
+from kernel_bridge.errors import TransientError
 
 __all__ = [
     "SYSTEM_FILES",

@@ -29,9 +29,9 @@ from kernel_bridge.confine.tier import Tier
 from kernel_bridge.confine.tier_landlock import new_user
 from kernel_bridge.confine.tier_plain import plain_guarantees
 from kernel_bridge.confine.trial_program import ask
+from kernel_bridge.errors import TransientError, is_transient, says_transient
 from kernel_bridge.files.layout import Layout
 from kernel_bridge.inside.seal import landlock_abi
-from kernel_bridge.os_errors import TransientError, is_transient, says_transient
 
 __all__ = ["BUBBLEWRAP", "EXTRA_PATH", "find_bubblewrap"]
 

@@ -12,10 +12,10 @@ from kernel_bridge.confine.launch_plan import guard_command, prepare_files, writ
 from kernel_bridge.confine.tier import Tier
 from kernel_bridge.confine.tier_plain import PLAIN
 from kernel_bridge.confine.trial_program import Answer, ask
+from kernel_bridge.errors import TransientError, says_transient
 from kernel_bridge.files.layout import TRANSCRIPT, Layout
 from kernel_bridge.files.private_files import make_file
 from kernel_bridge.files.session_directory import SessionDirectory
-from kernel_bridge.os_errors import TransientError, says_transient
 
 __all__ = ["why_refused"]
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO
 
 from kernel_bridge.confine.launch_plan import guard_command
+from kernel_bridge.errors import TransientError, is_transient
 from kernel_bridge.files.standard_descriptors import occupy_standard_files
-from kernel_bridge.os_errors import TransientError, is_transient
 
 __all__ = ["Answer", "ask"]
 

@@ -16,13 +16,12 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-from kernel_bridge.errors import StartupFailed
+from kernel_bridge.errors import StartupFailed, what_to_do
 from kernel_bridge.files.layout import CHECKPOINT, Layout
 from kernel_bridge.files.private_files import make_directory, open_new
 from kernel_bridge.files.session_facts import FACTS, write_facts
 from kernel_bridge.inside.removal import remove_tree
 from kernel_bridge.inside.slots import slot_paths
-from kernel_bridge.os_errors import what_to_do
 
 __all__ = ["SessionDirectory", "remove_nameless", "runtime_root"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kernel_bridge.cells import Restored
 from kernel_bridge.confine import resolve
-from kernel_bridge.errors import SessionClosed, SessionLost, StartupFailed
+from kernel_bridge.errors import SessionClosed, SessionLost, StartupFailed, what_to_do
 from kernel_bridge.files.checkpoint_file import CheckpointKeeper, fetch_checkpoint
 from kernel_bridge.files.layout import CHECKPOINT
 from kernel_bridge.files.live_sessions import sweep
@@ -19,7 +19,6 @@ from kernel_bridge.files.session_directory import SessionDirectory
 from kernel_bridge.live.kernel import LiveKernel
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
 from kernel_bridge.options import SessionOptions
-from kernel_bridge.os_errors import what_to_do
 from kernel_bridge.process.launch import LaunchOptions
 
 __all__ = ["KernelStarter"]

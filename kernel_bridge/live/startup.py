@@ -6,13 +6,12 @@ import os
 import time
 from collections.abc import Callable
 
-from kernel_bridge.errors import ProtocolViolation, StartupFailed
+from kernel_bridge.errors import ProtocolViolation, StartupFailed, what_to_do
 from kernel_bridge.live.channel_state import CLOSED
 from kernel_bridge.live.shell_channel import ShellChannel
 from kernel_bridge.live.tool_server import ToolServer
 from kernel_bridge.live.zmtp import ZmtpClosed
 from kernel_bridge.live.zmtp_reader import ZmtpError
-from kernel_bridge.os_errors import what_to_do
 from kernel_bridge.process.exit_reason import ExitReason
 from kernel_bridge.process.kernel_process import KernelProcess
 from kernel_bridge.wire import Ready

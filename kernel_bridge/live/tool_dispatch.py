@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kernel_bridge.call_signature import call_signature
+from kernel_bridge.live.signatures import call_signature
 from kernel_bridge.threads.loop_thread import LoopThread
 from kernel_bridge.wire import Codec, Unsendable
 

@@ -17,14 +17,13 @@ from kernel_bridge.confine import Confinement, plan_launch
 from kernel_bridge.confine.launch_plan import PACKAGE, guard_command, prepare_files, write_guard
 from kernel_bridge.confine.readable_paths import ExtraPathUnusable
 from kernel_bridge.confine.tier_bubblewrap import EXTRA_PATH
-from kernel_bridge.errors import StartupFailed
+from kernel_bridge.errors import StartupFailed, what_to_do
 from kernel_bridge.files.layout import CHECKPOINT, INTERRUPT, PROGRESS, TRANSCRIPT, Layout
 from kernel_bridge.files.private_files import make_directory, make_file, open_new
 from kernel_bridge.files.session_directory import SessionDirectory
 from kernel_bridge.files.standard_descriptors import occupy_standard_files
 from kernel_bridge.inside.launch_config import CheckpointConfig, LaunchConfig
 from kernel_bridge.options import SessionOptions
-from kernel_bridge.os_errors import what_to_do
 from kernel_bridge.process.connection import Connection
 from kernel_bridge.process.shared_files import SharedFiles
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernel_bridge.os_errors import is_transient, what_to_do
+from kernel_bridge.errors import is_transient, what_to_do
 from kernel_bridge.process.disk_use import DiskUse
 from kernel_bridge.process.resource_use import (
     Descriptors,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, cast
 
-from kernel_bridge.call_signature import call_signature
+from kernel_bridge.live.signatures import call_signature
 from kernel_bridge.text import shorten
 from rlmoptimizer.errors import InvalidScore, InvalidSetup, InvalidSetupType
 
