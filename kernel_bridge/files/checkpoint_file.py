@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from kernel_bridge.files.private_files import open_new
-from kernel_bridge.inside.slots import Slot, newest, open_slot, skip_head, slot_paths
+from kernel_bridge.inside.slots import Slot, newest, open_slot, skip_head, slot_paths, write_at_start
 from kernel_bridge.threads.starting import start_thread
 
 __all__ = ["CheckpointKeeper", "FetchedCheckpoint", "fetch_checkpoint"]
@@ -165,8 +165,9 @@ class CheckpointKeeper:
             found = os.fstat(file)
             if (found.st_dev, found.st_ino) != known:
                 return False
-            magic, version, _, size, digest, _ = _HEAD.unpack(os.pread(file, _HEAD.size, 0))
-            os.pwrite(file, _HEAD.pack(magic, version, wanted.cell, size, digest, _label(wanted.label)), 0)
+            magic, version, _, size, digest, _ = _HEAD.unpack(os.read(file, _HEAD.size))
+            head = _HEAD.pack(magic, version, wanted.cell, size, digest, _label(wanted.label))
+            write_at_start(file, head)
             os.fsync(file)
             return True
         finally:
@@ -185,7 +186,7 @@ class CheckpointKeeper:
                 size, digest = _copy_bytes(source, file, self._limit_bytes)
             if (size, digest) == (slot.size, slot.digest):
                 head = _HEAD.pack(_MAGIC, _VERSION, wanted.cell, size, digest, _label(wanted.label))
-                os.pwrite(file, head, 0)
+                write_at_start(file, head)
                 os.fsync(file)
                 made = os.fstat(file)
         finally:
@@ -226,7 +227,7 @@ def fetch_checkpoint(file: Path, target: Path, limit_bytes: int) -> FetchedCheck
                 skip_head(copy.fileno())
                 found = _copy_bytes(source.fileno(), copy.fileno(), size)
                 if found == (size, digest):
-                    os.pwrite(copy.fileno(), Slot("", 1, size, digest, False).packed(), 0)
+                    write_at_start(copy.fileno(), Slot("", 1, size, digest, False).packed())
         except (OSError, ValueError) as error:
             return FetchedCheckpoint(label_text, cell, f"it cannot be copied: {error}")
         if found != (size, digest):

@@ -137,9 +137,13 @@ class BridgeApp(IPKernelApp):
     def _leave_out(self, **_: Any) -> None:
         """What is not for this kernel: the host wrote the connection file, and the guardian ends the process."""
 
-    write_connection_file = init_poller = close = _leave_out
+    init_poller = close = _leave_out
     init_pdb = init_blackhole = init_gui_pylab = init_extensions = init_code = init_path = _leave_out
     configure_tornado_logger = _leave_out
+
+    def write_connection_file(self, **kwargs: Any) -> None:
+        if self.transport == "tcp":  # else the host wrote all that there is to say
+            super().write_connection_file(**kwargs)
 
     def log_connection_info(self) -> None:
         self.all_ports = {name: getattr(self, f"{name}_port") for name in ("shell", "iopub", "stdin", "hb", "control")}

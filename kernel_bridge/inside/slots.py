@@ -89,6 +89,12 @@ def skip_head(file: int) -> None:
     os.lseek(file, _HEAD.size, os.SEEK_SET)
 
 
+def write_at_start(file: int, head: bytes) -> None:
+    """As `os.pwrite` at 0, which Windows has not. Raises: OSError."""
+    os.lseek(file, 0, os.SEEK_SET)
+    os.write(file, head)
+
+
 def read_slot(slot: Slot) -> tuple[bytes, bytes]:
     """The first line of a checkpoint, and the rest. Raises: OSError, ValueError."""
     with open_slot(slot.path) as file:
@@ -110,7 +116,7 @@ def write_slot(path: str, data: bytes, *, aside: bool = False) -> Slot:
         view = memoryview(data)
         while view:
             view = view[os.write(file, view[: 2**30]) :]
-        os.pwrite(file, slot.packed(), 0)
+        write_at_start(file, slot.packed())
     return slot
 
 
@@ -118,5 +124,5 @@ def mark_slot(slot: Slot, *, aside: bool) -> Slot:
     """Say of a checkpoint whether a newer one was begun. Raises: OSError, ValueError."""
     marked = Slot(slot.path, slot.turn, slot.size, slot.digest, aside)
     with open_slot(slot.path, os.O_RDWR) as file:
-        os.pwrite(file, marked.packed(), 0)
+        write_at_start(file, marked.packed())
     return marked

@@ -72,7 +72,7 @@ class LiveKernel:
             undo.callback(self._wakeup.close)
             self._tools = ToolServer(connection.endpoints, dispatcher, limits, self._wakeup.set)
             undo.callback(self._tools.close)
-            self._shell = ShellChannel(connection.url("shell"), connection.info["key"], limits)
+            self._shell = ShellChannel(lambda: connection.url("shell"), connection.info["key"], limits)
             undo.callback(self._shell.close)
             undo.callback(self.process.end)  # first: a tool that still runs is waited for
             startup = Startup(self.process, self._shell, self._tools, given_up, limits.start_seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from jupyter_client.session import Session
@@ -23,10 +24,11 @@ class ShellChannel:
     """The host's end of the channel. For one thread at a time.
 
     Args:
+        url: where the kernel listens; asked for when it is ready.
         key: of Jupyter's signatures.
     """
 
-    def __init__(self, url: str, key: bytes, limits: Limits) -> None:
+    def __init__(self, url: Callable[[], str], key: bytes, limits: Limits) -> None:
         self._socket = ZmtpSocket(url, "DEALER", message_bytes=largest_reply(limits), most_frames=_MOST_FRAMES)
         self._messages = Session(key=key, username="host")
         self._request = ""  # the id of the last one

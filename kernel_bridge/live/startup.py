@@ -60,6 +60,10 @@ class Startup:
         self._tools.start()
         ready = self._wait_ready(poll)
         self._move_sockets()  # those that only a console needs
+        try:
+            self._process.connection.learn_ports()
+        except (OSError, ValueError) as error:
+            raise StartupFailed(f"the kernel did not start: {error}") from error
         self._connect(self._shell.connect)  # not before: only now is it known that the kernel listens there
         return ready
 

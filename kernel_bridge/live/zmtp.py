@@ -79,7 +79,7 @@ class ZmtpSocket:
             self._socket.setblocking(False)
             return True
         try:
-            self._socket = _connect(endpoint)
+            self._socket = _connect(endpoint if isinstance(endpoint, str) else endpoint())
         except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
             return False
         self._socket.setblocking(False)

@@ -27,6 +27,7 @@ class Connection:
     endpoints: tuple[Endpoint, Endpoint]  # of the tool channel, for calls and for replies
     inside_urls: tuple[str, str]  # the same, as the kernel sees them
     moved_sockets: MovedSockets | None  # must be moved before the host can connect; None: nothing must
+    files: tuple[Path, Path]  # the connection file, and the kernel's own
 
     @staticmethod
     def open(directory: SessionDirectory, layout: Layout, inside: Layout) -> Connection:
@@ -40,19 +41,31 @@ class Connection:
             needed = (*reversed(_TOOL_SOCKETS), "s-1")
             moved = MovedSockets(layout.sockets, directory.host_sockets, needed, _CONSOLE_SOCKETS)
         else:
-            # Whoever takes one of these ports before the kernel keeps it from starting, and is told nothing: the host
-            # connects when the kernel has said through the tool channel that it is ready, and then holds them all.
-            free = _free_ports(len(_CHANNELS))
-            shared = {"key": key, "transport": "tcp", **dict(zip(_CHANNELS, free, strict=True))}
+            # The kernel chooses its own ports, so that nobody can be there before it. They are learned when it has said
+            # through the tool channel, which only it can, that it is ready.
+            shared = {"key": key, "transport": "tcp", **dict.fromkeys(_CHANNELS, 0)}
             listeners = [LoopbackListener(key, "PAIR") for _ in _TOOL_SOCKETS]
             endpoints, inside_urls = [*listeners], tuple(listener.url for listener in listeners)
             ips = "127.0.0.1", "127.0.0.1"
             moved = None
-        info = _write_connection(directory.connection_file, ip=ips[0], **shared)
-        _write_connection(layout.sockets / "kernel.json", ip=ips[1], **shared)
+        files = directory.connection_file, layout.sockets / "kernel.json"
+        info = _write_connection(files[0], ip=ips[0], **shared)
+        _write_connection(files[1], ip=ips[1], **shared)
         file = str(inside.sockets / "kernel.json")
-        inside_pair = inside_urls[0], inside_urls[1]
-        return Connection({**info, "key": key}, file, (endpoints[0], endpoints[1]), inside_pair, moved)
+        pairs = (endpoints[0], endpoints[1]), (inside_urls[0], inside_urls[1])
+        return Connection({**info, "key": key}, file, *pairs, moved, files)
+
+    def learn_ports(self) -> None:
+        """Learn the ports that a kernel has chosen for itself, once it is ready. Raises: OSError, ValueError."""
+        if self.info["transport"] != "tcp":
+            return
+        with open(self.files[1], "rb") as file:
+            chosen = json.loads(file.read(_MOST_INFO_BYTES))
+        ports: dict[str, Any] = {name: chosen.get(name) for name in _CHANNELS}
+        if not all(isinstance(port, int) and 0 < port < 2**16 for port in ports.values()):
+            raise ValueError("the kernel's connection file does not say which ports it has chosen")
+        self.info.update(ports)
+        _write_connection(self.files[0], **self.info)
 
     def close(self) -> None:
         """Listen no more. Idempotent."""
@@ -66,6 +79,7 @@ class Connection:
         return f"{self.info['transport']}://{self.info['ip']}{joint}{self.info[channel + '_port']}"
 
 
+_MOST_INFO_BYTES = 4096
 _TOOL_SOCKETS = ("c", "r")  # calls, replies; bound in this order, after all others
 _CONSOLE_SOCKETS = ("s-2", "s-3", "s-4", "s-5")
 _CHANNELS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
@@ -73,24 +87,13 @@ _CHANNELS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port"
 
 def _write_connection(path: Path, *, key: bytes, **facts: Any) -> dict[str, Any]:
     info = {**facts, "key": key.decode(), "signature_scheme": "hmac-sha256", "kernel_name": "kernel_bridge"}
+    text = json.dumps(info, indent=2)
     if os.name == "posix":  # Jupyter's own function fails under a mask that takes from an owner what he needs
-        make_file(path, json.dumps(info, indent=2).encode())
+        make_file(path, text.encode())
     else:  # and here it keeps other users out
-        from jupyter_client.connect import write_connection_file
+        from jupyter_core.paths import secure_write
 
         path.unlink(missing_ok=True)
-        write_connection_file(str(path), key=key, kernel_name="kernel_bridge", **facts)
+        with secure_write(str(path)) as file:
+            file.write(text)
     return info
-
-
-def _free_ports(count: int) -> list[int]:
-    import socket
-
-    holders = [socket.socket() for _ in range(count)]
-    try:
-        for holder in holders:
-            holder.bind(("127.0.0.1", 0))
-        return [holder.getsockname()[1] for holder in holders]
-    finally:
-        for holder in holders:
-            holder.close()

@@ -10,6 +10,7 @@ import contextlib
 import hmac
 import socket
 import struct
+from collections.abc import Callable
 
 __all__ = ["Endpoint", "LoopbackListener"]
 
@@ -101,5 +102,5 @@ def _send_command(made: socket.socket, body: bytes) -> None:
     made.sendall(bytes([_COMMAND, len(body)]) + body)
 
 
-Endpoint = str | LoopbackListener
-"""Where the host gets a connection to its kernel: the address at which the kernel listens, or a listener of its own."""
+Endpoint = str | Callable[[], str] | LoopbackListener
+"""Where the host gets a connection to its kernel: an address, or what tells it later, or a listener of the host's."""

@@ -3,7 +3,7 @@
 `install` puts a hook into `import`: a module of the project (or one of its tests) that imports `os`, `sys`, `socket` or
 another of those below gets a view of it, without the names that the system lacks and with that system's answers to
 `os.name` and `sys.platform`. `/proc` is not there for it. All other modules, and the agent's code, see the real ones.
-Installed by the `sitecustomize` that `rig.py` makes, and by `begin.py` where a Python runs without one.
+Installed by the `sitecustomize` that `portable_rig.py` makes, and by `begin.py` where a Python runs without one.
 """
 
 from __future__ import annotations

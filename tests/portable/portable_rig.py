@@ -35,5 +35,5 @@ def make_system(system: str, folder: Path) -> dict[str, str]:
     python.write_text(_PYTHON.format(real=sys.executable, begin=begin, system=system, python=python))
     python.chmod(0o755)
     (folder / "sitecustomize.py").write_text(_CUSTOMIZE.format(here=str(_HERE), system=system, python=str(python)))
-    path = os.pathsep.join(filter(None, (str(folder), str(_HERE.parents[1]), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path}
+    path = os.pathsep.join(filter(None, (str(folder), str(_HERE), str(_HERE.parents[1]), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "PORTABLE_SYSTEM": system}
