@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from child_process import fresh, output_of
+from child_process import Child, forked, fresh, output_of
 
 from kernel_bridge import Confinement, KernelSession, StartupFailed, probe
 
@@ -48,7 +48,7 @@ with open(sys.argv[1], "w") as file:
 def use(tmp_path: Path, state: str = "", **environment: str | None) -> dict[str, Any]:
     """What a host in this state makes of a kernel. A variable that is None is not set."""
     answer = tmp_path / "answer.json"
-    output_of(fresh(HOST.format(state=state), answer, variables=environment))
+    output_of(forked(HOST.format(state=state), answer, variables=environment))
     return json.loads(answer.read_text())
 
 
@@ -107,11 +107,11 @@ def test_a_state_of_the_host_changes_nothing(tmp_path: Path, state: str) -> None
     assert use(tmp_path, STATES[state]) == as_usual()
 
 
-def run_host(tmp_path: Path, code: str, **environment: str) -> Any:
+def run_host(tmp_path: Path, code: str, *, start: Callable[..., Child] = forked, **environment: str) -> Any:
     """What a host found out: the value of `found` after this code, which begins with the names of HOST."""
     answer = tmp_path / "answer.json"
     code = f"{IMPORTS}\n{code}\nwith open(sys.argv[1], 'w') as file: json.dump(found, file)\n"
-    output_of(fresh(code, answer, variables=environment))
+    output_of(start(code, answer, variables=environment))
     return json.loads(answer.read_text())
 
 
@@ -158,7 +158,7 @@ def test_what_a_python_says_at_its_start_is_no_answer(tmp_path: Path, where: str
         text = NOISE if where == "usercustomize.py" else "import sys; print('welcome'); print('you', file=sys.stderr)\n"
         (packages / where).write_text(text)
         more = {"PYTHONUSERBASE": str(tmp_path)}
-    assert run_host(tmp_path, "found = start()", **more) == probe().tier
+    assert run_host(tmp_path, "found = start()", start=fresh, **more) == probe().tier
 
 
 # -- trouble that passes ---------------------------------------------------------------------------------------------

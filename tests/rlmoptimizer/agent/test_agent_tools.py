@@ -847,16 +847,18 @@ def test_what_is_too_large_is_refused_in_few_words(at: Desk, call: Callable[[Des
 @pytest.mark.parametrize(
     ("submitted", "said"),
     [
-        ({"topic": "x" * HUGE, "reply": "b"}, "1,000,000 characters, and at most 100,000"),
-        ({"topic": "\t" * 90_000 + "x", "reply": "b"}, "once its tabs are spaces"),
-        ({"topic": "a", "reply": "b", **{str(number): "c" for number in range(HUGE)}}, "no such step"),
-        ({"topic": "a", "reply": "b", "x" * HUGE: "c"}, "no such step"),
-        (["x" * HUGE], "must be a dict"),
+        (lambda: {"topic": "x" * HUGE, "reply": "b"}, "1,000,000 characters, and at most 100,000"),
+        (lambda: {"topic": "\t" * 90_000 + "x", "reply": "b"}, "once its tabs are spaces"),
+        (lambda: {"topic": "a", "reply": "b", **{str(number): "c" for number in range(HUGE)}}, "no such step"),
+        (lambda: {"topic": "a", "reply": "b", "x" * HUGE: "c"}, "no such step"),
+        (lambda: ["x" * HUGE], "must be a dict"),
     ],
 )
-def test_a_submission_that_is_too_large_is_refused_in_few_words(at: Desk, submitted: Any, said: str) -> None:
+def test_a_submission_that_is_too_large_is_refused_in_few_words(
+    at: Desk, submitted: Callable[[], Any], said: str
+) -> None:
     with pytest.raises(SubmissionError, match=said) as refused:
-        at.bench.submission.prompts_in({"optimized_dspy_program": submitted})
+        at.bench.submission.prompts_in({"optimized_dspy_program": submitted()})
     assert len(str(refused.value)) < 1500
 
 
