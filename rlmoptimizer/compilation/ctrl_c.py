@@ -8,11 +8,13 @@ the midst of what the first one is ending, where they leave locks behind that no
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -67,6 +69,7 @@ class _Presses:
         self.held_back = False
         self._raised_at: float | None = None
         self._nudged = False  # the signal that comes now is our own
+        os.register_at_fork(after_in_child=functools.partial(_leave_to_parent, weakref.ref(self)))
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """What Python calls on the main thread."""
@@ -86,6 +89,7 @@ class _Presses:
         with reader, writer:
             writer.setblocking(False)
             before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+            owner = os.getpid()
             try:
                 watch = threading.Thread(
                     target=self._watch, args=(reader, before), name="rlmoptimizer-ctrl-c", daemon=True
@@ -94,11 +98,15 @@ class _Presses:
                 try:
                     yield
                 finally:
-                    writer.setblocking(True)
-                    writer.sendall(_OVER)
-                    watch.join()
+                    if os.getpid() == owner:  # in a child of a fork the socket leads to its parent's thread
+                        writer.setblocking(True)
+                        writer.sendall(_OVER)
+                        watch.join()
             finally:
-                signal.set_wakeup_fd(before)
+                try:
+                    signal.set_wakeup_fd(before)
+                except (OSError, ValueError):  # its owner has closed it
+                    signal.set_wakeup_fd(-1)
 
     def _due(self) -> bool:
         return self._raised_at is None or time.monotonic() - self._raised_at >= _APART_SECONDS
@@ -123,3 +131,11 @@ class _Presses:
                     os.write(before, numbers)
             if signal.SIGINT in numbers:
                 pressed = unheard = True
+
+
+def _leave_to_parent(ref: weakref.ref[_Presses]) -> None:
+    """In the child of a fork: a signal that comes here is no press for its parent, to whose thread the socket leads."""
+    presses = ref()
+    if presses is not None and signal.getsignal(signal.SIGINT) == presses.handle:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)

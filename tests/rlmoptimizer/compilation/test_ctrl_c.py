@@ -173,6 +173,56 @@ say(signal.set_wakeup_fd(-1) == theirs.fileno())
     assert lines(body) == ["True", "True"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_signal_that_only_a_forked_child_gets_is_no_press() -> None:
+    body = """
+ready, tell = os.pipe()
+with ctrl_c.prompt_ctrl_c():
+    child = os.fork()
+    if not child:
+        try:
+            os.write(tell, b"x")
+            while True: time.sleep(60)
+        except KeyboardInterrupt: os._exit(3)
+    os.read(ready, 1)
+    os.kill(child, signal.SIGINT)
+    say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    try: say(threading.Event().wait(1.0))
+    except KeyboardInterrupt: say("raised")
+"""
+    assert lines(body) == ["3", "False"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_forked_child_that_leaves_the_block_takes_nothing_from_its_parent() -> None:
+    body = """
+with ctrl_c.prompt_ctrl_c():
+    child = os.fork()
+    if child:
+        say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        try:
+            threading.Timer(0.1, other_thread_takes_it).start()
+            threading.Event().wait()
+        except KeyboardInterrupt: say("raised")
+if not child: os._exit(5 if signal.getsignal(signal.SIGINT) is signal.default_int_handler else 6)
+"""
+    assert lines(body) == ["5", "raised"]
+
+
+def test_a_wake_up_descriptor_that_was_closed_meanwhile_is_not_set_again() -> None:
+    body = """
+import socket
+mine, theirs = socket.socketpair()
+theirs.setblocking(False)
+signal.set_wakeup_fd(theirs.fileno())
+with ctrl_c.prompt_ctrl_c(): theirs.close()
+say(signal.set_wakeup_fd(-1))
+say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+say(threading.active_count())
+"""
+    assert lines(body) == ["-1", "True", "1"]
+
+
 def test_a_handler_of_the_program_itself_stays() -> None:
     def own(number: int, frame: object) -> None: ...
 
