@@ -34,14 +34,15 @@ def copy_of(value: _T) -> _T:
         if quick is not None:
             return quick
     try:
-        return deep_copy(value, {})
+        return deep_copy(value, {}, opens_objects=True)
     except Exception:  # noqa: BLE001 - any object may refuse to be copied, in its own way
         return value
 
 
-def deep_copy(value: _T, memo: dict[int, Any]) -> _T:
+def deep_copy(value: _T, memo: dict[int, Any], *, opens_objects: bool = False) -> _T:
     """A deep copy that shares what is in `memo`, by id, and what cannot be copied and is no container.
 
+    `opens_objects`: of an object that cannot be copied only those attributes are shared that cannot be copied.
     Raises whatever a container raises that refuses even so. `memo` has every part's copy in the end.
     """
     shared = dict(memo)
@@ -49,7 +50,7 @@ def deep_copy(value: _T, memo: dict[int, Any]) -> _T:
         return copy.deepcopy(value, memo)
     except Exception:  # noqa: BLE001 - see above
         memo.clear()
-        memo.update(shared | {id(part): part for part in _uncopyable(value, shared)})
+        memo.update(shared | {id(part): part for part in _uncopyable(value, shared, opens_objects)})
         return copy.deepcopy(value, memo)
 
 
@@ -71,7 +72,7 @@ def _flat_copy(value: Any) -> Any:
     return made
 
 
-def _uncopyable(value: Any, shared: Mapping[int, Any]) -> Iterator[Any]:
+def _uncopyable(value: Any, shared: Mapping[int, Any], opens_objects: bool) -> Iterator[Any]:
     """The parts of containers, modules and records in `value` that cannot be copied."""
     seen: set[int] = set(shared)
     waiting = [value]
@@ -83,11 +84,20 @@ def _uncopyable(value: Any, shared: Mapping[int, Any]) -> Iterator[Any]:
         if isinstance(part, BaseModule | dspy.Example):  # dspy.Prediction too
             waiting.extend(item for name, item in vars(part).items() if name not in RECORDS)
         elif isinstance(part, dict):
-            waiting.extend(cast("dict[Any, Any]", part).values())
-        elif isinstance(part, list | tuple | set):
+            waiting.extend(side for item in cast("dict[Any, Any]", part).items() for side in item)
+        elif isinstance(part, list | tuple | set | frozenset):
             waiting.extend(cast("list[Any]", part))
-        else:
-            try:
-                copy.deepcopy(part, dict(shared))
-            except Exception:  # noqa: BLE001 - see above
+        elif not _copies(part, shared):
+            inner = getattr(part, "__dict__", {}).values() if opens_objects else ()
+            if refusing := [each for each in inner if not _copies(each, shared)]:
+                waiting.extend(refusing)
+            else:
                 yield part
+
+
+def _copies(value: Any, shared: Mapping[int, Any]) -> bool:
+    try:
+        copy.deepcopy(value, dict(shared))
+    except Exception:  # noqa: BLE001 - see above
+        return False
+    return True

@@ -482,6 +482,31 @@ def test_what_cannot_be_copied_is_shared_and_the_rest_is_not() -> None:
     assert rows[0].example.answer[1] == ["A"]
 
 
+def test_what_cannot_be_copied_in_an_object_is_shared_and_the_object_is_not() -> None:
+    class Document:
+        def __init__(self) -> None:
+            self.texts = ["a"]
+            self.lock = threading.Lock()
+
+    document = Document()
+    rows = rows_of(document, answer={document: "A"})
+
+    def function(question: Any) -> Any:
+        question.texts.append("by the program")
+        return dspy.Prediction(answer=question)
+
+    def metric(example: Any, prediction: Any) -> float:
+        example.question.texts.append("by the metric")
+        for key in example.answer:
+            key.texts.append("by the metric")
+        assert example.question.lock is prediction.answer.lock is document.lock
+        return 1.0
+
+    (result,) = score(Scripted(function), rows, metric=metric)
+    assert result.error is None
+    assert document.texts == ["a"]
+
+
 def test_a_metric_that_wants_the_steps_gets_them_as_they_were_and_to_keep() -> None:
     seen: list[Any] = []
 
