@@ -1,4 +1,4 @@
-"""What the agent is told of the place where its code runs. Knows what was asked for and what is in force, not DSPy.
+"""What the agent is told of the place where its code runs.
 
 It becomes part of a prompt: short, the same for the same options on the same machine, and true, so that no turn is
 wasted on what cannot be.

@@ -1,4 +1,4 @@
-"""What the agent reads of a cell's outcome. Knows no DSPy, and of a kernel only what the outcome holds."""
+"""What the agent reads of a cell's outcome."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Files of a session: its directory, the checkpoint kept in it, and the sessions of this user."""
+"""Files of a session: its directory, the checkpoint kept in it, and the sessions of this user. Knows no process."""

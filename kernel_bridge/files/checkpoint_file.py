@@ -1,6 +1,6 @@
 """The checkpoint file: a session's last namespace in a place of the caller's, for a session of another process.
 
-Knows files, not what is in a checkpoint: only kernels read or load that. The kernel writes into two files of its own,
+Only kernels read or load what is in it. The kernel writes into two files of its own,
 and the host copies from there: through a descriptor of a plain file with no other name, at most so many bytes, to a
 new file that replaces the old one at once. So nothing that the kernel's code does to its files reaches another place.
 """

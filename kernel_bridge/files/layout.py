@@ -1,4 +1,4 @@
-"""Where a kernel's files are, outside for the host and inside for the kernel. Paths only; makes nothing."""
+"""Where a kernel's files are, outside for the host and inside for the kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files and directories whose modes do not depend on the mask that a host has set. Knows nothing of what they hold."""
+"""Files and directories whose modes do not depend on the mask that a host has set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session's directory: 0700, with a short path, because a unix socket's path holds about 107 bytes. Knows no process.
+"""A session's directory: 0700, with a short path, because a unix socket's path holds about 107 bytes.
 
 It holds the connection file, the sockets of each kernel that the session has had, the scratch directory, what outlives
 a kernel, and `session.json`, by which other processes of the same user find it.

@@ -1,4 +1,4 @@
-"""The descriptors 0, 1 and 2, which a daemon may have closed. Knows nothing of what is opened."""
+"""The descriptors 0, 1 and 2, which a daemon may have closed."""
 
 from __future__ import annotations
 

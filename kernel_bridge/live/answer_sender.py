@@ -1,4 +1,4 @@
-"""The sender of answers: one after the other onto the socket on which a kernel waits for them. Knows no tools."""
+"""The sender of answers: one after the other onto the socket on which a kernel waits for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runner of calls: a message of a kernel in, its answer out. Knows no sockets; runs on whatever thread calls it."""
+"""The runner of calls: a message of a kernel in, its answer out. Runs on whatever thread calls it."""
 
 from __future__ import annotations
 

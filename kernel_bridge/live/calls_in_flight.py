@@ -1,4 +1,4 @@
-"""The calls in flight on a tool channel, and the bytes that they and their answers take. Knows no sockets."""
+"""The calls in flight on a tool channel, and the bytes that they and their answers take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clock of a cell: how much of its time was its own. Knows no sockets; it is told when calls begin and end.
+"""The clock of a cell: how much of its time was its own.
 
 The thread that runs the cell asks, the threads of the tool server tell, all at once: one lock guards all that is here.
 """

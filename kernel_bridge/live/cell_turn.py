@@ -1,4 +1,4 @@
-"""The turn to run a cell in a session: one thread has it at a time. Knows no kernel."""
+"""The turn to run a cell in a session: one thread has it at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A live kernel: its process, its channels, and the wait for a cell's answer. Knows no successor.
+"""A live kernel: its process, its channels, and the wait for a cell's answer.
 
 One thread at a time may call it, but for `interrupt`.
 """

@@ -1,4 +1,4 @@
-"""A kernel's replies: what it claims about a cell, checked, bounded, and made an outcome. Knows no sockets.
+"""A kernel's replies: what it claims about a cell, checked, bounded, and made an outcome.
 
 The agent's code can write anything into them: types are checked, texts cut to their limits, nothing else believed.
 """

@@ -1,4 +1,4 @@
-"""Requests: what goes to a kernel for one cell. No sockets."""
+"""Requests: what goes to a kernel for one cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which variables a kernel has already: a value is encoded and sent again only when it changed. No sockets."""
+"""Which variables a kernel has already: a value is encoded and sent again only when it changed."""
 
 from __future__ import annotations
 

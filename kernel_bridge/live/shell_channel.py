@@ -1,4 +1,4 @@
-"""The shell channel of one kernel: requests out, the reply to the last one in. Knows no process and no time."""
+"""The shell channel of one kernel: requests out, the reply to the last one in."""
 
 from __future__ import annotations
 

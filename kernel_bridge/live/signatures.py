@@ -1,4 +1,4 @@
-"""The signature of a function, read alike on every Python. Knows only `inspect`."""
+"""The signature of a function, read alike on every Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The start of a kernel, from its launch to its first sign of life. Knows no cells."""
+"""The start of a kernel, from its launch to its first sign of life."""
 
 from __future__ import annotations
 

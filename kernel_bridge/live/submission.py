@@ -1,4 +1,4 @@
-"""The submission of a cell: at most one, accepted while the cell runs. Knows no sockets."""
+"""The submission of a cell: at most one, accepted while the cell runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dispatcher: a tool's name and arguments in, its result out. No sockets; runs on whatever thread calls it."""
+"""The dispatcher: a tool's name and arguments in, its result out. Runs on whatever thread calls it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tool server: the socket loop of the host's end of the tool channel. What a call does, the runner knows.
+"""The tool server: the socket loop of the host's end of the tool channel.
 
 A few threads take turns at reading. The one that reads a call runs it and sends the answer itself, while the next
 takes over the reading, so that a call costs one wake-up and slow tools never hold up others. At most

@@ -1,4 +1,4 @@
-"""ZMTP: the host's end of one ZeroMQ connection to a kernel, on a plain stream socket. Knows frames, not their sense.
+"""ZMTP: the host's end of one ZeroMQ connection to a kernel, on a plain stream socket.
 
 The kernel binds a libzmq socket; but once the agent's code runs, anything may speak at that end. libzmq on this side
 would gather the frames of a message that never ends in the host's memory, would connect again, after a disconnect, to

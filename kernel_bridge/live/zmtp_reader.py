@@ -1,4 +1,4 @@
-"""ZMTP 3.0 as bytes: a handshake and messages out of what was read, within bounds. Knows no sockets."""
+"""ZMTP 3.0 as bytes: a handshake and messages out of what was read, within bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a kernel listens: its addresses, the connection file, the kernel's own copy of it. Knows no process."""
+"""Where a kernel listens: its addresses, the connection file, the kernel's own copy of it."""
 
 from __future__ import annotations
 

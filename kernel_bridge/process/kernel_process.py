@@ -1,4 +1,4 @@
-"""The kernel's process and its guardian, from the launch to the last descendant's end. Knows no cells."""
+"""The kernel's process and its guardian, from the launch to the last descendant's end."""
 
 from __future__ import annotations
 

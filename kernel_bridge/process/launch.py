@@ -1,4 +1,4 @@
-"""A kernel's launch: its plan, its configuration, the files handed over and the command. Knows no process that runs."""
+"""A kernel's launch: its plan, its configuration, the files handed over and the command."""
 
 from __future__ import annotations
 

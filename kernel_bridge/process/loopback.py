@@ -1,4 +1,4 @@
-"""A listener on the loopback interface that takes one kernel's connection. Knows the handshake, not what follows it.
+"""A listener on the loopback interface that takes one kernel's connection.
 
 Every user of the machine can connect to it, so it takes only who says the connection's key, by ZMTP's PLAIN mechanism.
 The host listens and the kernel connects: the port is the host's all the time, so the key is told to nobody else.

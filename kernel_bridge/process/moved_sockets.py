@@ -1,4 +1,4 @@
-"""The sockets of a kernel, moved to where only the host can put anything. Knows files, not messages.
+"""The sockets of a kernel, moved to where only the host can put anything.
 
 A kernel binds its sockets in a directory that the agent's code can write to, and connecting follows a symbolic link:
 by one, a host that connects again could be sent to any socket of the machine, another session's too. So the host moves

@@ -1,4 +1,4 @@
-"""What processes take of memory and descriptors, read from /proc. Linux only. Knows no limits.
+"""What processes take of memory and descriptors, read from /proc. Linux only.
 
 A process is looked at through its tasks, not through its first one alone: that one may have ended while others live,
 and then tells of no memory and no files; and another task may have descriptors of its own.

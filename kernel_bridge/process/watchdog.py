@@ -1,4 +1,4 @@
-"""The watchdog, which kills a kernel whose processes together use more than they may. Knows no cells.
+"""The watchdog, which kills a kernel whose processes together use more than they may.
 
 Resource limits bound each process by itself; only the sum bounds what a kernel with many processes takes. Linux only;
 elsewhere it does nothing.

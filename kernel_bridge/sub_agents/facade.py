@@ -1,4 +1,4 @@
-"""The guard of DSPy's facade: what a kernel's code may ask of it. Knows no DSPy but the facade's own shape.
+"""The guard of DSPy's facade: what a kernel's code may ask of it.
 
 DSPy's modules put two tools into an interpreter, by which `import dspy` in generated code builds predictors on the
 host and calls them. What comes with such a call is the kernel's text. It reaches DSPy only as what is made here of it:

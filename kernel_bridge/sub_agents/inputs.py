@@ -1,4 +1,4 @@
-"""The inputs of a sub-agent: plain values, copied, with all texts cleaned. Knows no DSPy."""
+"""The inputs of a sub-agent: plain values, copied, with all texts cleaned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of sub-agents that a kernel may build, and what each may be built with. Knows no DSPy."""
+"""The kinds of sub-agents that a kernel may build, and what each may be built with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pool of threads that nobody has to wait for at the end of the process. Knows nothing of what it runs.
+"""A pool of threads that nobody has to wait for at the end of the process.
 
 `concurrent.futures.ThreadPoolExecutor` keeps a process from ending until every thread is done, so one Ctrl-C would not
 end a script whose LM has not answered yet.

@@ -1,4 +1,4 @@
-"""One event loop on a thread of its own, for async tools, programs and metrics. Knows nothing of them.
+"""One event loop on a thread of its own, for async tools, programs and metrics.
 
 One loop for all of an owner's, because clients, locks and semaphores belong to the loop that used them first.
 """

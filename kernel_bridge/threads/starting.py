@@ -1,4 +1,4 @@
-"""Threads that may not be to be had. Knows nothing of what they do."""
+"""Starts threads, and says clearly when the system has none left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for descriptors of any number, on any platform, and waking the thread that waits. Knows no protocol."""
+"""Waiting for descriptors of any number, on any platform, and waking the thread that waits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The codec: values to bytes and back, within the limits of a session. Knows no messages."""
+"""The codec: values to bytes and back, within the limits of a session."""
 
 # Values of any type are looked at here by their run-time type.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false

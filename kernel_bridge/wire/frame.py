@@ -1,4 +1,4 @@
-"""A frame as it arrives: what the value in it would be, counted before anything of it is built. Knows no limits."""
+"""A frame as it arrives: what the value in it would be, counted before anything of it is built."""
 
 from __future__ import annotations
 

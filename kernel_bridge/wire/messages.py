@@ -1,4 +1,4 @@
-"""The six messages: the head frame of each, written and read. Knows no values."""
+"""The six messages: the head frame of each, written and read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values: the wire's own types, and how others are turned into them or refused. Knows bytes only of extensions."""
+"""Values: the wire's own types, and how others are turned into them or refused."""
 
 # Values of any type are looked at here by their run-time type.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false

@@ -1,4 +1,4 @@
-"""The agent: its signature and prompt, the `dspy.RLM` that it is, and what it leaves behind. Knows no budget rules.
+"""The agent: its signature and prompt, the `dspy.RLM` that it is, and what it leaves behind.
 
 `dspy.RLM` is extended at the few places where it lets one in: how sub-LM prompts are counted, how tools look to the
 model, and what happens between turns. A test holds each of them against the installed DSPy.

@@ -1,4 +1,4 @@
-"""What the agent is told about its task at the start. Knows the program's outside, nothing of any example."""
+"""What the agent is told about its task at the start."""
 
 # DSPy ships no type information.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false

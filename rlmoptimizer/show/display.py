@@ -1,4 +1,4 @@
-"""What a person sees of a compile, on stderr. Knows events only.
+"""What a person sees of a compile, on stderr.
 
 Every evaluation has its progress, with the running score and the time left: a live bar on a terminal, one line that is
 rewritten in a notebook, a few plain lines elsewhere. When nothing has come for long, a line says what is waited for.

@@ -1,4 +1,4 @@
-"""Seeds: numbers that look random and are the same wherever the same thing is drawn. Knows nothing of what is drawn."""
+"""Seeds: numbers that look random and are the same wherever the same thing is drawn."""
 
 from __future__ import annotations
 
