@@ -9,7 +9,7 @@ __all__ = ["start_thread"]
 
 
 def start_thread(thread: threading.Thread) -> None:
-    """Start a thread. Raises: OSError, as for a process, where Python raises a RuntimeError of no kind."""
+    """Start a thread. Raises: OSError when the system has none left, for which Python raises a bare RuntimeError."""
     try:
         thread.start()
     except RuntimeError as error:

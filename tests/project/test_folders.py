@@ -1,0 +1,57 @@
+"""The folders are the architecture: each imports only what stands below it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# From the top down. A part imports only parts that come after it, so there can be no circle.
+PARTS = {
+    "rlmoptimizer": [
+        "__init__", "optimizer", "compilation", "agent", "evaluation", "task", "store", "show", "settings", "lms",
+        "spending", "events", "prompts", "records", "errors", "text",
+    ],
+    "kernel_bridge": [
+        "__init__", "__main__", "console", "interpreter", "session", "sub_agents", "agent_text", "live", "process",
+        "options", "confine", "files", "threads", "inside", "wire", "cells", "errors", "text",
+    ],
+}  # fmt: skip
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules that a file imports, with the names taken from them."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("package", PARTS)
+def test_each_part_imports_only_what_stands_below_it(package: str, project_root: Path) -> None:
+    order = PARTS[package]
+    found: set[str] = set()
+    for path in (project_root / package).rglob("*.py"):
+        part = path.relative_to(project_root / package).parts[0].removesuffix(".py")
+        found.add(part)
+        for name in imports(path):
+            top, _, rest = name.partition(".")
+            below = rest.partition(".")[0]
+            if top == package and below != part and below in order:
+                assert order.index(part) < order.index(below), f"{path} imports {name}"
+    assert found == set(order)
+
+
+def test_the_kernels_package_knows_nothing_of_the_optimizer(project_root: Path) -> None:
+    for path in (project_root / "kernel_bridge").rglob("*.py"):
+        assert [name for name in imports(path) if name.startswith("rlmoptimizer")] == [], path
+
+
+def test_only_the_interpreter_of_the_kernels_package_imports_dspy(project_root: Path) -> None:
+    files = (project_root / "kernel_bridge").rglob("*.py")
+    with_dspy = [path.name for path in files if any(name.split(".")[0] == "dspy" for name in imports(path))]
+    assert with_dspy == ["interpreter.py"]
