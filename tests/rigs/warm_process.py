@@ -73,6 +73,17 @@ def _become(asked: dict[str, Any], streams: tuple[int, ...]) -> None:
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = open(  # noqa: SIM115 - for the life of the process
+            number,
+            "w" if number else "r",
+            buffering=1 if number == 2 or os.isatty(number) else -1,
+            encoding="utf-8",
+            errors="backslashreplace" if number == 2 else "strict",
+            closefd=False,
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
     if asked["new_session"]:
         os.setsid()
     os.environ.clear()
