@@ -34,7 +34,7 @@ from kernel_bridge.live.bindings import check_names, checked_fields, checked_too
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
 from kernel_bridge.options import Limits, refuse_unless
 from kernel_bridge.session import KernelSession
-from kernel_bridge.sub_agents.facade import FacadeGuard
+from kernel_bridge.sub_agents.facade_guard import FacadeGuard
 from kernel_bridge.sub_agents.quota import Quota
 from kernel_bridge.sub_agents.signature_text import SignatureText
 from kernel_bridge.text import error_text, traceback_shown

@@ -24,11 +24,11 @@ from kernel_bridge.text import make_showable, printable_line
 from rlmoptimizer.compilation.compilation import compiled
 from rlmoptimizer.compilation.ctrl_c import prompt_ctrl_c
 from rlmoptimizer.compilation.result import Outcome, finished_program, stored_best_program
-from rlmoptimizer.compilation.resume import open_store, resume_line, resume_note, resumed_line
+from rlmoptimizer.compilation.resume import found_line, how_to_resume_line, how_to_resume_note, open_store
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.compilation.setup_record import describe_setup
 from rlmoptimizer.errors import CostLimitReached, InvalidSetup, add_note, notes_of
-from rlmoptimizer.lms.failures import failure_line, shortened
+from rlmoptimizer.lms.failures import failure_line, without_traceback
 from rlmoptimizer.settings import Settings, a_bool, a_directory
 from rlmoptimizer.show.log_lines import printable_logs
 from rlmoptimizer.store.run_store import RunStore
@@ -182,7 +182,7 @@ class RLMDocstringOptimizer(Teleprompter):
             if failure_line(error) is None:
                 raise
             logger.debug("An LM was not available", exc_info=True)
-            failed = shortened(error)
+            failed = without_traceback(error)
         raise failed
 
     @staticmethod
@@ -215,7 +215,7 @@ def _compiled(setup: Setup, *, resume: bool) -> dspy.Module:
         store = stack.enter_context(open_store(directory, recorded, resume=resume))
         opened.append(store)
         if resume:
-            _say(printable_line(resumed_line(store)))
+            _say(printable_line(found_line(store)))
         namespace = None if kept_in is None else store.path.with_suffix(".namespace")
         outcome = Outcome.of(store)
         if outcome is not None:
@@ -247,8 +247,8 @@ def _saying_how_to_go_on(*, kept: bool) -> Generator[list[StoreReader]]:
             for note in notes_of(error):  # Python 3.10 would print none
                 _say(printable_line(f"{type(error).__name__}: {note}"))
         if kept and opened and not isinstance(error, (InvalidSetup, CostLimitReached)):
-            _say(resume_line(opened[0].path, error))
-            add_note(error, resume_note(opened[0].path))
+            _say(how_to_resume_line(opened[0].path, error))
+            add_note(error, how_to_resume_note(opened[0].path))
         raise
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kernel_bridge.confine import Confinement, ConfinementReport, foresee
+from kernel_bridge.confine import Confinement, ConfinementReport, expected_report
 from kernel_bridge.options import SessionOptions
 
 __all__ = ["execution_instructions"]
@@ -29,7 +29,7 @@ def execution_instructions(options: SessionOptions) -> str:
     Raises:
         StartupFailed: what the machine gives could not be found out now.
     """
-    allowed, report = foresee(options.confinement, options.runtime_dir)
+    allowed, report = expected_report(options.confinement, options.runtime_dir)
     limits = options.limits
     return " ".join(
         [

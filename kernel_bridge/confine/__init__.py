@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from kernel_bridge.confine.guarantees import GUARANTEES, Confinement, limits_asked
 from kernel_bridge.confine.launch_plan import LaunchPlan
-from kernel_bridge.confine.probing import foresee, probe, resolve
+from kernel_bridge.confine.probing import expected_report, probe, resolve
 from kernel_bridge.confine.report import ConfinementReport, Probe
 from kernel_bridge.confine.tiers import TIERS, plan_launch
 
@@ -20,7 +20,7 @@ __all__ = [
     "ConfinementReport",
     "LaunchPlan",
     "Probe",
-    "foresee",
+    "expected_report",
     "limits_asked",
     "plan_launch",
     "probe",

@@ -16,7 +16,7 @@ from kernel_bridge.confine.tiers import TIERS
 from kernel_bridge.confine.trial import why_refused
 from kernel_bridge.errors import ConfinementUnavailable, StartupFailed, is_transient, what_to_do
 
-__all__ = ["foresee", "probe", "probed", "resolve"]
+__all__ = ["expected_report", "probe", "probed", "resolve"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def resolve(
         StartupFailed: what the machine gives could not be found out now.
         ValueError: `asked` is none of these.
     """
-    limits, report = foresee(asked, root)
+    limits, report = expected_report(asked, root)
     unmet = {name: report.missing[name] for name in GUARANTEES if name in limits.require and name in report.missing}
     if unmet:
         raise ConfinementUnavailable(unmet)
@@ -103,7 +103,7 @@ def resolve(
     return limits, report.tier or PLAIN.letter, report
 
 
-def foresee(
+def expected_report(
     asked: str | Confinement | frozenset[str] | set[str], root: Path | None = None
 ) -> tuple[Confinement, ConfinementReport]:
     """The limits, and what will be in force where what must hold does hold.

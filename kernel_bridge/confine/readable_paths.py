@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kernel_bridge.confine.guarantees import Confinement
-from kernel_bridge.confine.trial_program import ask
+from kernel_bridge.confine.trial_program import run_and_read
 from kernel_bridge.errors import TransientError
 
 __all__ = [
@@ -106,7 +106,7 @@ def python_paths(python: str) -> tuple[str, ...]:
     if python != sys.executable:  # as the kernel will have it
         for name in ("PYTHONHOME", "PYTHONPATH"):
             env.pop(name, None)
-    ended = ask([python, "-c", _ASK], seconds=_ASK_SECONDS, cwd="/", env=env, answers=True)
+    ended = run_and_read([python, "-c", _ASK], seconds=_ASK_SECONDS, cwd="/", env=env, answers=True)
     try:
         facts = json.loads(ended.answer)
     except ValueError:

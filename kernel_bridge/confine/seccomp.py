@@ -10,11 +10,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["ARCHITECTURES", "REFUSED", "REFUSED_SAME_USER", "REFUSED_UNFENCED", "Refused", "filter_for"]
+__all__ = ["ARCHITECTURES", "REFUSED", "REFUSED_SAME_USER", "REFUSED_UNFENCED", "RefusedCall", "filter_for"]
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedCall:
     """One system call that is refused."""
 
     name: str
@@ -24,17 +24,17 @@ class Refused:
     reason: str
 
 
-def _group(reason: str, calls: str, *, error: int = errno.EPERM) -> list[Refused]:
+def _group(reason: str, calls: str, *, error: int = errno.EPERM) -> list[RefusedCall]:
     """Calls with one reason, each as its name and its numbers on x86_64 and aarch64; -: it does not exist there."""
     rows = (call.split() for call in calls.split(", "))
-    return [Refused(name, _number(x86_64), _number(aarch64), error, reason) for name, x86_64, aarch64 in rows]
+    return [RefusedCall(name, _number(x86_64), _number(aarch64), error, reason) for name, x86_64, aarch64 in rows]
 
 
 def _number(text: str) -> int | None:
     return None if text == "-" else int(text)
 
 
-REFUSED: Sequence[Refused] = (
+REFUSED: Sequence[RefusedCall] = (
     *_group(
         "reads or changes the memory, registers or descriptors of other processes",
         "ptrace 101 117, process_vm_readv 310 270, process_vm_writev 311 271, process_madvise 440 440, "
@@ -126,13 +126,13 @@ REFUSED: Sequence[Refused] = (
 )
 """Every call that is refused whatever its arguments; `filter_for` adds the few that depend on them."""
 
-REFUSED_UNFENCED: Sequence[Refused] = _group(
+REFUSED_UNFENCED: Sequence[RefusedCall] = _group(
     "can send descriptors, and nobody can find a nameless file on its way through a socket",
     "sendmsg 46 211, sendmmsg 307 269",
 )
 """What is refused besides, where the kernel writes to the host's file system."""
 
-REFUSED_SAME_USER: Sequence[Refused] = _group(
+REFUSED_SAME_USER: Sequence[RefusedCall] = _group(
     "changes modes, owners, times and attributes of any of the user's files; Landlock has no rule for it",
     "chmod 90 -, fchmod 91 52, fchmodat 268 53, fchmodat2 452 452, chown 92 -, lchown 94 -, fchown 93 55, "
     "fchownat 260 54, utime 132 -, utimes 235 -, futimesat 261 -, utimensat 280 88, removexattr 197 14, "

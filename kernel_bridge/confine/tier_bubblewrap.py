@@ -28,7 +28,7 @@ from kernel_bridge.confine.seccomp import ARCHITECTURES
 from kernel_bridge.confine.tier import Tier
 from kernel_bridge.confine.tier_landlock import new_user
 from kernel_bridge.confine.tier_plain import plain_guarantees
-from kernel_bridge.confine.trial_program import ask
+from kernel_bridge.confine.trial_program import run_and_read
 from kernel_bridge.errors import TransientError, is_transient, says_transient
 from kernel_bridge.files.layout import Layout
 from kernel_bridge.inside.seal import landlock_abi
@@ -87,7 +87,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 def _version(path: str) -> tuple[int, ...]:
     """A bubblewrap's version; (): it does not say one. Raises: TransientError."""
     try:
-        ended = ask([path, "--version"], seconds=_VERSION_SECONDS)
+        ended = run_and_read([path, "--version"], seconds=_VERSION_SECONDS)
     except OSError as error:
         if is_transient(error):
             raise

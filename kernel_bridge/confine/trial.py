@@ -11,7 +11,7 @@ from kernel_bridge.confine.guarantees import Confinement
 from kernel_bridge.confine.launch_plan import guard_command, prepare_files, write_guard
 from kernel_bridge.confine.tier import Tier
 from kernel_bridge.confine.tier_plain import PLAIN
-from kernel_bridge.confine.trial_program import Answer, ask
+from kernel_bridge.confine.trial_program import Answer, run_and_read
 from kernel_bridge.errors import TransientError, says_transient
 from kernel_bridge.files.layout import TRANSCRIPT, Layout
 from kernel_bridge.files.private_files import make_file
@@ -50,7 +50,7 @@ def _try(tier: Tier, root: Path | None) -> str | None:
         prepare_files(plan, layout)
         if plan.owner is not None:
             directory.let_pass()
-        ended = ask(
+        ended = run_and_read(
             guard_command(write_guard(plan, layout, None)),
             seconds=_TRIAL_SECONDS,
             begins_fresh=True,

@@ -20,7 +20,7 @@ from kernel_bridge.confine.launch_plan import guard_command
 from kernel_bridge.errors import TransientError, is_transient
 from kernel_bridge.files.standard_descriptors import occupy_standard_files
 
-__all__ = ["Answer", "ask"]
+__all__ = ["Answer", "run_and_read"]
 
 _TRIES = 5
 
@@ -48,7 +48,7 @@ class Answer:
         return said[-1][:300] if said else ""
 
 
-def ask(
+def run_and_read(
     command: Sequence[str],
     *,
     seconds: float,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from kernel_bridge.files.private_files import open_new
-from kernel_bridge.inside.slots import Slot, newest, open_slot, skip_head, slot_paths, write_at_start
+from kernel_bridge.inside.checkpoint_slots import Slot, newest, open_slot, skip_head, slot_paths, write_at_start
 from kernel_bridge.threads.starting import start_thread
 
 __all__ = ["CheckpointKeeper", "FetchedCheckpoint", "fetch_checkpoint"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernel_bridge.inside.slots import slot_paths
+from kernel_bridge.inside.checkpoint_slots import slot_paths
 
 __all__ = ["CHECKPOINT", "INTERRUPT", "PROGRESS", "TRANSCRIPT", "Layout"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kernel_bridge.files.session_directory import remove_nameless, runtime_root
 from kernel_bridge.files.session_facts import FACTS, read_facts
-from kernel_bridge.inside.removal import remove_tree
+from kernel_bridge.inside.tree_removal import remove_tree
 
 __all__ = ["LiveSession", "live_sessions", "sweep"]
 

@@ -20,8 +20,8 @@ from kernel_bridge.errors import StartupFailed, what_to_do
 from kernel_bridge.files.layout import CHECKPOINT, Layout
 from kernel_bridge.files.private_files import make_directory, open_new
 from kernel_bridge.files.session_facts import FACTS, write_facts
-from kernel_bridge.inside.removal import remove_tree
-from kernel_bridge.inside.slots import slot_paths
+from kernel_bridge.inside.checkpoint_slots import slot_paths
+from kernel_bridge.inside.tree_removal import remove_tree
 
 __all__ = ["SessionDirectory", "remove_nameless", "runtime_root"]
 

@@ -28,12 +28,12 @@ from typing import Any
 import msgspec
 
 from kernel_bridge.inside import KEEPING, KEPT
+from kernel_bridge.inside.bounded_call import OutOfTime, call_within
+from kernel_bridge.inside.checkpoint_slots import Slot, digest_of, mark_slot, newest, read_slot, write_slot
 from kernel_bridge.inside.launch_config import CheckpointConfig
-from kernel_bridge.inside.loading import load_names
 from kernel_bridge.inside.pickling import Pickling, TooLarge
-from kernel_bridge.inside.slots import Slot, digest_of, mark_slot, newest, read_slot, write_slot
-from kernel_bridge.inside.time_limit import OutOfTime, call_within
 from kernel_bridge.inside.tracebacks import in_brief
+from kernel_bridge.inside.unpickling import load_names
 
 __all__ = ["Checkpoint", "NamespaceKeeper"]
 

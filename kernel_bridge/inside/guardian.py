@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 
-from kernel_bridge.inside.removal import remove_tree
+from kernel_bridge.inside.tree_removal import remove_tree
 
 TYPE_CHECKING = False  # importing `typing` costs more than all else here, at every start
 if TYPE_CHECKING:

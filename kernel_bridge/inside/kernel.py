@@ -36,12 +36,12 @@ from kernel_bridge.inside.launch_config import LaunchConfig
 from kernel_bridge.inside.namespace import Namespace
 from kernel_bridge.inside.pickling import Pickling
 from kernel_bridge.inside.process_state import ProcessState
+from kernel_bridge.inside.refused_builtins import NoInput, answer_debuggers, answer_second_loops, nothing_typed
 from kernel_bridge.inside.shell import BridgeShell
 from kernel_bridge.inside.streams import StandardStreams
 from kernel_bridge.inside.stubs import Binding
 from kernel_bridge.inside.tracebacks import CELL_PREFIX, name_cell
 from kernel_bridge.inside.transcript import Transcript, sendable
-from kernel_bridge.inside.unavailable import NoInput, answer_debuggers, answer_second_loops, nothing_typed
 from kernel_bridge.wire import Foreign, fitting_ready
 
 _INPUT = builtins.input  # while a cell runs, ipykernel has its own in this place

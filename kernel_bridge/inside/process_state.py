@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kernel_bridge.inside.interrupts import Interrupts
-from kernel_bridge.inside.memory import MemoryRoom
+from kernel_bridge.inside.memory_reserve import MemoryRoom
 from kernel_bridge.inside.streams import StandardStreams
 from kernel_bridge.inside.stubs import Submitted
 from kernel_bridge.inside.tracebacks import describe_failure

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
-from kernel_bridge.inside.time_limit import call_within
+from kernel_bridge.inside.bounded_call import call_within
 from kernel_bridge.inside.transcript import sendable
 
 __all__ = ["CELL_PREFIX", "clip", "describe_failure", "in_brief", "is_of_cell", "name_cell"]

@@ -13,7 +13,7 @@ from kernel_bridge.files.layout import Layout
 from kernel_bridge.files.private_files import make_file
 from kernel_bridge.files.session_directory import SessionDirectory
 from kernel_bridge.process.loopback import Endpoint, LoopbackListener
-from kernel_bridge.process.moved_sockets import MovedSockets
+from kernel_bridge.process.protected_sockets import ProtectedSockets
 
 __all__ = ["Connection"]
 
@@ -26,7 +26,7 @@ class Connection:
     inside_file: str  # the connection file that the kernel reads
     endpoints: tuple[Endpoint, Endpoint]  # of the tool channel, for calls and for replies
     inside_urls: tuple[str, str]  # the same, as the kernel sees them
-    moved_sockets: MovedSockets | None  # must be moved before the host can connect; None: nothing must
+    moved_sockets: ProtectedSockets | None  # must be moved before the host can connect; None: nothing must
     files: tuple[Path, Path]  # the connection file, and the kernel's own
 
     @staticmethod
@@ -39,7 +39,7 @@ class Connection:
             inside_urls = tuple(f"ipc://{inside.sockets}/{name}" for name in _TOOL_SOCKETS)
             ips = str(directory.host_sockets / "s"), str(inside.sockets / "s")
             needed = (*reversed(_TOOL_SOCKETS), "s-1")
-            moved = MovedSockets(layout.sockets, directory.host_sockets, needed, _CONSOLE_SOCKETS)
+            moved = ProtectedSockets(layout.sockets, directory.host_sockets, needed, _CONSOLE_SOCKETS)
         else:
             # The kernel chooses its own ports, so that nobody can be there before it. They are learned when it has said
             # through the tool channel, which only it can, that it is ready.

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from kernel_bridge.errors import SubAgentError
 
-__all__ = ["KINDS", "Kind", "checked_kind", "checked_options", "signature_parts"]
+__all__ = ["KINDS", "SubAgentKind", "checked_kind", "checked_options", "signature_parts"]
 
 MOST_INSTRUCTIONS: Final = 65_536  # characters
 _SIGNATURE_MARK: Final = "__dspy_sig__"
@@ -40,7 +40,7 @@ _LM_OPTIONS: Final[Mapping[str, _Check]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class SubAgentKind:
     """One of DSPy's modules, as a sub-agent."""
 
     options: Mapping[str, _Check]  # arguments of its constructor
@@ -54,16 +54,16 @@ _STEPS: Final = {"max_iters": _whole(1, 50)}
 _AGENT_NAMES: Final = frozenset({"max_iters", "trajectory", "next_thought", "next_tool_name", "next_tool_args"})
 _CODE_NAMES: Final = frozenset({"max_iters", "interpreter", "trajectory", "generated_code", "finished", "reasoning"})
 
-KINDS: Final[Mapping[str, Kind]] = {
-    "Predict": Kind(_LM_OPTIONS),
-    "ChainOfThought": Kind(_LM_OPTIONS, also_returns=("reasoning",), taken=frozenset({"reasoning"})),
-    "ReAct": Kind(_STEPS, takes_tools=True, taken=_AGENT_NAMES | {"reasoning"}),
-    "ReActV2": Kind(
+KINDS: Final[Mapping[str, SubAgentKind]] = {
+    "Predict": SubAgentKind(_LM_OPTIONS),
+    "ChainOfThought": SubAgentKind(_LM_OPTIONS, also_returns=("reasoning",), taken=frozenset({"reasoning"})),
+    "ReAct": SubAgentKind(_STEPS, takes_tools=True, taken=_AGENT_NAMES | {"reasoning"}),
+    "ReActV2": SubAgentKind(
         _STEPS,
         takes_tools=True,
         taken=_AGENT_NAMES | {"history", "tools", "tool_calls", "termination_reason", "tool_call_results"},
     ),
-    "RLM": Kind(
+    "RLM": SubAgentKind(
         {**_STEPS, "max_llm_calls": _whole(0, 1000), "max_output_chars": _whole(1, 100_000)},
         takes_tools=True,
         runs_code=True,
@@ -73,8 +73,8 @@ KINDS: Final[Mapping[str, Kind]] = {
         ),
     ),
     # DSPy 3.5 will drop both. Their tools would run in the kernel, from the source text of the host's functions.
-    "CodeAct": Kind(_STEPS, runs_code=True, taken=_CODE_NAMES),
-    "ProgramOfThought": Kind(
+    "CodeAct": SubAgentKind(_STEPS, runs_code=True, taken=_CODE_NAMES),
+    "ProgramOfThought": SubAgentKind(
         _STEPS, runs_code=True,
         taken=_CODE_NAMES | {"previous_code", "error", "final_generated_code", "code_output"},
     ),

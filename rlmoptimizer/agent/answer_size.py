@@ -7,13 +7,13 @@ from typing import Any, Final, cast
 
 from kernel_bridge.text import cut_middle
 
-__all__ = ["MOST_CHARS", "fit"]
+__all__ = ["MOST_CHARS", "cut_to_size"]
 
 MOST_CHARS: Final = 48_000_000  # of all texts together; at most 192 MB encoded, where the tool channel takes 256 MiB
 _LEAST_CHARS: Final = 100  # of one text
 
 
-def fit(rows: list[dict[str, Any]], most: int = MOST_CHARS) -> tuple[list[dict[str, Any]], int | None]:
+def cut_to_size(rows: list[dict[str, Any]], most: int = MOST_CHARS) -> tuple[list[dict[str, Any]], int | None]:
     """Plain rows whose texts have at most `most` characters together, and the length to which texts were cut.
 
     The longest texts are cut first, all to one length, and keep their head and tail. None: nothing had to be cut, and

@@ -25,9 +25,9 @@ from dspy.primitives.repl_types import REPLHistory, REPLVariable
 from dspy.utils.exceptions import AdapterParseError
 
 from kernel_bridge.text import printable, traceback_shown
+from rlmoptimizer.agent.agent_signature import agent_signature
 from rlmoptimizer.agent.llm_tools import Paid, checked_llm_tools
 from rlmoptimizer.agent.no_sub_agents import refuse_sub_agents
-from rlmoptimizer.agent.signature import agent_signature
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.errors import AgentError, CostExceededError
@@ -209,11 +209,11 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._bench.turns.record(reasoning, code, output, seconds, submission)
         before = len(self._earlier)
         number, limit = before + iteration + 1, before + self.max_iters
-        books = self._bench.books
-        books.emitter.emit(TurnFinished(number, limit, reasoning, code, output, books.ledger.left, seconds))
+        accounts = self._bench.accounts
+        accounts.emitter.emit(TurnFinished(number, limit, reasoning, code, output, accounts.ledger.left, seconds))
 
     def _execute_code(self, repl: Any, code: str, input_args: dict[str, Any]) -> Any:
-        self._bench.books.store.begin_iteration(code)
+        self._bench.accounts.store.begin_iteration(code)
         if hasattr(repl, "checkpoint_label"):  # its namespace is kept for another process, which is told of when it is
             repl.checkpoint_label = str(self._bench.turns.count)
         try:
@@ -228,7 +228,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     def _unaffordable(self) -> str | None:
         """Why the root LM may not be asked once more; None: it may."""
         try:
-            self._bench.books.costs.check("root")
+            self._bench.accounts.costs.check("root")
         except CostExceededError as refused:
             return str(refused)
         return None

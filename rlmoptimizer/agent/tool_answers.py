@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from rlmoptimizer.agent.answer_size import fit
+from rlmoptimizer.agent.answer_size import cut_to_size
 from rlmoptimizer.agent.llm_tools import SubLMMeter
-from rlmoptimizer.agent.requests import ended_run
+from rlmoptimizer.agent.request_reader import ended_run
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.errors import LMUnavailable
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
-from rlmoptimizer.evaluation.request import Request
-from rlmoptimizer.evaluation.runs import Books, is_cut_val
+from rlmoptimizer.evaluation.run_request import Request
+from rlmoptimizer.evaluation.runs import Accounts, is_cut_val
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import (
     LM_FAILURES,
@@ -28,15 +28,17 @@ __all__ = ["ToolAnswers", "cut_line", "percent", "run_log", "run_totals"]
 
 
 class ToolAnswers:
-    """Answers from what `books` hold. Thread-safe.
+    """Answers from what `accounts` hold. Thread-safe.
 
     The only place where scores are percentages, 0 to 100; only `examples[].score` stays a fraction, 0 to 1. Nothing of
     a run on val but its totals is put into an answer.
     """
 
-    def __init__(self, books: Books, data: Dataset, evaluator: Evaluator, meter: SubLMMeter, turns: Turns) -> None:
-        self._books = books
-        self._store = books.store
+    def __init__(
+        self, accounts: Accounts, data: Dataset, evaluator: Evaluator, meter: SubLMMeter, turns: Turns
+    ) -> None:
+        self._accounts = accounts
+        self._store = accounts.store
         self._data = data
         self._evaluator = evaluator
         self._meter = meter
@@ -50,7 +52,7 @@ class ToolAnswers:
         Texts are cut when they are too long together to be sent; the summary says so.
         """
         results = self._store.examples(record.run_id) if record.split == "train" else ()
-        rows, longest = fit([result.as_row() for result in results])
+        rows, longest = cut_to_size([result.as_row() for result in results])
         totals = run_totals(record)
         return {
             "score": totals["score"],
@@ -71,7 +73,7 @@ class ToolAnswers:
 
     def no_failures(self, request: Request) -> dict[str, Any]:
         """What an evaluation of the failures of a run without failures returns: no run was made, no score exists."""
-        remaining = self._books.ledger.left
+        remaining = self._accounts.ledger.left
         return {
             "score": None,
             "evaluated_count": 0,
@@ -99,7 +101,7 @@ class ToolAnswers:
         split, rows = self._data.scored
         best = best_run(every, split, len(rows))
         baselines = {record.split: record.run_id for record in runs if record.baseline}
-        budget, costs = self._books.ledger.state(), self._books.costs.state()
+        budget, costs = self._accounts.ledger.state(), self._accounts.costs.state()
         return {
             "remaining_budget": budget.left,
             "budget": budget.limit,
@@ -109,7 +111,7 @@ class ToolAnswers:
             "root_lm_calls": self._turns.count,
             "sub_lm_calls": self._meter.calls,
             "num_threads": self._evaluator.num_threads,
-            "cost_usd": total_usd(self._books.costs.usage()),
+            "cost_usd": total_usd(self._accounts.costs.usage()),
             "remaining_cost_usd": None if costs.left is None else dollars(costs.left),
             "best_score": None if best is None else percent(best.score),
             "best_run_id": None if best is None else best.run_id,
@@ -142,7 +144,7 @@ class ToolAnswers:
             line += f"; ignored, because val always runs whole: {', '.join(ignored)}"
         if remaining is not None:
             line += f"; {remaining} budget unit{'' if remaining == 1 else 's'} left"
-            costs = self._books.costs.state()
+            costs = self._accounts.costs.state()
             if costs.left is not None:
                 left = f"; {usd_text(dollars(costs.left))} of max_cost_usd left"
                 line += left if costs.left > 0 else "; max_cost_usd is reached: submit now"

@@ -12,11 +12,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from rlmoptimizer.agent.call_gate import CallGate, OptimizationStopped
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
-from rlmoptimizer.agent.requests import RequestReader, names_val
+from rlmoptimizer.agent.request_reader import RequestReader, names_val
 from rlmoptimizer.agent.tool_answers import ToolAnswers
 from rlmoptimizer.errors import CostExceededError
 from rlmoptimizer.evaluation.evaluator import LMsFailed
-from rlmoptimizer.evaluation.request import Request
+from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.runs import Caller, Runs, is_cut_val
 from rlmoptimizer.events import Emitter, PromptUpdated
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlmoptimizer.agent.call_gate import CallGate
-from rlmoptimizer.evaluation.runs import Books, Runs
+from rlmoptimizer.evaluation.runs import Accounts, Runs
 from rlmoptimizer.records import RunRecord
 
 __all__ = ["Turns"]
@@ -17,11 +17,11 @@ _CUT_SECONDS = 20.0  # how long the agent's next turn waits for the examples und
 class Turns:
     """Called by the agent's loop, on its thread; `count` may be read by any."""
 
-    def __init__(self, runs: Runs, books: Books, gate: CallGate) -> None:
+    def __init__(self, runs: Runs, accounts: Accounts, gate: CallGate) -> None:
         self._runs = runs
-        self._books = books
+        self._accounts = accounts
         self._gate = gate
-        self.count = len(books.store.iterations())  # root LM calls, those of earlier processes too
+        self.count = len(accounts.store.iterations())  # root LM calls, those of earlier processes too
         self._cut: tuple[str, ...] = ()  # runs that a dying kernel left behind
         self._kernel_died = False  # in this turn
 
@@ -30,7 +30,7 @@ class Turns:
     ) -> None:
         """Keep one turn of the agent, and with it what it submitted, if it did."""
         answered = not self._kernel_died
-        self._books.store.record_iteration(
+        self._accounts.store.record_iteration(
             reasoning,
             code,
             output,
@@ -42,7 +42,7 @@ class Turns:
         if answered:
             self._runs.turn_ended()
         self._kernel_died = False
-        self._books.emit_usage()
+        self._accounts.emit_usage()
 
     def kernel_died(self) -> None:
         """The agent's kernel is gone, and with it whoever waits: evaluations on train are cut, and none begins."""
@@ -55,4 +55,4 @@ class Turns:
         cut, self._cut = self._cut, ()
         if cut:
             self._runs.wait_cut(_CUT_SECONDS)
-        return [self._books.store.run(run_id) for run_id in cut]
+        return [self._accounts.store.run(run_id) for run_id in cut]

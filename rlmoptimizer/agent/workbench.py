@@ -10,14 +10,14 @@ import dspy
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.llm_tools import SubLMMeter
-from rlmoptimizer.agent.requests import RequestReader
+from rlmoptimizer.agent.request_reader import RequestReader
 from rlmoptimizer.agent.submission import SubmissionCheck
 from rlmoptimizer.agent.tool_answers import ToolAnswers
 from rlmoptimizer.agent.tools import AgentTools
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.host_runs import HostRuns
-from rlmoptimizer.evaluation.runs import Books, Runs
+from rlmoptimizer.evaluation.runs import Accounts, Runs
 from rlmoptimizer.task.dataset import Dataset
 
 __all__ = ["Workbench"]
@@ -28,7 +28,7 @@ class Workbench:
 
     Args:
         program: a clone, which is never changed from now on.
-        books: of a new compile, or of one that goes on: the prompts are then those that were set last.
+        accounts: of a new compile, or of one that goes on: the prompts are then those that were set last.
         gate: every call of the agent passes it.
         seed: decides random samples that were asked for without a seed of their own.
     """
@@ -38,19 +38,19 @@ class Workbench:
         program: dspy.Module,
         data: Dataset,
         evaluator: Evaluator,
-        books: Books,
+        accounts: Accounts,
         meter: SubLMMeter,
         gate: CallGate,
         seed: int,
     ) -> None:
-        self.books = books
+        self.accounts = accounts
         self.gate = gate
         self.meter = meter
-        self.runs = Runs(program, evaluator, books, gate.closed, gate.stopped)
-        self.host_runs = HostRuns(self.runs, books, data, gate.closed)
-        self.prompts = CurrentPrompts(program, books.store)
-        self.turns = Turns(self.runs, books, gate)
-        self.submission = SubmissionCheck(self.prompts, books.emitter, gate)
-        requests = RequestReader(data, self.prompts, self.turns, books.store, seed)
-        answers = ToolAnswers(books, data, evaluator, meter, self.turns)
-        self.tools = AgentTools(requests, self.runs, self.prompts, answers, gate, books.emitter)
+        self.runs = Runs(program, evaluator, accounts, gate.closed, gate.stopped)
+        self.host_runs = HostRuns(self.runs, accounts, data, gate.closed)
+        self.prompts = CurrentPrompts(program, accounts.store)
+        self.turns = Turns(self.runs, accounts, gate)
+        self.submission = SubmissionCheck(self.prompts, accounts.emitter, gate)
+        requests = RequestReader(data, self.prompts, self.turns, accounts.store, seed)
+        answers = ToolAnswers(accounts, data, evaluator, meter, self.turns)
+        self.tools = AgentTools(requests, self.runs, self.prompts, answers, gate, accounts.emitter)

@@ -24,11 +24,11 @@ from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.agent.task_facts import describe_steps, describe_task
 from rlmoptimizer.compilation.parts import Parts, make_parts
 from rlmoptimizer.compilation.result import Outcome, finished_program, trajectory_of
-from rlmoptimizer.compilation.resume import Past, namespace_text, take_up
+from rlmoptimizer.compilation.resume import EarlierWork, close_and_read_past, namespace_text
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.errors import SubmissionError
 from rlmoptimizer.events import AgentSubmitted, CompileFinished, CompileResumed, CompileStarted, FellBack, Split
-from rlmoptimizer.lms.failures import asked_as
+from rlmoptimizer.lms.failures import note_role
 from rlmoptimizer.lms.root_session import RootSession
 from rlmoptimizer.records import RunRecord, best_run, total_usd, usage_dict
 from rlmoptimizer.store.run_store import RunStore
@@ -46,20 +46,20 @@ def compiled(setup: Setup, store: RunStore, namespace: Path | None) -> dspy.Modu
 
     `namespace`: where the agent's variables are kept for another process to go on with; None: no other one will.
     """
-    past = take_up(store)  # first: the parts count what is in the store
+    past = close_and_read_past(store)  # first: the parts count what is in the store
     with ExitStack() as stack:
         parts = make_parts(setup, store, namespace, stack)
         return _Compilation(setup, store, past, parts, resumable=namespace is not None).run()
 
 
 class _Compilation:
-    def __init__(self, setup: Setup, store: RunStore, past: Past, parts: Parts, *, resumable: bool) -> None:
+    def __init__(self, setup: Setup, store: RunStore, past: EarlierWork, parts: Parts, *, resumable: bool) -> None:
         self._setup = setup
         self._settings = setup.settings
         self._store = store
         self._parts = parts
         self._bench = parts.bench
-        self._books = parts.bench.books
+        self._accounts = parts.bench.accounts
         self._resumable = resumable
         self._past = past
 
@@ -77,17 +77,17 @@ class _Compilation:
             self._parts.kernels.close()  # its variables are kept no longer
             ending.pop_all()
         prompts = self._choose(agents)
-        self._books.costs.flush()
-        usage = self._books.costs.usage()
+        self._accounts.costs.flush()
+        usage = self._accounts.costs.usage()
         outcome = Outcome(prompts, agents.problem, agents.final_reasoning, usage_dict(usage), total_usd(usage))
         result = finished_program(self._setup, self._store, outcome)
         outcome.record(self._store)
         best, split = self._best_run(), self._setup.data.scored[0]
-        self._books.emitter.emit(
+        self._accounts.emitter.emit(
             CompileFinished(
                 baseline_score=baselines[split].score,
                 best_score=None if best is None else best.score,
-                spent=self._books.ledger.spent,
+                spent=self._accounts.ledger.spent,
                 turns=self._bench.turns.count,
                 usage=outcome.usage,
             )
@@ -95,11 +95,11 @@ class _Compilation:
         return result
 
     def _emit_begin(self) -> None:
-        ledger, data, past = self._books.ledger, self._setup.data, self._past
+        ledger, data, past = self._accounts.ledger, self._setup.data, self._past
         steps = self._bench.prompts.steps
-        self._books.emitter.emit(CompileStarted(steps, len(data.train), len(data.val or ()), ledger.limit))
+        self._accounts.emitter.emit(CompileStarted(steps, len(data.train), len(data.val or ()), ledger.limit))
         if past.runs:
-            self._books.emitter.emit(CompileResumed(len(past.turns), len(past.runs), ledger.left))
+            self._accounts.emitter.emit(CompileResumed(len(past.turns), len(past.runs), ledger.left))
 
     # its end
 
@@ -127,13 +127,13 @@ class _Compilation:
                 return baselines, agent.conclude(**self._inputs(baselines, "The REPL has ended."))
         kernels = self._parts.kernels
         kernels.start(on_failure=self._bench.gate.close)
-        with asked_as("eval"):
+        with note_role("eval"):
             original = self._bench.prompts.original
             baselines = self._known_baselines() if turns else self._bench.host_runs.baseline(original)
         self._raise_failure()
         with self._parts.waits.watch(("kernel", "")):
             interpreter = kernels.wait_started()
-        self._books.emitter.emit(kernel_started(interpreter))
+        self._accounts.emitter.emit(kernel_started(interpreter))
         self._finish_val_runs()
         with self._agent(most - len(turns)) as agent:
             inputs = self._inputs(baselines, namespace_text(interpreter, agent.signature.input_fields))
@@ -190,12 +190,12 @@ class _Compilation:
     @contextmanager
     def _asking_root(self) -> Generator[None]:
         waiting = self._parts.waits.watch(("root", self._settings.root_lm.model))
-        with asked_as("root"), self._parts.usage.calling("root"), waiting:
+        with note_role("root"), self._parts.usage.calling("root"), waiting:
             yield
 
     def _inputs(self, baselines: Mapping[Split, RunRecord], namespace: str) -> dict[str, Any]:
         """What the agent is given; `namespace`: a sentence on what its REPL holds."""
-        setup, past, ledger = self._setup, self._past, self._books.ledger
+        setup, past, ledger = self._setup, self._past, self._accounts.ledger
         most = self._settings.rlm_max_iterations
         return {
             "program_steps": describe_steps(setup.student),
@@ -224,7 +224,7 @@ class _Compilation:
     def _choose(self, agents: AgentOutcome) -> dict[str, str]:
         """The submitted prompts, else those of the best run."""
         if agents.prompts is not None:
-            self._books.emitter.emit(AgentSubmitted(agents.prompts))
+            self._accounts.emitter.emit(AgentSubmitted(agents.prompts))
             return agents.prompts
         best = self._best_run()
         if best is None:  # the baseline is one, so a store was tampered with or this is a bug
@@ -236,7 +236,7 @@ class _Compilation:
             best.split,
             answers.percent(best.score),
         )
-        self._books.emitter.emit(FellBack(str(agents.problem), best.run_id))
+        self._accounts.emitter.emit(FellBack(str(agents.problem), best.run_id))
         return dict(best.prompts)
 
     def _best_run(self) -> RunRecord | None:

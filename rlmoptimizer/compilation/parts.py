@@ -24,7 +24,7 @@ from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.evaluation.evaluator import Evaluator
-from rlmoptimizer.evaluation.runs import Books
+from rlmoptimizer.evaluation.runs import Accounts
 from rlmoptimizer.evaluation.wait_monitor import Pending, Waited, WaitMonitor
 from rlmoptimizer.events import (
     Emitter,
@@ -95,8 +95,8 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
         calls=store.spent(PURPOSE),
         waiting=lambda count: waits.watch(("sub", settings.sub_or_root_lm.model), count),
     )
-    books = Books(store, budget, usage.ledger, emitter)
-    bench = Workbench(clone(setup.student), data, evaluator, books, meter, gate, recorded["drawn_seed"])
+    accounts = Accounts(store, budget, usage.ledger, emitter)
+    bench = Workbench(clone(setup.student), data, evaluator, accounts, meter, gate, recorded["drawn_seed"])
     kernels = AgentKernels(
         cast("InterpreterFactory", settings.kernel or KernelInterpreter.factory()),
         bench.submission.validate,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from kernel_bridge import Restored
 from kernel_bridge.text import shorten, shorten_list
-from rlmoptimizer.agent.answer_size import fit
+from rlmoptimizer.agent.answer_size import cut_to_size
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.agent.tool_answers import cut_line, percent
 from rlmoptimizer.compilation.setup_record import differences
@@ -22,13 +22,13 @@ from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = [
     "CUT_OUTPUT",
-    "Past",
+    "EarlierWork",
+    "close_and_read_past",
+    "found_line",
+    "how_to_resume_line",
+    "how_to_resume_note",
     "namespace_text",
     "open_store",
-    "resume_line",
-    "resume_note",
-    "resumed_line",
-    "take_up",
 ]
 
 CUT_OUTPUT: Final = (
@@ -40,7 +40,7 @@ _MOST_RUNS, _MOST_CUT = 40, 10  # that the agent is told of; `optimization_statu
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class EarlierWork:
     """What earlier processes did of an optimization."""
 
     turns: tuple[IterationRecord, ...]  # that were begun, oldest first; () in a new one
@@ -53,7 +53,7 @@ class Past:
             {"turn": turn.number, "reasoning": turn.reasoning, "code": turn.code, "output": turn.output}
             for turn in self.turns
         ]
-        return fit(rows)[0]
+        return cut_to_size(rows)[0]
 
     def summary(self, *, max_turns: int, budget_left: int, namespace: str) -> str:
         """What the agent reads about it. `namespace`: a sentence on what its REPL holds."""
@@ -106,7 +106,7 @@ def open_store(directory: Path, setup: Mapping[str, Any], *, resume: bool) -> St
     return StoreReader.open(path) if finished else _recorded(RunStore.open(path), setup)
 
 
-def take_up(store: RunStore) -> Past:
+def close_and_read_past(store: RunStore) -> EarlierWork:
     """Close what a process left open in the store when it ended, and say what there is."""
     store.cut_runs()
     cut = store.unfinished_iteration()
@@ -114,10 +114,10 @@ def take_up(store: RunStore) -> Past:
         store.record_iteration(cut.reasoning, cut.code, CUT_OUTPUT, answered=False)
     submission = store.submission()
     submitted = None if submission is None else submission.get(SUBMISSION_FIELD)
-    return Past(tuple(store.iterations()), tuple(store.runs()), submitted)
+    return EarlierWork(tuple(store.iterations()), tuple(store.runs()), submitted)
 
 
-def resumed_line(store: StoreReader) -> str:
+def found_line(store: StoreReader) -> str:
     """What is said when a compile that resumes has found its store."""
     where = str(store.path)
     if store.outcome() is not None:
@@ -130,7 +130,7 @@ def resumed_line(store: StoreReader) -> str:
     return f"RLMDocstringOptimizer: going on with {where}: so far runs {runs}, turns of the agent {turns}."
 
 
-def resume_line(store_path: Path, error: BaseException) -> str:
+def how_to_resume_line(store_path: Path, error: BaseException) -> str:
     """What is said when an optimization ends before its end."""
     return (
         f"RLMDocstringOptimizer stopped ({type(error).__name__}). All that had finished is in {store_path}: go on with "
@@ -138,7 +138,7 @@ def resume_line(store_path: Path, error: BaseException) -> str:
     )
 
 
-def resume_note(store_path: Path) -> str:
+def how_to_resume_note(store_path: Path) -> str:
     """The same once more, for the end of a traceback: what was said before it has scrolled away."""
     return f"To go on: {_how(store_path)}"
 

@@ -18,7 +18,7 @@ import dspy
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.task.dataset import Row
-from rlmoptimizer.task.fingerprint import value_digest
+from rlmoptimizer.task.digests import value_digest
 from rlmoptimizer.task.program import fingerprints, read_prompts
 
 __all__ = ["check_student", "describe_setup", "differences", "metric_name", "scored_split"]

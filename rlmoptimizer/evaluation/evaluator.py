@@ -20,7 +20,7 @@ import dspy
 from kernel_bridge.threads.daemon_pool import DaemonPool
 from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidSetupType, MetricFailed
-from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, Halt, ThreadFanOut, Work
+from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, FanOutJob, Halt, ThreadFanOut
 from rlmoptimizer.evaluation.metric import bind_metric
 from rlmoptimizer.evaluation.row_runner import PASSED_AT, Outcome, RowRunner
 from rlmoptimizer.evaluation.wait_monitor import Pending, WaitMonitor
@@ -209,7 +209,7 @@ class Evaluator:
         cancelled: Halt | None,
     ) -> FanOut[Row, Outcome]:
         halts: tuple[Halt, ...] = (self._closed, self._aborted, *(() if cancelled is None else (cancelled,)))
-        work = Work(runner.run, rows, deliver, self.num_threads, halts)
+        work = FanOutJob(runner.run, rows, deliver, self.num_threads, halts)
         if self._executor is not None:
             return ExecutorFanOut(work, self._executor)
         assert self._pool is not None

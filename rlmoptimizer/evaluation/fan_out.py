@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from kernel_bridge.threads.daemon_pool import DaemonPool
 
-__all__ = ["ExecutorFanOut", "FanOut", "GivenUp", "Halt", "ThreadFanOut", "Work"]
+__all__ = ["ExecutorFanOut", "FanOut", "FanOutJob", "Halt", "ItemAbandoned", "ThreadFanOut"]
 
 _POLL_SECONDS: Final = 0.5  # how long a wait for outcomes lasts before it looks again whether it was halted
 
@@ -32,12 +32,12 @@ class Halt(Protocol):
     def is_set(self) -> bool: ...
 
 
-class GivenUp(BaseException):
+class ItemAbandoned(BaseException):
     """The function raises this for an item that it was told to stop: there is no outcome and no failure."""
 
 
 @dataclass(frozen=True, slots=True)
-class Work(Generic[_T, _R]):
+class FanOutJob(Generic[_T, _R]):
     """One function over one sequence of items; at most `width` of them under way at once.
 
     `deliver` gets every outcome with the index of its item, several at once, in the order in which they came; never two
@@ -55,7 +55,7 @@ class Work(Generic[_T, _R]):
 class FanOut(Generic[_T, _R]):
     """Does the work. One thread calls `start()`, then `wait()`, then, in any case, `stop()` or `abandon()`."""
 
-    def __init__(self, work: Work[_T, _R]) -> None:
+    def __init__(self, work: FanOutJob[_T, _R]) -> None:
         self._function = work.function
         self._deliver = work.deliver
         self._width = min(work.width, len(work.items))
@@ -168,7 +168,7 @@ class FanOut(Generic[_T, _R]):
 
     def _drop(self, index: int, error: BaseException | None = None) -> None:
         """Give back an item that was taken; an `error` ends everything."""
-        if error is not None and not isinstance(error, GivenUp):
+        if error is not None and not isinstance(error, ItemAbandoned):
             self._fail(error)
         with self._lock:
             self._under_way.discard(index)
@@ -180,7 +180,7 @@ class ThreadFanOut(FanOut[_T, _R]):
     `is_crowded`: others want the pool too, so a thread goes back to it after each item.
     """
 
-    def __init__(self, work: Work[_T, _R], pool: DaemonPool, is_crowded: Callable[[], bool]) -> None:
+    def __init__(self, work: FanOutJob[_T, _R], pool: DaemonPool, is_crowded: Callable[[], bool]) -> None:
         super().__init__(work)
         self._pool = pool
         self._is_crowded = is_crowded
@@ -223,7 +223,7 @@ class ExecutorFanOut(FanOut[_T, _R]):
     Only `width` items are handed over at once, so that several fan-outs on one executor take turns.
     """
 
-    def __init__(self, work: Work[_T, _R], executor: Executor) -> None:
+    def __init__(self, work: FanOutJob[_T, _R], executor: Executor) -> None:
         super().__init__(work)
         self._executor = executor
         self._queued: set[Future[_R | None]] = set()  # under `_lock`, as is the next

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from kernel_bridge.text import printable_line
 from rlmoptimizer.errors import BudgetExceededError, CostExceededError, CostLimitReached
 from rlmoptimizer.evaluation.evaluator import LMsFailed
-from rlmoptimizer.evaluation.request import Request
-from rlmoptimizer.evaluation.runs import Books, Caller, Runs, is_cut_val
+from rlmoptimizer.evaluation.run_request import Request
+from rlmoptimizer.evaluation.runs import Accounts, Caller, Runs, is_cut_val
 from rlmoptimizer.events import Split
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import RunRecord, dollars
@@ -28,9 +28,9 @@ _ERROR_CHARS = 500
 class HostRuns:
     """Made for one compile. Once `closed` is set no further split of the baseline is begun."""
 
-    def __init__(self, runs: Runs, books: Books, data: Dataset, closed: threading.Event) -> None:
+    def __init__(self, runs: Runs, accounts: Accounts, data: Dataset, closed: threading.Event) -> None:
         self._runs = runs
-        self._books = books
+        self._accounts = accounts
         self._data = data
         self._closed = closed
 
@@ -45,7 +45,7 @@ class HostRuns:
         records: dict[Split, RunRecord] = {
             request.split: self._baseline(request) for request in requests if not self._closed.is_set()
         }
-        self._books.emit_usage()
+        self._accounts.emit_usage()
         if "train" in records:
             self._warn_of_no_score(records["train"])
         return records
@@ -54,7 +54,7 @@ class HostRuns:
         """A wrong key or a metric without a score looks like bad prompts. Answers that do not parse are the agent's."""
         if not baseline.evaluated_count or baseline.error_count < baseline.evaluated_count:
             return
-        error = self._books.store.examples(baseline.run_id, limit=1)[0].error or ""
+        error = self._accounts.store.examples(baseline.run_id, limit=1)[0].error or ""
         logger.warning(
             "Not one of the %d examples of %s could be scored before anything was changed. The first error: %s. "
             "If that is not the prompts' fault, stop here and look at eval_lm, the data and the metric",
@@ -73,9 +73,9 @@ class HostRuns:
             failure = failed.__cause__
         if failure is not None:  # raised here, so that `LMsFailed` is not its context
             raise failure
-        costs, total = self._books.costs.state(), len(request.rows)
+        costs, total = self._accounts.costs.state(), len(request.rows)
         done = 0 if record is None else record.evaluated_count
-        if done < total and costs.limit is not None and (record is None or self._books.costs.reached):
+        if done < total and costs.limit is not None and (record is None or self._accounts.costs.reached):
             raise CostLimitReached(
                 dollars(costs.limit), dollars(costs.spent), done=done, total=total, split=request.split
             )
@@ -90,7 +90,7 @@ class HostRuns:
         `stored` checks prompts from the store, `alone` is entered for each run. A run that cannot be paid or answered
         stays cut and is not shown.
         """
-        for record in self._books.store.runs():
+        for record in self._accounts.store.runs():
             if record.baseline or not is_cut_val(record):
                 continue
             prompts = stored(record.prompts)

@@ -30,10 +30,10 @@ import kernel_bridge
 from kernel_bridge.interpreter import OnlyText
 from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidScore, add_note
-from rlmoptimizer.evaluation.fan_out import GivenUp
+from rlmoptimizer.evaluation.fan_out import ItemAbandoned
 from rlmoptimizer.evaluation.metric import Scorer, Verdict, bind_metric, read_verdict
 from rlmoptimizer.evaluation.plain_values import to_plain
-from rlmoptimizer.evaluation.steps import Steps, Trace, describe_error, record_steps
+from rlmoptimizer.evaluation.step_recorder import Steps, Trace, describe_error, record_steps
 from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.records import ExampleResult, StepTrace
 from rlmoptimizer.task.copying import copy_of
@@ -92,12 +92,12 @@ class RowRunner:
     def run(self, row: Row) -> Outcome:
         """Run the program on one row and score what it predicts.
 
-        Raises `GivenUp` after a halt, and what is meant to end the process.
+        Raises `ItemAbandoned` after a halt, and what is meant to end the process.
         """
         context = self._context.copy() if self._context is not None else contextvars.copy_context()
         try:
             outcome = context.run(self._run, row)
-        except GivenUp:
+        except ItemAbandoned:
             raise
         except BaseException as error:
             add_note(error, f"Raised while {row.where} was evaluated")
@@ -125,7 +125,7 @@ class RowRunner:
             verdict = read_verdict(self._ask_metric(row.example, prediction, steps, trace))
         except (Exception, SystemExit, GeneratorExit, asyncio.CancelledError) as error:
             if self._halt.is_set():
-                raise GivenUp from error  # perhaps it failed only because it was stopped
+                raise ItemAbandoned from error  # perhaps it failed only because it was stopped
             failure = _innermost(error)
         result = ExampleResult(
             example_id=row.example_id,

@@ -26,7 +26,7 @@ from kernel_bridge.text import printable_line
 from rlmoptimizer.errors import MetricFailed, SelectionError
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.fan_out import Halt
-from rlmoptimizer.evaluation.request import Request
+from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, LMUsageCounted, Split
 from rlmoptimizer.records import ExampleResult, RunRecord, usage_dict
 from rlmoptimizer.spending.cost_ledger import CostLedger
@@ -34,7 +34,7 @@ from rlmoptimizer.spending.ledger import Slot, UnitLedger
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.dataset import Row
 
-__all__ = ["Books", "Caller", "Runs", "is_cut_val"]
+__all__ = ["Accounts", "Caller", "Runs", "is_cut_val"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ _LOOK_SECONDS = 0.2  # how often a wait for a run's end checks for a stop
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class Accounts:
     """Where all that happens in one compile is written down."""
 
     store: RunStore
@@ -154,14 +154,14 @@ class Runs:
         self,
         program: dspy.Module,
         evaluator: Evaluator,
-        books: Books,
+        accounts: Accounts,
         closed: threading.Event,
         stopped: threading.Event,
     ) -> None:
         self._program = program
         self._evaluator = evaluator
-        self._books = books
-        self._store = books.store
+        self._accounts = accounts
+        self._store = accounts.store
         self._closed = closed
         self._stopped = stopped
         self._lock = threading.Condition()  # of the next three, and of choosing what a request goes on with
@@ -200,10 +200,10 @@ class Runs:
             missing = record.planned_count - record.evaluated_count
             if record.state == "finished" and not missing:
                 return record
-            with self._books.costs.reserve(missing, request.purpose) as cost_slot:
+            with self._accounts.costs.reserve(missing, request.purpose) as cost_slot:
                 run = self._reopened(record, request, Caller(), _Price(None, cost_slot))
                 return self._carried_out(run)
-        with self._books.costs.reserve(len(request.rows), request.purpose) as cost_slot:
+        with self._accounts.costs.reserve(len(request.rows), request.purpose) as cost_slot:
             run_id = self._store.begin_run(
                 request.split,
                 request.config,
@@ -250,7 +250,7 @@ class Runs:
                 continue
             if record.state == "finished" and (request.split == "val" or not record.unanswered_count):
                 caller.kernel.given.add(run_id)
-                return replace(record, budget_left=self._books.ledger.left)
+                return replace(record, budget_left=self._accounts.ledger.left)
             missing = record.planned_count - record.evaluated_count
             paid_before = self._store.shown_ids(run_id) if request.split == "train" else frozenset[str]()
             price = self._price(request, stack, missing, paid_before)
@@ -291,8 +291,8 @@ class Runs:
 
     def _price(self, request: Request, stack: ExitStack, missing: int, paid_before: frozenset[str]) -> _Price:
         """Set aside what `missing` examples may cost, until the end of `stack`."""
-        units = stack.enter_context(self._books.ledger.reserve(missing - len(paid_before), request.purpose))
-        dollars = stack.enter_context(self._books.costs.reserve(missing, request.purpose))
+        units = stack.enter_context(self._accounts.ledger.reserve(missing - len(paid_before), request.purpose))
+        dollars = stack.enter_context(self._accounts.costs.reserve(missing, request.purpose))
         return _Price(units, dollars, paid_before)
 
     def _reopened(self, record: RunRecord, request: Request, caller: Caller, price: _Price) -> _Run:
@@ -306,7 +306,7 @@ class Runs:
 
     def _carried_out(self, run: _Run) -> RunRecord:
         split, total = run.request.split, run.done + len(run.rows)
-        self._books.emitter.emit(EvaluationStarted(run.run_id, split, total, run.price.units is None))
+        self._accounts.emitter.emit(EvaluationStarted(run.run_id, split, total, run.price.units is None))
         completed = failed = False
         try:
             ends = (self._closed, run.caller.kernel.gone) if run.may_be_cut else (self._stopped,)
@@ -315,7 +315,7 @@ class Runs:
                 run.rows,
                 prompts=run.request.prompts,
                 on_results=lambda some: self._keep(run, total, some),
-                cancelled=_Halt(ends, self._books.costs),
+                cancelled=_Halt(ends, self._accounts.costs),
                 space=_SPACES[split],
                 name=f"{run.run_id} {split}",
                 hides_ids=split == "val",
@@ -337,13 +337,13 @@ class Runs:
     def _ended(self, run: _Run, total: int, state: str) -> RunRecord:
         # What this run reserved and did not use is free again when it ends.
         units = run.price.units
-        left = self._books.ledger.left + (0 if units is None else units.open)
+        left = self._accounts.ledger.left + (0 if units is None else units.open)
         completed = state == "finished"
         record = self._store.finish_run(
             run.run_id, budget_left=left, cancelled=state == "cancelled", failed=state == "failed"
         )
         score = record.score if completed else None
-        self._books.emitter.emit(
+        self._accounts.emitter.emit(
             EvaluationFinished(run.run_id, run.request.split, run.done, total, run.passed, score, left)
         )
         with self._lock:
@@ -358,7 +358,7 @@ class Runs:
 
     def _keep(self, run: _Run, total: int, results: Sequence[ExampleResult]) -> None:
         """Store results together with what they cost, before anybody sees them. One call at a time for each run."""
-        self._books.costs.flush()  # the dollars first, so that a stored result never lacks its cost
+        self._accounts.costs.flush()  # the dollars first, so that a stored result never lacks its cost
         # An example that was paid before and failed again stays as it was, so that it shows nothing unpaid.
         kept = [result for result in results if result.has_verdict or result.example_id not in run.price.paid_before]
         units = sum(run.units(result) for result in kept)
@@ -370,7 +370,7 @@ class Runs:
         run.add(results)
         if run.done:
             mean = run.score_sum / run.done
-            self._books.emitter.emit(ExamplesScored(run.run_id, run.request.split, run.done, total, mean))
+            self._accounts.emitter.emit(ExamplesScored(run.run_id, run.request.split, run.done, total, mean))
 
     def _warn_of_failed_lms(self, record: RunRecord) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from dspy.utils.exceptions import LMError
 from kernel_bridge.text import printable, printable_line
 from rlmoptimizer.records import LM_FAILURES
 
-__all__ = ["asked_as", "causes", "failure_kind", "failure_line", "shortened"]
+__all__ = ["causes", "failure_kind", "failure_line", "note_role", "without_traceback"]
 
 _WORDS: Final = {
     "rate_limit": "takes no more requests for now",
@@ -32,13 +32,13 @@ _MESSAGE_CHARS: Final = 2000  # of an error's text; a proxy may answer with a wh
 
 
 @contextmanager
-def asked_as(role: str) -> Generator[None]:
+def note_role(role: str) -> Generator[None]:
     """Note on an LM's error in the block which role the LM was asked for."""
     try:
         yield
     except LMError as error:
-        if not hasattr(error, "asked_as"):
-            error.asked_as = role  # pyright: ignore[reportAttributeAccessIssue]
+        if not hasattr(error, "note_role"):
+            error.note_role = role  # pyright: ignore[reportAttributeAccessIssue]
         raise
 
 
@@ -49,12 +49,12 @@ def failure_line(error: BaseException) -> str | None:
         return None
     facts: dict[str, Any] = vars(error)
     model = facts.get("model") or ""
-    who = " ".join(str(part) for part in ("the", facts.get("asked_as"), "LM", model) if part)
+    who = " ".join(str(part) for part in ("the", facts.get("note_role"), "LM", model) if part)
     head, told = f"{who} {_WORDS.get(kind, 'failed')} ({kind})", str(error).removeprefix(f"[{model}] ")
     return printable_line(f"{head}: {told.strip().partition(chr(10))[0]}")
 
 
-def shortened(error: BaseException) -> BaseException:
+def without_traceback(error: BaseException) -> BaseException:
     """The same error, for which Python prints little more than its text. Its `__context__` keeps causes and frames."""
     error.__context__ = error.__cause__ or error.__context__
     error.__cause__, error.__suppress_context__ = None, True

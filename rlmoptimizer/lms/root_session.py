@@ -16,7 +16,7 @@ import dspy
 from dspy.lm15 import Response
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
 
-from rlmoptimizer.lms.attachments import turn_inputs
+from rlmoptimizer.lms.attachment_marks import turn_inputs
 from rlmoptimizer.lms.chained_lm import ChainedLM, ParentIgnored, StoredResponse, why_stateless
 from rlmoptimizer.lms.turn_messages import ConversationSoFar, TurnFormat, history_field
 

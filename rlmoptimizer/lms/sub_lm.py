@@ -12,7 +12,7 @@ from typing import Any
 
 import dspy
 
-from rlmoptimizer.lms.attachments import text_messages
+from rlmoptimizer.lms.attachment_marks import text_messages
 from rlmoptimizer.lms.cache_space import cache_space
 
 try:

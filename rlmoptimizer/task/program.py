@@ -17,10 +17,10 @@ import dspy
 from dspy.primitives.base_module import BaseModule
 
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType, PromptUpdateError
-from rlmoptimizer.lms.attachments import has_attachments
+from rlmoptimizer.lms.attachment_marks import has_attachments
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.task.copying import RECORDS, deep_copy
-from rlmoptimizer.task.fingerprint import module_digests
+from rlmoptimizer.task.digests import module_digests
 
 __all__ = [
     "PromptChecker",

@@ -59,7 +59,7 @@ HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class Accounts:
     """What the store held at one moment, and what the program had finished."""
 
     charged: Counter[str] = field(default_factory=Counter[str])  # purpose -> units
@@ -87,7 +87,7 @@ class Optimization:
             for split, examples in (("train", toy.trainset(TRAIN)), ("val", toy.valset(VAL)))
             for number, example in enumerate(examples, start=1)
         }
-        self.books = Books()
+        self.accounts = Accounts()
 
     def start(self, **plan: Any) -> Child:
         self.attempts += 1
@@ -154,7 +154,7 @@ class Optimization:
 
         `undisturbed`: how often an optimization that nobody disturbs finishes each example. None: this is one.
         """
-        before, now = self.books, self._read()
+        before, now = self.accounts, self._read()
         assert now.charged.total() <= LIMIT
         assert now.charged["llm_query"] in (0, 1, PROMPTS_ASKED)
         assert now.charged.total() - now.charged["llm_query"] == now.paid
@@ -167,7 +167,7 @@ class Optimization:
                 self.again += made - kept
             if undisturbed is not None:
                 assert now.stored[key] <= undisturbed[key]
-        self.books = now
+        self.accounts = now
 
     def check_best_program(self) -> None:
         """Another process can have the best program at any moment, or is told that there is none yet."""
@@ -182,14 +182,14 @@ class Optimization:
         told = self.told()
         assert told["error"] is None, told["error"][2]
         assert told["left"] == []
-        before = self.books
+        before = self.accounts
         # What has ended is only read by a later process, which leaves what a killed one has left.
         self.check_clean(only_read=before.ended)
-        self.look(undisturbed.books.finished)
-        assert self.books.stored == undisturbed.books.stored
-        assert self.books.charged == undisturbed.books.charged
+        self.look(undisturbed.accounts.finished)
+        assert self.accounts.stored == undisturbed.accounts.stored
+        assert self.accounts.charged == undisturbed.accounts.charged
         # All that this last process has finished is kept: none of it was under way when anything died.
-        assert self.books.finished - before.finished == self.books.stored - before.stored
+        assert self.accounts.finished - before.finished == self.accounts.stored - before.stored
         assert told["result"] == undisturbed.told()["result"]
 
     def check_stopped(self, undisturbed: Optimization, message: str) -> None:
@@ -199,7 +199,7 @@ class Optimization:
         assert message in told["error"][1], told["error"][2]
         assert str(self._given_runs) in told["error"][1]
         assert told["left"] == []
-        self.look(undisturbed.books.finished)
+        self.look(undisturbed.accounts.finished)
 
     def check_clean(self, *, only_read: bool = False) -> None:
         """Nothing is left but the store. `only_read`: by the last process, so its log may be there."""
@@ -236,13 +236,13 @@ class Optimization:
             with closing(sqlite3.connect(Path(name) / path.name)) as database:
                 yield database
 
-    def _read(self) -> Books:
+    def _read(self) -> Accounts:
         log = self.directory / "finished.log"
         # A line that was torn by the kill was never finished.
         lines = log.read_text().split("\n")[:-1] if log.exists() else []
         with self._copied() as database:
             if database is None:
-                return Books(finished=Counter(lines))
+                return Accounts(finished=Counter(lines))
             charged = Counter[str]()
             for purpose, amount in database.execute("SELECT purpose, SUM(amount) FROM charges GROUP BY purpose"):
                 charged[purpose] = amount
@@ -253,4 +253,4 @@ class Optimization:
             rows = database.execute(every).fetchall()
             ended = database.execute("SELECT 1 FROM compile WHERE outcome IS NOT NULL").fetchone() is not None
         stored = Counter(key_of(decode(prompts), self._messages[split, one]) for split, prompts, one, _ in rows)
-        return Books(charged, sum(row[3] for row in rows), stored, Counter(lines), ended)
+        return Accounts(charged, sum(row[3] for row in rows), stored, Counter(lines), ended)

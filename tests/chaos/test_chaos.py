@@ -50,7 +50,7 @@ def undisturbed(places: Path) -> Optimization:
     assert told["left"] == []
     one.check_clean()
     one.look(None)
-    assert one.books.finished == one.books.stored
+    assert one.accounts.finished == one.accounts.stored
     return one
 
 
@@ -60,7 +60,7 @@ def test_the_undisturbed_optimization_is_worth_disturbing(undisturbed: Optimizat
     assert {run["state"] for run in result["trial_logs"]} == {"finished"}
     assert ticks["statement"] > 500
     assert (ticks["finished"], ticks["turn"], ticks["prompt"]) == (88, 9, 4)
-    assert undisturbed.books.charged == {"evaluate": 66, "validate": 5, "llm_query": 4}
+    assert undisturbed.accounts.charged == {"evaluate": 66, "validate": 5, "llm_query": 4}
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def disturb(
             ended = one.wait() == 0
             if not ended:
                 tally.kills += 1
-                one.look(undisturbed.books.finished)
+                one.look(undisturbed.accounts.finished)
                 if rng.random() < 0.2:
                     one.check_best_program()
         one.check_ended(undisturbed)

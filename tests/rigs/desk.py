@@ -15,7 +15,7 @@ from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.evaluation.evaluator import Evaluator
-from rlmoptimizer.evaluation.runs import Books
+from rlmoptimizer.evaluation.runs import Accounts
 from rlmoptimizer.events import Emitter, Event
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import UnitLedger
@@ -68,8 +68,8 @@ def desk(
         ledger = UnitLedger(budget, journal=store)
         gate = CallGate()
         meter = SubLMMeter(ceiling, ledger, emitter, gate)
-        books = Books(store, ledger, costs or CostLedger(), emitter)
-        bench = Workbench(clone(program or toy.Triage()), data, evaluator, books, meter, gate, seed=0)
+        accounts = Accounts(store, ledger, costs or CostLedger(), emitter)
+        bench = Workbench(clone(program or toy.Triage()), data, evaluator, accounts, meter, gate, seed=0)
         if baseline:
             bench.host_runs.baseline(bench.prompts.original)
             events.clear()

@@ -21,7 +21,7 @@ from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from kernel_bridge import GUARANTEES, Confinement, ConfinementUnavailable, KernelInterpreter, probe
 from kernel_bridge.__main__ import main
-from kernel_bridge.confine import TIERS, foresee, resolve, trial
+from kernel_bridge.confine import TIERS, expected_report, resolve, trial
 from kernel_bridge.confine import tier_bubblewrap as bubblewrap
 from kernel_bridge.confine import tier_landlock as landlocked
 from kernel_bridge.confine.probing import probed
@@ -114,7 +114,7 @@ def test_off_claims_no_more_than_a_process_of_its_own() -> None:
 
 def test_required_means_every_guarantee_that_wants_no_number() -> None:
     wanted = frozenset(GUARANTEES) - {"cpu_capped"}
-    limits, report = foresee("required")
+    limits, report = expected_report("required")
     assert limits.require == report.requested == wanted
     if wanted <= set(report.in_force):
         assert resolve("required")[2] == report

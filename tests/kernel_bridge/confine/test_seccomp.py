@@ -21,7 +21,7 @@ from kernel_bridge.confine.seccomp import (
     REFUSED,
     REFUSED_SAME_USER,
     REFUSED_UNFENCED,
-    Refused,
+    RefusedCall,
     filter_for,
 )
 
@@ -78,7 +78,7 @@ def verdict(kind: Kind) -> Any:
     return lambda number, *arguments: run(program, number, *arguments, audit=AUDIT[kind[0]])
 
 
-def refused_by(kind: Kind) -> Iterator[Refused]:
+def refused_by(kind: Kind) -> Iterator[RefusedCall]:
     yield from REFUSED
     if not kind[1]:
         yield from REFUSED_UNFENCED
@@ -86,7 +86,7 @@ def refused_by(kind: Kind) -> Iterator[Refused]:
         yield from REFUSED_SAME_USER
 
 
-def number_of(call: Refused, machine: str) -> int | None:
+def number_of(call: RefusedCall, machine: str) -> int | None:
     return call.x86_64 if machine == "x86_64" else call.aarch64
 
 

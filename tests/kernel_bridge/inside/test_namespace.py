@@ -38,7 +38,7 @@ def test_a_checkpoint_that_was_never_finished_is_told_and_the_one_before_it_rest
     # A directory in the place of the file that is written next, where writing fails as on a full disk.
     in_the_way = """
 import os
-from kernel_bridge.inside.slots import newest, slot_paths
+from kernel_bridge.inside.checkpoint_slots import newest, slot_paths
 path = get_ipython().kernel.checkpoint._path
 for slot in slot_paths(path):
     if slot != newest(path).path:

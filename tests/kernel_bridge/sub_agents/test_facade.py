@@ -24,7 +24,7 @@ from dspy_modules import DROPPED_IN_3_5, module_or_skip
 from offline import Asked, Engine, ScriptedRootLM, asked, field_lm, fields_text
 
 from kernel_bridge import KernelInterpreter, Limits
-from kernel_bridge.sub_agents.facade import MOST_SUB_AGENTS
+from kernel_bridge.sub_agents.facade_guard import MOST_SUB_AGENTS
 from kernel_bridge.sub_agents.kinds import KINDS
 from kernel_bridge.sub_agents.quota import MOST_KERNELS
 

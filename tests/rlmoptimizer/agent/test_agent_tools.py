@@ -383,12 +383,12 @@ def test_a_val_run_comes_to_its_end_when_its_kernel_dies_and_its_answer_can_be_a
 def test_the_answer_of_a_val_run_that_outlived_its_turn_can_be_asked_for_again(tmp_path: Path) -> None:
     with val_held(tmp_path) as (at, begin, go):
         running = begin()
-        at.bench.books.store.begin_iteration("interrupted")
+        at.bench.accounts.store.begin_iteration("interrupted")
         at.bench.turns.record("", "interrupted", "", 0.0)  # whoever waited was interrupted with the cell
         go()
         running.result(60)
         for _ in range(2):
-            at.bench.books.store.begin_iteration("look")
+            at.bench.accounts.store.begin_iteration("look")
             assert at.bench.tools.optimization_status()["latest_run_id"] == "r3"
             at.bench.turns.record("", "look", "", 0.0)
         assert at.evaluate("val", prompts={"topic": toy.FIX})["run_id"] == "r3"

@@ -8,7 +8,7 @@ import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlmoptimizer.agent.answer_size import fit
+from rlmoptimizer.agent.answer_size import cut_to_size
 
 SUBMIT = 'SUBMIT(optimized_dspy_program=optimization_status()["current_prompts"])'
 
@@ -29,7 +29,7 @@ def texts(value: Any) -> list[str | bytes]:
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), plain, max_size=4), max_size=4), st.integers(0, 3000))
 def test_what_fits_stays_and_what_does_not_is_cut_to_one_length(rows: list[dict[str, Any]], most: int) -> None:
-    fitted, longest = fit(rows, most)
+    fitted, longest = cut_to_size(rows, most)
     if sum(map(len, texts(rows))) <= most:
         assert fitted is rows
         assert longest is None
@@ -43,7 +43,7 @@ def test_what_fits_stays_and_what_does_not_is_cut_to_one_length(rows: list[dict[
 
 
 def test_head_and_tail_are_kept() -> None:
-    ((row,), longest) = fit([{"short": "s", "long": "a" * 600 + "z" * 600}], 401)
+    ((row,), longest) = cut_to_size([{"short": "s", "long": "a" * 600 + "z" * 600}], 401)
     assert longest == 400
     assert row == {"short": "s", "long": "a" * 200 + "\n... [800 characters left out] ...\n" + "z" * 200}
 

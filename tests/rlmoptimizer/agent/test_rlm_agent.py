@@ -14,8 +14,8 @@ from dspy.lm15 import ServerError
 from dspy.primitives.code_interpreter import CodeInterpreterError
 from offline import ScriptedRootLM, fields_text
 
+from rlmoptimizer.agent.agent_signature import agent_instructions, agent_signature
 from rlmoptimizer.agent.rlm_agent import Agent
-from rlmoptimizer.agent.signature import agent_instructions, agent_signature
 from rlmoptimizer.agent.tools import AgentTools
 
 PROMPTS = {"topic": toy.FIX, "reply": "Answer by the topic."}

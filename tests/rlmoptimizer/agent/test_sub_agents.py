@@ -15,7 +15,7 @@ from dspy.clients.base_lm import GLOBAL_HISTORY
 from offline import Asked, ScriptedRootLM, field_lm
 
 from rlmoptimizer import InvalidSetup
-from rlmoptimizer.agent.signature import agent_instructions
+from rlmoptimizer.agent.agent_signature import agent_instructions
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 SPENT = "print(optimization_status()['spent_budget'])"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel_bridge.threads.daemon_pool import DaemonPool
-from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, GivenUp, ThreadFanOut, Work
+from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, FanOutJob, ItemAbandoned, ThreadFanOut
 
 TIMEOUT = 100
 
@@ -46,7 +46,7 @@ def over(
     width: int = 3,
     *halts: threading.Event,
 ) -> FanOut[Any, Any]:
-    work = Work(function, items, deliver, width, halts)
+    work = FanOutJob(function, items, deliver, width, halts)
     return ThreadFanOut(work, pool, never) if kind == "threads" else ExecutorFanOut(work, pool)
 
 
@@ -187,7 +187,7 @@ def test_an_outcome_that_comes_during_a_delivery_is_delivered_after_it(kind: str
 def test_an_item_that_is_given_up_has_no_outcome_and_is_no_failure(kind: str) -> None:
     def function(item: int) -> int:
         if item == 3:
-            raise GivenUp
+            raise ItemAbandoned
         return item
 
     with a_pool(kind, 2) as pool:
@@ -249,7 +249,7 @@ def test_fan_outs_on_one_pool_take_turns() -> None:
 
     with a_pool("threads", 1) as pool:
         first, second = (
-            ThreadFanOut(Work(function, items, lambda batch: None, 1), pool, lambda: True)
+            ThreadFanOut(FanOutJob(function, items, lambda batch: None, 1), pool, lambda: True)
             for items in (["a1", "a2"], ["b1", "b2"])
         )
         first.start()
@@ -272,7 +272,7 @@ def test_a_pool_that_is_closed_meanwhile_is_used_to_the_end_by_the_threads_it_ha
         return item
 
     with a_pool("threads", 1) as pool:
-        fan_out = ThreadFanOut(Work(function, [0, 1, 2], outcomes.extend, 1), pool, lambda: True)
+        fan_out = ThreadFanOut(FanOutJob(function, [0, 1, 2], outcomes.extend, 1), pool, lambda: True)
         fan_out.start()
         assert inside.wait(TIMEOUT)
         pool.close()
@@ -291,7 +291,7 @@ def test_items_that_wait_in_an_executor_are_given_up_at_a_halt() -> None:
         return item
 
     with ThreadPoolExecutor(1) as pool:
-        fan_out = ExecutorFanOut(Work(function, list(range(9)), outcomes.extend, 5, (halt,)), pool)
+        fan_out = ExecutorFanOut(FanOutJob(function, list(range(9)), outcomes.extend, 5, (halt,)), pool)
         fan_out.start()
         assert inside.wait(TIMEOUT)
         halt.set()

@@ -41,7 +41,7 @@ def shown(answer: dict[str, Any]) -> list[Any]:
     return [step.get("completion") or step["outputs"] for step in steps if step["outputs"] or "completion" in step]
 
 
-def books(work: Desk) -> tuple[int, int]:
+def accounts(work: Desk) -> tuple[int, int]:
     """Units spent and left; nothing is reserved between two calls."""
     state = work.ledger.state()
     assert state.reserved == 0
@@ -60,7 +60,7 @@ def test_an_example_that_shows_an_answer_is_paid_although_its_lm_failed_later(tm
     provider = Provider()
     with desk(tmp_path, lm=provider.lm, baseline=False) as work:
         error = refused(work, limit=3)
-        assert (error.paid, books(work)) == (3, (3, 97))
+        assert (error.paid, accounts(work)) == (3, (3, 97))
         assert "3 of them are paid" in str(error)
         answer = work.bench.tools.run_data(error.run_id)
         assert len(shown(answer)) == 3
@@ -70,7 +70,7 @@ def test_an_example_that_shows_an_answer_is_paid_although_its_lm_failed_later(tm
         # Run again it is not paid again, and shows nothing new until it has a verdict.
         refused(work, limit=3)
         assert shown(work.bench.tools.run_data(error.run_id)) == shown(answer)
-        assert books(work) == (3, 97)
+        assert accounts(work) == (3, 97)
         provider.fails_on = None
         again = work.evaluate(limit=3)
         assert (again["run_id"], again["evaluated_count"], again["remaining_budget"]) == (error.run_id, 3, 97)
@@ -83,7 +83,7 @@ def test_an_example_that_shows_no_answer_is_free(tmp_path: Path) -> None:
     provider = Provider("topic")
     with desk(tmp_path, lm=provider.lm, baseline=False) as work:
         error = refused(work, limit=3)
-        assert (error.paid, books(work)) == (0, (0, 100))
+        assert (error.paid, accounts(work)) == (0, (0, 100))
         answer = work.bench.tools.run_data(error.run_id)
         assert shown(answer) == []
         assert [[step["step_name"] for step in row["steps"]] for row in answer["examples"]] == [["topic"]] * 3
@@ -110,7 +110,7 @@ def test_what_a_judge_could_not_judge_is_paid_for_the_prediction_that_is_shown(t
 
     with desk(tmp_path, baseline=False, metric=metric) as work:
         error = refused(work, limit=2)
-        assert (error.paid, books(work)) == (2, (2, 98))
+        assert (error.paid, accounts(work)) == (2, (2, 98))
 
 
 class Direct(toy.Triage):
@@ -132,7 +132,7 @@ def test_what_no_step_was_answered_is_free_and_read_nowhere(tmp_path: Path) -> N
 
     with desk(tmp_path, lm=text_lm(respond), baseline=False, program=Direct()) as work:
         error = refused(work, limit=2)
-        assert (error.paid, books(work)) == (0, (0, 100))
+        assert (error.paid, accounts(work)) == (0, (0, 100))
         answer = work.bench.tools.run_data(error.run_id)
         assert "secret" not in str(answer["examples"])
         assert [(row["error"], row["error_kind"]) for row in answer["examples"]] == [("RuntimeError", "rate_limit")] * 2
@@ -142,15 +142,15 @@ def test_what_is_owed_is_known_to_the_next_process_and_to_another_request(tmp_pa
     provider = Provider()
     with desk(tmp_path, lm=provider.lm, baseline=False) as work:
         refused(work, ids="1-3")
-        assert books(work) == (3, 97)
+        assert accounts(work) == (3, 97)
     provider.fails_on = None
     with desk(tmp_path, lm=provider.lm, baseline=False, again=True) as work:
         # Nobody has the answer of that run, so whatever is asked for next takes over what it paid.
         other = work.evaluate(ids="2-4")
-        assert (other["evaluated_count"], books(work)) == (3, (4, 96))
+        assert (other["evaluated_count"], accounts(work)) == (3, (4, 96))
         # What was taken over is owed no more where it was.
         first = work.evaluate(ids="1-3")
-        assert (first["evaluated_count"], books(work)) == (3, (6, 94))
+        assert (first["evaluated_count"], accounts(work)) == (3, (6, 94))
 
 
 def test_on_val_nothing_is_shown_and_only_verdicts_are_paid(tmp_path: Path) -> None:
@@ -158,4 +158,4 @@ def test_on_val_nothing_is_shown_and_only_verdicts_are_paid(tmp_path: Path) -> N
     provider.only = ("message 1 ",)
     with desk(tmp_path, lm=provider.lm, baseline=False) as work:
         answer = work.evaluate("val")
-        assert (answer["evaluated_count"], answer["unanswered_count"], books(work)) == (3, 1, (3, 97))
+        assert (answer["evaluated_count"], answer["unanswered_count"], accounts(work)) == (3, 1, (3, 97))

@@ -9,7 +9,7 @@ from typing import Any
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.errors import SelectionError, UnknownRunError
-from rlmoptimizer.evaluation.request import Request, run_config
+from rlmoptimizer.evaluation.run_request import Request, run_config
 from rlmoptimizer.evaluation.runs import is_cut_val
 from rlmoptimizer.events import Split
 from rlmoptimizer.records import RunRecord

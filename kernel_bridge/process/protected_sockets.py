@@ -13,10 +13,10 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["MovedSockets"]
+__all__ = ["ProtectedSockets"]
 
 
-class MovedSockets:
+class ProtectedSockets:
     """Moves the sockets as the kernel makes them.
 
     Args:

@@ -13,7 +13,7 @@ from kernel_bridge.confine.guarantees import Confinement
 from kernel_bridge.confine.launch_plan import rlimits
 from kernel_bridge.files.layout import CHECKPOINT
 from kernel_bridge.files.session_directory import SessionDirectory
-from kernel_bridge.inside.slots import mark_slot, newest, read_slot, slot_paths, write_slot
+from kernel_bridge.inside.checkpoint_slots import mark_slot, newest, read_slot, slot_paths, write_slot
 
 
 @pytest.fixture

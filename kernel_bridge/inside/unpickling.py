@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from itertools import chain, pairwise
 from typing import Any, cast
 
-from kernel_bridge.inside.time_limit import call_within
+from kernel_bridge.inside.bounded_call import call_within
 from kernel_bridge.inside.tracebacks import in_brief
 
 __all__ = ["load_names"]

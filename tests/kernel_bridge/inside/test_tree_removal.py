@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from child_process import forked, output_of
 
-from kernel_bridge.inside.removal import remove_tree
+from kernel_bridge.inside.tree_removal import remove_tree
 
 # In one process after the other, which ends without a word at the next step of the removal each time.
 KILLED_AT_EVERY_STEP = """

@@ -28,7 +28,7 @@ from pydantic_core import PydanticUndefined
 
 from kernel_bridge.text import error_text
 from rlmoptimizer.errors import InvalidSetup
-from rlmoptimizer.evaluation.fan_out import GivenUp
+from rlmoptimizer.evaluation.fan_out import ItemAbandoned
 from rlmoptimizer.evaluation.plain_values import to_plain, without_addresses
 from rlmoptimizer.lms.failures import causes
 from rlmoptimizer.records import StepTrace
@@ -69,7 +69,7 @@ class Steps:
     """The calls of one run of a program, until it is closed. Thread-safe.
 
     It is a member of DSPy's setting `caller_modules`, which reaches every thread that DSPy's settings reach; DSPy adds
-    each answered LM call to the `history` of every member. Once `halt` is set, calls raise `GivenUp`.
+    each answered LM call to the `history` of every member. Once `halt` is set, calls raise `ItemAbandoned`.
     `keeps_copies`: `trace` gets the calls as DSPy's trace would have them, as copies.
     """
 
@@ -95,14 +95,14 @@ class Steps:
         if self._closed:
             return None
         if self._halt.is_set():
-            raise GivenUp
+            raise ItemAbandoned
         name = getattr(signature, "__name__", "?")
         kept = copy_of(dict(inputs)) if self._keeps_copies else None
         return _Call(self, predictor, name, plain_record(inputs), kept)
 
     def returned(self, call: _Call, outputs: Any) -> None:
         if self._halt.is_set():
-            raise GivenUp
+            raise ItemAbandoned
         if self._closed:
             return
         if call.kept_inputs is not None:

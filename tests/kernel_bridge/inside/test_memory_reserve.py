@@ -12,7 +12,7 @@ FILL = """
 import resource
 hard = 2**28
 resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
-from kernel_bridge.inside.memory import MemoryRoom
+from kernel_bridge.inside.memory_reserve import MemoryRoom
 room = MemoryRoom()
 room.was_used_up = True
 room.keep()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy
 import pytest
 
-from kernel_bridge.inside.loading import load_names
+from kernel_bridge.inside.unpickling import load_names
 
 
 class Plain:
