@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def live_sessions(root: Path | None = None) -> list[LiveSession]:
         lives = facts.host.lives()
         if lives is False:
             remove_tree(directory, last=FACTS)
-        elif lives and (file := Path(facts.connection_file)).exists():
+        elif lives and os.path.exists(facts.connection_file):  # `Path.exists` raises for a path that is too long
+            file = Path(facts.connection_file)
             found.append(LiveSession(directory.name, facts.host_pid, facts.command, facts.started, file))
     return sorted(found, key=lambda session: session.started)
 

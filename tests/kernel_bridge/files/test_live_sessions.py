@@ -115,6 +115,15 @@ def test_sessions_of_hosts_that_cannot_be_seen_are_not_listed(root: Path, leave:
     assert [session.id for session in live_sessions(root)] == ["here"]
 
 
+@pytest.mark.parametrize("path", ["/" + "a" * 5000, "/a\0b"], ids=["too long", "with a zero byte"])
+def test_a_session_that_names_a_path_that_cannot_be_is_not_listed_and_hides_no_other(
+    root: Path, leave: Leave, path: str
+) -> None:
+    leave("strange", connection_file=path)
+    leave("here")
+    assert [session.id for session in live_sessions(root)] == ["here"]
+
+
 def test_a_pid_that_another_process_got_since_is_not_the_host(root: Path, leave: Leave) -> None:
     left = leave("left", host_pid=os.getpid(), host_started="1")
     assert live_sessions(root) == []
