@@ -116,10 +116,12 @@ class ToolServer:
         thread = threading.Thread(target=self._serve, name=f"kernel tools {len(self._threads) + 1}", daemon=True)
         start_thread(thread)
         self._threads.append(thread)
+        self._idle.release()
 
     def _serve(self) -> None:
         while True:
             with self._turn:
+                self._idle.acquire()
                 call = self._receive()
                 if call is None or not self._admit(call.size):
                     return
@@ -143,7 +145,9 @@ class ToolServer:
         """Wait, with the turn, until so much more may be in flight; see to the next reader. False: closing."""
         if not self._in_flight.begin(size) or self._closed:
             return False
-        if not self._idle.acquire(blocking=False) and len(self._threads) < self._most_threads:
+        if self._idle.acquire(blocking=False):
+            self._idle.release()  # whoever takes the turn next counts itself
+        elif len(self._threads) < self._most_threads:
             with suppress(OSError):  # no thread is to be had: this one reads on when it has run its call
                 self._add_thread()
         return True
