@@ -10,11 +10,12 @@ import contextlib
 import hmac
 import socket
 import struct
+import time
 from collections.abc import Callable
 
 __all__ = ["Endpoint", "LoopbackListener"]
 
-_HANDSHAKE_SECONDS = 2.0  # for each part; a kernel's own comes at once
+_HANDSHAKE_SECONDS = 2.0  # for all of it; a kernel's own comes at once
 _GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"PLAIN".ljust(20, b"\0") + b"\x01" + bytes(31)
 _COMMAND = 4  # the flag of a short frame that is a command
 
@@ -54,18 +55,18 @@ class LoopbackListener:
             undo.callback(made.close)
             made.settimeout(_HANDSHAKE_SECONDS)
             with contextlib.suppress(OSError):
-                if self._shakes_hands(made):
+                if self._shakes_hands(made, time.monotonic() + _HANDSHAKE_SECONDS):
                     undo.pop_all()
                     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     return made
         return None
 
-    def _shakes_hands(self, made: socket.socket) -> bool:
+    def _shakes_hands(self, made: socket.socket, deadline: float) -> bool:
         made.sendall(_GREETING)
-        theirs = _read(made, len(_GREETING))
+        theirs = _read(made, len(_GREETING), deadline)
         if theirs[:1] + theirs[9:10] != b"\xff\x7f" or theirs[10:11] < b"\x03" or theirs[12:32] != _GREETING[12:32]:
             return False
-        hello = _read_command(made)  # the command's name, the user's and the password, each after its length
+        hello = _read_command(made, deadline)  # the command's name, the user's and the password, each after its length
         user = hello[6:7]
         if hello[:6] != b"\x05HELLO" or not user:
             return False
@@ -73,7 +74,7 @@ class LoopbackListener:
         if not hmac.compare_digest(said, bytes([len(self._key)]) + self._key):
             return False
         _send_command(made, b"\x07WELCOME")
-        if not _read_command(made).startswith(b"\x08INITIATE"):
+        if not _read_command(made, deadline).startswith(b"\x08INITIATE"):
             return False
         _send_command(made, self._ready)
         return True
@@ -83,9 +84,10 @@ class LoopbackListener:
         self._server.close()
 
 
-def _read(made: socket.socket, size: int) -> bytes:
+def _read(made: socket.socket, size: int, deadline: float) -> bytes:
     found = b""
     while len(found) < size:
+        made.settimeout(max(0.001, deadline - time.monotonic()))
         more = made.recv(size - len(found))
         if not more:
             raise ConnectionError("it was closed")
@@ -93,9 +95,9 @@ def _read(made: socket.socket, size: int) -> bytes:
     return found
 
 
-def _read_command(made: socket.socket) -> bytes:
-    flags, size = _read(made, 2)
-    return _read(made, size) if flags == _COMMAND else b""
+def _read_command(made: socket.socket, deadline: float) -> bytes:
+    flags, size = _read(made, 2, deadline)
+    return _read(made, size, deadline) if flags == _COMMAND else b""
 
 
 def _send_command(made: socket.socket, body: bytes) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -91,3 +93,24 @@ def test_strangers_are_told_nothing_and_the_kernel_still_comes_in(
             while more := stranger.recv(4096):
                 told += more
     assert told in (b"", hello(b"")[:32] + b"\x01" + bytes(31))  # the listener's own greeting, and no more
+
+
+def test_a_stranger_who_goes_on_saying_a_little_is_not_waited_for_longer_than_any_other(
+    listener: LoopbackListener,
+) -> None:
+    over = threading.Event()
+
+    def drip() -> None:
+        with contextlib.suppress(OSError):
+            while not over.wait(0.3):
+                stranger.send(b"\xff")
+
+    with socket.create_connection(("127.0.0.1", int(listener.url.rpartition(":")[2]))) as stranger:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        began = time.monotonic()
+        assert listener.accept() is None
+        took = time.monotonic() - began
+        over.set()
+        thread.join()
+    assert 1.0 < took < 10.0
