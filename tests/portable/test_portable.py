@@ -6,6 +6,7 @@ what their documentation says: no test runs there.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import pytest
 from portable_rig import make_system
 from selection import CONTRACT
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="hides what Linux has")
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="hides what Linux has"),
+    pytest.mark.skipif("PORTABLE" not in os.environ, reason="takes a minute: .ci/run does it, and PORTABLE=all pytest"),
+]
 _MOST_SECONDS = 900  # half a minute on a machine that has nothing else to do
 
 
