@@ -7,18 +7,22 @@ import pickle
 import pickletools
 import struct
 import time
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import chain, pairwise
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from kernel_bridge.inside.bounded_call import call_within
 from kernel_bridge.inside.tracebacks import in_brief
 
 __all__ = ["load_names"]
 
+_T = TypeVar("_T")
+
 _LEAST_SECONDS = 0.05  # that one name gets, however much time others have used up
-_TEXTS = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
 _REFERENCES = ("BINGET", "LONG_BINGET")
+_FILLING = ("BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS")  # they leave the object that they fill
 _NUMBER = struct.Struct("<I")
 
 
@@ -33,38 +37,61 @@ def load_names(data: bytes, sizes: Mapping[str, int], seconds: float) -> tuple[d
     try:
         return call_within(seconds, lambda: {name: load() for name in sizes}), {}
     except BaseException:  # noqa: BLE001 - unpickling runs the agent's own code
-        return _load_apart(data, sizes, seconds / 2)
+        return _load_apart(data, sizes, seconds)
 
 
-def _load_apart(data: bytes, sizes: Mapping[str, int], left: float) -> tuple[dict[str, Any], dict[str, str]]:
-    """Load one name after the other. None gets more than half of the seconds that are left."""
-    loader = _Loader()
+def _load_apart(data: bytes, sizes: Mapping[str, int], seconds: float) -> tuple[dict[str, Any], dict[str, str]]:
+    """Load one name after the other. Half of the seconds are for the agent's code, of which none gets more than half.
+
+    As many are for reading pickles, which runs none of it: one that is not read loses all names that come after it.
+    """
+    loader = _Loader(_Seconds(seconds), _Seconds(seconds / 2))
     loaded: dict[str, Any] = {}
     lost: dict[str, str] = {}
     end = 0
     for name, size in sizes.items():
-        started = time.monotonic()
         start, end = end, end + size
         try:
-            loaded[name] = loader.load(data[start:end], name, max(_LEAST_SECONDS, left / 2))
+            loaded[name] = loader.load(data[start:end], name)
         except BaseException as error:  # noqa: BLE001 - unpickling runs the agent's own code
             lost[name] = f"restoring it raised {in_brief(error, _LEAST_SECONDS)}"
-        left -= time.monotonic() - started
     return loaded, lost
+
+
+class _Seconds:
+    """Time that is used up piece by piece."""
+
+    def __init__(self, left: float) -> None:
+        self._left = left
+
+    def run(self, action: Callable[[], _T], share: float = 1.0) -> _T:
+        """Run this, within so large a share of what is left."""
+        started = time.monotonic()
+        try:
+            return call_within(max(_LEAST_SECONDS, self._left * share), action)
+        finally:
+            self._left -= time.monotonic() - started
 
 
 class _Loader:
     """One unpickler for many pickles, of which some fail. Serves it the bytes of the present one.
 
     Objects that pickles refer to are numbered in the order in which they are made. When a pickle fails, its objects are
-    missing or half made, and a later pickle that refers to one of them is refused. Texts, classes and functions are
-    made all the same: every other object with the same fields or of the same class refers to them.
+    missing or half made. One that a later pickle refers to is made again, from its part of the failed pickle; when that
+    cannot be, the later pickle is refused.
+
+    Args:
+        reading: for pickles.
+        running: for the code that restores objects.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reading: _Seconds, running: _Seconds) -> None:
+        self._reading, self._running = reading, running
         self._count = 0  # objects that have a number
         self._missing: dict[int, str] = {}  # number of an object, and the name that was lost with it
-        self._texts: set[int] = set()
+        self._made_again: set[int] = set()
+        self._failed: dict[str, bytes] = {}  # pickles of lost names, with the numbers of their objects
+        self._parts: dict[str, _Parts] = {}  # of those to which later ones refer
         self._unread: str | None = None  # a name whose pickle could not be read to its end
         self._file = io.BytesIO()
         self._unpickle = pickle.Unpickler(self).load
@@ -75,62 +102,111 @@ class _Loader:
     def readline(self) -> bytes:
         return self._file.readline()
 
-    def load(self, data: bytes, name: str, seconds: float) -> Any:
+    def load(self, data: bytes, name: str) -> Any:
         """Load the next pickle. Raises: BaseException, from the agent's code."""
         if self._unread is not None:  # how many objects it has is not known, nor which numbers come after them
             raise ValueError(f"it comes after {self._unread}, which cannot be read")
         first, self._unread = self._count, name
-        whole, spare, refers = call_within(seconds, lambda: self._with_numbers(data))
+        whole, refers = self._reading.run(lambda: self._with_numbers(data))
         self._unread = None
         try:
             for number in self._missing.keys() & refers:
-                raise ValueError(f"it shares an object with {self._missing[number]}")
-            return self._run(whole, seconds)
+                self._make(number)
+            return self._run(whole)
         except BaseException:
             self._missing.update(dict.fromkeys(range(first, self._count), name))
-            for number, code in spare.items():
-                try:
-                    self._run(code, seconds)
-                    del self._missing[number]
-                except BaseException:  # noqa: BLE001 - a module is imported
-                    continue
+            self._failed[name] = whole
             raise
 
-    def _run(self, code: bytes | bytearray, seconds: float) -> Any:
+    def _make(self, number: int) -> None:
+        """Make a missing object, and those in it. Raises: ValueError."""
+        if (name := self._missing.pop(number, None)) is None:
+            return  # it was made as a part of another one, or is being made
+        try:
+            if name not in self._parts:
+                self._parts[name] = self._reading.run(lambda: _Parts(self._failed[name]))
+            code, made, refers = self._parts[name].of(number)
+            for other in self._missing.keys() & refers:
+                self._make(other)
+            if number not in self._made_again:  # as a part of one of those
+                self._run(code)
+                self._made_again |= made
+        except BaseException as error:
+            self._missing[number] = name
+            raise ValueError(f"it shares an object with {name}") from error
+        for other in made:
+            self._missing.pop(other, None)
+
+    def _run(self, code: bytes) -> Any:
         self._file = io.BytesIO(code)
-        return call_within(seconds, self._unpickle)
+        return self._running.run(self._unpickle, share=0.5)
 
-    def _with_numbers(self, data: bytes) -> tuple[bytearray, dict[int, bytes], set[int]]:
-        """A pickle with the numbers of its objects written out.
-
-        Also a pickle of each text, class and function in it by their numbers, and the numbers to which it refers.
-        """
+    def _with_numbers(self, data: bytes) -> tuple[bytes, set[int]]:
+        """A pickle with the numbers of its objects written out, and the numbers to which it refers."""
         whole = bytearray()
-        spare: dict[int, bytes] = {}
         refers: set[int] = set()
-        texts = [b"", b""]  # what pushes the last two of them
-        simple = b""  # what makes the object on top, if that is a text, a class or a function
         found = ((kind.name, argument, start) for kind, argument, start in pickletools.genops(data))
         for (kind, argument, start), (_, _, end) in pairwise(chain(found, [("", None, len(data))])):
-            code = data[start:end]
-            before, simple = simple, b""
             if kind == "MEMOIZE":
-                number = _NUMBER.pack(self._count)
-                code = pickle.LONG_BINPUT + number
-                if before:
-                    spare[self._count] = before + code + pickle.STOP
-                if before == texts[1]:
-                    self._texts.add(self._count)
-                    texts[1] = pickle.LONG_BINGET + number
+                whole += pickle.LONG_BINPUT + _NUMBER.pack(self._count)
                 self._count += 1
-            elif kind in _TEXTS:
-                texts, simple = [texts[1], code], code
-            elif kind == "STACK_GLOBAL":
-                simple = b"".join((*texts, code))
-            elif kind in _REFERENCES:
+            elif kind != "FRAME":  # which only says how much to read at once, and would now be wrong
+                whole += data[start:end]
+            if kind in _REFERENCES:
                 refers.add(cast("int", argument))
-                if argument in self._texts:
-                    texts = [texts[1], code]
-            if kind != "FRAME":  # which only says how much to read at once, and would now be wrong
-                whole += code
-        return whole, spare, refers
+        return bytes(whole), refers
+
+
+@dataclass
+class _Item:
+    """What lies on the unpickler's stack."""
+
+    start: int  # of the instructions that make it
+    is_mark: bool = False
+    numbers: list[int] = field(default_factory=list[int])
+
+
+class _Parts:
+    """The parts of a pickle that make its numbered objects, each with all that fills it."""
+
+    def __init__(self, code: bytes) -> None:
+        self._code = code
+        self._ends: dict[int, tuple[int, int]] = {}  # number -> where its part begins, and ends
+        self._made: list[tuple[int, ...]] = []  # place, number
+        self._refers: list[tuple[int, ...]] = []
+        stack: list[_Item] = []
+        for kind, argument, place in cast("Iterable[tuple[Any, Any, int]]", pickletools.genops(code)):
+            if kind.name == "LONG_BINPUT":
+                stack[-1].numbers.append(argument)
+                self._made.append((place, argument))
+                continue
+            if kind.name in _REFERENCES:
+                self._refers.append((place, argument))
+            taken = _take(kind, stack)
+            for item, above in pairwise([*taken, _Item(place)]):
+                self._ends.update(dict.fromkeys(item.numbers, (item.start, above.start)))
+            if kind.name in _FILLING:
+                stack.append(taken[0])
+            elif kind.stack_after:
+                start = taken[0].start if taken else place
+                stack.append(_Item(start, is_mark=kind.stack_after == [pickletools.markobject]))
+
+    def of(self, number: int) -> tuple[bytes, set[int], set[int]]:
+        """The pickle of an object, the numbers of those that it makes, and the numbers to which it refers besides."""
+        start, end = self._ends[number]
+        made, refers = (
+            {number for _, number in found[bisect_left(found, (start,)) : bisect_left(found, (end,))]}
+            for found in (self._made, self._refers)
+        )
+        return self._code[start:end] + pickle.STOP, made, refers - made
+
+
+def _take(kind: Any, stack: list[_Item]) -> list[_Item]:
+    """Take from the stack what an instruction takes."""
+    least = len(kind.stack_before)
+    if pickletools.markobject in kind.stack_before:
+        mark = max(place for place, item in enumerate(stack) if item.is_mark)
+        least = len(stack) - mark + kind.stack_before.index(pickletools.markobject)
+    taken = stack[len(stack) - least :]
+    del stack[len(stack) - least :]
+    return taken

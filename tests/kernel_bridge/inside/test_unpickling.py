@@ -8,7 +8,9 @@ import decimal
 import functools
 import io
 import pickle
+import pickletools
 import re
+import time
 from typing import Any
 
 import numpy
@@ -188,20 +190,56 @@ def test_each_name_that_holds_what_cannot_be_loaded_is_lost_and_no_other(monkeyp
     assert set(lost) == {"all bad"}
 
 
-def test_a_name_that_shares_an_object_with_a_lost_one_is_lost_too_but_not_one_that_shares_texts_or_classes() -> None:
+def test_what_names_share_with_a_lost_one_is_there_and_still_shared() -> None:
     row, when = {"field": 1}, datetime.date(2020, 1, 1)
+    parent, child = Plain(), Plain()
+    parent.value, child.value = [child], parent
     names = {
-        "rows": [row, when, Unmakeable(), Plain(1), collections.Counter("a"), "said"],
+        "rows": [row, when, parent, Plain(1), collections.Counter("a"), "said", (1, "two"), Unmakeable()],
         "best": row,
         "other": {"field": 2, "said": "said"},
-        "later": [datetime.date(2020, 1, 2), Plain(2), collections.Counter("b"), collections.Counter],
+        "later": [datetime.date(2020, 1, 2), Plain(2), collections.Counter("b"), collections.Counter, (1, "two")],
         "last": [row],
+        "child": child,
+        "when": when,
     }
     loaded, lost = load_names(*pickled(names), 60)
-    assert loaded.pop("later")[0].day == 2
-    assert loaded == {"other": {"field": 2, "said": "said"}}
-    assert set(lost) == {"rows", "best", "last"}
-    assert lost["best"] == "restoring it raised ValueError: it shares an object with rows"
+    assert set(lost) == {"rows"}
+    assert loaded["best"] == row
+    assert loaded["last"][0] is loaded["best"]
+    assert loaded["child"].value.value[0] is loaded["child"]
+    assert loaded["when"] == when
+    assert loaded["other"] == names["other"]
+    assert loaded["later"][1].value == 2
+
+
+def test_a_name_that_shares_what_cannot_be_made_is_lost_too() -> None:
+    bad = Unfillable(1)
+    loaded, lost = load_names(*pickled({"bad": [bad], "also": [[bad]], "good": [1]}), 60)
+    assert loaded == {"good": [1]}
+    assert lost["also"] == "restoring it raised ValueError: it shares an object with bad"
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [b"", numpy.dtype("float64"), numpy.zeros(2), datetime.timezone.utc, re.compile("a"), collections.Counter, (1, 2)],
+    ids=lambda shared: type(shared).__name__,
+)
+def test_a_lost_name_takes_nothing_along_that_all_names_share(shared: Any) -> None:
+    loaded, lost = load_names(*pickled({"bad": [shared, Unmakeable()], "good": [shared]}), 60)
+    assert set(lost) == {"bad"}
+    assert repr(loaded["good"]) == repr([shared])
+
+
+def test_a_large_name_is_read_after_another_one_has_failed() -> None:
+    rows = [{"id": number, "text": str(number)} for number in range(20_000)]
+    data, sizes = pickled({"bad": Unmakeable(), "rows": rows, "later": [1]})
+    began = time.monotonic()
+    collections.deque(pickletools.genops(data[sizes["bad"] :]), maxlen=0)
+    seconds = 3 * (time.monotonic() - began)  # of which a quarter for one name would be too short
+    loaded, lost = load_names(data, sizes, max(1.0, seconds))
+    assert set(lost) == {"bad"}
+    assert loaded == {"rows": rows, "later": [1]}
 
 
 def test_what_is_no_pickle_is_lost_and_nothing_else_happens() -> None:
