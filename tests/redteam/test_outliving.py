@@ -124,7 +124,7 @@ def test_a_kernel_that_stops_itself(bounded: Victim) -> None:
 def test_a_kernel_that_blocks_every_signal(bounded: Victim) -> None:
     with victim(bounded.tier, "limits=Limits(cell_seconds=0.5)") as one:
         told = one.dies(
-            f"{DAEMONS}\ndeafen()\nthreading.Thread(target=deafen).start()\nwhile True: pass",
+            f"{DAEMONS}\ndeafen()\nthreading.Thread(target=deafen).start()\nwhile True: time.sleep(1)",
         )
         assert "did not react to an interrupt" in told
         one.assert_works()
@@ -152,7 +152,7 @@ def test_signals_to_all_that_stand_above_it(bounded: Victim) -> None:
 @at_every_tier
 def test_closing_every_descriptor_that_it_has(bounded: Victim) -> None:
     with victim(bounded.tier, "limits=Limits(cell_seconds=0.5)") as one:
-        told = one.dies("os.closerange(0, 4096)\nwhile True: pass")
+        told = one.dies("os.closerange(0, 4096)\nwhile True: time.sleep(1)")
         # Its libraries may notice, and end it in their own way.
         assert "it was killed" in told or "closed its connection" in told or "it exited" in told, told
         one.assert_works()
@@ -164,7 +164,7 @@ def test_a_guardian_that_was_stopped(bounded: Victim) -> None:
         start_daemons(one, mark)
         one.host("import os, signal; os.kill(guardian_pid(session), signal.SIGSTOP)")
         one.assert_works()
-        assert DEATH in one.dies("while True: pass")
+        assert DEATH in one.dies("while True: time.sleep(1)")
         one.assert_works()
         one.host("import os, signal; os.kill(guardian_pid(session), signal.SIGSTOP)")
 
