@@ -43,10 +43,14 @@ def test_how_it_ended_is_told(start: Any, code: str, status: int, out: str, erro
 
 
 def test_it_is_waited_for_signalled_and_talked_to(start: Any) -> None:
-    code = "try:\n    print('ready', flush=True)\n    input()\nexcept KeyboardInterrupt: print(input())"
+    code = (
+        "try:\n    print('ready', flush=True)\n    input()\n"
+        "except KeyboardInterrupt: print('caught', flush=True)\nprint(input())"
+    )
     with start(code) as child:
         child.wait_for("ready")
         child.send_signal(signal.SIGINT)
+        child.wait_for("caught")
         child.stdin.write("a line\n")
         assert child.ended() == Ended(0, "a line\n", "")
 
