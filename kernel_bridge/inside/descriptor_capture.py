@@ -38,7 +38,7 @@ class DescriptorCapture:
 
     def __init__(self, emit: Callable[[str], None]) -> None:
         self._emit = emit
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler of the agent's may print in the middle of a print
         self._decode = codecs.getincrementaldecoder("utf-8")("replace")
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._read_end, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from typing import Any
 
@@ -238,3 +239,24 @@ def test_a_bar_under_which_the_kernel_dies_is_told_as_it_stood() -> None:
     died = r"\Abefore\ndone 400/400\nbegun\nThe kernel died"
     with KernelInterpreter() as kernel, pytest.raises(CodeExecutionError, match=died):
         kernel.execute(f"print('before')\n{BAR}\nprint('begun', end='\\r')\nimport os; os._exit(1)")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
+def test_a_signal_handler_of_the_cell_may_print_in_the_middle_of_a_print() -> None:
+    code = """
+import signal
+ticks = 0
+def tick(number, frame):
+    global ticks
+    ticks += 1
+    print("tick")
+signal.signal(signal.SIGALRM, tick)
+signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+try:
+    for _ in range(20_000): print("x")
+finally:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+print("ticks", ticks > 0)
+"""
+    with KernelInterpreter(limits=Limits(cell_seconds=30)) as kernel:
+        assert str(kernel.execute(code)).endswith("ticks True")
