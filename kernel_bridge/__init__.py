@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kernel_bridge.cells import Cell, CellOutcome, Death, Pickled, RemoteFailure, Restored
+    from kernel_bridge.cells import Cell, CellHost, CellOutcome, Death, Pickled, RemoteFailure, Restored
     from kernel_bridge.confine import GUARANTEES, Confinement, ConfinementReport, Probe, probe
     from kernel_bridge.errors import (
         BridgeError,
@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     )
     from kernel_bridge.files.live_sessions import LiveSession, live_sessions
     from kernel_bridge.interpreter import KernelInterpreter, KernelInterpreterFactory
-    from kernel_bridge.options import Limits
+    from kernel_bridge.options import Limits, SessionOptions
     from kernel_bridge.session import KernelSession
 
 __all__ = [
     "GUARANTEES",
     "BridgeError",
     "Cell",
+    "CellHost",
     "CellOutcome",
     "Confinement",
     "ConfinementReport",
@@ -59,6 +60,7 @@ __all__ = [
     "SessionBusy",
     "SessionClosed",
     "SessionLost",
+    "SessionOptions",
     "StartupFailed",
     "SubAgentError",
     "live_sessions",
@@ -66,7 +68,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "cells": ("Cell", "CellOutcome", "Death", "Pickled", "RemoteFailure", "Restored"),
+    "cells": ("Cell", "CellHost", "CellOutcome", "Death", "Pickled", "RemoteFailure", "Restored"),
     "confine": ("GUARANTEES", "Confinement", "ConfinementReport", "Probe", "probe"),
     "files.live_sessions": ("LiveSession", "live_sessions"),
     "errors": (
@@ -83,7 +85,7 @@ _HOMES = {
         "SubAgentError",
     ),
     "interpreter": ("KernelInterpreter", "KernelInterpreterFactory"),
-    "options": ("Limits",),
+    "options": ("Limits", "SessionOptions"),
     "session": ("KernelSession",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -69,7 +69,7 @@ class Refusal(Exception):
 
 
 class SubAgentError(BridgeError, ValueError):
-    """A sub-agent that agent code asked for cannot be had, or could not answer. Read by the agent, who can mend it."""
+    """A sub-agent asked for by agent code is not available, or could not answer. The agent reads it and can mend it."""
 
 
 class ConfinementUnavailable(BridgeError):
@@ -173,7 +173,7 @@ _BY_LIBRARIES: Mapping[str, int] = {  # the same errors in the words of librarie
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether an error says that something has run out, or could not be had at this moment."""
+    """Whether an error says that something has run out, or was not available at this moment."""
     if isinstance(error, (TransientError, MemoryError)):
         return True
     number = error.errno if isinstance(error, OSError) else None

@@ -27,7 +27,7 @@ from rlmoptimizer.compilation.result import Outcome, finished_program, stored_be
 from rlmoptimizer.compilation.resume import found_line, how_to_resume_line, how_to_resume_note, open_store
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.compilation.setup_record import describe_setup
-from rlmoptimizer.errors import CostLimitReached, InvalidSetup, add_note, notes_of
+from rlmoptimizer.errors import CostLimitReached, InvalidSetup, InvalidSetupType, add_note, notes_of
 from rlmoptimizer.lms.failures import failure_line, without_traceback
 from rlmoptimizer.settings import Settings, a_bool, a_directory
 from rlmoptimizer.show.log_lines import printable_logs
@@ -129,7 +129,12 @@ class RLMDocstringOptimizer(Teleprompter):
         """Set a parameter for the compiles to come. Raises: InvalidSetup, as the constructor does."""
         if name in Settings.__slots__:
             name, value = "settings", replace(self.settings, **{name: value})
+        elif name == "settings" and not isinstance(value, Settings):
+            raise InvalidSetupType(f"settings must be a Settings, got {type(value).__name__}")
         super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *Settings.__slots__]
 
     def get_params(self) -> dict[str, Any]:
         """The parameters by name, as DSPy's optimizers give them."""

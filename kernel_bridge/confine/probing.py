@@ -48,7 +48,7 @@ def probed(place: _Place) -> Probe:
             reason = _why_not(tier, place.root)
             if reason is None:
                 return _found(tier, notes)
-            notes.append(f"tier {tier.letter} is not to be had: {reason}")
+            notes.append(f"tier {tier.letter} is not available: {reason}")
     return _found(PLAIN, notes)
 
 
@@ -74,7 +74,7 @@ def _why_not(tier: Tier, root: Path | None) -> str | None:
 def _found(tier: Tier, notes: list[str]) -> Probe:
     given = tier.guarantees()
     available = {name: given[name] for name in GUARANTEES if name in given}
-    missing = {name: tier.missing.get(name, "not to be had in this tier") for name in GUARANTEES if name not in given}
+    missing = {name: tier.missing.get(name, "not available in this tier") for name in GUARANTEES if name not in given}
     return Probe(tier.letter, available, missing, (*notes, *([tier.note] if tier.note else [])))
 
 

@@ -34,7 +34,7 @@ class Probe:
     tier: str  # a key of TIERS
     available: Mapping[str, str]  # guarantee -> mechanism
     missing: Mapping[str, str]  # guarantee -> why not, and what would mend it
-    notes: tuple[str, ...] = ()  # why a stronger tier is not to be had, and what would mend it
+    notes: tuple[str, ...] = ()  # why a stronger tier is not available, and what would mend it
 
     def table(self) -> str:
         """The tier, why it is not a stronger one, and one line for each guarantee."""

@@ -42,7 +42,7 @@ _ROOM_FOR_OTHERS = 512  # processes and threads that the user may start elsewher
 
 
 def why_no_landlock() -> str | None:
-    """Why this tier cannot be had here, with what would mend it; None when it can."""
+    """Why this tier is not available here, with what would mend it; None when it is."""
     abi = landlock_abi()
     if abi < OLDEST_ABI:
         have = "none" if abi < 1 else f"version {abi}"

@@ -1,7 +1,6 @@
 """Tier S, macOS: the system's sandbox-exec with a profile, and resource limits.
 
-Written small, because this project's own checks have no Mac: it has not been run. The trial run of `probe()` decides
-whether it is used.
+It has never been run: this project's checks have no Mac. The trial run of `probe()` decides whether it is used.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from kernel_bridge.files.layout import Layout
 __all__ = ["TIERS", "plan_launch"]
 
 TIERS: Mapping[str, Tier] = {tier.letter: tier for tier in (BUBBLEWRAP, LANDLOCK, SEATBELT, PLAIN)}
-"""The tiers by their letters, strongest first; the last one can be had everywhere."""
+"""The tiers by their letters, strongest first; the last one is available everywhere."""
 
 
 def plan_launch(limits: Confinement, tier: str, layout: Layout, python: str) -> LaunchPlan:

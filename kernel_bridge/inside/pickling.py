@@ -149,7 +149,7 @@ _LRU_CACHE: type = type(functools.lru_cache(lambda: None))
 
 
 def _remake_cache(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
-    """An empty cache around a function of a cell: what it held is worth no more than the time to make it again."""
+    """An empty cache around a function of a cell. Its content can be computed again."""
     return functools.lru_cache(maxsize=parameters["maxsize"], typed=parameters["typed"])(function)
 
 

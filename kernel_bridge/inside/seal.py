@@ -116,7 +116,7 @@ _MOST_PROCESSES = 2**20
 
 
 def _shed_capabilities() -> None:
-    """Make sure that no capability can ever be had again by running a program."""
+    """Make sure that running a program can never give a capability again."""
     for capability in range(64):
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
             break  # the first that this system does not know

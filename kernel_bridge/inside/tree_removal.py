@@ -63,7 +63,7 @@ def _unlock(path: str | os.PathLike[str], folder: int | None = None) -> None:
 
 
 def _unlink_files(directory: int, but: str | None = None) -> list[str]:
-    """Unlink all that is no directory, but for one name; the names of the directories."""
+    """Unlink every file but the one named `but`. Returns the names of the directories."""
     kept: list[str] = []
     for name in os.listdir(directory):
         if name == but:

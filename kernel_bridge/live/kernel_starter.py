@@ -117,5 +117,5 @@ def _trouble_explained() -> Generator[None]:
     try:
         yield
     except (OSError, ImportError, MemoryError) as error:  # a library that is loaded late meets such trouble, too
-        text = f"what the kernel needs of the system cannot be had: {error or type(error).__name__}"
+        text = f"the system does not give what the kernel needs: {error or type(error).__name__}"
         raise StartupFailed(text + what_to_do(text)) from error

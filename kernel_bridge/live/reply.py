@@ -75,7 +75,7 @@ def find_reply(frames: Sequence[bytes | bytearray | memoryview], id: str) -> Rep
             return _replies.decode(frames[at + 5])
     except (msgspec.MsgspecError, ValueError, IndexError, RecursionError) as error:
         kind = type(error).__name__
-        raise ProtocolViolation(f"the kernel sent a reply that is none: {kind}: {error}") from error
+        raise ProtocolViolation(f"the kernel sent a malformed reply: {kind}: {error}") from error
     return None
 
 

@@ -148,7 +148,7 @@ class ToolServer:
         if self._idle.acquire(blocking=False):
             self._idle.release()  # whoever takes the turn next counts itself
         elif len(self._threads) < self._most_threads:
-            with suppress(OSError):  # no thread is to be had: this one reads on when it has run its call
+            with suppress(OSError):  # the system has no thread left: this one reads on when it has run its call
                 self._add_thread()
         return True
 

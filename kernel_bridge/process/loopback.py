@@ -28,7 +28,7 @@ class LoopbackListener:
         kind: the ZeroMQ type that this end claims to be.
 
     Raises:
-        OSError: no port is to be had.
+        OSError: no port is free.
     """
 
     def __init__(self, key: bytes, kind: str) -> None:

@@ -70,7 +70,7 @@ class Watchdog:
         root: the process that the host started; it and all its descendants count.
 
     Raises:
-        OSError: no thread is to be had.
+        OSError: the system has no thread left.
     """
 
     def __init__(self, root: int, bounds: Bounds) -> None:

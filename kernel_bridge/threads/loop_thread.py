@@ -113,7 +113,7 @@ class LoopThread:
                 thread = threading.Thread(target=self._serve, args=(loop,), name=self._name, daemon=True)
                 try:
                     thread.start()
-                except BaseException:  # no thread is to be had: the next call tries again
+                except BaseException:  # the system has no thread left: the next call tries again
                     loop.close()
                     raise
                 self._loop, self._thread = loop, thread

@@ -35,7 +35,7 @@ _CONTAINERS = frozenset([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 def count_parts(data: Frame, most: int, most_containers: int) -> tuple[int, int]:
     """How many parts a frame has, and how many of them are lists and dicts; it stops at one more than the most.
 
-    Nothing of the value is built. A frame that is no value is left for the decoder to refuse.
+    Nothing of the value is built. A malformed frame is left for the decoder to refuse.
     """
     steps = _STEPS
     at = parts = containers = 0

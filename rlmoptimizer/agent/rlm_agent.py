@@ -24,6 +24,7 @@ from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
 from dspy.primitives.repl_types import REPLHistory, REPLVariable
 from dspy.utils.exceptions import AdapterParseError
 
+from kernel_bridge import KernelInterpreter
 from kernel_bridge.text import printable, traceback_shown
 from rlmoptimizer.agent.agent_signature import agent_signature
 from rlmoptimizer.agent.llm_tools import Paid, checked_llm_tools
@@ -214,7 +215,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
     def _execute_code(self, repl: Any, code: str, input_args: dict[str, Any]) -> Any:
         self._bench.accounts.store.begin_iteration(code)
-        if hasattr(repl, "checkpoint_label"):  # its namespace is kept for another process, which is told of when it is
+        if isinstance(repl, KernelInterpreter):  # label the kept namespace with its turn
             repl.checkpoint_label = str(self._bench.turns.count)
         try:
             return super()._execute_code(repl, code, input_args)

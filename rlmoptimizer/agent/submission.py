@@ -36,6 +36,9 @@ class SubmissionCheck:
             try:
                 self._prompts.with_changes(prompts)
             except PromptUpdateError as refused:
+                # Of several texts together, more than the instructions may change: then it names no single step.
+                if refused.step not in self._prompts.steps:
+                    raise SubmissionError(f"{refused.reason}; submit other texts") from None
                 raise SubmissionError(f"the text for step {refused.step!r} cannot be used: {refused.reason}") from None
         except SubmissionError as refused:
             self._emitter.emit(SubmissionRefused(str(refused)))

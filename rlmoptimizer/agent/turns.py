@@ -45,7 +45,7 @@ class Turns:
         self._accounts.emit_usage()
 
     def kernel_died(self) -> None:
-        """The agent's kernel is gone, and with it whoever waits: evaluations on train are cut, and none begins."""
+        """The agent's kernel is gone, and so is the code that waited: evaluations on train are cut, and none begins."""
         self._kernel_died = True
         self._cut = self._runs.kernel_died()
         self._gate.send_away()

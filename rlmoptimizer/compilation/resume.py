@@ -35,8 +35,8 @@ CUT_OUTPUT: Final = (
     "[Cut] The process ended before the output of this cell was recorded. The cell was not run again; "
     "what its tool calls did stands."
 )
-_MOST_NAMES, _CHARS = 60, 100  # that are told: variables; characters of a name or a reason
-_MOST_RUNS, _MOST_CUT = 40, 10  # that the agent is told of; `optimization_status()` has them all
+_MOST_NAMES, _CHARS = 60, 100  # variables that are listed; characters of a name or a reason
+_MOST_RUNS, _MOST_CUT = 40, 10  # that are listed; `optimization_status()` has them all
 
 
 @dataclass(frozen=True, slots=True)

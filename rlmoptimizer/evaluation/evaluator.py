@@ -22,7 +22,7 @@ from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidSetupType, MetricFailed
 from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, FanOutJob, Halt, ThreadFanOut
 from rlmoptimizer.evaluation.metric import bind_metric
-from rlmoptimizer.evaluation.row_runner import PASSED_AT, Outcome, RowRunner
+from rlmoptimizer.evaluation.row_runner import PASSED_AT, RowOutcome, RowRunner
 from rlmoptimizer.evaluation.wait_monitor import Pending, WaitMonitor
 from rlmoptimizer.lms.cache_space import in_cache_space
 from rlmoptimizer.prompts import Prompts
@@ -84,7 +84,7 @@ class Evaluator:
         self._closed = threading.Event()
         self._aborted = threading.Event()
         self._lock = threading.Lock()  # of the next one
-        self._under_way: set[FanOut[Row, Outcome]] = set()
+        self._under_way: set[FanOut[Row, RowOutcome]] = set()
         self.strays = False  # steps were called where DSPy's settings had not come along, so not under `lm`
         self.metric_works = False  # it has judged an example at least once; a resumed optimization may know already
 
@@ -117,9 +117,9 @@ class Evaluator:
         """
         if self._closed.is_set():
             raise RuntimeError("the evaluator is closed")
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, RowOutcome] = {}
 
-        def deliver(batch: list[tuple[int, Outcome]]) -> None:
+        def deliver(batch: list[tuple[int, RowOutcome]]) -> None:
             if on_results is not None:
                 on_results([outcome.result for _, outcome in batch])
             outcomes.update(batch)
@@ -138,7 +138,7 @@ class Evaluator:
         self._check(finished, whole=len(finished) == len(rows))
         return [outcome.result for outcome in finished]
 
-    def _complete(self, fan_out: FanOut[Row, Outcome]) -> None:
+    def _complete(self, fan_out: FanOut[Row, RowOutcome]) -> None:
         with self._lock:
             self._under_way.add(fan_out)
         try:
@@ -205,9 +205,9 @@ class Evaluator:
         self,
         runner: RowRunner,
         rows: Sequence[Row],
-        deliver: Callable[[list[tuple[int, Outcome]]], None],
+        deliver: Callable[[list[tuple[int, RowOutcome]]], None],
         cancelled: Halt | None,
-    ) -> FanOut[Row, Outcome]:
+    ) -> FanOut[Row, RowOutcome]:
         halts: tuple[Halt, ...] = (self._closed, self._aborted, *(() if cancelled is None else (cancelled,)))
         work = FanOutJob(runner.run, rows, deliver, self.num_threads, halts)
         if self._executor is not None:
@@ -226,7 +226,7 @@ class Evaluator:
                 "in contextvars.copy_context()"
             )
 
-    def _check(self, outcomes: Sequence[Outcome], *, whole: bool) -> None:
+    def _check(self, outcomes: Sequence[RowOutcome], *, whole: bool) -> None:
         lm_failures = [outcome.lm_failure for outcome in outcomes if outcome.lm_failure is not None]
         if whole and lm_failures and len(lm_failures) == len(outcomes):
             raise LMsFailed from lm_failures[0]

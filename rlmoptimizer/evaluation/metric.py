@@ -116,7 +116,7 @@ def _number(value: Any) -> float:
     try:
         number = float(value)
     except Exception as error:
-        shown = f"a {kind.__name__} that is no single number"
+        shown = f"a {kind.__name__} that is not a single number"
         raise InvalidScore(f"the metric returned {shown}; {_WANTED}") from error
     if not math.isfinite(number) or not -_ROUNDING <= number <= 1 + _ROUNDING:
         raise InvalidScore(f"the metric returned {number!r}; {_WANTED}")

@@ -40,7 +40,7 @@ from rlmoptimizer.task.copying import copy_of
 from rlmoptimizer.task.dataset import Row
 from rlmoptimizer.task.program import all_modules, step_of
 
-__all__ = ["PASSED_AT", "Outcome", "RowRunner"]
+__all__ = ["PASSED_AT", "RowOutcome", "RowRunner"]
 
 PASSED_AT: Final = 1.0 - 1e-9  # an example passed when its score is at least this
 
@@ -49,7 +49,7 @@ _FUTURES: Final = str(Path(futures.__file__).parent)  # an async metric is waite
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RowOutcome:
     """A result, and what the evaluator needs to know beside it."""
 
     result: ExampleResult
@@ -85,11 +85,11 @@ class RowRunner:
         self._settings = dict(settings or {})  # of the process this was pickled in
         self._halt = halt if halt is not None else threading.Event()
         self._name_of = step_of(program)
-        self._strays = threading.Event()  # see `Outcome.strays`
+        self._strays = threading.Event()  # see `RowOutcome.strays`
         record_steps(all_modules(program), self._strays)
         self._only_async = _is_only_async(program)
 
-    def run(self, row: Row) -> Outcome:
+    def run(self, row: Row) -> RowOutcome:
         """Run the program on one row and score what it predicts.
 
         Raises `ItemAbandoned` after a halt, and what is meant to end the process.
@@ -104,7 +104,7 @@ class RowRunner:
             raise
         return replace(outcome, strays=True) if self._strays.is_set() else outcome
 
-    def _run(self, row: Row) -> Outcome:
+    def _run(self, row: Row) -> RowOutcome:
         started = time.perf_counter()
         inputs, expected = _split(row.example)
         shown, expected = to_plain(inputs), to_plain(expected)  # before anybody can change them
@@ -145,9 +145,9 @@ class RowRunner:
             if (steps.is_answered or self._strays.is_set()) and not result.shows_answers:
                 # It is free, so what came later must not show the answer to a call that was not recorded as a step.
                 result = replace(result, error=type(failure).__name__, steps=())
-            return Outcome(result, False, None, failure)
+            return RowOutcome(result, False, None, failure)
         raised = at == "metric" and failure is not None and not isinstance(failure, InvalidScore)
-        return Outcome(result, at == "metric", _foreign_traceback(failure) if raised and failure else None)
+        return RowOutcome(result, at == "metric", _foreign_traceback(failure) if raised and failure else None)
 
     def _predict(self, inputs: dict[str, Any], steps: Steps, trace: Trace) -> Any:
         program = cast("Any", self._program)

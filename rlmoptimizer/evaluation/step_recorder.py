@@ -86,7 +86,7 @@ class Steps:
 
     @staticmethod
     def here() -> Steps | None:
-        """The ones of the run that this code belongs to; None: there is none, or DSPy's settings do not reach here."""
+        """The recorder of the current run; None outside of one, or where DSPy's settings do not reach."""
         owners: Iterable[Any] = dspy.settings.caller_modules or ()
         return next((owner for owner in owners if isinstance(owner, Steps)), None)
 

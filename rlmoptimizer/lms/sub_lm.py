@@ -31,8 +31,8 @@ class SubLM:
     `asking(n)` is entered around every call, for `n` completions. Its answers are kept in a part of DSPy's cache that
     is their own: a prompt that was asked of the same LM by a program, and not by an agent, is asked anew.
 
-    DSPy 3.4 wraps the LM of sub-agents and so no longer knows its own adapter's calls: it warns, in the name of
-    whoever called a tool, about messages that nobody but DSPy wrote. With warnings as errors no sub-agent would run.
+    DSPy 3.4 wraps the LM of sub-agents and then no longer recognizes the calls of its own adapter. It warns about their
+    messages, in the name of the code that called a tool. Where warnings are errors, no sub-agent would run.
     """
 
     def __init__(self, lm: dspy.BaseLM, asking: Callable[[int], AbstractContextManager[None]]) -> None:

@@ -70,7 +70,7 @@ class UsageMeter:
         self._lms = tuple(lms)
         self._on_failure = on_failure
         self._lock = threading.Lock()
-        self._unpriced: set[str] = set()  # models that were told of
+        self._unpriced: set[str] = set()  # models that a warning has named
         self._closed = False
 
     @contextmanager

@@ -36,6 +36,7 @@ __all__ = [
     "write_prompts",
 ]
 
+
 def check_program(program: Any) -> None:
     """Raise `InvalidSetup` unless `program` is a `dspy.Module` that can be called, cloned and improved.
 

@@ -137,6 +137,9 @@ def test_what_the_optimizer_was_made_with_can_be_read_and_set(tmp_path: Path) ->
     with pytest.raises(InvalidSetup, match="num_threads must be a whole number of at least 1, got 0"):
         optimizer.num_threads = 0
     assert optimizer.num_threads == 5
+    assert set(PARAMETERS) <= set(dir(optimizer))
+    with pytest.raises(InvalidSetup, match="settings must be a Settings, got int"):
+        optimizer.settings = 5  # type: ignore[assignment]
     with pytest.raises(AttributeError, match="no_such_thing"):
         _ = optimizer.no_such_thing
 

@@ -315,7 +315,7 @@ def test_where_namespaces_are_refused_the_probe_says_what_would_allow_them(
     monkeypatch.setattr(trial, "_try", lambda tier, root: "not permitted" if tier is bubblewrap.BUBBLEWRAP else None)
     monkeypatch.setattr(os, "geteuid", lambda: user)
     note, *_ = probe().notes
-    assert note.startswith("tier N is not to be had: bubblewrap 0.9 of the system fails here (not permitted); ")
+    assert note.startswith("tier N is not available: bubblewrap 0.9 of the system fails here (not permitted); ")
     assert re.search(said, note)
 
 
@@ -337,7 +337,7 @@ def test_without_bubblewrap_the_probe_says_how_to_get_it(monkeypatch: pytest.Mon
     finally:
         bubblewrap.find_bubblewrap.cache_clear()
     assert found.tier in ("L", "P")
-    assert found.notes[0].startswith("tier N is not to be had: install bubblewrap 0.8 or newer")
+    assert found.notes[0].startswith("tier N is not available: install bubblewrap 0.8 or newer")
     assert set(found.missing) >= {"private_tmp", "no_host_processes_visible"}
 
 

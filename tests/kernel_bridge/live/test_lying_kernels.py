@@ -75,7 +75,7 @@ kernel.session.send = lie
     ],
 )
 def test_a_reply_that_is_none_ends_the_session(content: str) -> None:
-    with plain() as session, pytest.raises(ProtocolViolation, match="a reply that is none"):
+    with plain() as session, pytest.raises(ProtocolViolation, match="a malformed reply"):
         session.run(FORGE.replace("{}", content))
 
 

@@ -222,7 +222,7 @@ ODD = '[ "$1" = --version ] && exec {bwrap} "$@"\necho "bwrap: odd" >&2\nexit 1\
 def test_a_wrapper_that_refuses_lowers_the_tier_and_the_reason_is_told(tmp_path: Path) -> None:
     tier, note = beside_a_wrapper(tmp_path, ODD, "found = [start(), probe().notes[0]]")
     assert tier in ("L", "P")
-    assert note.startswith("tier N is not to be had: bubblewrap ")
+    assert note.startswith("tier N is not available: bubblewrap ")
     assert "fails here (bwrap: odd); " in note
 
 
