@@ -39,7 +39,8 @@ def main() -> None:
         os.setpgid(0, 0)  # the guardian interrupts this group, which must not be the wrapper's
     _seal(config["seal"])
     if guardian is not None and os.getppid() != guardian:
-        sys.exit("its guardian ended before it could end with it")  # the system tells only of what ends from now on
+        # The system tells only of a parent that ends from now on, and of no other process.
+        sys.exit("its guardian ended before it could end with it, or `python` is a script that starts it without exec")
     # Not before the seal: an earlier kernel of this session may have left modules there to be imported unsealed.
     os.chdir(config["working_directory"])
     sys.path.insert(0, "")  # the working directory, as in any interactive Python

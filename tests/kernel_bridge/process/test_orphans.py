@@ -101,4 +101,4 @@ def test_a_kernel_whose_guardian_has_ended_before_it_was_sealed_does_not_start(t
         [sys.executable, launch, str(tmp_path / "config"), str(os.getppid())], stderr=subprocess.PIPE, text=True
     )
     assert ended.returncode == 1
-    assert ended.stderr == "its guardian ended before it could end with it\n"
+    assert ended.stderr.startswith("its guardian ended before it could end with it")
