@@ -1,7 +1,7 @@
 """`RLMDocstringOptimizer`: the public class, and the run store and stderr lines around a compile."""
 
 # DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations

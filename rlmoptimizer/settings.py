@@ -1,7 +1,7 @@
 """The settings: what the optimizer was made with, and the checks of its parameters."""
 
 # DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 

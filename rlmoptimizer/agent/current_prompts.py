@@ -1,8 +1,5 @@
 """The prompts that are set now: what the agent may make of them, and how much of it is kept."""
 
-# DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import threading

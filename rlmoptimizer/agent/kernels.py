@@ -1,8 +1,5 @@
 """The interpreters of one compile: the agent's own, started early, and those of its sub-agents."""
 
-# DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import contextvars

@@ -1,7 +1,7 @@
 """The agent's tools that ask the sub-LM, and the meter that every prompt passes first."""
 
 # DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """What an agent without sub-agents finds when it imports dspy."""
 
-# DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 from typing import Any

@@ -5,7 +5,7 @@ model, and what happens between turns. A test holds each of them against the ins
 """
 
 # DSPy ships no type information; what is used of it here is cast where it enters.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUntypedBaseClass=false, reportUnknownParameterType=false
 
 from __future__ import annotations

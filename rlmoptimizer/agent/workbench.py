@@ -1,8 +1,5 @@
 """What the agent of one compile works with, put together."""
 
-# DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import dspy

@@ -1,7 +1,7 @@
 """One compile: from the baseline, or from where an earlier process left off, to the result."""
 
 # DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations

@@ -3,9 +3,6 @@
 All of a result but the outcome itself is read from the store, so that a finished optimization gives the same again.
 """
 
-# DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass

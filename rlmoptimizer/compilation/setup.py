@@ -1,7 +1,7 @@
 """The setup of one compile: the settings, and what `compile` was given, checked."""
 
 # DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Runs a program on rows, in parallel, and scores it with a metric."""
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# DSPy has no types of its own.
+# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 

@@ -3,9 +3,6 @@
 Plain are None, bool, int, float, str, bytes, lists of plain values and dicts from str to plain values.
 """
 
-# pyright: reportMissingTypeStubs=false
-# DSPy has no types of its own.
-
 from __future__ import annotations
 
 import dataclasses

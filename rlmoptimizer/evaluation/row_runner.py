@@ -4,9 +4,8 @@ Whatever the program or the metric raises becomes an outcome, except what is mea
 KeyboardInterrupt.
 """
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
-# DSPy has no types of its own.
 
 from __future__ import annotations
 

@@ -9,9 +9,6 @@ A run on train is cut when nobody waits for it any more. A run on val goes on to
 the place where it was cut would tell of single examples.
 """
 
-# DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import logging

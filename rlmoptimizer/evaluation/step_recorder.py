@@ -6,9 +6,8 @@ trace holds only the calls that returned, and programs may replace it or switch 
 every module, adapter and LM.
 """
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
-# DSPy has no types of its own.
 
 from __future__ import annotations
 

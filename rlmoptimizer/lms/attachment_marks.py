@@ -3,9 +3,6 @@
 DSPy reads what stands between two marks of its own, in any text of a message, as a part such as an image's URL.
 """
 
-# DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import json

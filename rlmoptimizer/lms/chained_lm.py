@@ -1,7 +1,7 @@
 """One call of a Responses LM that continues a stored response."""
 
 # DSPy ships no type information; what is used of it here is cast where it enters.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportIncompatibleMethodOverride=false
 
 from __future__ import annotations

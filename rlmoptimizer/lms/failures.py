@@ -1,8 +1,5 @@
 """Why an LM failed: DSPy's error codes, and the line in which a person is told."""
 
-# DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator

@@ -1,7 +1,7 @@
 """What can be known of an LM before it is called: whether it has a key, and whether its calls will have a price."""
 
 # DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations

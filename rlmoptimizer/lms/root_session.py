@@ -1,7 +1,7 @@
 """The root LM's turns: one chained conversation where the provider keeps state, plain calls where it does not."""
 
 # DSPy ships no type information; what is used of it here is cast where it enters.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The sub-LM as DSPy's agents call it: what it is sent, and what is entered around each call."""
 
 # DSPy ships no type information.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 

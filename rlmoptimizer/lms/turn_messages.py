@@ -1,7 +1,7 @@
 """The messages of one REPL turn: the whole history, a conversation, or only what is new."""
 
 # DSPy ships no type information; its signatures and adapters are seen here through the few calls below.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ made it. DSPy's callbacks would do too, but each slows down every call of every 
 """
 
 # DSPy ships no type information; what is used of it here is cast where it enters.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUntypedBaseClass=false
 
 from __future__ import annotations

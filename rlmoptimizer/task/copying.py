@@ -1,8 +1,7 @@
 """Deep copies of foreign values, also of those that hold what cannot be copied: locks, clients, generators."""
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownVariableType=false
-# DSPy has no types of its own.
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The data sets: rows with stable ids, and selections of them."""
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# DSPy has no types of its own.
+# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 

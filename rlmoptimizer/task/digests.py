@@ -1,6 +1,6 @@
 """Digests of modules and values that are equal in every process."""
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # DSPy's modules and signatures are untyped.
 
 from __future__ import annotations

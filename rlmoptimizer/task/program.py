@@ -3,7 +3,7 @@
 A step is a predictor that DSPy itself names (`named_predictors()`), so DSPy saves and loads whatever is set here.
 """
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # DSPy's modules and signatures are untyped.
 
 from __future__ import annotations
