@@ -22,7 +22,7 @@ from dspy.teleprompt import Teleprompter
 
 from kernel_bridge.text import make_showable, printable_line
 from rlmoptimizer.compilation.compilation import compiled
-from rlmoptimizer.compilation.ctrl_c import prompt_ctrl_c
+from rlmoptimizer.compilation.ctrl_c import PromptCtrlC
 from rlmoptimizer.compilation.result import Outcome, finished_program, stored_best_program
 from rlmoptimizer.compilation.resume import found_line, how_to_resume_line, how_to_resume_note, open_store
 from rlmoptimizer.compilation.setup import Setup
@@ -215,7 +215,7 @@ def _compiled(setup: Setup, *, resume: bool) -> dspy.Module:
     recorded = describe_setup(setup, drawn_seed=fresh_seed() if setup.settings.seed is None else setup.settings.seed)
     kept_in = setup.settings.run_storage_dir
     saying = _saying_how_to_go_on(kept=kept_in is not None)
-    with printable_logs(), prompt_ctrl_c(), saying as opened, ExitStack() as stack:
+    with printable_logs(), PromptCtrlC(), saying as opened, ExitStack() as stack:
         directory = stack.enter_context(temporary_directory()) if kept_in is None else kept_in
         store = stack.enter_context(open_store(directory, recorded, resume=resume))
         opened.append(store)

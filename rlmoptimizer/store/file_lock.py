@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import stat
 import weakref
@@ -38,9 +37,7 @@ class FileLock:
         with contextlib.suppress(OSError):  # a full disk: the lock holds without the name of its holder
             os.ftruncate(self._fd, 0)
             os.write(self._fd, str(os.getpid()).encode())
-        if hasattr(os, "register_at_fork"):
-            # A child of a fork has the lock too, and would keep it when this process is killed.
-            os.register_at_fork(after_in_child=functools.partial(_forget, weakref.ref(self)))
+        _locks.add(self)
 
     def release(self) -> None:
         """Idempotent."""
@@ -49,6 +46,11 @@ class FileLock:
             with contextlib.suppress(OSError):  # Windows removes no file that is open
                 self._path.unlink()
             os.close(fd)
+
+    def _forget(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def __enter__(self) -> FileLock:
         return self
@@ -71,11 +73,17 @@ def check_own(found: os.stat_result, path: Path) -> None:
         raise OSError(errno.EPERM, text, str(path))
 
 
-def _forget(lock: weakref.ref[FileLock]) -> None:
-    held = lock()
-    if held is not None and held._fd >= 0:  # pyright: ignore[reportPrivateUsage]
-        os.close(held._fd)  # pyright: ignore[reportPrivateUsage]
-        held._fd = -1  # pyright: ignore[reportPrivateUsage]
+_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()  # of this process, for its forks
+
+
+def _leave_to_parent() -> None:
+    """In the child of a fork, which has the locks too, and would keep them when its parent is killed."""
+    for lock in tuple(_locks):
+        lock._forget()  # pyright: ignore[reportPrivateUsage] - its own other half
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _acquire(path: Path) -> int:

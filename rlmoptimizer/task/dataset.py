@@ -58,7 +58,7 @@ class Selection:
     limit: int | None = None  # at most so many rows, >= 1; None: no limit
     ids: tuple[tuple[int, int], ...] | None = None  # inclusive ranges of positions, never empty; None: every row
     sample: str = "first"  # "first" or "random": which rows a limit keeps
-    sample_seed: int | None = None  # None: a random sample is another one each time
+    sample_seed: int | None = None  # None: not given; a random sample needs one
     failed_from_run: str | None = None  # only rows that did not pass in this run; None: no such filter
 
     def as_config(self) -> dict[str, Any]:
@@ -246,6 +246,7 @@ def select(
 
     `failed_ids` are the example ids that did not pass in `selection.failed_from_run` (needed when that is set). When
     it is empty the result is (), and that is the only way to get ().
+    A random sample needs `selection.sample_seed`.
     `ids` and `failed_from_run` intersect; `limit` and `sample` apply to what is left.
     Raises `SelectionError` for an id that does not exist or a selection of nothing, saying what is valid.
     """
@@ -264,6 +265,7 @@ def select(
         return tuple(chosen)
     if selection.sample == "first":
         return tuple(chosen[:limit])
+    assert selection.sample_seed is not None
     picked = random.Random(selection.sample_seed).sample(range(len(chosen)), limit)
     return tuple(chosen[index] for index in sorted(picked))
 

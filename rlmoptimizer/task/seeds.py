@@ -8,7 +8,7 @@ __all__ = ["drawn_seed", "fresh_seed"]
 
 
 def fresh_seed() -> int:
-    """A seed that nobody can expected_report."""
+    """A seed that nobody can foresee."""
     return random.SystemRandom().randrange(2**63)
 
 

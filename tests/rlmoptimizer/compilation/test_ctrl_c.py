@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from child_process import forked
 
-from rlmoptimizer.compilation.ctrl_c import prompt_ctrl_c
+from rlmoptimizer.compilation.ctrl_c import PromptCtrlC
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows wakes the main thread by itself")
 
@@ -39,7 +39,7 @@ def lines(body: str, *, presses: int = 0) -> list[str]:
 @pytest.mark.smoke
 def test_a_press_that_another_thread_takes_is_raised_where_the_main_thread_waits() -> None:
     body = """
-with ctrl_c.prompt_ctrl_c():
+with ctrl_c.PromptCtrlC():
     try:
         threading.Timer(0.1, other_thread_takes_it).start()
         threading.Event().wait()
@@ -55,7 +55,7 @@ def start_threads():
     while True:
         thread = threading.Thread(target=int); thread.start(); thread.join()
 for _ in range(3): threading.Thread(target=start_threads, daemon=True).start()
-with ctrl_c.prompt_ctrl_c():
+with ctrl_c.PromptCtrlC():
     try:
         say("ready")
         threading.Event().wait()
@@ -69,7 +69,7 @@ os._exit(0)
 def test_many_presses_at_once_are_one_until_some_time_is_over() -> None:
     body = """
 ctrl_c._APART_SECONDS = 4.0
-with ctrl_c.prompt_ctrl_c():
+with ctrl_c.PromptCtrlC():
     try:
         try:
             threading.Timer(0.1, other_thread_takes_it).start()
@@ -88,7 +88,7 @@ with ctrl_c.prompt_ctrl_c():
 
 def test_a_single_press_is_raised_once() -> None:
     body = """
-with ctrl_c.prompt_ctrl_c():
+with ctrl_c.PromptCtrlC():
     try:
         say("ready")
         threading.Event().wait()
@@ -106,7 +106,7 @@ def press_last(number, handler):
     if handler is not signal.default_int_handler: os.kill(os.getpid(), signal.SIGINT)
     for _ in range(1000): pass
 signal.signal = press_last
-with ctrl_c.prompt_ctrl_c():
+with ctrl_c.PromptCtrlC():
     try: threading.Event().wait()
     except KeyboardInterrupt: say("raised")
 say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
@@ -122,7 +122,45 @@ def press_first(*args):
     join(*args)
 threading.Thread.join = press_first
 try:
-    with ctrl_c.prompt_ctrl_c(): pass
+    with ctrl_c.PromptCtrlC(): pass
+except KeyboardInterrupt: say("raised")
+say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+    assert lines(body) == ["raised", "True"]
+
+
+@pytest.mark.parametrize("ending", ["pass", "raise ValueError"])
+def test_a_press_in_the_first_moment_of_leaving_is_raised_when_all_is_as_it_was(ending: str) -> None:
+    body = f"""
+def press(frame, event, argument):
+    if event == "call" and frame.f_code.co_name == "__exit__":
+        sys.settrace(None)
+        other_thread_takes_it()  # here it is the main thread itself
+        for _ in range(1000): pass
+pressed = ctrl_c.PromptCtrlC()
+try:
+    with pressed:
+        sys.settrace(press)
+        {ending}
+except KeyboardInterrupt: say("raised")
+say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+say(signal.set_wakeup_fd(-1))
+say(threading.active_count())
+"""
+    assert lines(body) == ["raised", "True", "-1", "1"]
+
+
+def test_a_press_that_another_thread_takes_in_the_first_moment_of_leaving_is_not_lost() -> None:
+    body = """
+def wait(frame, event, argument):
+    if event == "call" and frame.f_code.co_name == "__exit__":
+        sys.settrace(None)
+        threading.Timer(0.1, other_thread_takes_it).start()
+        time.sleep(1)  # our own signal ends it
+        for _ in range(1000): pass
+pressed = ctrl_c.PromptCtrlC()
+try:
+    with pressed: sys.settrace(wait)
 except KeyboardInterrupt: say("raised")
 say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 """
@@ -137,7 +175,7 @@ def press_first(thread):
     for _ in range(1000): pass
     start(thread)
 threading.Thread.start = press_first
-with ctrl_c.prompt_ctrl_c():
+with ctrl_c.PromptCtrlC():
     try: threading.Event().wait()
     except KeyboardInterrupt: say("raised")
 say(threading.active_count())
@@ -150,7 +188,7 @@ def test_where_no_thread_can_be_started_all_is_as_it_was() -> None:
 def refuse(thread): raise RuntimeError("can't start new thread")
 threading.Thread.start = refuse
 try:
-    with ctrl_c.prompt_ctrl_c(): say("entered")
+    with ctrl_c.PromptCtrlC(): say("entered")
 except RuntimeError as error: say(error)
 say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 say(signal.set_wakeup_fd(-1))
@@ -165,7 +203,7 @@ mine, theirs = socket.socketpair()
 theirs.setblocking(False)
 signal.set_wakeup_fd(theirs.fileno())
 signal.signal(signal.SIGUSR1, lambda *_: None)
-with ctrl_c.prompt_ctrl_c():
+with ctrl_c.PromptCtrlC():
     os.kill(os.getpid(), signal.SIGUSR1)
     say(list(mine.recv(10)) == [signal.SIGUSR1])
 say(signal.set_wakeup_fd(-1) == theirs.fileno())
@@ -177,7 +215,7 @@ say(signal.set_wakeup_fd(-1) == theirs.fileno())
 def test_a_signal_that_only_a_forked_child_gets_is_no_press() -> None:
     body = """
 ready, tell = os.pipe()
-with ctrl_c.prompt_ctrl_c():
+with ctrl_c.PromptCtrlC():
     child = os.fork()
     if not child:
         try:
@@ -196,7 +234,7 @@ with ctrl_c.prompt_ctrl_c():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
 def test_a_forked_child_that_leaves_the_block_takes_nothing_from_its_parent() -> None:
     body = """
-with ctrl_c.prompt_ctrl_c():
+with ctrl_c.PromptCtrlC():
     child = os.fork()
     if child:
         say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -209,13 +247,23 @@ if not child: os._exit(5 if signal.getsignal(signal.SIGINT) is signal.default_in
     assert lines(body) == ["5", "raised"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_each_use_leaves_nothing_for_the_forks_to_come() -> None:
+    body = """
+os.register_at_fork = lambda **_: say("registered")
+for _ in range(2):
+    with ctrl_c.PromptCtrlC(): say("entered")
+"""
+    assert lines(body) == ["entered", "entered"]
+
+
 def test_a_wake_up_descriptor_that_was_closed_meanwhile_is_not_set_again() -> None:
     body = """
 import socket
 mine, theirs = socket.socketpair()
 theirs.setblocking(False)
 signal.set_wakeup_fd(theirs.fileno())
-with ctrl_c.prompt_ctrl_c(): theirs.close()
+with ctrl_c.PromptCtrlC(): theirs.close()
 say(signal.set_wakeup_fd(-1))
 say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 say(threading.active_count())
@@ -229,7 +277,7 @@ def test_a_handler_of_the_program_itself_stays() -> None:
     before = signal.signal(signal.SIGINT, own)
     threads = set(threading.enumerate())
     try:
-        with prompt_ctrl_c():
+        with PromptCtrlC():
             assert signal.getsignal(signal.SIGINT) is own
             assert set(threading.enumerate()) <= threads
     finally:
@@ -241,7 +289,7 @@ def test_a_handler_that_the_block_sets_stays() -> None:
 
     before = signal.getsignal(signal.SIGINT)
     try:
-        with prompt_ctrl_c():
+        with PromptCtrlC():
             signal.signal(signal.SIGINT, own)
         assert signal.getsignal(signal.SIGINT) is own
     finally:
@@ -252,7 +300,7 @@ def test_other_threads_change_nothing() -> None:
     handlers: list[object] = []
 
     def enter() -> None:
-        with prompt_ctrl_c():
+        with PromptCtrlC():
             handlers.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=enter)
@@ -264,7 +312,7 @@ def test_other_threads_change_nothing() -> None:
 def test_nothing_is_left_behind() -> None:
     threads, descriptors = set(threading.enumerate()), len(os.listdir("/proc/self/fd")) if _has_proc() else 0
     for _ in range(20):
-        with prompt_ctrl_c():
+        with PromptCtrlC():
             assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert set(threading.enumerate()) <= threads  # of those of earlier tests some may have ended

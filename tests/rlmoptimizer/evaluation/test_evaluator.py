@@ -811,6 +811,17 @@ def test_results_are_delivered_each_once_as_they_come_never_two_calls_at_a_time(
     assert sorted((one for batch in batches for one in batch), key=int) == [str(n) for n in range(1, 41)]
 
 
+def test_results_are_delivered_in_the_order_in_which_examples_finish() -> None:
+    batches: list[list[str]] = []
+    with Evaluator(always(1), None, num_threads=1) as evaluator:
+        evaluator.score(
+            Scripted(str),
+            rows_of(count=40),
+            on_results=lambda results: batches.append([result.example_id for result in results]),
+        )
+    assert [one for batch in batches for one in batch] == [str(n) for n in range(1, 41)]
+
+
 def test_closing_without_waiting_gives_all_runs_together_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     given: list[float] = []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from child_process import forked
+from child_process import forked, output_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -400,6 +400,19 @@ sys.stdin.read()
         parent.wait_for("ready")
         parent.wait()  # the child goes on
         RunStore.open(path).close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_each_store_leaves_nothing_for_the_forks_to_come(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from rlmoptimizer.store.run_store import RunStore
+os.register_at_fork = lambda **_: print("registered")
+for name in ("one", "two"):
+    RunStore.create(os.path.join(sys.argv[1], name)).close()
+    print(name)
+"""
+    assert output_of(forked(code, tmp_path)) == "one\ntwo\n"
 
 
 def test_others_read_while_one_writes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import dspy
@@ -172,6 +173,11 @@ def test_a_seeded_sample_is_the_same_every_time_and_other_seeds_differ() -> None
     assert first != other
 
 
+def test_a_random_sample_demands_a_seed() -> None:
+    with pytest.raises(AssertionError):
+        chosen(limit=5, sample="random")
+
+
 def test_failed_rows_meet_the_other_selectors() -> None:
     assert chosen(failed={"2", "4", "9"}, failed_from_run="r1") == [2, 4, 9]
     assert chosen(failed={"2", "4", "9"}, failed_from_run="r1", ids="3-9") == [4, 9]
@@ -229,7 +235,7 @@ def test_a_selection_round_trips_through_its_config(selection: Selection) -> Non
     assert parse_selection(**selection.as_config()) == selection
 
 
-@given(selections, st.sets(st.integers(1, 40)), st.integers(40, 50))
+@given(st.builds(replace, selections, sample_seed=st.integers()), st.sets(st.integers(1, 40)), st.integers(40, 50))
 def test_what_is_selected_was_asked_for(selection: Selection, failed: set[int], count: int) -> None:
     rows = rows_of(count)
     try:
