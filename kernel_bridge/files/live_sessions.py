@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from kernel_bridge.files.session_directory import remove_nameless, runtime_root
-from kernel_bridge.files.session_facts import FACTS, read_facts
+from kernel_bridge.files.session_facts import CONNECTION, FACTS, read_facts
 from kernel_bridge.inside.tree_removal import remove_tree
 
 __all__ = ["LiveSession", "live_sessions", "sweep"]
@@ -31,7 +30,7 @@ def live_sessions(root: Path | None = None) -> list[LiveSession]:
     Directories that a host left behind when it was killed are removed on the way. Those of hosts that this process
     cannot see, because each is in a container of its own, are neither given nor removed.
     """
-    root = runtime_root() if root is None else root
+    root = runtime_root() if root is None else root.absolute()
     found: list[LiveSession] = []
     for directory in root.iterdir() if root.is_dir() else ():
         try:
@@ -42,8 +41,7 @@ def live_sessions(root: Path | None = None) -> list[LiveSession]:
         lives = facts.host.lives()
         if lives is False:
             remove_tree(directory, last=FACTS)
-        elif lives and os.path.exists(facts.connection_file):  # `Path.exists` raises for a path that is too long
-            file = Path(facts.connection_file)
+        elif lives and (file := directory / CONNECTION).exists():
             found.append(LiveSession(directory.name, facts.host_pid, facts.command, facts.started, file))
     return sorted(found, key=lambda session: session.started)
 

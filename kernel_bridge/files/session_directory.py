@@ -19,7 +19,7 @@ from pathlib import Path
 from kernel_bridge.errors import StartupFailed, what_to_do
 from kernel_bridge.files.layout import CHECKPOINT, Layout
 from kernel_bridge.files.private_files import make_directory, open_new
-from kernel_bridge.files.session_facts import FACTS, write_facts
+from kernel_bridge.files.session_facts import CONNECTION, FACTS, write_facts
 from kernel_bridge.inside.checkpoint_slots import slot_paths
 from kernel_bridge.inside.tree_removal import remove_tree
 
@@ -120,11 +120,11 @@ class SessionDirectory:
             make_directory(self.path)
         self.scratch = self.path / "scratch"
         self.keep = self.path / "keep"
-        self.connection_file = self.path / "kernel.json"
+        self.connection_file = self.path / CONNECTION
         self._generation = 0
         try:
             with _usable(self.path.parent):
-                write_facts(self.path, self.connection_file)  # first: by it the rest is found
+                write_facts(self.path)  # first: by it the rest is found
                 for path in (self.scratch, self.keep):
                     make_directory(path)
                 self._make_slots()

@@ -14,9 +14,10 @@ import msgspec
 
 from kernel_bridge.files.private_files import make_file
 
-__all__ = ["FACTS", "HostToken", "SessionFacts", "read_facts", "write_facts"]
+__all__ = ["CONNECTION", "FACTS", "HostToken", "SessionFacts", "read_facts", "write_facts"]
 
 FACTS = "session.json"  # the guardian knows this name too
+CONNECTION = "kernel.json"  # the connection file, beside it
 _MOST_BYTES = 64 * 1024
 
 
@@ -60,7 +61,6 @@ class SessionFacts:
     host_started: str | None
     command: str  # the host's command line
     started: float  # seconds since the epoch
-    connection_file: str
     host_boot: str | None = None
     host_namespace: str | None = None
 
@@ -70,13 +70,11 @@ class SessionFacts:
         return HostToken(self.host_pid, self.host_started, self.host_boot, self.host_namespace)
 
 
-def write_facts(directory: Path, connection_file: Path) -> None:
+def write_facts(directory: Path) -> None:
     """Say whose a session's directory is: this process's. Raises: OSError."""
     host = HostToken.here()
     command = " ".join(sys.argv)[:200] or sys.executable
-    facts = SessionFacts(
-        host.pid, host.started, command, time.time(), str(connection_file), host.boot, host.namespace
-    )
+    facts = SessionFacts(host.pid, host.started, command, time.time(), host.boot, host.namespace)
     make_file(directory / FACTS, json.dumps(asdict(facts)).encode())
 
 
@@ -93,7 +91,6 @@ def read_facts(directory: Path) -> SessionFacts:
         facts = msgspec.convert(json.loads(data), SessionFacts)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise ValueError(f"{FACTS} does not hold the facts of a session: {error}") from error
-    os.fsencode(facts.connection_file)  # raises for what no path can hold
     if not 0 < facts.host_pid < 2**31 or not math.isfinite(facts.started):
         raise ValueError("no process has such a number, or none began at such a time")
     return facts

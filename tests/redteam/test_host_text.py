@@ -161,15 +161,18 @@ def test_a_kernel_that_rewrites_its_description_cannot_steer_or_stop_the_list() 
         description = interpreter.connection_file.parent / "session.json"
         facts = json.loads(description.read_text(encoding="utf-8"))
         interpreter.execute("import json, os")
-        for change in ({"command": EVIL}, {"command": "x" * 10**6}, {"started": 1e308}, {"started": -1e308}):
+        for change in ({"command": EVIL}, {"command": "x" * 10**6}, {"started": 1e308}, {"started": -1e308},
+                       {"connection_file": "/etc/passwd"}):  # fmt: skip
             interpreter.execute("open(path, 'w').write(json.dumps(facts))",
                                 {"path": str(description), "facts": {**facts, **change}})  # fmt: skip
-            shown = table(live_sessions(Path(root)))
+            sessions = live_sessions(Path(root))
+            assert {session.connection_file for session in sessions} <= {interpreter.connection_file}
+            shown = table(sessions)
             assert [c for c in shown if not c.isprintable() and c != "\n"] == []
         for text in ('{"started": NaN}', "[" * 10_000, "1" * 10_000, "{}", "[]", "\\ud800", '"' + "\\u0000" * 100_000):
             interpreter.execute("open(path, 'w').write(text)", {"path": str(description), "text": text})
             assert live_sessions(Path(root)) == []
-        wrong = {"started": "NaN", "host_pid": 10**30, "host_started": [1], "connection_file": "\ud800"}
+        wrong = {"started": "NaN", "host_pid": 10**30, "host_started": [1]}
         for name, value in wrong.items():
             text = json.dumps({**facts, name: value}).replace('"NaN"', "NaN")
             interpreter.execute("open(path, 'w').write(text)", {"path": str(description), "text": text})
@@ -184,8 +187,7 @@ def test_names_of_sessions_and_paths_do_not_steer_the_list(tmp_path: Path) -> No
     folder.mkdir()
     (folder / "kernel.json").touch()
     facts = {"host_pid": os.getpid(), "host_started": None, "command": EVIL, "started": time.time()}
-    described = {**facts, "connection_file": str(folder / "kernel.json")}
-    (folder / "session.json").write_text(json.dumps(described), encoding="utf-8")
+    (folder / "session.json").write_text(json.dumps(facts), encoding="utf-8")
     shown = table(live_sessions(tmp_path))
     assert len(shown.splitlines()) == 2
     assert [c for c in shown if not c.isprintable() and c != "\n"] == []

@@ -40,7 +40,6 @@ def leave(root: Path) -> Leave:
         here = HostToken.here()
         facts = {"host_pid": here.pid, "host_started": here.started, "host_boot": here.boot}
         facts |= {"host_namespace": here.namespace, "command": "", "started": time.time()}
-        facts["connection_file"] = str(directory / "kernel.json")
         (directory / "kernel.json").touch()
         (directory / "session.json").write_text(json.dumps({**facts, **others}))
         return directory
@@ -115,13 +114,12 @@ def test_sessions_of_hosts_that_cannot_be_seen_are_not_listed(root: Path, leave:
     assert [session.id for session in live_sessions(root)] == ["here"]
 
 
-@pytest.mark.parametrize("path", ["/" + "a" * 5000, "/a\0b"], ids=["too long", "with a zero byte"])
-def test_a_session_that_names_a_path_that_cannot_be_is_not_listed_and_hides_no_other(
+@pytest.mark.parametrize("path", ["/etc/passwd", "/" + "a" * 5000, "/a\0b"], ids=["another", "too long", "zero byte"])
+def test_the_connection_file_is_the_one_in_the_sessions_directory_whatever_its_description_says(
     root: Path, leave: Leave, path: str
 ) -> None:
-    leave("strange", connection_file=path)
-    leave("here")
-    assert [session.id for session in live_sessions(root)] == ["here"]
+    directory = leave("strange", connection_file=path)  # a kernel that nothing confines can write it
+    assert [session.connection_file for session in live_sessions(root)] == [directory / "kernel.json"]
 
 
 def test_a_pid_that_another_process_got_since_is_not_the_host(root: Path, leave: Leave) -> None:
