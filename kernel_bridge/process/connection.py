@@ -60,9 +60,13 @@ class Connection:
         if self.info["transport"] != "tcp":
             return
         with open(self.files[1], "rb") as file:
-            chosen = json.loads(file.read(_MOST_INFO_BYTES))
-        ports: dict[str, Any] = {name: chosen.get(name) for name in _CHANNELS}
-        if not all(isinstance(port, int) and 0 < port < 2**16 for port in ports.values()):
+            data = file.read(_MOST_INFO_BYTES)
+        try:  # a kernel that restores a checkpoint has run the agent's code by now
+            chosen = json.loads(data)
+            ports: dict[str, Any] = {name: chosen[name] for name in _CHANNELS}
+        except (ValueError, TypeError, KeyError, RecursionError):
+            ports = {}
+        if not ports or not all(type(port) is int and 0 < port < 2**16 for port in ports.values()):
             raise ValueError("the kernel's connection file does not say which ports it has chosen")
         self.info.update(ports)
         _write_connection(self.files[0], **self.info)

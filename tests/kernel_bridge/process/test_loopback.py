@@ -7,10 +7,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import zmq
 
+from kernel_bridge.process.connection import Connection
 from kernel_bridge.process.loopback import LoopbackListener
 
 KEY = b"0123456789abcdef" * 4
@@ -114,3 +116,16 @@ def test_a_stranger_who_goes_on_saying_a_little_is_not_waited_for_longer_than_an
         over.set()
         thread.join()
     assert 1.0 < took < 10.0
+
+
+@pytest.mark.parametrize(
+    "said", ["[]", "{}", "null", "[" * 10_000, '{"shell_port": true}', "1" * 5000, "\0"], ids=lambda said: said[:12]
+)
+def test_a_connection_file_that_does_not_say_the_ports_is_refused(tmp_path: Path, said: str) -> None:
+    files = tmp_path / "hosts", tmp_path / "kernels"
+    urls = "tcp://127.0.0.1:1", "tcp://127.0.0.1:2"
+    connection = Connection({"transport": "tcp"}, "", urls, urls, None, files)
+    files[1].write_text(said)
+    with pytest.raises(ValueError, match="does not say which ports"):
+        connection.learn_ports()
+    assert not files[0].exists()
