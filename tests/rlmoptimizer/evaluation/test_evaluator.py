@@ -822,6 +822,28 @@ def test_results_are_delivered_in_the_order_in_which_examples_finish() -> None:
     assert [one for batch in batches for one in batch] == [str(n) for n in range(1, 41)]
 
 
+def test_what_finishes_during_a_delivery_is_delivered_together_in_the_order_in_which_it_finished() -> None:
+    delivering, last_begun = threading.Event(), threading.Event()
+    batches: list[list[int]] = []
+
+    def answer(question: str) -> str:
+        if question == "q1":
+            assert delivering.wait(TIMEOUT)  # of q0; from here on one worker does all the others
+        if question == "q9":
+            last_begun.set()
+        return question
+
+    def on_results(results: Any) -> None:
+        batches.append([int(result.example_id) for result in results])
+        delivering.set()
+        assert last_begun.wait(TIMEOUT)
+
+    with Evaluator(always(1), None, num_threads=2) as evaluator:
+        evaluator.score(Scripted(answer), rows_of(count=10), on_results=on_results)
+    assert batches == [sorted(batch) for batch in batches]
+    assert len(batches) <= 3  # the first, those that waited for it, and the last
+
+
 def test_closing_without_waiting_gives_all_runs_together_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     given: list[float] = []
