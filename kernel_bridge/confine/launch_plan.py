@@ -10,14 +10,14 @@ import platform
 import site
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from kernel_bridge.confine.guarantees import Confinement
 from kernel_bridge.confine.seccomp import filter_for
 from kernel_bridge.files.layout import Layout
 from kernel_bridge.files.private_files import make_file, open_new
+from kernel_bridge.inside.launch_config import GuardianConfig, Seal, SpawnConfig
 
 __all__ = [
     "ARGUMENTS",
@@ -25,11 +25,11 @@ __all__ = [
     "LaunchPlan",
     "clean_environment",
     "encoded_filter",
-    "guard_command",
     "kernel_command",
     "prepare_files",
     "rlimits",
-    "write_guard",
+    "spawn_command",
+    "write_spawn_file",
 ]
 
 PACKAGE = Path(__file__).parents[1]  # kernel_bridge itself
@@ -65,7 +65,7 @@ class LaunchPlan:
     argv: Sequence[str]  # the kernel's own command, without its configuration file
     environment: Mapping[str, str]
     inside: Layout  # the directories as the kernel sees them
-    seal: Mapping[str, Any] | None  # what the process does to itself first; see inside/seal.py
+    seal: Seal | None  # what the process does to itself first
     wrapper_arguments: Sequence[str] | None = None  # what the wrapper reads from the descriptor in argv
     owner: int | None = None  # user that must own the writable directories; None: the host's own
     tmpfs: Sequence[str] = ()  # the kernel's own file systems in memory, as it sees them
@@ -178,23 +178,13 @@ def prepare_files(plan: LaunchPlan, layout: Layout) -> None:
             os.chown(path, plan.owner, plan.owner, follow_symlinks=False)
 
 
-def write_guard(plan: LaunchPlan, layout: Layout, guardian: Mapping[str, Any] | None) -> str:
-    """Write the file that `inside/spawn.py` reads, and return its path. Raises: OSError.
-
-    Args:
-        guardian: what `inside/guardian.py` is told; None: without a guardian.
-    """
-    config = {
-        "guardian": None if guardian is None else dict(guardian),
-        "argv": plan.command,
-        "arguments": None if plan.wrapper_arguments is None else list(plan.wrapper_arguments),
-        "descriptor": ARGUMENTS,
-    }
-    file = layout.session / "guard"
-    make_file(file, marshal.dumps(config))
+def write_spawn_file(plan: LaunchPlan, layout: Layout, guardian: GuardianConfig | None) -> str:
+    """Write the file that `inside/spawn.py` reads, and return its path. Raises: OSError."""
+    file = layout.session / "spawn"
+    make_file(file, marshal.dumps(asdict(SpawnConfig(guardian, plan.command, plan.wrapper_arguments, ARGUMENTS))))
     return str(file)
 
 
-def guard_command(*arguments: str) -> list[str]:
+def spawn_command(*arguments: str) -> list[str]:
     """The command that runs `inside/spawn.py`."""
     return [sys.executable, "-I", "-S", str(PACKAGE / "inside" / "spawn.py"), *arguments]

@@ -1,4 +1,4 @@
-"""Places: which of the host's files a kernel needs to read, and so may. Everything else is out of its reach.
+"""The paths of the host that a kernel needs to read, and so may. Everything else is out of its reach.
 
 Narrow on purpose: a project may lie anywhere, below /usr too (/usr/src/app in many containers), or have its virtual
 environment at its own root.

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from kernel_bridge.confine.guarantees import Confinement
 from kernel_bridge.confine.launch_plan import (
@@ -31,6 +30,7 @@ from kernel_bridge.confine.tier_plain import plain_guarantees
 from kernel_bridge.confine.trial_program import run_and_read
 from kernel_bridge.errors import TransientError, is_transient, says_transient
 from kernel_bridge.files.layout import Layout
+from kernel_bridge.inside.launch_config import LandlockRules, Seal
 from kernel_bridge.inside.seal import landlock_abi
 
 __all__ = ["BUBBLEWRAP", "EXTRA_PATH", "find_bubblewrap"]
@@ -172,22 +172,17 @@ def _plan(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
     )
 
 
-def _seal(limits: Confinement, inside: Layout, user: int | None) -> dict[str, Any]:
-    writable = extra_paths(limits)[1]
-    return {
-        "rlimits": rlimits(limits, count_processes=True),
-        "user": user,
-        # A second fence: should the mounts be wrong, writing, signals and TCP are still kept in. In the one directory
-        # of the host's it can make sockets, and no files that it could hide.
-        "landlock": {
-            "read": ["/"],
-            "write": [_SCRATCH, *inside.written(), "/tmp", "/dev", *writable],
-            "bind": [_SOCKETS],
-            "needed": False,
-        },
-        "seccomp": encoded_filter(unix_connect=True, send_descriptors=landlock_abi() > 0),
-        "no_new_privileges": True,
-    }
+def _seal(limits: Confinement, inside: Layout, user: int | None) -> Seal:
+    # A second fence: should the mounts be wrong, writing, signals and TCP are still kept in. In the one directory of
+    # the host's it can make sockets, and no files that it could hide.
+    write = [_SCRATCH, *inside.written(), "/tmp", "/dev", *extra_paths(limits)[1]]
+    return Seal(
+        rlimits(limits, count_processes=True),
+        user=user,
+        no_new_privileges=True,
+        landlock=LandlockRules(["/"], write, bind=[_SOCKETS], needed=False),
+        seccomp=encoded_filter(unix_connect=True, send_descriptors=landlock_abi() > 0),
+    )
 
 
 def _isolation(root: bool, user: int) -> list[str]:

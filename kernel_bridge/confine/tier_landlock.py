@@ -6,22 +6,17 @@ import os
 import platform
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from kernel_bridge.confine.guarantees import Confinement
-from kernel_bridge.confine.launch_plan import (
-    PACKAGE,
-    LaunchPlan,
-    clean_environment,
-    encoded_filter,
-    kernel_command,
-    rlimits,
-)
+from kernel_bridge.confine.launch_plan import PACKAGE, LaunchPlan, encoded_filter, rlimits
 from kernel_bridge.confine.readable_paths import SYSTEM_FILES, extra_paths, python_paths, system_directories
 from kernel_bridge.confine.seccomp import ARCHITECTURES
 from kernel_bridge.confine.tier import NEEDS_NAMESPACES, Tier
-from kernel_bridge.confine.tier_plain import plain_guarantees
+from kernel_bridge.confine.tier_plain import PLAIN, plain_guarantees
 from kernel_bridge.files.layout import Layout
+from kernel_bridge.inside.launch_config import LandlockRules, Seal
 from kernel_bridge.inside.seal import landlock_abi
 
 __all__ = ["DEVICES", "LANDLOCK", "OLDEST_ABI", "new_user", "reaches", "unprivileged_user", "why_no_landlock"]
@@ -99,33 +94,31 @@ def _plan(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
     passes = root and user is None
     user = new_user() if passes else user
     shared = user is None or passes  # it may change files of the host's user
-    return LaunchPlan(
-        argv=kernel_command(python, str(PACKAGE)),
-        environment=clean_environment(limits, layout.scratch, python),
-        inside=layout,
-        seal={
-            "rlimits": rlimits(limits, count_processes=user is not None),
-            "more_processes": None if root or limits.processes is None else limits.processes + _ROOM_FOR_OTHERS,
-            "user": user,
-            "passes": passes,
-            "dies_with_parent": True,
-            "landlock": _rules(limits, layout, python),
-            "seccomp": encoded_filter(unix_connect=False, same_user=shared),
-            "modes_refused": shared,
-            "no_new_privileges": True,
-        },
+    return replace(
+        PLAIN.plan(limits, layout, python),
+        seal=Seal(
+            rlimits(limits, count_processes=user is not None),
+            more_processes=None if root or limits.processes is None else limits.processes + _ROOM_FOR_OTHERS,
+            user=user,
+            passes=passes,
+            dies_with_parent=True,
+            no_new_privileges=True,
+            landlock=_rules(limits, layout, python),
+            seccomp=encoded_filter(unix_connect=False, same_user=shared),
+            modes_refused=shared,
+        ),
         owner=user,
     )
 
 
-def _rules(limits: Confinement, layout: Layout, python: str) -> dict[str, object]:
+def _rules(limits: Confinement, layout: Layout, python: str) -> LandlockRules:
     read_only, writable = extra_paths(limits)
     read = [*system_directories(), *_HARMLESS, *SYSTEM_FILES, *python_paths(python), str(PACKAGE)]
     read += [f"/proc/self/{name}" for name in _OF_ITSELF]
     read += [*read_only, str(layout.session / "path"), str(layout.sockets), str(layout.keep)]
     # Where it can neither make nor remove files, what it writes cannot be hidden from the watchdog.
     write = [str(layout.scratch), *layout.written(), *DEVICES, *writable]
-    return {"read": read, "write": write, "bind": [str(layout.sockets)], "needed": True}
+    return LandlockRules(read, write, bind=[str(layout.sockets)], needed=True)
 
 
 LANDLOCK = Tier(

@@ -9,6 +9,7 @@ from kernel_bridge.confine.guarantees import Confinement
 from kernel_bridge.confine.launch_plan import PACKAGE, LaunchPlan, clean_environment, kernel_command, rlimits
 from kernel_bridge.confine.tier import NEEDS_FENCE, NEEDS_NAMESPACES, Tier
 from kernel_bridge.files.layout import Layout
+from kernel_bridge.inside.launch_config import Seal
 
 __all__ = ["PLAIN", "plain_guarantees"]
 
@@ -42,14 +43,7 @@ def plain_guarantees() -> dict[str, str]:
 def _plan(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
     """Plan a kernel without any confinement but limits."""
     linux = sys.platform == "linux"
-    seal = {
-        "rlimits": rlimits(limits, count_processes=False),
-        "user": None,
-        "dies_with_parent": linux,
-        "landlock": None,
-        "seccomp": None,
-        "no_new_privileges": linux,
-    }
+    seal = Seal(rlimits(limits, count_processes=False), dies_with_parent=linux, no_new_privileges=linux)
     return LaunchPlan(
         argv=kernel_command(python, str(PACKAGE)),
         environment=clean_environment(limits, layout.scratch, python),

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from kernel_bridge.confine.guarantees import Confinement
-from kernel_bridge.confine.launch_plan import PACKAGE, LaunchPlan, clean_environment, kernel_command, rlimits
+from kernel_bridge.confine.launch_plan import LaunchPlan
 from kernel_bridge.confine.tier import Tier
-from kernel_bridge.confine.tier_plain import plain_guarantees
+from kernel_bridge.confine.tier_plain import PLAIN, plain_guarantees
 from kernel_bridge.files.layout import Layout
 
 __all__ = ["SEATBELT"]
@@ -36,19 +37,8 @@ def _plan(limits: Confinement, layout: Layout, python: str) -> LaunchPlan:
         f'(allow network* (subpath "{layout.sockets}"))'
         f'(deny file-write*)(allow file-write* {places} (literal "/dev/null"))'
     )
-    seal = {
-        "rlimits": rlimits(limits, count_processes=False),
-        "user": None,
-        "landlock": None,
-        "seccomp": None,
-        "no_new_privileges": False,
-    }
-    return LaunchPlan(
-        argv=["sandbox-exec", "-p", profile, *kernel_command(python, str(PACKAGE))],
-        environment=clean_environment(limits, layout.scratch, python),
-        inside=layout,
-        seal=seal,
-    )
+    plain = PLAIN.plan(limits, layout, python)
+    return replace(plain, argv=["sandbox-exec", "-p", profile, *plain.argv])
 
 
 SEATBELT = Tier(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from kernel_bridge.confine.guarantees import Confinement
-from kernel_bridge.confine.launch_plan import guard_command, prepare_files, write_guard
+from kernel_bridge.confine.launch_plan import prepare_files, spawn_command, write_spawn_file
 from kernel_bridge.confine.tier import Tier
 from kernel_bridge.confine.tier_plain import PLAIN
 from kernel_bridge.confine.trial_program import Answer, run_and_read
@@ -46,12 +47,12 @@ def _try(tier: Tier, root: Path | None) -> str | None:
         layout = directory.next_layout()
         plan = tier.plan(Confinement(), layout, sys.executable)
         config = {"seal": plan.seal, "trial": str(plan.inside.sockets / _ANSWER)}
-        make_file(layout.config, json.dumps(config).encode())
+        make_file(layout.config, json.dumps(config, default=asdict).encode())
         prepare_files(plan, layout)
         if plan.owner is not None:
             directory.let_pass()
         ended = run_and_read(
-            guard_command(write_guard(plan, layout, None)),
+            spawn_command(write_spawn_file(plan, layout, None)),
             seconds=_TRIAL_SECONDS,
             begins_fresh=True,
             env={**plan.environment, "LC_ALL": "C"},  # errors are recognised by their English words

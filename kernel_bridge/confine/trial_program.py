@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from kernel_bridge.confine.launch_plan import guard_command
+from kernel_bridge.confine.launch_plan import spawn_command
 from kernel_bridge.errors import TransientError, is_transient
 from kernel_bridge.files.standard_descriptors import occupy_standard_files
 
@@ -73,7 +73,7 @@ def run_and_read(
     occupy_standard_files()
     name = os.path.basename(command[0])
     if os.name == "posix" and not begins_fresh:
-        command = guard_command("--", *command)
+        command = spawn_command("--", *command)
     try:
         for _ in range(_TRIES):
             ended = _run(command, seconds, env, cwd, answers=answers)

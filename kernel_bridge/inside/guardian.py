@@ -20,19 +20,17 @@ from kernel_bridge.inside.tree_removal import remove_tree
 
 TYPE_CHECKING = False  # importing `typing` costs more than all else here, at every start
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import NoReturn
+
+    from kernel_bridge.inside.launch_config import GuardianConfig
 
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_SECONDS = 10.0
 _DYING_SECONDS = 5.0
 
 
-def watch(kernel: int, config: dict[str, Any]) -> NoReturn:
-    """Guard a child until it and all its descendants have ended. Then exit.
-
-    Args:
-        config: `host_pid`, `session_dir`, and `layers`, how many wrapping processes stand before the kernel.
-    """
+def watch(kernel: int, config: GuardianConfig) -> NoReturn:
+    """Guard a child until it and all its descendants have ended. Then exit."""
     if sys.platform.startswith("linux"):
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
@@ -48,7 +46,7 @@ def _prctl(option: int, value: int) -> None:
     libc.prctl(option, value, 0, 0, 0)
 
 
-def _guard(kernel: int, config: dict[str, Any]) -> None:
+def _guard(kernel: int, config: GuardianConfig) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
@@ -75,8 +73,8 @@ def _guard(kernel: int, config: dict[str, Any]) -> None:
                 if asked or not command:
                     break
                 with contextlib.suppress(OSError):
-                    os.killpg(_innermost(kernel, config.get("layers", 0)), signal.SIGINT)
-            elif os.getppid() != config["host_pid"]:
+                    os.killpg(_innermost(kernel, config.layers), signal.SIGINT)
+            elif os.getppid() != config.host_pid:
                 break  # a fork of the host may hold the lifeline open; the host itself is gone
         status = _reap(kernel)
     by_itself = status is not None
@@ -87,8 +85,8 @@ def _guard(kernel: int, config: dict[str, Any]) -> None:
         code = os.waitstatus_to_exitcode(status)
         _report(f"signal {-code}" if code < 0 else f"exit {code}")
     # A host that asked for the end removes the directory itself. A dying one closes its lifeline before it is gone.
-    if not asked and _is_gone(config["host_pid"], 0.0 if by_itself else _DYING_SECONDS):
-        remove_tree(config["session_dir"], last="session.json")
+    if not asked and _is_gone(config.host_pid, 0.0 if by_itself else _DYING_SECONDS):
+        remove_tree(config.session_dir, last="session.json")
 
 
 def _is_gone(host: int, seconds: float) -> bool:

@@ -51,9 +51,10 @@ def main() -> None:
 
 def _seal(spec: dict[str, Any] | None) -> None:
     if spec is not None:
+        from kernel_bridge.inside.launch_config import Seal
         from kernel_bridge.inside.seal import seal
 
-        seal(spec)
+        seal(Seal.from_json(spec))
 
 
 def _try(spec: dict[str, Any] | None, answer: str) -> None:

@@ -1,12 +1,13 @@
-"""What a kernel is launched with, as its host writes it into the file that `launch.py` reads. Data; both sides know it.
+"""What a kernel and its guardian are launched with, as their host writes it into files. Data; both sides know it.
 
-All paths are as the kernel sees them. A kernel reads it with `msgspec.convert(json.load(file), LaunchConfig)`.
+All paths are as the kernel sees them. `launch.py` reads `LaunchConfig` as JSON; its `Seal` is needed before msgspec may
+be imported. `spawn.py` and the guardian read the fields of theirs without this module: `dataclasses` takes 20 ms there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -14,11 +15,61 @@ from typing import Any
 class CheckpointConfig:
     """How the namespace is kept."""
 
-    path: str  # of the two files; see `slots.py`
+    path: str  # of the two files; see `checkpoint_slots.py`
     bytes: int  # that one checkpoint may have
     seconds: float  # to make one
     restore: bool  # begin with what a predecessor has left there
     progress_file: str
+
+
+@dataclass(frozen=True)
+class LandlockRules:
+    """Paths that a process may use. All others are out of its reach."""
+
+    read: Sequence[str]
+    write: Sequence[str]
+    bind: Sequence[str]  # directories in which sockets and nothing else may be made
+    needed: bool  # refuse to start without Landlock
+
+
+@dataclass(frozen=True)
+class Seal:
+    """The restrictions that a process puts on itself; see `seal.py`."""
+
+    rlimits: Mapping[str, Sequence[int]]  # name in the resource module -> soft and hard limit
+    more_processes: int | None = None  # beside those that the user has now; None: any number
+    user: int | None = None  # uid and gid to become
+    passes: bool = False  # that user may pass through all directories, and read what Landlock allows
+    dies_with_parent: bool = False
+    no_new_privileges: bool = False
+    landlock: LandlockRules | None = None
+    seccomp: str | None = None  # the filter in base64
+    modes_refused: bool = False  # the filter refuses chmod
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> Seal:
+        """The seal that JSON holds as an object."""
+        rules = fields["landlock"]
+        return replace(Seal(**fields), landlock=None if rules is None else LandlockRules(**rules))
+
+
+@dataclass(frozen=True)
+class GuardianConfig:
+    """What a guardian is told."""
+
+    host_pid: int
+    session_dir: str
+    layers: int  # wrapping processes before the kernel
+
+
+@dataclass(frozen=True)
+class SpawnConfig:
+    """What `spawn.py` starts."""
+
+    guardian: GuardianConfig | None  # None: there is none
+    argv: Sequence[str]
+    arguments: Sequence[str] | None  # those that a wrapper reads from a descriptor; None: there is no wrapper
+    descriptor: str  # the word in `argv` that stands for that descriptor's number
 
 
 @dataclass(frozen=True)
@@ -36,5 +87,5 @@ class LaunchConfig:
     interrupt_file: str | None  # None: every interrupt is for the cell that runs
     working_directory: str
     extra_path: Sequence[str]  # where more packages are
-    seal: Mapping[str, Any] | None  # see `seal.py`
+    seal: Seal | None
     checkpoint: CheckpointConfig | None  # None: there are none

@@ -9,7 +9,7 @@ _MOST_ROOM_BYTES = 64 * 2**20
 _PART = 8  # of a small limit, one part in so many
 
 
-class MemoryRoom:
+class MemoryReserve:
     """Lowers this process's soft limit of private memory while the agent's code runs.
 
     The hard limit is the host's and stays. Code that raises the soft limit itself gains no more than the room.

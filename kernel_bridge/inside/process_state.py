@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kernel_bridge.inside.interrupts import Interrupts
-from kernel_bridge.inside.memory_reserve import MemoryRoom
+from kernel_bridge.inside.memory_reserve import MemoryReserve
 from kernel_bridge.inside.streams import StandardStreams
 from kernel_bridge.inside.stubs import Submitted
 from kernel_bridge.inside.tracebacks import describe_failure
@@ -24,7 +24,7 @@ class ProcessState:
     def __init__(self, streams: StandardStreams, interrupts: Interrupts) -> None:
         self.streams = streams
         self.interrupts = interrupts
-        self.memory = MemoryRoom()
+        self.memory = MemoryReserve()
         self._forked = False
         self._builtins = dict(vars(builtins))
         threading.excepthook = self._thread_failed = _without_submissions(threading.excepthook)

@@ -17,6 +17,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kernel_bridge.inside.launch_config import LandlockRules, Seal
+
 _libc: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None  # Windows has no such library
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
 _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
@@ -36,39 +38,30 @@ _NET_ALL = 0b11  # bind and connect of TCP, from ABI 4
 _SCOPE_ALL = 0b11  # abstract unix sockets and signals, from ABI 6
 
 
-def seal(spec: Mapping[str, Any]) -> None:
+def seal(spec: Seal) -> None:
     """Apply a plan's seal.
-
-    Args:
-        spec: `rlimits` {name: [soft, hard]}; `user`, uid and gid to become, or None; `landlock`, {"read": paths,
-            "write": paths, "bind": directories in which sockets and nothing else may be made, "needed": refuse to
-            start without} or None; `seccomp`, the filter in base64, or None;
-            `no_new_privileges`. Optional: `passes`, that the user keeps the power to pass through directories and to
-            read files that are another's, within what Landlock allows; `dies_with_parent`; `modes_refused`, that the
-            filter refuses chmod; `more_processes`, how many beside those that the user has now.
 
     Raises:
         OSError: naming the step that the system refused.
     """
-    _set_limits(spec["rlimits"])
-    if spec.get("more_processes"):
-        _limit_processes(spec["more_processes"])
-    if spec["user"] is not None:
-        kept = _reading_capability() if spec.get("passes") else None
+    _set_limits(spec.rlimits)
+    if spec.more_processes:
+        _limit_processes(spec.more_processes)
+    if spec.user is not None:
+        kept = _reading_capability() if spec.passes else None
         _keep_through_change(kept)
         _shed_capabilities()
-        _become(spec["user"])
+        _become(spec.user)
         _clear_capabilities(kept)
-    if spec.get("dies_with_parent"):
+    if spec.dies_with_parent:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, what="death with the guardian")  # a change of user would undo it
-    if spec["no_new_privileges"]:
+    if spec.no_new_privileges:
         _prctl(_PR_SET_NO_NEW_PRIVS, 1, what="no new privileges")
-    rules = spec["landlock"]
-    if rules is not None and (rules["needed"] or landlock_abi() > 0):
-        _landlock(rules["read"], rules["write"], rules["bind"])
-    if spec["seccomp"] is not None:
-        _filter(base64.b64decode(spec["seccomp"]))
-    if spec.get("modes_refused"):
+    if spec.landlock is not None and (spec.landlock.needed or landlock_abi() > 0):
+        _landlock(spec.landlock)
+    if spec.seccomp is not None:
+        _filter(base64.b64decode(spec.seccomp))
+    if spec.modes_refused:
         _forgive_modes()
 
 
@@ -186,7 +179,7 @@ def landlock_abi() -> int:
     return max(0, _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
 
 
-def _landlock(read: Sequence[str], write: Sequence[str], bind: Sequence[str]) -> None:
+def _landlock(rules: LandlockRules) -> None:
     abi = landlock_abi()
     if abi < 1:
         raise OSError("Landlock is not available")
@@ -196,11 +189,11 @@ def _landlock(read: Sequence[str], write: Sequence[str], bind: Sequence[str]) ->
     ruleset = _libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(size), ctypes.c_uint32(0))
     _check(ruleset, "Landlock ruleset")
     try:
-        for path in read:
+        for path in rules.read:
             _allow(ruleset, path, _READING & handled)
-        for path in write:
+        for path in rules.write:
             _allow(ruleset, path, handled & ~_MAKE_CHAR & ~_MAKE_BLOCK)
-        for path in bind:
+        for path in rules.bind:
             _allow(ruleset, path, (_READING | _MAKE_SOCK) & handled)
         _check(_libc.syscall(_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)), "Landlock restriction")
     finally:

@@ -11,10 +11,9 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from kernel_bridge.confine import Confinement, plan_launch
-from kernel_bridge.confine.launch_plan import PACKAGE, guard_command, prepare_files, write_guard
+from kernel_bridge.confine.launch_plan import PACKAGE, prepare_files, spawn_command, write_spawn_file
 from kernel_bridge.confine.readable_paths import ExtraPathUnusable
 from kernel_bridge.confine.tier_bubblewrap import EXTRA_PATH
 from kernel_bridge.errors import StartupFailed, what_to_do
@@ -22,7 +21,7 @@ from kernel_bridge.files.layout import CHECKPOINT, INTERRUPT, PROGRESS, TRANSCRI
 from kernel_bridge.files.private_files import make_directory, make_file, open_new
 from kernel_bridge.files.session_directory import SessionDirectory
 from kernel_bridge.files.standard_descriptors import occupy_standard_files
-from kernel_bridge.inside.launch_config import CheckpointConfig, LaunchConfig
+from kernel_bridge.inside.launch_config import CheckpointConfig, GuardianConfig, LaunchConfig
 from kernel_bridge.options import SessionOptions
 from kernel_bridge.process.connection import Connection
 from kernel_bridge.process.shared_files import SharedFiles
@@ -128,9 +127,6 @@ class Launch:
             checkpoint=keeping if self._options.session.checkpoint else None,
         )
 
-    def _guardian(self) -> dict[str, Any]:
-        return {"host_pid": os.getpid(), "session_dir": str(self._directory.path), "layers": self.wrappers}
-
     def _hand_over(self) -> None:
         prepare_files(self.plan, self.layout)
         if self.plan.owner is not None:
@@ -149,12 +145,13 @@ class Launch:
     def _launch_guarded(self) -> StartedProcess:
         """The guardian, which starts the kernel; and the lifeline to it."""
         occupy_standard_files()
-        file = write_guard(self.plan, self.layout, self._guardian())
+        guardian = GuardianConfig(os.getpid(), str(self._directory.path), self.wrappers)
+        file = write_spawn_file(self.plan, self.layout, guardian)
         ours, theirs = socket.socketpair()  # no pipe: writing to one whose reader is gone may kill a host
         with theirs:
             try:
                 process = subprocess.Popen(
-                    guard_command(file),
+                    spawn_command(file),
                     stdin=theirs.fileno(),
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,

@@ -34,7 +34,7 @@ def calls_as_dspy_does(lm: dspy.BaseLM, *more: str) -> bool:
 def _asked_of_dspy(question: Callable[[dspy.LM], str | None], lm: dspy.LM) -> str | None:
     try:
         return question(lm)
-    except Exception:  # DSPy's internals, which may change; then only the calls can tell
+    except Exception:  # DSPy's internals, imported by the questions, may change; then only the calls can tell
         logger.debug("What %s lacks cannot be told before it is called", lm.model, exc_info=True)
         return None
 

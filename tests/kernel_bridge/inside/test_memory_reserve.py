@@ -12,8 +12,8 @@ FILL = """
 import resource
 hard = 2**28
 resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
-from kernel_bridge.inside.memory_reserve import MemoryRoom
-room = MemoryRoom()
+from kernel_bridge.inside.memory_reserve import MemoryReserve
+room = MemoryReserve()
 room.was_used_up = True
 room.keep()
 held = None

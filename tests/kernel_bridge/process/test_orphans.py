@@ -9,14 +9,15 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 import pytest
 from child_process import forked
 
-import kernel_bridge
-from kernel_bridge.confine.launch_plan import PACKAGE
+from kernel_bridge.confine.launch_plan import PACKAGE, spawn_command
+from kernel_bridge.inside.launch_config import GuardianConfig, SpawnConfig
 
 HOST = """
 import os, sys
@@ -69,13 +70,11 @@ def test_a_guardian_whose_host_is_gone_before_it_reports_ends_what_was_begun(
 ) -> None:
     mark = f"orphan-{uuid.uuid4().hex}"
     argv = [sys.executable, "-c", "import time; time.sleep(600)", mark]
-    guardian = {"host_pid": os.getpid(), "session_dir": str(tmp_path / "none"), "layers": 0}
-    config = {"guardian": guardian, "argv": argv, "arguments": None, "descriptor": ""}
-    (tmp_path / "guard").write_bytes(marshal.dumps(config))
+    guardian = GuardianConfig(os.getpid(), str(tmp_path / "none"), layers=0)
+    (tmp_path / "spawn").write_bytes(marshal.dumps(asdict(SpawnConfig(guardian, argv, None, ""))))
     report, unread = os.pipe()
     os.close(report)  # nobody reads the guardian's report
-    guard = Path(kernel_bridge.__file__).parent / "inside" / "spawn.py"
-    command = [sys.executable, "-I", "-S", str(guard), str(tmp_path / "guard")]
+    command = spawn_command(str(tmp_path / "spawn"))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=unread) as process:
         os.close(unread)
         assert process.stdin is not None
