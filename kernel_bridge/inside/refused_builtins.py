@@ -52,6 +52,22 @@ class NoInput(io.TextIOBase):
 
     @property
     def buffer(self) -> Any:
+        return _NoBytes()  # libraries look whether there is one
+
+
+class _NoBytes(io.RawIOBase):
+    """`sys.stdin.buffer` of the kernel."""
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 0
+
+    def readinto(self, buffer: Any, /) -> int:
+        raise nothing_typed("sys.stdin.buffer")
+
+    def readall(self) -> bytes:
         raise nothing_typed("sys.stdin.buffer")
 
 

@@ -113,7 +113,8 @@ class _Ends:
             text = text[-self._most :]
         self._tail.append(text)
         self._tail_size += len(text)
-        while (over := self._tail_size - self._most) > 0:
+        # A signal handler of the cell may print while this runs, and change both.
+        while self._tail and (over := self._tail_size - self._most) > 0:
             oldest = self._tail.popleft()
             if len(oldest) > over:
                 self._tail.appendleft(oldest[over:])

@@ -50,6 +50,7 @@ def test_a_cell_is_told_why_and_what_to_do_instead(kernel: KernelInterpreter, co
     [
         ("import threading; found = []\nt = threading.Thread(target=lambda: found.append(asyncio.run(main())))\n"
          "t.start(); t.join(); found", "[7]"),
+        ("hasattr(sys.stdin, 'buffer'), sys.stdin.buffer.readable()", "(True, True)"),
         ("sys.stdin = io.StringIO('first\\nsecond')\ninput(), input()", "('first', 'second')"),
         ("import subprocess; subprocess.run(['cat'], capture_output=True, timeout=30).stdout", "b''"),
         ("import multiprocessing as m\nwith m.get_context('fork').Pool(1) as p: print(p.map(abs, [-1]))", "[1]"),
