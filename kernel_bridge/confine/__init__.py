@@ -8,7 +8,6 @@ run is used. What it cannot give is reported as missing, with the reason; nothin
 from __future__ import annotations
 
 from kernel_bridge.confine.guarantees import GUARANTEES, Confinement, limits_asked
-from kernel_bridge.confine.launch_plan import LaunchPlan
 from kernel_bridge.confine.probing import expected_report, probe, resolve
 from kernel_bridge.confine.report import ConfinementReport, Probe
 from kernel_bridge.confine.tiers import TIERS, plan_launch
@@ -18,7 +17,6 @@ __all__ = [
     "TIERS",
     "Confinement",
     "ConfinementReport",
-    "LaunchPlan",
     "Probe",
     "expected_report",
     "limits_asked",
