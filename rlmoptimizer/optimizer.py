@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
@@ -46,8 +47,11 @@ class RLMDocstringOptimizer(Teleprompter):
     """Improves the instructions of a DSPy program with an LLM agent that works in a Jupyter kernel of its own.
 
     Args:
+        metric: scores a prediction; described at `compile`, which may be given another one.
         max_iterations: the budget is this times len(trainset), plus len(valset), in units. One evaluated example costs
-            one unit, one prompt to the sub-LM costs one; the baseline and the agent's own turns are free.
+            one unit, one prompt to the sub-LM costs one; the baseline and the agent's own turns are free. None: what
+            `auto` says.
+        auto: "light", "medium" or "heavy" is a `max_iterations` of 2, 5 or 12. None: 5.
         root_lm: the agent.
         sub_lm: answers `llm_query`, `llm_query_batched` and sub-agents. None: `root_lm`.
         eval_lm: runs the program, as `dspy.settings.lm`; predictors that have an LM of their own keep it. None:
@@ -82,10 +86,13 @@ class RLMDocstringOptimizer(Teleprompter):
     def __init__(
         self,
         *,
+        metric: Callable[..., Any] | None = None,
         root_lm: dspy.BaseLM,
-        max_iterations: int = 5,
+        max_iterations: int | None = None,
+        auto: Literal["light", "medium", "heavy"] | None = None,
         sub_lm: dspy.BaseLM | None = None,
         eval_lm: dspy.BaseLM | None = None,
+        root_adapter: dspy.Adapter | None = None,
         num_threads: int = 8,
         rlm_max_iterations: int = 200,
         rlm_max_llm_calls: int = 200,
@@ -98,13 +105,23 @@ class RLMDocstringOptimizer(Teleprompter):
         kernel: Callable[[], CodeInterpreter] | None = None,
         max_cost_usd: float | None = None,
         seed: int | None = 0,
+        perfect_score: float = 1.0,
+        example_timeout: float | None = None,
+        target_score: float | None = None,
+        patience: int | None = None,
+        max_seconds: float | None = None,
+        share_source: bool = False,
+        max_prompt_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.settings = Settings(
+            metric=metric,
             root_lm=root_lm,
             max_iterations=max_iterations,
+            auto=auto,
             sub_lm=sub_lm,
             eval_lm=eval_lm,
+            root_adapter=root_adapter,
             num_threads=num_threads,
             rlm_max_iterations=rlm_max_iterations,
             rlm_max_llm_calls=rlm_max_llm_calls,
@@ -117,35 +134,55 @@ class RLMDocstringOptimizer(Teleprompter):
             kernel=kernel,
             max_cost_usd=max_cost_usd,
             seed=seed,
+            perfect_score=perfect_score,
+            example_timeout=example_timeout,
+            target_score=target_score,
+            patience=patience,
+            max_seconds=max_seconds,
+            share_source=share_source,
+            max_prompt_tokens=max_prompt_tokens,
         )
 
     def __getattr__(self, name: str) -> Any:
-        """A parameter, by its name."""
+        """A parameter, by its name; `max_iterations` is the number in force."""
         if name in Settings.__slots__:
-            return getattr(self.settings, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return self.settings.iterations if name == "max_iterations" else getattr(self.settings, name)
+        raise self._unknown(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a parameter for the compiles to come. Raises: InvalidSetup, as the constructor does."""
+        """Set a parameter for the compiles to come.
+
+        Raises:
+            InvalidSetup: as the constructor does.
+            AttributeError: there is no such parameter. A subclass may declare other attributes, on the class.
+        """
         if name in Settings.__slots__:
             name, value = "settings", replace(self.settings, **{name: value})
-        elif name == "settings" and not isinstance(value, Settings):
-            raise InvalidSetupType(f"settings must be a Settings, got {type(value).__name__}")
+        elif name == "settings":
+            if not isinstance(value, Settings):
+                raise InvalidSetupType(f"settings must be a Settings, got {type(value).__name__}")
+        elif not name.startswith("_") and not hasattr(type(self), name):
+            raise self._unknown(name)
         super().__setattr__(name, value)
+
+    def _unknown(self, name: str) -> AttributeError:
+        near = difflib.get_close_matches(name, Settings.__slots__, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *Settings.__slots__]
 
     def get_params(self) -> dict[str, Any]:
-        """The parameters by name, as DSPy's optimizers give them."""
+        """The parameters by name, as they were given; the constructor takes them again."""
         return {name: getattr(self.settings, name) for name in Settings.__slots__}
 
-    def compile(  # pyright: ignore[reportIncompatibleMethodOverride] # `metric` is required here
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride] # DSPy's takes any keyword
         self,
         student: dspy.Module,
         *,
         trainset: list[dspy.Example],
-        metric: Callable[..., Any],
+        metric: Callable[..., Any] | None = None,
         valset: list[dspy.Example] | None = None,
         teacher: dspy.Module | None = None,
         resume: bool = False,
@@ -153,7 +190,8 @@ class RLMDocstringOptimizer(Teleprompter):
         """Return a copy of `student` with better instructions; `student` itself is not touched.
 
         `metric(example, prediction[, trace, ...])` returns a bool, a number from 0 to 1, or an object with `score`
-        and `feedback`. `teacher` is accepted because DSPy's optimizers have it, and not used.
+        and `feedback`. None: the metric of the constructor. `teacher` is accepted because DSPy's optimizers have it,
+        and not used.
 
         `resume=True` resumes the newest optimization in `run_storage_dir`, however it ended: everything that had
         finished, its budget, its prompts, and the agent's turns and variables are kept. Student, data, metric and

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,10 +27,13 @@ __all__ = ["Settings", "a_bool", "a_directory", "an_lm"]
 class Settings:
     """The parameters of `RLMDocstringOptimizer`, checked; they are described there."""
 
+    metric: Callable[..., Any] | None
     root_lm: dspy.BaseLM
-    max_iterations: int
+    max_iterations: int | None  # as it was given; `iterations` is the number in force
+    auto: str | None
     sub_lm: dspy.BaseLM | None
     eval_lm: dspy.BaseLM | None
+    root_adapter: dspy.Adapter | None
     num_threads: int
     rlm_max_iterations: int
     rlm_max_llm_calls: int
@@ -42,16 +46,38 @@ class Settings:
     kernel: Callable[[], CodeInterpreter] | None
     max_cost_usd: float | None
     seed: int | None
+    perfect_score: float
+    example_timeout: float | None  # seconds
+    target_score: float | None  # percent, 0..100
+    patience: int | None
+    max_seconds: float | None
+    share_source: bool
+    max_prompt_tokens: int | None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(name, getattr(self, name)))
+        if self.auto is not None and self.max_iterations is not None:
+            raise InvalidSetup(
+                f"max_iterations and auto both set the budget, got {self.max_iterations} and {self.auto!r}; "
+                f"give one of them, the other is None (auto={self.auto!r} is {_AUTO[self.auto]} iterations)"
+            )
+
+    @property
+    def iterations(self) -> int:
+        """The number that sets the budget: `max_iterations`, or what `auto` stands for."""
+        if self.max_iterations is not None:
+            return self.max_iterations
+        return _ITERATIONS if self.auto is None else _AUTO[self.auto]
 
     @property
     def sub_or_root_lm(self) -> dspy.BaseLM:
         """The LM that answers the agent's prompts."""
         return self.root_lm if self.sub_lm is None else self.sub_lm
 
+
+_ITERATIONS: Final = 5
+_AUTO: Final = {"light": 2, "medium": 5, "heavy": 12}
 
 # Each check gives its value back, or raises `InvalidSetup` and says what is accepted.
 _Check = Callable[[str, Any], Any]
@@ -72,6 +98,43 @@ def _at_least(least: int) -> _Check:
         return value
 
     return check
+
+
+def _or_none(check: _Check) -> _Check:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _number(accepted: str, fits: Callable[[float], bool]) -> _Check:
+    def check(name: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise _refuse(name, value, accepted, wrong_type=True)
+        if not math.isfinite(value) or not fits(value):
+            raise _refuse(name, value, accepted)
+        return float(value)
+
+    return check
+
+
+def _auto(name: str, value: Any) -> str | None:
+    accepted = f"one of {', '.join(map(repr, _AUTO))}, or None"
+    if value is not None and not isinstance(value, str):
+        raise _refuse(name, value, accepted, wrong_type=True)
+    if value is not None and value not in _AUTO:
+        raise _refuse(name, value, accepted)
+    return value
+
+
+def _metric(name: str, value: Any) -> Callable[..., Any] | None:
+    # How it is called is worked out by `compile`, for a metric of the constructor as for its own.
+    if value is not None and (isinstance(value, type) or not callable(value)):
+        raise _refuse(name, value, "a function that takes (example, prediction), or None", wrong_type=True)
+    return value
+
+
+def _adapter(name: str, value: Any) -> dspy.Adapter | None:
+    if value is not None and not isinstance(value, dspy.Adapter):
+        raise _refuse(name, value, "a dspy.Adapter, such as dspy.JSONAdapter(), or None", wrong_type=True)
+    return value
 
 
 def a_bool(name: str, value: Any) -> bool:
@@ -135,11 +198,16 @@ def _factory(name: str, value: Any) -> Callable[[], CodeInterpreter] | None:
     return cast("Callable[[], CodeInterpreter]", value)
 
 
+_SECONDS: Final = _number("a number of seconds above 0, or None", lambda value: value > 0)
+
 _CHECKS: Final[dict[str, _Check]] = {
+    "metric": _metric,
     "root_lm": an_lm,
-    "max_iterations": _at_least(1),
+    "max_iterations": _or_none(_at_least(1)),
+    "auto": _auto,
     "sub_lm": _lm_or_none,
     "eval_lm": _lm_or_none,
+    "root_adapter": _adapter,
     "num_threads": _at_least(1),
     "rlm_max_iterations": _at_least(1),
     "rlm_max_llm_calls": _at_least(0),
@@ -152,4 +220,16 @@ _CHECKS: Final[dict[str, _Check]] = {
     "kernel": _factory,
     "max_cost_usd": _cost_limit,
     "seed": _seed,
+    "perfect_score": _number("a number above 0", lambda value: value > 0),
+    "example_timeout": _or_none(_SECONDS),
+    "target_score": _or_none(
+        _number(
+            "a percentage from 0 to 100 (90, not 0.9), or None",
+            lambda value: value == 0 or 1 < value <= 100,
+        )
+    ),
+    "patience": _or_none(_at_least(1)),
+    "max_seconds": _or_none(_SECONDS),
+    "share_source": a_bool,
+    "max_prompt_tokens": _or_none(_at_least(1)),
 }

@@ -85,7 +85,7 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
     emitter = Emitter([_recorder(store), display])
     stack.callback(emitter.close)
     stack.callback(waits.close)
-    budget = UnitLedger(settings.max_iterations * len(data.train) + len(data.val or ()), journal=store)
+    budget = UnitLedger(settings.iterations * len(data.train) + len(data.val or ()), journal=store)
     meter = SubLMMeter(
         settings.rlm_max_llm_calls,
         budget,

@@ -12,7 +12,7 @@ from typing import Any
 
 import dspy
 
-from rlmoptimizer.errors import InvalidSetup
+from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
 from rlmoptimizer.evaluation.metric import bind_metric
 from rlmoptimizer.lms.preflight import check_keys, check_prices
 from rlmoptimizer.records import Role
@@ -37,8 +37,15 @@ class Setup:
 
     @classmethod
     def checked(cls, settings: Settings, student: Any, trainset: Any, valset: Any, metric: Any) -> Setup:
-        """Raises `InvalidSetup` for what cannot be worked with, and for LMs without prices where costs are limited."""
+        """Raises `InvalidSetup` for what cannot be worked with, and for LMs without prices where costs are limited.
+
+        `metric` None: that of the settings.
+        """
         check_program(student)
+        if metric is None and (metric := settings.metric) is None:
+            raise InvalidSetupType(
+                "metric is None: pass it to compile(..., metric=...) or to RLMDocstringOptimizer(metric=...)"
+            )
         bind_metric(metric)
         data = build_dataset(trainset, valset)
         setup = cls(settings, student, data, metric, _eval_lm(settings, student))

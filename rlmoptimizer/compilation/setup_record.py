@@ -24,8 +24,9 @@ from rlmoptimizer.task.program import fingerprints, read_prompts
 __all__ = ["check_student", "describe_setup", "differences", "metric_name", "scored_split"]
 
 _MOST_NAMED: Final = 20  # examples that an error counts up
-_COMPARED: Final = (  # settings
-    "max_iterations",
+# Settings that decide what the agent does and what a score means. Others may be changed to go on with: how long things
+# may take (`example_timeout`, `max_seconds`), when the result is good enough (`target_score`, `patience`), threads.
+_COMPARED: Final = (
     "rlm_max_iterations",
     "rlm_max_llm_calls",
     "rlm_max_output_chars",
@@ -34,6 +35,9 @@ _COMPARED: Final = (  # settings
     "sub_agents",
     "max_cost_usd",
     "seed",
+    "perfect_score",
+    "share_source",
+    "max_prompt_tokens",
 )
 
 Document = dict[str, Any]
@@ -49,7 +53,9 @@ def describe_setup(setup: Setup, *, drawn_seed: int) -> Document:
         "valset": None if setup.data.val is None else _examples(setup.data.val),
         "metric": metric_name(setup.metric),
         "settings": {
+            "max_iterations": settings.iterations,
             **{name: getattr(settings, name) for name in _COMPARED},
+            "root_adapter": type(settings.root_adapter or dspy.ChatAdapter()).__name__,
             **{name: _model_name(lm) for name, lm in lms.items()},
         },
         "drawn_seed": drawn_seed,

@@ -96,10 +96,15 @@ def optimizer(root: ScriptedRootLM, **options: Any) -> RLMDocstringOptimizer:
 def compiled(
     turns: list[Turn], *, val: int = 4, extract: Any = None, idle: str = "pass", **options: Any
 ) -> tuple[Any, ScriptedRootLM]:
-    """Run a whole compile with a scripted agent; gives the result and the agent."""
+    """Run a whole compile with a scripted agent; gives the result and the agent.
+
+    `metric` is that of `compile`, `optimizer_metric` that of the constructor.
+    """
     root = ScriptedRootLM(turns, extract=extract, idle=idle)
     given = ("student", "trainset", "valset", "metric", "teacher", "resume")
     compile_options = {name: options.pop(name) for name in given if name in options}
+    if "optimizer_metric" in options:
+        options["metric"] = options.pop("optimizer_metric")
     arguments: dict[str, Any] = {
         "student": Triage(),
         "trainset": trainset(),

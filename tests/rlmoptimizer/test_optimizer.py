@@ -39,10 +39,13 @@ def test_the_parameters_are_keyword_only_and_have_the_documented_defaults() -> N
     parameters = PARAMETERS
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters.values())
     assert {name: parameter.default for name, parameter in parameters.items()} == {
-        "max_iterations": 5,
+        "metric": None,  # that of `compile`
+        "max_iterations": None,  # 5, or what `auto` says
+        "auto": None,
         "root_lm": inspect.Parameter.empty,
         "sub_lm": None,
         "eval_lm": None,
+        "root_adapter": None,
         "num_threads": 8,
         "rlm_max_iterations": 200,
         "rlm_max_llm_calls": 200,
@@ -55,6 +58,13 @@ def test_the_parameters_are_keyword_only_and_have_the_documented_defaults() -> N
         "kernel": None,  # KernelInterpreter.factory()
         "max_cost_usd": None,
         "seed": 0,
+        "perfect_score": 1.0,
+        "example_timeout": None,
+        "target_score": None,
+        "patience": None,
+        "max_seconds": None,
+        "share_source": False,
+        "max_prompt_tokens": None,
     }
 
 
@@ -66,7 +76,12 @@ def test_the_parameters_are_keyword_only_and_have_the_documented_defaults() -> N
         ("max_iterations", 2.5),
         ("max_iterations", True),
         ("max_iterations", "5"),
-        ("max_iterations", None),
+        ("metric", 0.5),
+        ("metric", dspy.Example),
+        ("auto", "middle"),
+        ("auto", 2),
+        ("root_adapter", dspy.ChatAdapter),
+        ("root_adapter", "json"),
         ("root_lm", None),
         ("root_lm", "openai/gpt-5"),
         ("sub_lm", "openai/gpt-5"),
@@ -95,6 +110,24 @@ def test_the_parameters_are_keyword_only_and_have_the_documented_defaults() -> N
         ("seed", "0"),
         ("seed", 1.0),
         ("seed", False),
+        ("perfect_score", 0),
+        ("perfect_score", -1),
+        ("perfect_score", float("nan")),
+        ("perfect_score", None),
+        ("example_timeout", 0),
+        ("example_timeout", float("inf")),
+        ("example_timeout", "60"),
+        ("target_score", 0.9),
+        ("target_score", 1),
+        ("target_score", 101),
+        ("target_score", -1),
+        ("patience", 0),
+        ("patience", 1.5),
+        ("max_seconds", 0),
+        ("max_seconds", True),
+        ("share_source", 1),
+        ("max_prompt_tokens", 0),
+        ("max_prompt_tokens", 100.0),
     ],
 )
 def test_a_wrong_parameter_is_refused_with_its_name_what_came_and_what_is_accepted(name: str, wrong: Any) -> None:
@@ -130,7 +163,11 @@ def test_what_the_optimizer_was_made_with_can_be_read_and_set(tmp_path: Path) ->
     optimizer = RLMDocstringOptimizer(root_lm=root.lm, num_threads=3, run_storage_dir=str(tmp_path), max_cost_usd=2)
     assert (optimizer.root_lm, optimizer.num_threads, optimizer.max_iterations) == (root.lm, 3, 5)
     assert (optimizer.run_storage_dir, optimizer.max_cost_usd, optimizer.sub_lm) == (tmp_path, 2.0, None)
-    assert optimizer.get_params() == {name: getattr(optimizer, name) for name in PARAMETERS}
+    assert optimizer.get_params() == {
+        name: None if name == "max_iterations" else getattr(optimizer, name) for name in PARAMETERS
+    }
+    again = RLMDocstringOptimizer(**optimizer.get_params())
+    assert again.settings == optimizer.settings
     optimizer.num_threads = 5
     optimizer.run_storage_dir = None
     assert (optimizer.num_threads, optimizer.run_storage_dir, optimizer.root_lm) == (5, None, root.lm)
@@ -142,6 +179,87 @@ def test_what_the_optimizer_was_made_with_can_be_read_and_set(tmp_path: Path) ->
         optimizer.settings = 5  # type: ignore[assignment]
     with pytest.raises(AttributeError, match="no_such_thing"):
         _ = optimizer.no_such_thing
+
+
+def test_a_misspelt_attribute_is_refused_with_the_right_name() -> None:
+    optimizer = RLMDocstringOptimizer(root_lm=ScriptedRootLM([]).lm)
+    with pytest.raises(AttributeError, match=r"no attribute 'num_thread'; did you mean 'num_threads'\?"):
+        optimizer.num_thread = 16
+    with pytest.raises(AttributeError, match=r"no attribute 'max_second'; did you mean 'max_seconds'\?"):
+        _ = optimizer.max_second
+    with pytest.raises(AttributeError, match=r"no attribute 'no_such_thing'$"):
+        optimizer.no_such_thing = 16
+    assert optimizer.num_threads == 8
+
+
+def test_a_subclass_has_attributes_of_its_own() -> None:
+    class Named(RLMDocstringOptimizer):
+        title = ""
+
+        def __init__(self, title: str, **options: Any) -> None:
+            super().__init__(**options)
+            self.title = title
+            self._private = title
+
+    named = Named("mine", root_lm=ScriptedRootLM([]).lm)
+    assert (named.title, named._private) == ("mine", "mine")
+    with pytest.raises(AttributeError, match="did you mean 'num_threads'"):
+        named.num_thread = 16
+
+
+@pytest.mark.parametrize(("auto", "iterations"), [(None, 5), ("light", 2), ("medium", 5), ("heavy", 12)])
+def test_auto_is_a_name_for_max_iterations(auto: Any, iterations: int) -> None:
+    optimizer = RLMDocstringOptimizer(root_lm=ScriptedRootLM([]).lm, auto=auto)
+    assert (optimizer.auto, optimizer.max_iterations) == (auto, iterations)
+
+
+def test_auto_sets_the_budget() -> None:
+    result, _ = toy.compiled([SUBMIT_SAME], val=0, auto="light")
+    assert result.trial_logs[0]["remaining_budget"] == 2 * len(toy.trainset())
+
+
+def test_max_iterations_and_auto_together_are_refused() -> None:
+    root = ScriptedRootLM([]).lm
+    with pytest.raises(InvalidSetup, match="max_iterations and auto both set the budget, got 3 and 'light'"):
+        RLMDocstringOptimizer(root_lm=root, max_iterations=3, auto="light")
+    optimizer = RLMDocstringOptimizer(root_lm=root, auto="light")
+    with pytest.raises(InvalidSetup, match="max_iterations and auto both"):
+        optimizer.max_iterations = 3
+    optimizer.auto = None
+    optimizer.max_iterations = 3
+    assert optimizer.max_iterations == 3
+
+
+def test_a_target_below_two_percent_is_taken_for_a_fraction_and_refused() -> None:
+    with pytest.raises(InvalidSetup, match=r"target_score must be a percentage from 0 to 100 \(90, not 0\.9\)"):
+        RLMDocstringOptimizer(root_lm=ScriptedRootLM([]).lm, target_score=0.9)
+    assert RLMDocstringOptimizer(root_lm=ScriptedRootLM([]).lm, target_score=90).target_score == 90.0
+
+
+# the metric
+
+
+def test_the_metric_may_be_given_to_the_constructor() -> None:
+    result, _ = toy.compiled([SUBMIT_FIX], metric=None, optimizer_metric=toy.metric)
+    assert result.best_score == 100.0
+
+
+def test_the_metric_of_compile_goes_before_that_of_the_constructor() -> None:
+    def never(gold: Any, prediction: Any) -> bool:
+        raise AssertionError("the metric of the constructor was called")
+
+    result, _ = toy.compiled([SUBMIT_FIX], optimizer_metric=never)
+    assert result.best_score == 100.0
+
+
+def test_without_any_metric_compile_says_where_to_give_one() -> None:
+    root = ScriptedRootLM([])
+    with pytest.raises(InvalidSetup, match=r"pass it to compile\(\.\.\., metric=\.\.\.\) or to RLMDocstringOptimizer"):
+        toy.optimizer(root).compile(toy.Triage(), trainset=toy.trainset())
+    assert root.seen == []
+
+
+# what compile refuses
 
 
 def compile_arguments(**changed: Any) -> dict[str, Any]:
@@ -156,7 +274,7 @@ def compile_arguments(**changed: Any) -> dict[str, Any]:
         {"trainset": [{"message": "x"}]},
         {"trainset": [dspy.Example(message="x")]},
         {"valset": ["x"]},
-        {"metric": None},
+        {"metric": None},  # nor has the constructor one
         {"metric": "exact"},
         {"metric": lambda: 1.0},
     ],

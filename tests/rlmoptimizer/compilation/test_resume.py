@@ -259,7 +259,12 @@ def other_metric(gold: Any, prediction: Any, trace: Any = None) -> float:
     ("changed", "said"),
     [
         ({"max_iterations": 6}, "max_iterations was 5, is 6"),
+        ({"max_iterations": None, "auto": "heavy"}, "max_iterations was 5, is 12"),
         ({"seed": 7}, "seed was 0, is 7"),
+        ({"perfect_score": 10}, "perfect_score was 1.0, is 10.0"),
+        ({"share_source": True}, "share_source was False, is True"),
+        ({"max_prompt_tokens": 500}, "max_prompt_tokens was None, is 500"),
+        ({"root_adapter": dspy.JSONAdapter()}, "root_adapter was 'ChatAdapter', is 'JSONAdapter'"),
         ({"eval_lm": text_lm(str, "other")}, "eval_lm was 'offline/eval', is 'offline/other'"),
         ({"rlm_max_llm_calls": 5, "num_threads": 1}, "rlm_max_llm_calls was 200, is 5. "),
         ({"metric": other_metric}, "metric was 'toy.metric', is 'test_resume.other_metric'"),
@@ -296,7 +301,8 @@ def test_all_differences_are_named_at_once(tmp_path: Path) -> None:
 
 def test_what_does_not_decide_the_result_may_change(tmp_path: Path) -> None:
     begun(tmp_path, [])
-    result, _ = resumed(tmp_path, [SUBMIT], num_threads=1, verbose=True, kernel=dspy.LocalInterpreter)
+    others: dict[str, Any] = {"example_timeout": 60, "target_score": 99, "patience": 9, "max_seconds": 3600}
+    result, _ = resumed(tmp_path, [SUBMIT], num_threads=1, verbose=True, kernel=dspy.LocalInterpreter, **others)
     assert result.best_score == 50.0
 
 
