@@ -25,11 +25,26 @@ def agent_instructions(*, sub_agents: bool = False) -> str:
 def agent_signature(*, sub_agents: bool = False) -> type[dspy.Signature]:
     """What the agent gets and what it must produce."""
     fields: dict[str, tuple[Any, Any]] = {
-        "program_steps": (list[dict[str, Any]], dspy.InputField(desc="the steps, their fields and present prompts")),
-        "baseline_runs": (dict[str, Any], dspy.InputField(desc="run ids and scores of the program as it was given")),
+        "program_steps": (
+            list[dict[str, Any]],
+            dspy.InputField(desc="in order; `step` is the name that tools take, `prompt` its text at the start"),
+        ),
+        "baseline_runs": (
+            dict[str, Any],
+            dspy.InputField(desc="the program as it was given, evaluated and paid for: totals, 0 to 100"),
+        ),
         "task_facts": (dict[str, Any], dspy.InputField(desc="the metric, the data sets, the budget and the limits")),
-        "previous_trajectory": (list[dict[str, Any]], dspy.InputField(desc="your turns before an interruption")),
-        "work_so_far": (str, dspy.InputField(desc="where an interrupted work stands; empty: it is a new one")),
+        "previous_trajectory": (
+            list[dict[str, Any]],
+            dspy.InputField(desc="your earlier turns, each with `turn`, `reasoning`, `code`, `output`; read the last"),
+        ),
+        "work_so_far": (
+            str,
+            dspy.InputField(
+                desc="your work was interrupted: go on from here, do not start over. Asking again for an evaluation "
+                "that was cut goes on with it and pays only for the rest"
+            ),
+        ),
         SUBMISSION_FIELD: (dict[str, str], dspy.OutputField(desc="the whole prompt of every step, by step name")),
     }
     return cast("type[dspy.Signature]", dspy.Signature(fields, agent_instructions(sub_agents=sub_agents)))  # pyright: ignore[reportCallIssue]

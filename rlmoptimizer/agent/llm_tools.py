@@ -139,16 +139,16 @@ def checked_llm_tools(
     """
 
     def llm_query(prompt: Any) -> str:
-        """Ask the sub-LM one thing. It knows nothing but the prompt. Costs 1 budget unit. Returns its answer."""
+        """Ask the sub-LM, which knows nothing but the prompt. 1 unit. Returns its answer."""
         text = _text(prompt, "prompt")
         with turn():
             reserve(1)
             return ask(text)
 
     def llm_query_batched(prompts: Any) -> list[str]:
-        """Ask the sub-LM several things at once. Costs 1 budget unit per prompt; refused whole if it does not fit.
+        """Ask it several things at once. 1 unit per prompt.
 
-        prompts: a list of texts. Returns the answers in the same order; "[ERROR] ..." in the place of one that failed.
+        Returns the answers in the order of the prompts; "[ERROR] ..." in the place of one that failed.
         """
         if not isinstance(prompts, (list, tuple)):
             # A text is a sequence too: every single letter of it would be asked and paid.

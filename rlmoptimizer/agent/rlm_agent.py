@@ -1,7 +1,7 @@
 """The agent: its signature and prompt, the `dspy.RLM` that it is, and what it leaves behind.
 
-`dspy.RLM` is extended at the few places where it lets one in: how sub-LM prompts are counted, how tools look to the
-model, and what happens between turns. A test holds each of them against the installed DSPy.
+`dspy.RLM` is extended at the few places where it lets one in: how sub-LM prompts are counted, what a request holds,
+and what happens between turns. A test holds each of them against the installed DSPy.
 """
 
 # DSPy ships no type information; what is used of it here is cast where it enters.
@@ -11,11 +11,9 @@ model, and what happens between turns. A test holds each of them against the ins
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
-import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -29,6 +27,7 @@ from kernel_bridge.text import printable, traceback_shown
 from rlmoptimizer.agent.agent_signature import agent_signature
 from rlmoptimizer.agent.llm_tools import Paid, checked_llm_tools
 from rlmoptimizer.agent.no_sub_agents import refuse_sub_agents
+from rlmoptimizer.agent.root_request import action_instructions, bare_signature, tools_text, variables_shown
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.errors import AgentError, CostExceededError
@@ -42,7 +41,6 @@ __all__ = ["Agent", "AgentOutcome"]
 
 logger = logging.getLogger(__name__)
 
-_SUMMARY_CHARS = 8000  # of `work_so_far`, which the root LM reads without printing it
 _UNREADABLE = 3  # turns in a row whose answer could not be read, after which the run ends with the LM's own error
 
 
@@ -125,26 +123,23 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             return ""
         return super()._setup_facade(repl, cast("Any", self._meter), interpreter_factory)
 
-    # how inputs and tools look
+    # what a request holds
+
+    def _build_signatures(self) -> tuple[Any, Any]:
+        """DSPy's, but each turn's instructions say everything once: DSPy's own text on the REPL repeats the task's."""
+        action, extract = super()._build_signatures()
+        tools = {tool.name: tool.func for tool in self.tools.values()}
+        described = tools_text({**tools, **checked_llm_tools(str, lambda count: None)})
+        task = self.signature.instructions
+        return action.with_instructions(action_instructions(task, described, self._initial_interpreter_rules)), extract
 
     def _build_variables(self, **inputs: Any) -> list[REPLVariable]:
-        shown = super()._build_variables(**inputs)
-        return [
-            REPLVariable.from_value(
-                variable.name,
-                inputs[variable.name],
-                field_info=self.signature.input_fields[variable.name],
-                preview_chars=_SUMMARY_CHARS,
-            )
-            if variable.name == "work_so_far"
-            else variable
-            for variable in shown
-        ]
+        return variables_shown(super()._build_variables(**inputs), inputs)
 
     def _make_interpreter_tool(self, tool: Any) -> Callable[..., Any]:
         """A tool that takes positional arguments too, and says its own name when they do not fit."""
         function = tool.func
-        signature = _bare_signature(function)
+        signature = bare_signature(function)
 
         @functools.wraps(function)
         def invoke(*args: Any, **kwargs: Any) -> Any:
@@ -156,13 +151,6 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
         invoke.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
         return invoke
-
-    def _format_tool_docs(self, tools: Mapping[str, Any]) -> str:
-        described = [
-            f"- `{name}{_bare_signature(tool.func)}`\n{textwrap.indent(inspect.cleandoc(tool.desc or ''), '  ')}"
-            for name, tool in tools.items()
-        ]
-        return "\n\nThe tools of this task:\n\n" + "\n\n".join(described)
 
     # the turns
 
@@ -294,12 +282,3 @@ def _tool(function: Callable[..., Any]) -> dspy.Tool:
     # A schema with a plain "type" makes DSPy refuse values before the function sees them, with a message of its own.
     loose = {name: {"anyOf": [schema]} if "type" in schema else schema for name, schema in args.items()}
     return dspy.Tool(function, args=loose, arg_types=dict.fromkeys(args, Any))
-
-
-def _bare_signature(function: Callable[..., Any]) -> inspect.Signature:
-    """Names and defaults only: what the agent types."""
-    signature = inspect.signature(function)
-    bare: Iterable[inspect.Parameter] = (
-        parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()
-    )
-    return signature.replace(parameters=list(bare), return_annotation=inspect.Signature.empty)

@@ -71,19 +71,20 @@ class AgentTools:
         failed_from_run: Any = None,
         prompts: Any = None,
     ) -> dict[str, Any]:
-        """Run the program on examples and score it. Costs 1 budget unit per example; refused whole if it does not fit.
-        An example whose LM fails has no verdict; it costs nothing, or 1 once if it shows what was answered before.
+        """Run the program on examples and score it. 1 unit per example. May run several times at once, from threads.
 
-        split: "train", or "val": always the whole set, and only totals come back (examples == []).
-        limit: at most so many examples. sample: which ones, "first" or "random" (repeatable with sample_seed).
-        ids: which examples: "3,7,12", "10-20", a list, or one number.
-        failed_from_run: only examples that did not pass in that run; if all passed, nothing is run or spent.
-        prompts: {step: text} to try in this run only, without setting them.
+        split: "train", or "val": always whole, and only totals come back, no examples; other calls wait for its end.
+        ids: "3,7,12", "10-20", a list, or one number. limit: at most so many; sample: the "first", or "random" ones
+        (the same again with sample_seed). failed_from_run: a run id; only what did not pass there.
+        prompts: {step: text} for this run only; steps left out keep the prompt that is set.
         Returns {score: 0-100, evaluated_count, passed_count, run_id, remaining_budget, summary_line, split, config,
-        examples: [{example_id, source_example_id, inputs, expected, predicted, score: 0-1, passed, error, feedback,
-        steps: [{step_index, step_name, signature_name, inputs, outputs}]}]}. A step that failed has outputs == {}, an
-        error, and, where its LM answered, the completion that could not be used.
-        Several calls may run at once, from threads; while val is evaluated every other call waits for its end.
+        examples: [{example_id, source_example_id, inputs, expected, predicted: dict or None, score: 0-1,
+        passed: the score is 1, error: None or text, feedback: None or the metric's words,
+        steps: [{step_index, step_name, signature_name, inputs, outputs}]}]}.
+        steps has every call of a step, in the order in which they ended. One that failed has outputs == {}, an error,
+        and the completion, the model's raw text, where there was one.
+        An example with an error_kind found no model: it has no verdict, and costs nothing unless a step before that
+        was answered. The same call again runs what has no verdict, and pays nothing twice.
         """
         given = {"limit": limit, "ids": ids, "sample": sample, "sample_seed": sample_seed}
         caller = self._runs.caller()  # as it asks now; the run may begin in a later turn
@@ -95,14 +96,13 @@ class AgentTools:
 
     @_tool
     def run_data(self, run_id: Any) -> dict[str, Any]:
-        """What the evaluation `run_id` returned, in the same shape (without remaining_budget). Costs nothing."""
+        """What the evaluation `run_id` returned, once more (without remaining_budget)."""
         return self._answers.run_data(run_id)
 
     @_tool
     def update_prompt(self, step: Any, text: Any) -> dict[str, Any]:
-        """Replace the whole prompt of one step from now on. Costs nothing.
+        """Replace the whole prompt of one step from now on. text: complete, at most 100,000 characters.
 
-        step: a name from program_steps. text: the complete new prompt, not an addition; at most 100,000 characters.
         Returns {step, changed, previous_text, summary_line}.
         """
         before, after = self._prompts.update(step, text)
@@ -112,14 +112,14 @@ class AgentTools:
 
     @_tool
     def optimization_status(self) -> dict[str, Any]:
-        """Where the optimization stands. Costs nothing.
+        """Where the optimization stands.
 
         Returns {remaining_budget, budget, spent_budget, reserved_budget, evaluated_examples, root_lm_calls,
         sub_lm_calls, num_threads, cost_usd, remaining_cost_usd, best_score: 0-100, best_run_id, latest_run_id,
         baseline_run_id, baseline_val_run_id, current_prompts: {step: text}, best_prompts: {step: text}, steps: [name],
         runs: [{run_id, split, score: 0-100, evaluated_count, passed_count}]}.
-        "best" is by score on val, or on the whole of train when there is no validation set. cost_usd is None when a
-        price is not known, remaining_cost_usd when there is no limit on it.
+        "best" is by score on val, or on the whole of train when there is no val. A cost is None when it is not known
+        or has no limit.
         """
         return self._answers.status(self._prompts.current)
 

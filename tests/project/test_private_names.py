@@ -32,7 +32,8 @@ TESTED_BY = {
     "_execute_code": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
     "_execute_iteration": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
     "_extract_fallback": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
-    "_format_tool_docs": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
+    "_build_signatures": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
+    "_initial_interpreter_rules": "test_dspys_rlm_finds_its_rules_in_instructions_that_are_ours",
     "_make_interpreter_tool": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
     "_prepare_execution_tools": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
     "_process_final_output": "test_a_step_of_dspys_rlm_is_called_as_we_replace_it",
@@ -187,7 +188,7 @@ def text_of(module: ModuleType | type) -> str:
         ("_execute_iteration", "self repl variables history iteration input_args output_field_names"
                                " interpreter_factory sub_agent_rules"),
         ("_extract_fallback", "self variables history output_field_names"),
-        ("_format_tool_docs", "self tools"),
+        ("_build_signatures", "self"),
         ("_make_interpreter_tool", "self tool"),
         ("_prepare_execution_tools", "self budget"),
         ("_process_final_output", "self result output_field_names"),
@@ -198,6 +199,17 @@ def test_a_step_of_dspys_rlm_is_called_as_we_replace_it(name: str, parameters: s
     found = inspect.signature(getattr(dspy.RLM, name)).parameters.values()
     assert [str(one).partition(":")[0].partition("=")[0] for one in found] == parameters.split()
     assert re.search(rf"\bself\.{name}\(", text_of(dspy.RLM))
+
+
+def test_dspys_rlm_finds_its_rules_in_instructions_that_are_ours() -> None:
+    rlm = dspy.RLM("question -> answer", interpreter_factory=dspy.LocalInterpreter)
+    rules = rlm._initial_interpreter_rules
+    assert "Sub-agents (dspy)" in rules
+    rlm.generate_action.signature = rlm.generate_action.signature.with_instructions(f"Ours.\n{rules}\n# Tools")
+    found = rlm._action_signature_for_current_factory(dspy.LocalInterpreter, "").instructions
+    assert "Sub-agents (dspy)" not in found
+    assert found.startswith("Ours.\n")
+    assert found.endswith("\n# Tools")
 
 
 def test_dspys_facade_keeps_what_its_module_gave_it() -> None:

@@ -12,9 +12,9 @@ import pytest
 import toy
 from dspy.lm15 import ServerError
 from dspy.primitives.code_interpreter import CodeInterpreterError
-from offline import ScriptedRootLM, fields_text
+from offline import Asked, ScriptedRootLM, fields_text
 
-from rlmoptimizer.agent.agent_signature import agent_instructions, agent_signature
+from rlmoptimizer.agent.agent_signature import agent_instructions
 from rlmoptimizer.agent.rlm_agent import Agent
 from rlmoptimizer.agent.tools import AgentTools
 
@@ -30,58 +30,73 @@ def local() -> Any:
 # the prompt
 
 
+@pytest.fixture(scope="module")
+def first_request() -> Asked:
+    """What the root LM is asked first."""
+    return toy.compiled([SUBMIT])[1].seen[0]
+
+
 @pytest.mark.smoke
-def test_the_prompt_names_every_tool_as_it_is_called() -> None:
-    prompt = agent_instructions()
+def test_every_tool_is_described_once_and_as_it_is_called(first_request: Asked) -> None:
     for name in TOOLS:
         parameters = list(inspect.signature(getattr(AgentTools, name)).parameters.values())[1:]
-        call = f"{name}({', '.join(_shown(parameter) for parameter in parameters)})"
-        assert call in prompt
-    assert "llm_query(prompt)" in prompt
-    assert "llm_query_batched(prompts)" in prompt
+        call = f"`{name}({', '.join(_shown(parameter) for parameter in parameters)})`"
+        assert first_request.instructions.count(call) == 1
+        assert first_request.instructions.count(f"- `{name}(") == 1
+    for call in ("`llm_query(prompt)`", "`llm_query_batched(prompts)`"):
+        assert first_request.instructions.count(call) == 1
 
 
 def _shown(parameter: inspect.Parameter) -> str:
-    if parameter.default is inspect.Parameter.empty:
-        return parameter.name
-    default = f'"{parameter.default}"' if isinstance(parameter.default, str) else repr(parameter.default)
-    return f"{parameter.name}={default}"
+    return parameter.name if parameter.default is inspect.Parameter.empty else f"{parameter.name}={parameter.default!r}"
 
 
-def test_the_prompt_shows_the_result_as_it_is() -> None:
-    prompt = agent_instructions()
+def test_dspys_own_text_on_the_repl_is_not_sent_beside_ours(first_request: Asked) -> None:
+    for words in ("You have access to a Python REPL", "ALWAYS print", "sub-LLM", "EXPLORE FIRST", "Additional tools"):
+        assert words not in first_request.text
+
+
+def test_the_kernels_rules_stand_in_every_request_once(first_request: Asked) -> None:
+    assert first_request.instructions.count("persistent IPython kernel") == 1
+
+
+def test_the_request_shows_the_result_of_a_run_as_it_is() -> None:
     root = ScriptedRootLM(["print(sorted(run_data('r1')), sorted(run_data('r1')['examples'][0]))", SUBMIT])
     result = toy.optimizer(root).compile(
         toy.Triage(), trainset=toy.trainset(), metric=toy.metric, valset=toy.valset()
     )
     shown = re.findall(r"'(\w+)'", result.agent_trajectory[0]["output"])
     assert len(shown) == 8 + 10
+    told = root.seen[0].instructions.partition("- `evaluate_program(")[2].partition("- `run_data(")[0]
     for key in (*shown, "remaining_budget", "step_index", "step_name", "signature_name", "inputs", "outputs"):
-        assert f'"{key}"' in prompt
+        assert re.search(rf"\b{key}\b", told), key
 
 
 @pytest.mark.parametrize(
     "topic",
-    ["overfitting", "val", "baseline", "Group the failures", "first step", "checkpoint", "notes", "1 unit", "SUBMIT("],
+    ["overfitting", "val", "baseline", "Group the failures", "first step", "noise", "notes", "One unit", "SUBMIT("],
 )
 def test_the_prompt_holds_what_an_agent_has_to_know(topic: str) -> None:
     assert topic in agent_instructions()
 
 
-def test_the_prompt_names_every_input_and_the_output() -> None:
-    signature = agent_signature()
-    for name in (*signature.input_fields, *signature.output_fields):
-        assert f"`{name}`" in agent_instructions() or f"{name}=" in agent_instructions()
+def test_a_new_work_is_told_its_variables_whole_and_nothing_of_an_interruption(first_request: Asked) -> None:
+    told = first_request.inputs["variables_info"]
+    for name in ("program_steps", "baseline_runs", "task_facts"):
+        assert f"`{name}`" in told
+    assert '"prompt": "Say what the message is about."' in told
+    assert '"max_turns": 8' in told
+    assert "previous_trajectory" not in first_request.text
+    assert "work_so_far" not in first_request.text
 
 
-def test_the_root_lm_sees_the_prompt_the_kernels_rules_and_the_tools_descriptions() -> None:
-    _, root = toy.compiled([SUBMIT])
-    instructions = root.seen[0].instructions
-    assert "You improve a DSPy program by rewriting its prompts." in instructions
-    assert "persistent IPython kernel" in instructions
-    assert "`evaluate_program(split='train', limit=None, ids=None, sample='first'" in instructions
-    assert "Costs 1 budget unit per example; refused whole if it does not fit." in instructions
-    assert "You have max 200 sub-LLM calls" in instructions
+def test_a_long_variable_is_shown_without_its_middle() -> None:
+    program = toy.Triage()
+    program.topic.signature = program.topic.signature.with_instructions("Say it. " + "x" * 20_000 + " The end.")
+    shown = toy.compiled([SUBMIT], student=program)[1].seen[0].inputs["variables_info"]
+    assert "Say it. xxx" in shown
+    assert "Answer by the topic." in shown
+    assert len(shown) < 12_000
 
 
 def test_help_shows_a_tools_real_signature_and_description() -> None:
