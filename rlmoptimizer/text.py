@@ -1,4 +1,4 @@
-"""Values as a few words of a message: what the agent sent, and dollars."""
+"""Values as a few words of a message: what the agent sent, and dollars. The length of a text in tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 
 from kernel_bridge.text import shorten
 
-__all__ = ["brief", "usd_text"]
+__all__ = ["brief", "token_estimate", "usd_text"]
 
 _PRINTABLE_BITS: Final = 2048  # Python prints no integer of more than 4300 digits, or fewer where it is set so
 
@@ -30,6 +30,14 @@ def usd_text(usd: float) -> str:
     while decimals < 12 and abs(usd) * 10**decimals < 100:
         decimals += 1
     return f"{'-' if usd < 0 else ''}${abs(usd):.{decimals}f}"
+
+
+def token_estimate(text: str) -> int:
+    """About how many tokens a model reads in `text`: one for every four bytes of its UTF-8, rounded up.
+
+    No model's tokenizer: it is the same for every model and Python, and needs nothing to be loaded.
+    """
+    return -(-len(text.encode("utf-8", "surrogatepass")) // 4)
 
 
 def _write(value: object, words: list[str], room: int) -> int:
