@@ -5,12 +5,14 @@ Scores are fractions 0..1, times are seconds, amounts of money are whole picodol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, TypeAlias
 
 __all__ = [
     "LM_FAILURES",
+    "PASSED_AT",
     "ROLES",
     "CandidateRecord",
     "Charge",
@@ -20,11 +22,15 @@ __all__ = [
     "LMCall",
     "Role",
     "RoleUsage",
+    "Rollout",
     "RunRecord",
     "StepTrace",
     "best_run",
+    "combined",
     "dollars",
+    "mean",
     "picodollars",
+    "rollouts_of",
     "total_usd",
     "usage_dict",
 ]
@@ -48,6 +54,12 @@ LM_FAILURES: Final = frozenset(
 )
 """Kinds of errors that say nothing about the program: an LM could not be reached, or would not serve us."""
 
+PASSED_AT: Final = 1.0 - 1e-9
+"""An example passed when its score is at least this."""
+
+Rollout: TypeAlias = tuple[str, int]
+"""One of the evaluations of an example in a run: the example's id, and 0 for the first, 1 for the second, ..."""
+
 _PICO: Final = 10**12
 _MOST_USD: Final = 1e6  # a larger figure is a mistake
 
@@ -66,6 +78,7 @@ class StepTrace:
     outputs: dict[str, Any]  # plain values, as they were when it ended; {} when it failed
     error: str | None = None  # "ExceptionType: message"; None: it did not fail
     completion: str | None = None  # of a call that failed: what its LM wrote; None: nothing, or that is not known
+    truncated: bool = False  # an answer of its LM was cut at the limit of tokens
 
     @property
     def is_answered(self) -> bool:
@@ -87,7 +100,10 @@ class StepTrace:
 
 @dataclass(frozen=True, slots=True)
 class ExampleResult:
-    """What became of one example. All values are plain: None, bool, int, float, str, bytes, list, dict."""
+    """What became of one rollout of one example: one run of the program on it, and the metric's verdict.
+
+    All values are plain: None, bool, int, float, str, bytes, list, dict.
+    """
 
     example_id: str
     source_example_id: str | None
@@ -101,6 +117,10 @@ class ExampleResult:
     feedback: str | None
     steps: tuple[StepTrace, ...]  # those that ended before the program did, also those that failed
     seconds: float  # program and metric together
+    rollout: int = 0  # 0-based; always 0 unless the run repeats its examples
+    objectives: dict[str, float] | None = None  # name -> score, 0..1; None: the metric gave none
+    reused: bool = False  # it was taken over from another run, so it was not paid in this one
+    scores: tuple[float, ...] = ()  # in the order of the rollouts, in what `combined` made of several
 
     @property
     def has_verdict(self) -> bool:
@@ -108,12 +128,20 @@ class ExampleResult:
         return self.error_kind not in LM_FAILURES
 
     @property
+    def is_truncated(self) -> bool:
+        """Whether an answer of an LM to one of its steps was cut at the limit of tokens."""
+        return any(step.truncated for step in self.steps)
+
+    @property
     def shows_answers(self) -> bool:
         """Whether it shows any output of the program or of one of its steps; such an example is paid for."""
         return self.predicted is not None or any(step.is_answered for step in self.steps)
 
     def as_row(self) -> dict[str, Any]:
-        """The agent-facing dict, `steps` as dicts; without `seconds`, and `error_kind` only for an LM's failure."""
+        """The agent-facing dict, `steps` as dicts.
+
+        Without `seconds` and `rollout`; `error_kind`, `scores`, `objectives` and `reused` only where there is one.
+        """
         failure = {} if self.has_verdict else {"error_kind": self.error_kind}
         return {
             "example_id": self.example_id,
@@ -122,12 +150,48 @@ class ExampleResult:
             "expected": self.expected,
             "predicted": self.predicted,
             "score": self.score,
+            **({"scores": list(self.scores)} if self.scores else {}),
+            **({"objectives": dict(self.objectives)} if self.objectives else {}),
             "passed": self.passed,
+            **({"reused": True} if self.reused else {}),
             "error": self.error,
             **failure,
             "feedback": self.feedback,
             "steps": [step.as_row() for step in self.steps],
         }
+
+
+def combined(rollouts: Sequence[ExampleResult]) -> ExampleResult:
+    """The rollouts of one example, at least one, as one result.
+
+    `score` and `objectives` are means over those that have a verdict; it passed when all of these did. What it shows
+    beside them is of the one with the lowest score, the first of equals. `seconds` is the sum.
+    """
+    judged = [one for one in rollouts if one.has_verdict]
+    shown = min(judged or rollouts, key=lambda one: (one.score, one.rollout))
+    objectives: dict[str, list[float]] = {}
+    for one in judged:
+        for name, score in (one.objectives or {}).items():
+            objectives.setdefault(name, []).append(score)
+    return replace(
+        shown,
+        score=mean([one.score for one in judged]) if judged else shown.score,
+        passed=bool(judged) and all(one.passed for one in judged),
+        seconds=math.fsum(one.seconds for one in rollouts),
+        objectives={name: mean(scores) for name, scores in objectives.items()} or None,
+        reused=all(one.reused for one in rollouts),
+        scores=tuple(one.score for one in judged),
+    )
+
+
+def rollouts_of(example_ids: Sequence[str], repeats: int) -> Iterator[Rollout]:
+    """Each example `repeats` times, in the order of the work: all of them once, then all again."""
+    return ((example_id, number) for number in range(repeats) for example_id in example_ids)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of at least one; exact, so it does not depend on their order."""
+    return math.fsum(values) / len(values)
 
 
 # What is spent.
@@ -236,7 +300,7 @@ class RunRecord:
     """One evaluation."""
 
     run_id: str  # "r1", "r2", ... in the order of their beginning
-    split: str  # "train" or "val"
+    split: str  # "train", "val" or "test"
     baseline: bool
     config: dict[str, Any]  # the selection, as the agent gets it back
     prompts: dict[str, str]  # the prompts that were evaluated
@@ -244,16 +308,26 @@ class RunRecord:
     turn: int  # of the agent, in which it was asked for; 0: before the first
     answered: bool  # the agent has its result; else the same request would take it over
     planned_count: int  # examples chosen
+    repeats: int  # rollouts of each example, >= 1
     state: str  # "running", "finished", "cancelled" (cut; can be continued) or "failed" (cannot)
-    score: float | None  # mean over the evaluated examples, 0..1; None: none yet
-    evaluated_count: int  # examples that have a verdict
-    passed_count: int
-    error_count: int  # of the evaluated ones
-    unanswered_count: int  # examples of which an LM call failed: they have a row, but no verdict
-    reused_count: int  # of the evaluated ones: taken over from a run that was cut, so not paid here
+    score: float | None  # mean of the evaluated examples' means, 0..1; None: none yet
+    standard_error: float | None  # of `score`, over the examples; None: fewer than two
+    objectives: dict[str, float]  # name -> mean, as `score`; {}: the metric gave none
+    evaluated_count: int  # examples that have a verdict, at least on one of their rollouts
+    passed_count: int  # of these: every verdict is a pass
+    error_count: int  # of these: at least one verdict is on an error
+    truncated_count: int  # of these: in at least one rollout an LM's answer was cut at its limit
+    judged_count: int  # rollouts that have a verdict; with repeats == 1 as many as `evaluated_count`
+    unanswered_count: int  # rollouts of which an LM call failed: they have a row, but no verdict
+    reused_count: int  # of the judged ones: taken over from another run, so not paid here
     budget_left: int | None  # units left after it; None: it has not ended, or nobody told
     started_at: float  # Unix time
     finished_at: float | None
+
+    @property
+    def missing_count(self) -> int:
+        """Rollouts that were planned and have no verdict."""
+        return self.planned_count * self.repeats - self.judged_count
 
 
 @dataclass(frozen=True, slots=True)

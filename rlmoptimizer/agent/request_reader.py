@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from rlmoptimizer.task.dataset import Dataset, Selection, parse_selection, selec
 from rlmoptimizer.task.seeds import drawn_seed
 from rlmoptimizer.text import brief
 
-__all__ = ["RequestReader", "ended_run", "names_val"]
+__all__ = ["RequestReader", "ended_run", "names_val", "visible_runs"]
 
 _LONGEST_NAME = 100  # characters of what may be a split or a run id
 
@@ -77,12 +78,20 @@ def names_val(split: Any) -> bool:
     return isinstance(split, str) and len(split) <= _LONGEST_NAME and split.strip().lower() == "val"
 
 
+def visible_runs(store: RunStore) -> list[RunRecord]:
+    """The runs that the agent may know of, oldest first: none on the test set."""
+    return [record for record in store.runs() if record.split != "test"]
+
+
 def ended_run(store: RunStore, run_id: Any) -> RunRecord:
     """The run that the agent names. Raises `UnknownRunError`, and `SelectionError` for one that it may not see yet."""
-    if not isinstance(run_id, str) or len(run_id) > _LONGEST_NAME:
+    record = None
+    if isinstance(run_id, str) and len(run_id) <= _LONGEST_NAME:
+        with contextlib.suppress(UnknownRunError):
+            record = store.run(run_id)
+    if record is None or record.split == "test":
         name = run_id[:_LONGEST_NAME] if isinstance(run_id, str) else brief(run_id, _LONGEST_NAME)
-        raise UnknownRunError(name, [record.run_id for record in store.runs()])
-    record = store.run(run_id)
+        raise UnknownRunError(name, [known.run_id for known in visible_runs(store)])
     if record.state == "running":
         raise SelectionError(f"run {run_id} is still being evaluated; ask again when it has ended")
     if is_cut_val(record):

@@ -7,7 +7,7 @@ from typing import Any
 
 from rlmoptimizer.agent.answer_size import cut_to_size
 from rlmoptimizer.agent.llm_tools import SubLMMeter
-from rlmoptimizer.agent.request_reader import ended_run
+from rlmoptimizer.agent.request_reader import ended_run, visible_runs
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.errors import LMUnavailable
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
@@ -96,7 +96,7 @@ class ToolAnswers:
 
     def status(self, current: Prompts) -> dict[str, Any]:
         """What `optimization_status` returns."""
-        every = self._store.runs()
+        every = visible_runs(self._store)
         runs = [record for record in every if record.state != "running" and not is_cut_val(record)]
         split, rows = self._data.scored
         best = best_run(every, split, len(rows))
@@ -107,7 +107,7 @@ class ToolAnswers:
             "budget": budget.limit,
             "spent_budget": budget.spent,
             "reserved_budget": budget.reserved,
-            "evaluated_examples": sum(run.evaluated_count - run.reused_count for run in runs if not run.baseline),
+            "evaluated_examples": sum(run.judged_count - run.reused_count for run in runs if not run.baseline),
             "root_lm_calls": self._turns.count,
             "sub_lm_calls": self._meter.calls,
             "num_threads": self._evaluator.num_threads,
@@ -183,7 +183,7 @@ class ToolAnswers:
 
     def _paid_unanswered(self, split: str, run_id: str) -> int:
         """How many examples of a run were paid and have no verdict."""
-        return len(self._store.shown_ids(run_id)) if split == "train" else 0
+        return len(self._store.shown_rollouts(run_id)) if split == "train" else 0
 
 
 def percent(score: float | None) -> float | None:

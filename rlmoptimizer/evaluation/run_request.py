@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from rlmoptimizer.events import Split
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.task.dataset import Row, Selection
 
 __all__ = ["Request", "run_config"]
+
+_PURPOSES: Final[dict[Split, str]] = {"train": "evaluate", "val": "validate", "test": "test"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Request:
     @property
     def purpose(self) -> str:
         """Of what is spent on it."""
-        return "evaluate" if self.split == "train" else "validate"
+        return _PURPOSES[self.split]
 
 
 def run_config(

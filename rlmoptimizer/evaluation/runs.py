@@ -25,7 +25,7 @@ from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.fan_out import Halt
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, LMUsageCounted, Split
-from rlmoptimizer.records import ExampleResult, RunRecord, usage_dict
+from rlmoptimizer.records import ExampleResult, Rollout, RunRecord, usage_dict
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import Slot, UnitLedger
 from rlmoptimizer.store.run_store import RunStore
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # Parts of DSPy's cache. The cost of a run on train must not show what a run on val asked, or anybody before, about the
 # examples of val: prompts can make a step ask anything.
-_SPACES: dict[Split, str] = {"train": "rlmoptimizer train", "val": "rlmoptimizer val"}
+_SPACES: dict[Split, str] = {"train": "rlmoptimizer train", "val": "rlmoptimizer val", "test": "rlmoptimizer test"}
 _ERROR_CHARS = 500  # of an example's error in a warning
 # Limits for runs that have cost nothing, so that they cannot fill the disk.
 _MOST_FREE_RUNS = 1000
@@ -90,8 +90,8 @@ class _Price:
 
     units: Slot | None  # None: free of charge
     dollars: Slot
-    # Examples that were paid before, for what they show, and have no verdict, because their LM failed.
-    paid_before: frozenset[str] = frozenset()
+    # Rollouts that were paid before, for what they show, and have no verdict, because their LM failed.
+    paid_before: frozenset[Rollout] = frozenset()
 
 
 @dataclass(slots=True)
@@ -114,13 +114,14 @@ class _Run:
 
     def start_from(self, record: RunRecord) -> None:
         """Count what it has already."""
-        self.done, self.passed = record.evaluated_count, record.passed_count
-        self.score_sum = (record.score or 0.0) * record.evaluated_count
+        self.done, self.passed = record.judged_count, record.passed_count
+        self.score_sum = (record.score or 0.0) * record.judged_count
 
     def units(self, result: ExampleResult) -> int:
         """What a result costs. One without a verdict costs a unit when the agent is shown what was answered in it."""
         shown = self.request.split == "train" and result.shows_answers
-        return int(result.example_id not in self.price.paid_before and (result.has_verdict or shown))
+        is_paid = (result.example_id, result.rollout) in self.price.paid_before
+        return int(not is_paid and (result.has_verdict or shown))
 
     def add(self, results: Sequence[ExampleResult]) -> None:
         judged = [result for result in results if result.has_verdict]
@@ -194,7 +195,7 @@ class Runs:
         Raises `CostExceededError` before anything is spent, and `LMsFailed`.
         """
         for record in self._store.find_runs(request.split, request.prompts, request.asked, baseline=True):
-            missing = record.planned_count - record.evaluated_count
+            missing = record.missing_count
             if record.state == "finished" and not missing:
                 return record
             with self._accounts.costs.reserve(missing, request.purpose) as cost_slot:
@@ -248,9 +249,8 @@ class Runs:
             if record.state == "finished" and (request.split == "val" or not record.unanswered_count):
                 caller.kernel.given.add(run_id)
                 return replace(record, budget_left=self._accounts.ledger.left)
-            missing = record.planned_count - record.evaluated_count
-            paid_before = self._store.shown_ids(run_id) if request.split == "train" else frozenset[str]()
-            price = self._price(request, stack, missing, paid_before)
+            paid_before = self._store.shown_rollouts(run_id) if request.split == "train" else frozenset[Rollout]()
+            price = self._price(request, stack, record.missing_count, paid_before)
             return self._reopened(record, request, caller, price)
         return None
 
@@ -265,12 +265,13 @@ class Runs:
         if request.draw is not None:
             request = request.draw(self._store.count_runs(request.split, request.prompts, request.asked))
         planned = [row.example_id for row in request.rows]
+        rollouts = [(example_id, 0) for example_id in planned]
         busy = {*self._under_way, *caller.kernel.given}
         judged, shown = self._store.spare_rows(request.split, request.prompts, but=busy)
-        spare = {one: judged[one] for one in planned if one in judged}
+        spare = {one: judged[one] for one in rollouts if one in judged}
         if request.split == "train":
-            spare |= {one: shown[one] for one in planned if one in shown and one not in spare}
-        rows = tuple(row for row in request.rows if row.example_id not in judged)
+            spare |= {one: shown[one] for one in rollouts if one in shown and one not in spare}
+        rows = tuple(row for row in request.rows if (row.example_id, row.rollout) not in judged)
         price = self._price(request, stack, len(rows), frozenset(spare.keys() - judged.keys()))
         run_id = self._store.begin_run(
             request.split,
@@ -286,7 +287,7 @@ class Runs:
             run.start_from(self._store.run(run_id))
         return run
 
-    def _price(self, request: Request, stack: ExitStack, missing: int, paid_before: frozenset[str]) -> _Price:
+    def _price(self, request: Request, stack: ExitStack, missing: int, paid_before: frozenset[Rollout]) -> _Price:
         """Set aside what `missing` examples may cost, until the end of `stack`."""
         units = stack.enter_context(self._accounts.ledger.reserve(missing - len(paid_before), request.purpose))
         dollars = stack.enter_context(self._accounts.costs.reserve(missing, request.purpose))
@@ -294,7 +295,8 @@ class Runs:
 
     def _reopened(self, record: RunRecord, request: Request, caller: Caller, price: _Price) -> _Run:
         by_id = {row.example_id: row for row in request.source}
-        rows = tuple(by_id[example_id] for example_id in self._store.reopen_run(record.run_id))
+        open_rollouts = self._store.reopen_run(record.run_id)
+        rows = tuple(replace(by_id[example_id], rollout=number) for example_id, number in open_rollouts)
         run = _Run(record.run_id, request, rows, price, caller)
         run.start_from(record)
         return run
@@ -315,7 +317,7 @@ class Runs:
                 cancelled=_Halt(ends, self._accounts.costs),
                 space=_SPACES[split],
                 name=f"{run.run_id} {split}",
-                hides_ids=split == "val",
+                hides_ids=split != "train",
             )
             completed = len(results) == len(run.rows)
         except MetricFailed:
@@ -357,7 +359,8 @@ class Runs:
         """Store results together with what they cost, before anybody sees them. One call at a time for each run."""
         self._accounts.costs.flush()  # the dollars first, so that a stored result never lacks its cost
         # An example that was paid before and failed again stays as it was, so that it shows nothing unpaid.
-        kept = [result for result in results if result.has_verdict or result.example_id not in run.price.paid_before]
+        paid = run.price.paid_before
+        kept = [result for result in results if result.has_verdict or (result.example_id, result.rollout) not in paid]
         units = sum(run.units(result) for result in kept)
         if run.price.units is None or not units:
             self._store.append(run.run_id, *kept)

@@ -25,7 +25,7 @@ from rlmoptimizer.store.temporary_directory import temporary_directory
 
 __all__ = ["BUSY_SECONDS", "VERSION", "StoreFile", "store_path", "stores_in"]
 
-VERSION: Final = 2
+VERSION: Final = 3
 BUSY_SECONDS = 60.0  # how long a lock of another program on the database is waited for; read when a store is opened
 
 _APPLICATION_ID: Final = 0x524C4D4F  # "RLMO", so that `file` and we know a store when we see one

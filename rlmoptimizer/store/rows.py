@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -27,15 +28,18 @@ __all__ = [
 _T = TypeVar("_T")
 
 RUNS: Final = """
-SELECT number, run_id, split, baseline, config, candidates.prompts, candidate, turn, answered, planned, state,
-    evaluated, passed, errors, unanswered, reused, score, budget_left, started_at, finished_at
+SELECT number, run_id, split, baseline, config, candidates.prompts, candidate, turn, answered, planned,
+    repeats, state, evaluated, passed, errors, truncated, judged, unanswered, reused, score, standard_error,
+    objectives, budget_left, started_at, finished_at
 FROM runs JOIN candidates ON candidates.id = candidate
 """
 RESULTS: Final = """
-SELECT example_id, score, passed, error_kind, seconds, source_example_id, error, feedback, inputs, expected, predicted,
-    steps
+SELECT example_id, rollout, score, passed, error_kind, origin, seconds, objectives, source_example_id, error, feedback,
+    inputs, expected, predicted, steps
 FROM results JOIN details ON details.id = detail
 """
+# Fields of a step that most steps lack, and the value of those that lack them.
+_STEP_EXTRAS: Final = tuple((field.name, field.default) for field in fields(StepTrace)[5:])
 # A row holds the role, then the fields of `RoleUsage` in their order.
 LM_USAGE: Final = """
 SELECT role, COUNT(*), SUM(outcome = 'cached'),
@@ -74,13 +78,15 @@ def _optional_text(column: str | bytes | None) -> str | None:
     return None if column is None else from_column(column)
 
 
+def _more(step: StepTrace) -> list[dict[str, Any]]:
+    """What a step has beside that which every step has."""
+    more = {name: value for name, default in _STEP_EXTRAS if (value := getattr(step, name)) != default}
+    return [more] if more else []
+
+
 def detail_row(result: ExampleResult) -> tuple[Any, ...]:
     """The columns of `details` after its id."""
-    steps = [
-        [step.step_name, step.signature_name, step.inputs, step.outputs]
-        + ([] if step.error is None else [step.error, step.completion])
-        for step in result.steps
-    ]
+    steps = [[step.step_name, step.signature_name, step.inputs, step.outputs, *_more(step)] for step in result.steps]
     return (
         _optional_column(result.source_example_id),
         _optional_column(result.error),
@@ -91,7 +97,7 @@ def detail_row(result: ExampleResult) -> tuple[Any, ...]:
 
 def example_result(row: tuple[Any, ...]) -> ExampleResult:
     """A row of `RESULTS` as it was given to the store."""
-    example_id, score, passed, kind, seconds, source, error, feedback, *documents = row
+    example_id, rollout, score, passed, kind, origin, seconds, objectives, source, error, feedback, *documents = row
     inputs, expected, predicted, steps = (decode(from_column(document)) for document in documents)
     return ExampleResult(
         example_id=example_id,
@@ -104,8 +110,11 @@ def example_result(row: tuple[Any, ...]) -> ExampleResult:
         error=_optional_text(error),
         error_kind=kind,
         feedback=_optional_text(feedback),
-        steps=tuple(StepTrace(index, *step) for index, step in enumerate(steps)),
+        steps=tuple(StepTrace(index, *step[:4], **dict(*step[4:])) for index, step in enumerate(steps)),
         seconds=seconds,
+        rollout=rollout,
+        objectives=None if objectives is None else decode(from_column(objectives)),
+        reused=origin is not None,
     )
 
 
@@ -121,8 +130,10 @@ def event_record(row: tuple[Any, ...]) -> EventRecord:
 
 def run_record(row: tuple[Any, ...]) -> RunRecord:
     """A row of `RUNS`, its totals filled in."""
-    _, run_id, split, baseline, config, prompts, candidate, turn, answered, planned, state, *rest = row
-    evaluated, passed, errors, unanswered, reused, score, budget_left, started_at, finished_at = rest
+    _, run_id, split, baseline, config, prompts, candidate, turn, answered, planned, repeats, state, *rest = row
+    evaluated, passed, errors, truncated, judged, unanswered, reused, *rest = rest
+    score, standard_error, objectives, *ended = rest
+    budget_left, started_at, finished_at = ended
     return RunRecord(
         run_id=run_id,
         split=split,
@@ -133,11 +144,16 @@ def run_record(row: tuple[Any, ...]) -> RunRecord:
         turn=turn,
         answered=bool(answered),
         planned_count=planned,
+        repeats=repeats,
         state=state,
         score=score,
+        standard_error=standard_error,
+        objectives={} if objectives is None else decode(from_column(objectives)),
         evaluated_count=evaluated,
         passed_count=passed,
         error_count=errors,
+        truncated_count=truncated,
+        judged_count=judged,
         unanswered_count=unanswered,
         reused_count=reused,
         budget_left=budget_left,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rlmoptimizer.errors import InvalidSetup, StoreInUse
 from rlmoptimizer.prompts import Prompts
-from rlmoptimizer.records import Charge, ExampleResult, LMCall, RunRecord
+from rlmoptimizer.records import Charge, ExampleResult, LMCall, Rollout, RunRecord, rollouts_of
 from rlmoptimizer.store.file import StoreFile, store_path, stores_in
 from rlmoptimizer.store.json_text import encode
 from rlmoptimizer.store.results import JUDGED
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RunStore"]
 
-_ENDED: Final = "finished_at = ?, budget_left = ?, evaluated = ?, passed = ?, errors = ?, unanswered = ?, reused = ?"
+_ENDED: Final = (
+    "finished_at = ?, budget_left = ?, evaluated = ?, passed = ?, errors = ?, truncated = ?, judged = ?, "
+    "unanswered = ?, reused = ?, score = ?, standard_error = ?, objectives = ?"
+)
 
 
 class RunStore(StoreReader):
@@ -95,21 +98,23 @@ class RunStore(StoreReader):
         *,
         baseline: bool = False,
         planned_ids: Sequence[str] = (),
+        repeats: int = 1,
         request: Mapping[str, Any] | None = None,
         turn: int = 0,
         spare: Spare | None = None,
     ) -> str:
         """Record the beginning of a run and give its id.
 
-        `request` is what was asked for; `find_runs` finds the run by it. Rows in `spare` become rows of this run.
+        `request` is what was asked for; `find_runs` finds the run by it. Each planned example is evaluated `repeats`
+        times. Results in `spare` become results of this run.
         """
         with self._file.transaction() as database:
             candidate = self._candidate(database, Prompts.of(prompts))
             (number,) = database.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM runs").fetchone()
             run_id = f"r{number}"
             database.execute(
-                "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, 'running', "
-                "NULL, NULL, NULL, NULL, NULL, NULL, NULL, ?, NULL)",
+                "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, 'running', "
+                "NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, ?, NULL)",
                 (
                     number,
                     run_id,
@@ -120,12 +125,13 @@ class RunStore(StoreReader):
                     None if request is None else as_column(encode(dict(request))),
                     turn,
                     len(planned_ids),
+                    repeats,
                     self._clock(),
                 ),
             )
             database.execute("INSERT INTO plans VALUES (?, ?)", (number, encode(list(planned_ids))))
             places = _places(planned_ids)
-            for example_id, source in (spare or {}).items():
+            for (example_id, _), source in (spare or {}).items():
                 self._results.take_over(database, number, places[example_id], source)
             self._running[run_id] = number, places
         self._numbers[run_id] = number
@@ -134,7 +140,7 @@ class RunStore(StoreReader):
     def append(self, run_id: str, *results: ExampleResult, charge: Charge | None = None) -> None:
         """Add results to a run together with what they cost; all of it or nothing.
 
-        A result for an example that has one replaces it. Raises ValueError for a run that has ended.
+        A result for a rollout that has one replaces it. Raises ValueError for a run that has ended.
         """
         with self._file.lock:
             number, places = self._running_run(run_id)
@@ -156,15 +162,16 @@ class RunStore(StoreReader):
         self._running.pop(run_id, None)
         return self.run(run_id)
 
-    def reopen_run(self, run_id: str) -> tuple[str, ...]:
-        """Go on with a run that was cut. Gives the planned ids that have no verdict yet, in order."""
+    def reopen_run(self, run_id: str) -> tuple[Rollout, ...]:
+        """Go on with a run that was cut. Gives the rollouts that have no verdict yet: by rollout, then as planned."""
         number = self._number(run_id)
         with self._file.transaction() as database:
             database.execute(
-                f"UPDATE runs SET state = 'running', score = NULL, {_ENDED} WHERE number = ?", (*[None] * 7, number)
+                f"UPDATE runs SET state = 'running', {_ENDED} WHERE number = ?", (*[None] * 12, number)
             )
-        done = set(self._results.ids(number, JUDGED))
-        return tuple(example_id for example_id in self.planned_ids(run_id) if example_id not in done)
+        done = set(self._results.rollouts(number, JUDGED))
+        planned = rollouts_of(self.planned_ids(run_id), self.run(run_id).repeats)
+        return tuple(rollout for rollout in planned if rollout not in done)
 
     def cut_runs(self) -> list[RunRecord]:
         """Close the runs that a process left open when it ended, as cancelled, and give them."""
@@ -270,10 +277,9 @@ class RunStore(StoreReader):
         )
 
     def _end(self, database: sqlite3.Connection, number: int, state: str, budget_left: int | None) -> None:
-        *counts, score = self._results.totals(number)
         database.execute(
-            f"UPDATE runs SET state = ?, score = ?, {_ENDED} WHERE number = ?",
-            (state, score, self._clock(), budget_left, *counts, number),
+            f"UPDATE runs SET state = ?, {_ENDED} WHERE number = ?",
+            (state, self._clock(), budget_left, *self._results.totals(number), number),
         )
 
     def _running_run(self, run_id: str) -> tuple[int, dict[str, int]]:
@@ -282,7 +288,7 @@ class RunStore(StoreReader):
             if self.run(run_id).state != "running":
                 raise ValueError(f"run {run_id} has ended")
             places = _places(self.planned_ids(run_id))
-            for example_id in self._results.ids(number):
+            for example_id, _ in self._results.rollouts(number):
                 places.setdefault(example_id, len(places))
             self._running[run_id] = number, places
         return self._running[run_id]

@@ -1,4 +1,4 @@
--- The run store: everything one optimization did. Version 2 (PRAGMA user_version).
+-- The run store: everything one optimization did. Version 3 (PRAGMA user_version).
 --
 -- Columns named in "JSON" comments hold JSON, with three additions for what JSON cannot say:
 --   {"$bytes": "<base64>"}   {"$int": "<hexadecimal>"} for integers too long to print   {"$dict": [[key, value], ...]}
@@ -11,6 +11,8 @@ CREATE TABLE compile (                                -- at most one row
     setup        TEXT NOT NULL,                       -- JSON: what is optimized, on what and how; a resume compares it
     started_at   REAL NOT NULL,
     submission   TEXT,                                -- JSON: what the agent submitted; NULL: it has not
+    agent_end    TEXT,                                -- JSON: how the agent's work ended; NULL: it goes on
+    choice       TEXT,                                -- JSON: which prompts are given back and why; NULL: not decided
     outcome      TEXT,                                -- JSON: how it ended; NULL: it has not
     finished_at  REAL
 );
@@ -31,7 +33,7 @@ CREATE TABLE prompts (                                -- the candidate that was 
 CREATE TABLE runs (
     number       INTEGER PRIMARY KEY,                 -- 1, 2, ... in the order of their beginning
     run_id       TEXT NOT NULL UNIQUE,                -- what the agent calls it
-    split        TEXT NOT NULL CHECK (split IN ('train', 'val')),
+    split        TEXT NOT NULL CHECK (split IN ('train', 'val', 'test')),
     baseline     INTEGER NOT NULL,                    -- 1: the unchanged student, free of charge
     candidate    TEXT NOT NULL REFERENCES candidates (id),
     config       TEXT NOT NULL,                       -- JSON: the selection, as the agent gets it back
@@ -39,13 +41,19 @@ CREATE TABLE runs (
     turn         INTEGER NOT NULL,                    -- of the agent, in which it began; 0: before the first
     answered     INTEGER NOT NULL,                    -- 1: the agent has its result; 0: it may still take it over
     planned      INTEGER NOT NULL,                    -- examples chosen
+    repeats      INTEGER NOT NULL CHECK (repeats > 0),  -- rollouts of each example: how often it is evaluated
     state        TEXT NOT NULL CHECK (state IN ('running', 'finished', 'cancelled', 'failed')),
-    evaluated    INTEGER,                             -- this and the next five: NULL while it runs
-    passed       INTEGER,
-    errors       INTEGER,                             -- of the evaluated ones
-    unanswered   INTEGER,                             -- examples of which an LM call failed: no verdict
-    reused       INTEGER,                             -- of the evaluated ones: taken over from a run that was cut
-    score        REAL,                                -- mean over the evaluated ones; NULL: none
+    evaluated    INTEGER,                             -- examples with a verdict on at least one of their rollouts;
+                                                      -- this and the next nine: NULL while it runs
+    passed       INTEGER,                             -- of these: all of the rollouts that have a verdict passed
+    errors       INTEGER,                             -- of these: at least one has an error
+    truncated    INTEGER,                             -- of these: an LM was cut short in at least one, see results
+    judged       INTEGER,                             -- rollouts that have a verdict
+    unanswered   INTEGER,                             -- rollouts of which an LM call failed: no verdict
+    reused       INTEGER,                             -- of the judged ones: taken over from another run
+    score        REAL,                                -- mean of the evaluated examples' means; NULL: none
+    standard_error  REAL,                             -- of the score; NULL: fewer than two examples
+    objectives   TEXT,                                -- JSON: name -> mean, as the score; NULL: the metric gave none
     budget_left  INTEGER,                             -- when it ended; NULL: it has not, or nobody told
     started_at   REAL NOT NULL,
     finished_at  REAL
@@ -58,21 +66,24 @@ CREATE TABLE plans (                                  -- apart from the runs, be
 
 CREATE TABLE results (                                -- what is counted, in narrow rows; all that is read is in details
     run          INTEGER NOT NULL REFERENCES runs (number),
-    position     INTEGER NOT NULL,                    -- place in the plan
+    position     INTEGER NOT NULL,                    -- the example's place in the plan
+    rollout      INTEGER NOT NULL,                    -- 0 to repeats - 1
     example_id   TEXT NOT NULL,
     score        REAL NOT NULL,
     passed       INTEGER NOT NULL,
     error_kind   TEXT,                                -- NULL: no error
+    truncated    INTEGER NOT NULL,                    -- 1: an answer of an LM to one of its steps was cut at its limit
     counted      INTEGER NOT NULL,                    -- 1: it has a verdict; 0, 2: unanswered, see runs; 2: it
                                                       -- shows what was answered before the LM failed
     origin       INTEGER REFERENCES runs (number),    -- the run it was taken over from; NULL: it was run for this one
     taken        INTEGER NOT NULL DEFAULT 0,          -- 1: another run has taken it over
     seconds      REAL NOT NULL,
+    objectives   TEXT,                                -- JSON: name -> score; NULL: the metric gave none
     detail       INTEGER NOT NULL REFERENCES details (id),
-    PRIMARY KEY (run, position)
+    PRIMARY KEY (run, position, rollout)
 ) WITHOUT ROWID;
 
-CREATE UNIQUE INDEX results_by_example ON results (run, example_id);
+CREATE UNIQUE INDEX results_by_example ON results (run, example_id, rollout);
 
 CREATE TABLE details (
     id                 INTEGER PRIMARY KEY,
@@ -82,8 +93,9 @@ CREATE TABLE details (
     inputs             TEXT NOT NULL,                 -- JSON
     expected           TEXT NOT NULL,                 -- JSON
     predicted          TEXT NOT NULL,                 -- JSON
-    steps              TEXT NOT NULL                  -- JSON: [[step_name, signature_name, inputs, outputs], ...]; two
-                                                      -- more where one failed: error, what its LM wrote or null
+    steps              TEXT NOT NULL                  -- JSON: [[step_name, signature_name, inputs, outputs], ...]; a
+                                                      -- fifth where there is more to say: {"error": text,
+                                                      -- "completion": what its LM wrote, ...}
 );
 
 CREATE TABLE charges (

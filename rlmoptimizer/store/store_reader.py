@@ -20,11 +20,12 @@ from rlmoptimizer.records import (
     IterationRecord,
     Role,
     RoleUsage,
+    Rollout,
     RunRecord,
 )
 from rlmoptimizer.store.file import StoreFile, store_path, stores_in
 from rlmoptimizer.store.json_text import decode, encode
-from rlmoptimizer.store.results import FAILED, SHOWN, StoredResults
+from rlmoptimizer.store.results import SHOWN, Place, StoredResults
 from rlmoptimizer.store.rows import (
     LM_USAGE,
     RUNS,
@@ -43,7 +44,7 @@ __all__ = ["Spare", "StoreReader"]
 
 _T = TypeVar("_T")
 
-Spare = dict[str, tuple[int, int]]  # example id -> the row (number of the run, position) that a new run may take over
+Spare = dict[Rollout, Place]  # a rollout -> the result that a new run may take over for it
 
 
 class StoreReader:
@@ -119,30 +120,42 @@ class StoreReader:
     def examples(
         self, run_id: str, ids: Collection[str] | None = None, offset: int = 0, limit: int | None = None
     ) -> list[ExampleResult]:
-        """The results of a run in planned order; `ids` filters (None: all), then `offset` and `limit` cut.
+        """The results of a run in planned order, those of one example by rollout.
 
-        Reads no other rows than those it gives. Raises `UnknownRunError`.
+        `ids` filters (None: all), then `offset` and `limit` cut: they count examples. Reads no other rows than those
+        it gives. Raises `UnknownRunError`.
         """
         return self._results.examples(self._number(run_id), ids, offset, limit)
 
     def failed_ids(self, run_id: str) -> tuple[str, ...]:
-        """The example ids that did not pass in a run on train, in planned order.
+        """The ids of the examples that did not pass in a run on train, in planned order.
 
-        Raises `UnknownRunError`, and `SelectionError` for a run on val.
+        Those that have a result, but no verdict or one that is no pass. Raises `UnknownRunError`, and `SelectionError`
+        for a run on another split.
         """
-        if self.run(run_id).split != "train":
-            raise SelectionError(f"run {run_id} is on val, whose examples are not shown; name a run on train")
-        return tuple(self._results.ids(self._number(run_id), FAILED))
+        if (split := self.run(run_id).split) != "train":
+            raise SelectionError(f"run {run_id} is on {split}, whose examples are not shown; name a run on train")
+        return tuple(self._results.failed_ids(self._number(run_id)))
 
-    def shown_ids(self, run_id: str) -> frozenset[str]:
-        """The ids of those examples that have no verdict, but show what was answered before their LM failed.
+    def shown_rollouts(self, run_id: str) -> frozenset[Rollout]:
+        """The rollouts that have no verdict, but show what was answered before their LM failed.
 
         Those that another run has taken over are left out. Raises `UnknownRunError`.
         """
-        return frozenset(self._results.ids(self._number(run_id), SHOWN))
+        return frozenset(self._results.rollouts(self._number(run_id), SHOWN))
+
+    def scores(self, run_id: str) -> dict[str, list[float]]:
+        """The scores of each example that has a verdict, in planned order, those of one example by rollout.
+
+        Also those that were taken over from other runs. Raises `UnknownRunError`.
+        """
+        scores: dict[str, list[float]] = {}
+        for example_id, _, score in self._results.scores(self._number(run_id)):
+            scores.setdefault(example_id, []).append(score)
+        return scores
 
     def error_kinds(self, run_id: str) -> dict[str, int]:
-        """How many examples of a run have an error of each kind. Raises `UnknownRunError`."""
+        """How many rollouts of a run have an error of each kind. Raises `UnknownRunError`."""
         return self._results.error_kinds(self._number(run_id))
 
     def metric_works(self) -> bool:
@@ -150,7 +163,7 @@ class StoreReader:
         return self._results.metric_works()
 
     def evaluated_examples(self) -> int:
-        """Examples that were run, in all runs together."""
+        """Rollouts that were run, in all runs together."""
         return self._results.evaluated()
 
     def find_runs(
@@ -158,7 +171,7 @@ class StoreReader:
     ) -> list[RunRecord]:
         """The runs that a request goes on with instead of beginning one, oldest first.
 
-        Those that were cut, those on train with examples that have no verdict, and finished ones whose answer nobody
+        Those that were cut, those on train with rollouts that have no verdict, and finished ones whose answer nobody
         has.
         """
         return self._runs(
@@ -198,16 +211,16 @@ class StoreReader:
         and baselines are left out.
         """
         rows = self._query(
-            "SELECT counted, run_id, example_id, number, position FROM runs JOIN results ON run = number "
+            "SELECT counted, run_id, example_id, number, position, rollout FROM runs JOIN results ON run = number "
             "WHERE split = ? AND candidate = ? AND NOT baseline AND NOT answered "
             "AND state IN ('cancelled', 'finished') AND counted IN (1, 2) AND NOT taken ORDER BY number DESC",
             split,
             Prompts.of(prompts).digest,
         )
         spare: dict[int, Spare] = {1: {}, 2: {}}
-        for counted, run_id, example_id, number, place in rows:
+        for counted, run_id, example_id, *place in rows:
             if run_id not in but:
-                spare[counted][example_id] = number, place
+                spare[counted][example_id, place[2]] = cast("Place", tuple(place))
         return spare[1], spare[2]
 
     # Spending.
@@ -280,7 +293,7 @@ class StoreReader:
         with self._file.lock:
             rows = self._query(f"{RUNS} {clause}", *values)
             filled = [
-                (*row[:11], *self._results.totals(row[0]), *row[17:]) if row[10] == "running" else row for row in rows
+                (*row[:12], *self._results.totals(row[0]), *row[22:]) if row[11] == "running" else row for row in rows
             ]
         return self._read(run_record, filled)
 

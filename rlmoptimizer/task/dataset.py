@@ -36,6 +36,7 @@ class Row:
     source_example_id: str | None  # the example's own non-empty `example_id` or `id` field as text; None: neither
     example: dspy.Example
     where: str  # for people: "example 3 of trainset"
+    rollout: int = 0  # which of several evaluations of it in one run
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,7 +224,7 @@ from rlmoptimizer.errors import BudgetExceededError
 path, log, limit = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND), int(sys.argv[3])
 store = RunStore.open(path)
 (run,) = store.cut_runs()
-left = list(store.reopen_run(run.run_id))
+left = [example_id for example_id, _ in store.reopen_run(run.run_id)]
 ledger = UnitLedger(limit, store)
 
 def work(example_id, units=3):
@@ -238,7 +238,7 @@ def work(example_id, units=3):
 
 with ThreadPoolExecutor(8) as pool:
     list(pool.map(work, left))
-for example_id in store.reopen_run(run.run_id):  # those refused while others held what they did not need
+for example_id, _ in store.reopen_run(run.run_id):  # those refused while others held what they did not need
     work(example_id, 1)
 os.write(log, b".")
 sys.stdin.read()

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import statistics
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -53,11 +54,16 @@ def test_a_run_is_told_from_beginning_to_end(store: RunStore) -> None:
         turn=0,
         answered=False,
         planned_count=3,
+        repeats=1,
         state="running",
         score=None,
+        standard_error=None,
+        objectives={},
         evaluated_count=0,
         passed_count=0,
         error_count=0,
+        truncated_count=0,
+        judged_count=0,
         unanswered_count=0,
         reused_count=0,
         budget_left=None,
@@ -170,6 +176,65 @@ def test_strange_values_come_back_as_they_were(store: RunStore, value: Any) -> N
     assert store.examples(run_id) == [one]
     assert store.run(run_id).config == {"value": value}
     assert store.run(run_id).prompts == {"answer": text}
+
+
+def test_an_example_that_was_repeated_counts_once_by_its_mean(store: RunStore) -> None:
+    run_id = store.begin_run("train", {}, {}, planned_ids=["1", "2", "3"], repeats=2)
+    no_verdict = {"error": "429", "error_kind": "rate_limit"}
+    scores = {("1", 0): 1.0, ("2", 0): 1.0, ("3", 0): 0.0, ("1", 1): 0.5}
+    for (example_id, rollout), score in scores.items():
+        store.append(run_id, result(example_id, score, rollout=rollout))
+    store.append(run_id, result("2", 0.0, rollout=1, **no_verdict))
+    record = store.finish_run(run_id)
+    assert (record.repeats, record.planned_count) == (2, 3)
+    assert (record.evaluated_count, record.passed_count, record.judged_count) == (3, 1, 4)
+    assert (record.unanswered_count, record.missing_count) == (1, 2)
+    assert record.score == pytest.approx((0.75 + 1.0 + 0.0) / 3)
+    assert record.standard_error == pytest.approx(statistics.stdev([0.75, 1.0, 0.0]) / math.sqrt(3))
+    assert store.scores(run_id) == {"1": [1.0, 0.5], "2": [1.0], "3": [0.0]}
+    assert store.failed_ids(run_id) == ("1", "3")
+    assert [(one.example_id, one.rollout) for one in store.examples(run_id, limit=2)] == [
+        ("1", 0),
+        ("1", 1),
+        ("2", 0),
+        ("2", 1),
+    ]
+    assert store.reopen_run(run_id) == (("2", 1), ("3", 1))
+
+
+def test_objectives_are_kept_and_told_as_means_over_the_examples_that_have_them(store: RunStore) -> None:
+    run_id = store.begin_run("train", {}, {}, planned_ids=["1", "2", "3"], repeats=2)
+    store.append(
+        run_id,
+        result("1", objectives={"tone": 0.0, "\ud800": 1.0}),
+        result("1", rollout=1, objectives={"tone": 1.0}),
+        result("2", objectives={"tone": 1.0}),
+        result("3"),
+    )
+    assert store.run(run_id).objectives == {"tone": 0.75, "\ud800": 1.0}
+    assert store.finish_run(run_id).objectives == {"tone": 0.75, "\ud800": 1.0}
+    assert [one.objectives for one in store.examples(run_id, ids=["2", "3"])] == [{"tone": 1.0}, None]
+
+
+def test_a_step_keeps_what_only_some_have(store: RunStore) -> None:
+    steps = (
+        StepTrace(0, "a", "A", {}, {"y": 1}),
+        StepTrace(1, "a", "A", {}, {}, "ValueError: no", "what its LM wrote"),
+        StepTrace(2, "a", "A", {}, {}, "ValueError: no"),
+        StepTrace(3, "a", "A", {}, {"y": ""}, truncated=True),
+    )
+    run_id = store.begin_run("train", {}, {})
+    store.append(run_id, result(steps=steps), result("2"))
+    assert store.examples(run_id)[0].steps == steps
+    assert store.finish_run(run_id).truncated_count == 1
+
+
+def test_the_test_set_has_runs_too_and_their_failures_are_not_told(store: RunStore) -> None:
+    run_id = store.begin_run("test", {}, {}, planned_ids=["1"])
+    store.append(run_id, result("1", 0.0))
+    assert store.finish_run(run_id).split == "test"
+    with pytest.raises(SelectionError, match="run r1 is on test, whose examples are not shown"):
+        store.failed_ids(run_id)
 
 
 # The rest.
@@ -499,7 +564,7 @@ store.append(run_id, result("2"))
         assert store.charges() == [Charge(1, "evaluate")]
         (cut,) = store.cut_runs()
         assert (cut.state, cut.evaluated_count, cut.score) == ("cancelled", 2, 1.0)
-        assert store.reopen_run("r1") == ("3",)
+        assert store.reopen_run("r1") == (("3", 0),)
         store.append("r1", result("3", 0.0))
         assert store.finish_run("r1").score == pytest.approx(2 / 3)
 
@@ -539,6 +604,7 @@ def results(draw: st.DrawFn) -> ExampleResult:
         feedback=draw(st.none() | texts),
         steps=tuple(draw(steps(index)) for index in range(count)),
         seconds=draw(st.floats(0, 1e6)),
+        objectives=draw(st.none() | st.dictionaries(texts, st.floats(0, 1), max_size=2)),
     )
 
 
@@ -604,7 +670,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
     def reopen(self, data: st.DataObject) -> None:
         cancelled = sorted(run_id for run_id, run in self.runs.items() if run["state"] == "cancelled")
         run = self.runs[run_id := data.draw(st.sampled_from(cancelled))]
-        left = [one for one in "654321" if one not in run["rows"] or not run["rows"][one].has_verdict]
+        left = [(one, 0) for one in "654321" if one not in run["rows"] or not run["rows"][one].has_verdict]
         assert list(self.store.reopen_run(run_id)) == left
         run["state"] = "running"
 
@@ -660,7 +726,9 @@ class StoreAgainstModel(RuleBasedStateMachine):
             assert record.error_count == sum(one.error is not None for one in judged)
             assert record.score == (math.fsum(one.score for one in judged) / len(judged) if judged else None)
             if record.split == "train":
-                assert self.store.failed_ids(record.run_id) == tuple(one.example_id for one in rows if not one.passed)
+                assert self.store.failed_ids(record.run_id) == tuple(
+                    one.example_id for one in rows if not (one.has_verdict and one.passed)
+                )
 
 
 TestStoreAgainstModel = StoreAgainstModel.TestCase

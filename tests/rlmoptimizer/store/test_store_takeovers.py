@@ -5,17 +5,21 @@ What `test_run_store.py` holds against its model (any values, charges, prompts) 
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import statistics
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from stored_runs import copy_as_killed, result
 
-from rlmoptimizer.records import ExampleResult, LMCall, Role, RoleUsage, StepTrace
+from rlmoptimizer.records import ExampleResult, LMCall, Role, RoleUsage, Rollout, RunRecord, StepTrace, rollouts_of
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import Spare, StoreReader
 
@@ -31,6 +35,10 @@ class Row:
     taken: bool = False
 
     @property
+    def kept(self) -> ExampleResult:
+        return dataclasses.replace(self.result, reused=self.origin is not None)
+
+    @property
     def shows_answers(self) -> bool:
         return not self.result.has_verdict and bool(self.result.steps)
 
@@ -42,14 +50,24 @@ class Run:
     request: dict[str, Any]
     baseline: bool
     planned: list[str]
-    rows: dict[str, Row]
+    repeats: int
+    rows: dict[Rollout, Row]
     state: str = "running"
     answered: bool = False
 
     @property
-    def missing(self) -> list[str]:
-        done = {example_id for example_id, row in self.rows.items() if row.result.has_verdict}
-        return [example_id for example_id in self.planned if example_id not in done]
+    def missing(self) -> list[Rollout]:
+        done = {rollout for rollout, row in self.rows.items() if row.result.has_verdict}
+        return [rollout for rollout in rollouts_of(self.planned, self.repeats) if rollout not in done]
+
+    @property
+    def verdicts(self) -> dict[str, list[float]]:
+        """The scores of each example."""
+        scores: dict[str, list[float]] = {}
+        for example_id, number in sorted(self.rows, key=lambda rollout: (self.planned.index(rollout[0]), rollout[1])):
+            if (row := self.rows[example_id, number]).result.has_verdict:
+                scores.setdefault(example_id, []).append(row.result.score)
+        return scores
 
     @property
     def unanswered(self) -> int:
@@ -80,21 +98,21 @@ class Model:
 
     def spare(
         self, prompts: dict[str, str], but: set[str], *, judged: bool = True
-    ) -> dict[str, tuple[Run, Row]]:
-        """The oldest of each example; `judged` False: those that have no verdict but show an answer."""
-        spare: dict[str, tuple[Run, Row]] = {}
+    ) -> dict[Rollout, tuple[Run, Row]]:
+        """The oldest of each rollout; `judged` False: those that have no verdict but show an answer."""
+        spare: dict[Rollout, tuple[Run, Row]] = {}
         for run in self.runs:
             if run.prompts == prompts and not run.baseline and not run.answered and run.may_be_gone_on_with:
-                for example_id, row in run.rows.items():
+                for rollout, row in run.rows.items():
                     fits = row.result.has_verdict if judged else row.shows_answers
                     if run.run_id not in but and fits and not row.taken:
-                        spare.setdefault(example_id, (run, row))
+                        spare.setdefault(rollout, (run, row))
         return spare
 
 
-def sources(spare: Spare) -> dict[str, str]:
-    """Example id -> the run it would be taken over from."""
-    return {example_id: f"r{number}" for example_id, (number, _) in spare.items()}
+def sources(spare: Spare) -> dict[Rollout, str]:
+    """Each rollout -> the run it would be taken over from."""
+    return {rollout: f"r{number}" for rollout, (number, _, _) in spare.items()}
 
 
 class Takeovers(RuleBasedStateMachine):
@@ -120,6 +138,7 @@ class Takeovers(RuleBasedStateMachine):
         request=st.sampled_from(REQUESTS),
         planned=st.permutations(IDS).flatmap(lambda ids: st.integers(0, 4).map(lambda count: ids[:count])),
         baseline=st.sampled_from([False, False, False, True]),
+        repeats=st.integers(1, 3),
         takes_over=st.booleans(),
         data=st.data(),
     )
@@ -129,31 +148,33 @@ class Takeovers(RuleBasedStateMachine):
         request: dict[str, Any],
         planned: list[str],
         baseline: bool,
+        repeats: int,
         takes_over: bool,
         data: st.DataObject,
     ) -> None:
         busy = data.draw(st.sets(st.sampled_from([run.run_id for run in self.model.runs] or ["r0"]), max_size=1))
         spare, owed = self.store.spare_rows("train", prompts, but=busy)
         expected = self.model.spare(prompts, busy)
-        assert sources(spare) == {example_id: run.run_id for example_id, (run, _) in expected.items()}
+        assert sources(spare) == {rollout: run.run_id for rollout, (run, _) in expected.items()}
         spare = {**owed, **spare}
         expected = {**self.model.spare(prompts, busy, judged=False), **expected}
-        wanted = set(planned) if takes_over and not baseline else set[str]()
+        wanted = set(rollouts_of(planned, repeats)) if takes_over and not baseline else set[Rollout]()
         run_id = self.store.begin_run(
             "train",
             {},
             prompts,
             baseline=baseline,
             planned_ids=planned,
+            repeats=repeats,
             request=request,
-            spare={example_id: place for example_id, place in spare.items() if example_id in wanted},
+            spare={rollout: place for rollout, place in spare.items() if rollout in wanted},
         )
-        rows: dict[str, Row] = {}
-        for example_id in wanted & set(expected):
-            run, row = expected[example_id]
+        rows: dict[Rollout, Row] = {}
+        for rollout in wanted & set(expected):
+            run, row = expected[rollout]
             row.taken = True
-            rows[example_id] = Row(row.result, run.run_id)
-        self.model.runs.append(Run(run_id, prompts, request, baseline, planned, rows))
+            rows[rollout] = Row(row.result, run.run_id)
+        self.model.runs.append(Run(run_id, prompts, request, baseline, planned, repeats, rows))
         self.go_on(self.model.runs[-1], data)
 
     @precondition(lambda self: self.in_state("running"))
@@ -162,8 +183,8 @@ class Takeovers(RuleBasedStateMachine):
         self.go_on(data.draw(st.sampled_from(self.in_state("running"))), data)
 
     def go_on(self, run: Run, data: st.DataObject) -> None:
-        """Some of its examples get results, and it may end."""
-        for example_id in run.missing:
+        """Some of its rollouts get results, and it may end."""
+        for example_id, number in run.missing:
             how = data.draw(st.sampled_from(["right", "wrong", "fails", "fails late", "waits"]))
             if how != "waits":
                 failure: dict[str, Any] = {}
@@ -171,9 +192,9 @@ class Takeovers(RuleBasedStateMachine):
                     step = StepTrace(0, "a", "A", {}, {"b": run.run_id})
                     steps = (step,) if how == "fails late" else ()
                     failure = {"error": "429", "error_kind": "rate_limit", "predicted": None, "steps": steps}
-                one = result(example_id, float(how == "right"), feedback=run.run_id, **failure)
+                one = result(example_id, float(how == "right"), feedback=run.run_id, rollout=number, **failure)
                 self.store.append(run.run_id, one)
-                run.rows[example_id] = Row(one)
+                run.rows[example_id, number] = Row(one)
         self.end(run, data.draw(st.sampled_from(["running", "cancelled", "finished", "failed"])))
 
     def end(self, run: Run, state: str) -> None:
@@ -237,7 +258,7 @@ class Takeovers(RuleBasedStateMachine):
                 asked = [run for run in self.model.runs if (run.prompts, run.request) == (prompts, request)]
                 assert self.store.count_runs("train", prompts, request) == len(asked)
                 assert self.store.find_runs("val", prompts, request) == []
-            spare = {example_id: run.run_id for example_id, (run, _) in self.model.spare(prompts, set()).items()}
+            spare = {one: run.run_id for one, (run, _) in self.model.spare(prompts, set()).items()}
             shown = {one: run.run_id for one, (run, _) in self.model.spare(prompts, set(), judged=False).items()}
             assert [sources(rows) for rows in self.store.spare_rows("train", prompts)] == [spare, shown]
             assert self.store.spare_rows("val", prompts) == ({}, {})
@@ -260,12 +281,30 @@ class Takeovers(RuleBasedStateMachine):
             for record, run in zip(store.runs(), self.model.runs, strict=True):
                 judged = [row for row in run.rows.values() if row.result.has_verdict]
                 assert (record.run_id, record.state, record.answered) == (run.run_id, run.state, run.answered)
-                assert (record.evaluated_count, record.unanswered_count) == (len(judged), run.unanswered)
+                assert (record.judged_count, record.unanswered_count) == (len(judged), run.unanswered)
+                assert (record.repeats, record.missing_count) == (run.repeats, len(run.missing))
                 assert record.reused_count == sum(row.origin is not None for row in judged)
                 shown = {one for one, row in run.rows.items() if row.shows_answers and not row.taken}
-                assert store.shown_ids(run.run_id) == shown
-                rows = [run.rows[example_id].result for example_id in run.planned if example_id in run.rows]
+                assert store.shown_rollouts(run.run_id) == shown
+                by_example = [(one, number) for one in run.planned for number in range(run.repeats)]
+                rows = [run.rows[rollout].kept for rollout in by_example if rollout in run.rows]
                 assert store.examples(run.run_id) == rows
+                self.totals_agree(store, record, run)
+
+    def totals_agree(self, store: StoreReader, record: RunRecord, run: Run) -> None:
+        verdicts = run.verdicts
+        assert store.scores(run.run_id) == verdicts
+        passed = {one for one, scores in verdicts.items() if min(scores) == 1.0}
+        assert (record.evaluated_count, record.passed_count) == (len(verdicts), len(passed))
+        tried = {example_id for example_id, _ in run.rows}
+        failed = tuple(example_id for example_id in run.planned if example_id in tried - passed)
+        assert store.failed_ids(run.run_id) == failed
+        means = [math.fsum(scores) / len(scores) for scores in verdicts.values()]
+        assert record.score == (math.fsum(means) / len(means) if means else None)
+        if len(means) < 2:
+            assert record.standard_error is None
+        else:
+            assert record.standard_error == pytest.approx(statistics.stdev(means) / math.sqrt(len(means)))
 
 
 TestTakeovers = Takeovers.TestCase

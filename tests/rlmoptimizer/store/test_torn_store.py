@@ -167,7 +167,7 @@ def test_a_log_cut_anywhere_gives_the_store_as_it_was_at_some_moment(ended: Whol
 
 @pytest.mark.parametrize(
     ("version", "reason"),
-    [(0, "there never was one"), (-1, "there never was one"), (1, "has version 1, this"), (3, "has version 3, this")],
+    [(0, "there never was one"), (-1, "there never was one"), (2, "has version 2, this"), (4, "has version 4, this")],
 )
 @pytest.mark.parametrize("read_only", [True, False])
 def test_a_version_that_is_not_its_own_is_refused(
