@@ -78,6 +78,9 @@ class RLMDocstringOptimizer(Teleprompter):
         seed: of the random samples of examples for which the agent gives no seed. With the same seed, data, turns of
             the agent and answers of the LMs, runs and result are the same, whatever `num_threads` is (but not where
             `max_cost_usd` cuts a run short). None: another one in each compile.
+        max_prompt_tokens: a longer text for a step is refused, with its count; the student's own texts are always
+            taken. A token is counted for every four bytes of UTF-8, whatever the model. None: no limit but 100,000
+            characters.
 
     Raises:
         InvalidSetup: naming the parameter, what came and what is accepted.

@@ -12,7 +12,7 @@ from rlmoptimizer.errors import PromptUpdateError
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.program import PromptChecker
-from rlmoptimizer.text import brief
+from rlmoptimizer.text import brief, token_estimate
 
 __all__ = ["CurrentPrompts"]
 
@@ -26,14 +26,16 @@ _MOST_PROMPT_BYTES = 64_000_000
 class CurrentPrompts:
     """The prompts of every step as they are set, kept in `store`. A resumed compile has those that were set last.
 
-    Every map that leaves here was checked for `program`. Thread-safe.
+    Every map that leaves here was checked for `program`. A new text has at most `max_tokens` by `token_estimate` (None:
+    no limit); the program's own texts are always taken. Thread-safe.
     """
 
-    def __init__(self, program: dspy.Module, store: RunStore) -> None:
+    def __init__(self, program: dspy.Module, store: RunStore, max_tokens: int | None = None) -> None:
         self._checker = PromptChecker(program)
         self.original = self._checker.original  # of the program as it was given
         self.steps = tuple(self.original)
         self._store = store
+        self._max_tokens = max_tokens
         self._lock = threading.Lock()  # of all that follows
         self._updates, self._bytes = store.prompts_set()
         self._longest = max(_LONGEST_PROMPT, *map(len, self.original.values()))
@@ -53,18 +55,30 @@ class CurrentPrompts:
         given = cast("Mapping[Any, Any]", changes)
         for step, text in given.items():
             self._check_size(step, text)
-        return self._checker.checked(self.current, given)
+        return self._changed(self.current, given)
 
     def update(self, step: Any, text: Any) -> tuple[str, str]:
         """Set the prompt of one step; gives its text before and after. Raises `PromptUpdateError`."""
         self._check_size(step, text)
         with self._lock:
             before = self.current
-            after = self._checker.checked(before, {step: text})
+            after = self._changed(before, {step: text})
             if after != before:
                 self._keep(step, after)
                 self.current = after
         return before[step], after[step]
+
+    def _changed(self, base: Prompts, changes: Mapping[Any, Any]) -> Prompts:
+        after = self._checker.checked(base, changes)
+        for step in changes:
+            tokens = 0 if after[step] == self.original[step] else token_estimate(after[step])
+            if self._max_tokens is not None and tokens > self._max_tokens:
+                raise PromptUpdateError(
+                    step,
+                    f"the text has {tokens:,} tokens (one for every four bytes of UTF-8), and at most "
+                    f"{self._max_tokens:,} are taken (max_prompt_tokens); write it shorter",
+                )
+        return after
 
     def _keep(self, step: str, prompts: Prompts) -> None:
         if self._updates >= _MOST_UPDATES or self._bytes >= _MOST_PROMPT_BYTES:

@@ -46,6 +46,7 @@ def describe_task(
     max_turns: int,
     max_llm_calls: int,
     max_cost_usd: float | None = None,
+    max_prompt_tokens: int | None = None,
 ) -> dict[str, Any]:
     """Plain facts about the program, the metric, the data sets and the limits."""
     inner = metric.func if isinstance(metric, functools.partial) else metric
@@ -62,6 +63,7 @@ def describe_task(
         "max_sub_lm_prompts": max_llm_calls,
         "num_threads": num_threads,
         "max_cost_usd": max_cost_usd,
+        "max_prompt_tokens": max_prompt_tokens,
     }
 
 

@@ -28,6 +28,7 @@ class Workbench:
         accounts: of a new compile, or of one that goes on: the prompts are then those that were set last.
         gate: every call of the agent passes it.
         seed: decides random samples that were asked for without a seed of their own.
+        max_prompt_tokens: of a prompt of the agent's; None: no limit.
     """
 
     def __init__(
@@ -39,13 +40,14 @@ class Workbench:
         meter: SubLMMeter,
         gate: CallGate,
         seed: int,
+        max_prompt_tokens: int | None = None,
     ) -> None:
         self.accounts = accounts
         self.gate = gate
         self.meter = meter
         self.runs = Runs(program, evaluator, accounts, gate.closed, gate.stopped)
         self.host_runs = HostRuns(self.runs, accounts, data, gate.closed)
-        self.prompts = CurrentPrompts(program, accounts.store)
+        self.prompts = CurrentPrompts(program, accounts.store, max_prompt_tokens)
         self.turns = Turns(self.runs, accounts, gate)
         self.submission = SubmissionCheck(self.prompts, accounts.emitter, gate)
         requests = RequestReader(data, self.prompts, self.turns, accounts.store, seed)

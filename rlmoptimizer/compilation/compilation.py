@@ -212,6 +212,7 @@ class _Compilation:
                 max_turns=most,
                 max_llm_calls=self._settings.rlm_max_llm_calls,
                 max_cost_usd=self._settings.max_cost_usd,
+                max_prompt_tokens=self._settings.max_prompt_tokens,
             ),
             "previous_trajectory": past.trajectory(),
             "work_so_far": past.summary(max_turns=most, budget_left=ledger.left, namespace=namespace)

@@ -96,7 +96,16 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
         waiting=lambda count: waits.watch(("sub", settings.sub_or_root_lm.model), count),
     )
     accounts = Accounts(store, budget, usage.ledger, emitter)
-    bench = Workbench(clone(setup.student), data, evaluator, accounts, meter, gate, recorded["drawn_seed"])
+    bench = Workbench(
+        clone(setup.student),
+        data,
+        evaluator,
+        accounts,
+        meter,
+        gate,
+        recorded["drawn_seed"],
+        settings.max_prompt_tokens,
+    )
     kernels = AgentKernels(
         cast("InterpreterFactory", settings.kernel or KernelInterpreter.factory()),
         bench.submission.validate,

@@ -56,6 +56,7 @@ def desk(
     threads: int = 4,
     again: bool = False,
     costs: CostLedger | None = None,
+    max_prompt_tokens: int | None = None,
 ) -> Iterator[Desk]:
     """`again`: on the store that is there, as after the end of a process."""
     events: list[Event] = []
@@ -69,7 +70,7 @@ def desk(
         gate = CallGate()
         meter = SubLMMeter(ceiling, ledger, emitter, gate)
         accounts = Accounts(store, ledger, costs or CostLedger(), emitter)
-        bench = Workbench(clone(program or toy.Triage()), data, evaluator, accounts, meter, gate, seed=0)
+        bench = Workbench(clone(program or toy.Triage()), data, evaluator, accounts, meter, gate, 0, max_prompt_tokens)
         if baseline:
             bench.host_runs.baseline(bench.prompts.original)
             events.clear()

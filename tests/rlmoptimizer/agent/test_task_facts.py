@@ -56,6 +56,7 @@ def test_the_task_is_told_in_plain_values_without_any_example() -> None:
         "max_sub_lm_prompts": 8,
         "num_threads": 2,
         "max_cost_usd": None,
+        "max_prompt_tokens": None,
     }
     assert json.loads(json.dumps(told)) == told
     assert toy.SECRET not in repr(told)
