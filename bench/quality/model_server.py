@@ -62,7 +62,8 @@ def serve(gguf: Path, *, threads: int = 2, slots: int = 4, context: int = 8192, 
             stderr=log,
             env=os.environ | SLEEPING_THREADS,
         )
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             line = _first_line(process.stdout)
             if not line:

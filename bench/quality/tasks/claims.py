@@ -13,7 +13,7 @@ import random
 import dspy
 
 from quality.task import Task
-from quality.tasks.parts import generate, step, text
+from quality.tasks.parts import generate, hand_written, step, text
 
 NOTE_WORDS = 12
 RULES = {
@@ -23,9 +23,39 @@ RULES = {
     "credit": "not damaged, it came within 30 days, and it was opened or used",
     "refund": "not damaged, it came within 30 days, and it was never opened",
 }
-THINGS = "kettle,desk lamp,rucksack,radio,blender,tent,keyboard,toaster,suitcase,clock,headset,heater".split(",")
-WHEN_SOON = "3 days ago,yesterday,last week,12 days ago,two weeks ago,20 days ago,about three weeks ago,28 days ago".split(",")
-WHEN_LATE = "35 days ago,six weeks ago,two months ago,41 days ago,half a year ago,50 days ago,seven weeks ago".split(",")
+THINGS = (
+    "kettle",
+    "desk lamp",
+    "rucksack",
+    "radio",
+    "blender",
+    "tent",
+    "keyboard",
+    "toaster",
+    "suitcase",
+    "clock",
+    "headset",
+    "heater",
+)
+WHEN_SOON = (
+    "3 days ago",
+    "yesterday",
+    "last week",
+    "12 days ago",
+    "two weeks ago",
+    "20 days ago",
+    "about three weeks ago",
+    "28 days ago",
+)
+WHEN_LATE = (
+    "35 days ago",
+    "six weeks ago",
+    "two months ago",
+    "41 days ago",
+    "half a year ago",
+    "50 days ago",
+    "seven weeks ago",
+)
 DAMAGED = (
     "The glass was cracked when I unpacked it.",
     "One corner was smashed in the box.",
@@ -104,7 +134,8 @@ def make(rng: random.Random) -> dspy.Example:
         *rng.sample(TALK, 2),
     ]
     rng.shuffle(facts)
-    message = f"Hello, it is about my {thing}. {' '.join(facts)} {rng.choice(('Please help.', 'What now?', 'Regards.'))}"
+    end = rng.choice(("Please help.", "What now?", "Regards."))
+    message = f"Hello, it is about my {thing}. {' '.join(facts)} {end}"
     return dspy.Example(message=message, decision=decision).with_inputs("message")
 
 
@@ -125,24 +156,7 @@ def metric(
     return dspy.Prediction(score=0.0, feedback=feedback)
 
 
-HAND_WRITTEN = {
-    "note": """Write four facts of the message as one line in exactly this form, nothing else:
-receipt: yes; damaged: no; late: no; opened: no
-receipt is no when it is lost, thrown away or was a gift without one, else yes.
-damaged is yes only when it was broken, cracked, smashed or dented on arrival.
-late is yes when it came more than 30 days ago (35 days, six weeks, seven weeks, two months, half a year), no for days up to 28 and weeks up to three.
-opened is yes when it was used, tried, tested, played with or out of its box; no when sealed, untouched or not unpacked.""",
-    "decide": """Answer with one word: escalate, replace, reject, credit or refund. Go through the note in this order and stop at the first that fits:
-receipt: no -> escalate
-damaged: yes -> replace
-late: yes -> reject
-opened: yes -> credit
-otherwise -> refund
-Examples: "receipt: no; damaged: yes; late: no; opened: no" -> escalate. "receipt: yes; damaged: yes; late: yes; opened: no" -> replace. "receipt: yes; damaged: no; late: yes; opened: yes" -> reject. "receipt: yes; damaged: no; late: no; opened: yes" -> credit. "receipt: yes; damaged: no; late: no; opened: no" -> refund.""",
-}
-
-
 def load(seed: int, train: int, val: int, test: int) -> Task:
     rows = generate(seed, make, train, val, test)
     description = "A claim decided in two steps; the second sees only a short note of the first."
-    return Task("claims", description, Claims(), metric, *rows, HAND_WRITTEN)
+    return Task("claims", description, Claims(), metric, *rows, hand_written("claims"))

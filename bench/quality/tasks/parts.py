@@ -1,4 +1,4 @@
-"""What tasks are made of: distinct rows in three splits, a package's data folder, a step with a short answer."""
+"""What tasks are made of: distinct rows in three splits, a package's folder, steps with short answers, the prompts."""
 
 from __future__ import annotations
 
@@ -67,6 +67,15 @@ def split(
 def step(signature: type[dspy.Signature], max_tokens: int) -> dspy.Predict:
     """A step whose answer ends at the marker that DSPy asks for, which a small model takes seconds to write."""
     return dspy.Predict(signature, max_tokens=max_tokens, stop=["[[ ## completed"])
+
+
+def hand_written(task: str) -> dict[str, str]:
+    """The best prompts that a person found, by step: the files `hand_written/TASK.STEP.md`."""
+    folder = Path(__file__).with_name("hand_written")
+    return {
+        path.name.split(".")[1]: path.read_text(encoding="utf-8").strip()
+        for path in sorted(folder.glob(f"{task}.*.md"))
+    }
 
 
 def text(value: object) -> str:
