@@ -24,12 +24,14 @@ __all__ = [
     "InvalidSetupType",
     "LMUnavailable",
     "MetricFailed",
+    "OptimizationEnded",
     "OptimizerError",
     "PromptUpdateError",
     "SelectionError",
     "StoreCorrupt",
     "StoreInUse",
     "SubmissionError",
+    "TimeExceededError",
     "UnknownRunError",
 ]
 
@@ -173,6 +175,26 @@ class CostExceededError(AgentError):
         if self.left_usd <= 0 or not self.fits:
             return "no more of it can be paid; submit what is best so far"
         return _what_fits(self.purpose, self.fits)
+
+
+class OptimizationEnded(AgentError):
+    """The work has come to an end that its user set, by `reason`: "target_score", "patience" or "max_seconds"."""
+
+    def __init__(self, reason: str, said: str) -> None:
+        self.reason = reason
+        super().__init__(f"the optimization ends here: {said}. Nothing more can be evaluated or asked; submit now")
+
+
+class TimeExceededError(AgentError):
+    """A run on val is expected to take `seconds`, and only `left` are left of `max_seconds`. Nothing was spent."""
+
+    def __init__(self, seconds: float, left: float) -> None:
+        self.seconds = seconds
+        self.left = left
+        super().__init__(
+            f"a run on val takes about {seconds:.0f} s, and {left:.0f} s of max_seconds are left; val always runs "
+            "whole. Use what is left on train, or submit"
+        )
 
 
 class LMUnavailable(AgentError):

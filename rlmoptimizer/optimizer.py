@@ -81,6 +81,14 @@ class RLMDocstringOptimizer(Teleprompter):
         max_prompt_tokens: a longer text for a step is refused, with its count; the student's own texts are always
             taken. A token is counted for every four bytes of UTF-8, whatever the model. None: no limit but 100,000
             characters.
+        target_score: in percent, 0 to 100. Once a run on all of val has it (without a validation set: on all of train,
+            the baseline included), the work ends: calls of the agent are refused, the root LM is not asked again, and
+            the best candidate so far is the result. None: no score ends it.
+        patience: so many runs on all of val (or train, as above) in a row that are not better than the best before end
+            the work in the same way. None: they never do.
+        max_seconds: of one optimization, from the beginning of `compile`, those of earlier processes included. Then the
+            work ends in the same way, and the agent's cell is interrupted. The baseline, a run on val, examples and an
+            answer of the root LM that are under way come to their end. None: no limit.
 
     Raises:
         InvalidSetup: naming the parameter, what came and what is accepted.

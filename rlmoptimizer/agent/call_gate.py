@@ -56,11 +56,11 @@ class CallGate:
         self.closed = threading.Event()
         self.stopped = threading.Event()
         self._on_failure = on_failure
-        self._changed = threading.Condition()  # of the next four
+        self._changed = threading.Condition()  # of the next five
         self._waiting: deque[_Call] = deque()
         self._inside = 0
         self._alone = False  # the one inside is a call that must be alone
-        self._refusal: Callable[[], AgentError] | None = None
+        self._refusal: Callable[[], AgentError] = OptimizationStopped
         self.failure: BaseException | None = None  # the first one that the agent cannot repair; `compile()` raises it
 
     @contextmanager
@@ -86,7 +86,7 @@ class CallGate:
     def turn(self, *, alone: bool = False) -> Generator[None]:
         """Wait for one's turn and be inside for the block. `alone`: with no other call; not within another turn.
 
-        Raises `OptimizationStopped` when the gate is closed or is closed meanwhile, and what `refuse_all` was given.
+        Raises when the gate is closed or is closed meanwhile, as `check` does.
         """
         if _within.get() is self:
             self.check()
@@ -99,8 +99,6 @@ class CallGate:
                 self._let_in()
                 self._changed.wait_for(lambda: call.inside or call.sent_away or self.closed.is_set())
             if not call.inside or self.closed.is_set():
-                raise OptimizationStopped
-            if self._refusal is not None:
                 raise self._refusal()
             token = _within.set(self)
             try:
@@ -125,9 +123,9 @@ class CallGate:
         self._changed.notify_all()
 
     def check(self) -> None:
-        """Raise `OptimizationStopped` if the gate is closed."""
+        """If the gate is closed, raise what `close` was given, or `OptimizationStopped`."""
         if self.closed.is_set():
-            raise OptimizationStopped
+            raise self._refusal()
 
     def send_away(self) -> None:
         """Refuse all calls that wait now: their callers are gone."""
@@ -137,14 +135,15 @@ class CallGate:
             self._waiting.clear()
             self._let_in()
 
-    def refuse_all(self, error: Callable[[], AgentError]) -> None:
-        """From now on every call raises such an error."""
-        self._refusal = error
+    def close(self, refusal: Callable[[], AgentError] | None = None) -> None:
+        """Let no call in any more. Idempotent.
 
-    def close(self) -> None:
-        """Let no call in any more. Idempotent."""
-        self.closed.set()
+        `refusal` makes what calls raise from now on, those that wait included, unless the gate was closed before.
+        """
         with self._changed:
+            if refusal is not None and not self.closed.is_set():
+                self._refusal = refusal
+            self.closed.set()
             self._changed.notify_all()
 
     def stop(self) -> None:

@@ -28,9 +28,10 @@ from rlmoptimizer.agent.agent_signature import agent_signature
 from rlmoptimizer.agent.llm_tools import Paid, checked_llm_tools
 from rlmoptimizer.agent.no_sub_agents import refuse_sub_agents
 from rlmoptimizer.agent.root_request import action_instructions, bare_signature, tools_text, variables_shown
+from rlmoptimizer.agent.stopping import Ending, StopReason
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.agent.workbench import Workbench
-from rlmoptimizer.errors import AgentError, CostExceededError
+from rlmoptimizer.errors import AgentError
 from rlmoptimizer.events import TurnFinished
 from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.lms.sub_lm import SubLM
@@ -51,6 +52,7 @@ class AgentOutcome:
     prompts: dict[str, str] | None  # the submission, checked; None: there is no valid one
     problem: str | None  # why there is none
     final_reasoning: str
+    stop_reason: StopReason = "submitted"  # what ended the agent's work
 
 
 class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's decorator hides that it is a class
@@ -83,6 +85,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._lost: CodeInterpreterError | None = None
         self._unreadable = 0
         self._problem: str | None = None
+        self._stop_reason: StopReason = "submitted"
         super().__init__(
             agent_signature(sub_agents=settings.sub_agents),
             max_iters=turns,
@@ -109,7 +112,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
                 prompts = self._bench.submission.prompts_in({SUBMISSION_FIELD: result[SUBMISSION_FIELD]})
             except AgentError as refused:
                 self._problem = f"the prompts taken from the agent's trajectory are not valid: {refused}"
-        return AgentOutcome(prompts, self._problem, str(result.final_reasoning))
+        return AgentOutcome(prompts, self._problem, str(result.final_reasoning), self._stop_reason)
 
     # one meter for every road to the sub-LM
 
@@ -157,15 +160,18 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     def _execute_iteration(
         self, repl: Any, variables: Any, history: REPLHistory, iteration: int, *args: Any, **kwargs: Any
     ) -> Any:
-        if (reason := self._unaffordable()) is not None:
-            return self._ended_without_outputs(history, f"the root LM cannot be asked again: {reason}")
+        if (ending := self._bench.stop.look_before_root_call()) is not None:
+            return self._ended_by(ending, history)
         started = time.monotonic()
         self._bench.turns.count += 1
         try:
             result = super()._execute_iteration(repl, variables, history, iteration, *args, **kwargs)
             self._unreadable = 0
         except AdapterParseError as error:
-            result = self._unreadable_turn(history, error)
+            self._unreadable += 1
+            if self._unreadable >= _UNREADABLE:
+                return self._ended_unreadable(history, error)
+            result = self._unreadable_turn(history)
         except BaseException:
             # Before the interpreter is shut down, which may wait for tools under way.
             self._bench.gate.close()
@@ -182,14 +188,19 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             return self._extract_fallback(variables, result, [SUBMISSION_FIELD])
         return result
 
-    def _unreadable_turn(self, history: REPLHistory, error: AdapterParseError) -> REPLHistory:
+    def _unreadable_turn(self, history: REPLHistory) -> REPLHistory:
         # A turn is lost, not the run: what was evaluated so far has been paid for.
-        self._unreadable += 1
-        if self._unreadable >= _UNREADABLE:
-            raise error
         logger.warning("The root LM's answer could not be read (%d in a row at most %d)", self._unreadable, _UNREADABLE)
         output = "[Error] Your answer could not be read, nothing was run. Give the fields `reasoning` and `code`."
         return history.append(code="", output=output)
+
+    def _ended_unreadable(self, history: REPLHistory, error: AdapterParseError) -> dspy.Prediction:
+        """The end where no answer can be read any more. Where none ever could, it is the caller who must know."""
+        self._bench.gate.close()
+        if not any(turn["code"] for turn in (*self._earlier, *(entry.model_dump() for entry in history))):
+            raise error
+        said = f"{self._unreadable} answers of the root LM in a row could not be read"
+        return self._ended_by(Ending("unreadable", said), history)
 
     def _saw_turn(
         self, iteration: int, entry: Mapping[str, str], seconds: float, submission: Mapping[str, Any] | None
@@ -202,6 +213,8 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         accounts.emitter.emit(TurnFinished(number, limit, reasoning, code, output, accounts.ledger.left, seconds))
 
     def _execute_code(self, repl: Any, code: str, input_args: dict[str, Any]) -> Any:
+        if (ending := self._bench.stop.look()) is not None:  # while the root LM thought
+            return f"[Error] This was not run: {ending.said}"
         self._bench.accounts.store.begin_iteration(code)
         if isinstance(repl, KernelInterpreter):  # label the kept namespace with its turn
             repl.checkpoint_label = str(self._bench.turns.count)
@@ -213,14 +226,6 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             self._lost = lost
             logger.warning("The agent's interpreter is lost, so the agent ends here: %s", printable(str(lost)))
             return f"[Error] The REPL has ended and cannot be used any more: {lost}"
-
-    def _unaffordable(self) -> str | None:
-        """Why the root LM may not be asked once more; None: it may."""
-        try:
-            self._bench.accounts.costs.check("root")
-        except CostExceededError as refused:
-            return str(refused)
-        return None
 
     def _raise_failure(self) -> None:
         if (failure := self._bench.gate.failure) is not None:
@@ -247,9 +252,10 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
         An LM that could not be reached is worth asking again: that is raised where the compile can be resumed.
         """
+        if (ending := self._bench.stop.look_before_root_call()) is not None:
+            return self._ended_by(ending, history)
         self._bench.gate.close()
-        if (reason := self._unaffordable()) is not None:
-            return self._ended_without_outputs(history, f"the agent did not submit, nor can it be asked: {reason}")
+        self._stop_reason = "turns" if self._lost is None else "kernel_lost"
         try:
             return super()._extract_fallback(variables, _after(self._earlier, history), output_field_names)
         except Exception as error:
@@ -258,6 +264,10 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             logger.warning("No prompts could be taken from the agent's trajectory:\n%s", traceback_shown(error))
             reason = f"the agent did not submit, and asking for its conclusion failed: {type(error).__name__}"
             return self._ended_without_outputs(history, reason)
+
+    def _ended_by(self, ending: Ending, history: REPLHistory) -> dspy.Prediction:
+        self._stop_reason = ending.reason
+        return self._ended_without_outputs(history, f"the root LM is not asked again: {ending.said}")
 
     def _ended_without_outputs(self, history: REPLHistory, problem: str) -> dspy.Prediction:
         self._bench.gate.close()

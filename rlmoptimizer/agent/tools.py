@@ -10,11 +10,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from rlmoptimizer.agent.call_gate import CallGate, OptimizationStopped
+from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.request_reader import RequestReader, names_val
+from rlmoptimizer.agent.stopping import Ending, WorkStop
 from rlmoptimizer.agent.tool_answers import ToolAnswers
-from rlmoptimizer.errors import CostExceededError
 from rlmoptimizer.evaluation.evaluator import LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.runs import Caller, Runs, is_cut_val
@@ -46,14 +46,15 @@ class AgentTools:
         runs: Runs,
         prompts: CurrentPrompts,
         answers: ToolAnswers,
-        gate: CallGate,
+        stop: WorkStop,
         emitter: Emitter,
     ) -> None:
         self._requests = requests
         self._runs = runs
         self._prompts = prompts
         self._answers = answers
-        self._gate = gate
+        self._stop = stop
+        self._gate = stop.gate
         self._emitter = emitter
 
     @property
@@ -119,11 +120,13 @@ class AgentTools:
         baseline_run_id, baseline_val_run_id, current_prompts: {step: text}, best_prompts: {step: text}, steps: [name],
         runs: [{run_id, split, score: 0-100, evaluated_count, passed_count}]}.
         "best" is by score on val, or on the whole of train when there is no val. A cost is None when it is not known
-        or has no limit.
+        or has no limit. Where max_seconds is set there is remaining_seconds too.
         """
-        return self._answers.status(self._prompts.current)
+        left = self._stop.seconds_left
+        return self._answers.status(self._prompts.current) | ({} if left is None else {"remaining_seconds": left})
 
     def _evaluated(self, request: Request, caller: Caller) -> dict[str, Any]:
+        self._stop.check_time(request.split)
         try:
             record = self._runs.paid(request, caller)
         except LMsFailed as failed:
@@ -131,10 +134,8 @@ class AgentTools:
         self._gate.check()  # a run that was cut short is no answer
         if is_cut_val(record):
             # By max_cost_usd. Any figure of units or dollars would now say how far it came.
-            self._gate.refuse_all(_used_up)
-            raise _used_up()
-        return self._answers.run(record, remaining=record.budget_left)
-
-
-def _used_up() -> CostExceededError:
-    return CostExceededError(0.0, 0.0, "validate")
+            self._stop.end(Ending("max_cost_usd", "max_cost_usd is used up"))
+            self._gate.check()
+        answer = self._answers.run(record, remaining=record.budget_left)
+        self._stop.look()  # the agent gets this answer and no other
+        return answer

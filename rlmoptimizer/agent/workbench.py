@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dspy
 
-from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.request_reader import RequestReader
+from rlmoptimizer.agent.stopping import WorkStop
 from rlmoptimizer.agent.submission import SubmissionCheck
 from rlmoptimizer.agent.tool_answers import ToolAnswers
 from rlmoptimizer.agent.tools import AgentTools
@@ -26,7 +26,7 @@ class Workbench:
     Args:
         program: a clone, which is never changed from now on.
         accounts: of a new compile, or of one that goes on: the prompts are then those that were set last.
-        gate: every call of the agent passes it.
+        stop: what may end the work before the agent does; every call of the agent passes its gate.
         seed: decides random samples that were asked for without a seed of their own.
         max_prompt_tokens: of a prompt of the agent's; None: no limit.
     """
@@ -38,12 +38,13 @@ class Workbench:
         evaluator: Evaluator,
         accounts: Accounts,
         meter: SubLMMeter,
-        gate: CallGate,
+        stop: WorkStop,
         seed: int,
         max_prompt_tokens: int | None = None,
     ) -> None:
         self.accounts = accounts
-        self.gate = gate
+        self.stop = stop
+        self.gate = gate = stop.gate
         self.meter = meter
         self.runs = Runs(program, evaluator, accounts, gate.closed, gate.stopped)
         self.host_runs = HostRuns(self.runs, accounts, data, gate.closed)
@@ -52,4 +53,4 @@ class Workbench:
         self.submission = SubmissionCheck(self.prompts, accounts.emitter, gate)
         requests = RequestReader(data, self.prompts, self.turns, accounts.store, seed)
         answers = ToolAnswers(accounts, data, evaluator, meter, self.turns)
-        self.tools = AgentTools(requests, self.runs, self.prompts, answers, gate, accounts.emitter)
+        self.tools = AgentTools(requests, self.runs, self.prompts, answers, stop, accounts.emitter)

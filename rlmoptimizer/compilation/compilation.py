@@ -137,7 +137,8 @@ class _Compilation:
         self._finish_val_runs()
         with self._agent(most - len(turns)) as agent:
             inputs = self._inputs(baselines, namespace_text(interpreter, agent.signature.input_fields))
-            return baselines, agent.work(interpreter_factory=cast("Any", kernels), **inputs)
+            with self._bench.stop.watching(kernels.interrupt, kernels.close):
+                return baselines, agent.work(interpreter_factory=cast("Any", kernels), **inputs)
 
     def _finish_val_runs(self) -> None:
         """What a process left half done on val is whole before the agent sees a figure again."""
@@ -213,7 +214,8 @@ class _Compilation:
                 max_llm_calls=self._settings.rlm_max_llm_calls,
                 max_cost_usd=self._settings.max_cost_usd,
                 max_prompt_tokens=self._settings.max_prompt_tokens,
-            ),
+            )
+            | self._bench.stop.facts(),
             "previous_trajectory": past.trajectory(),
             "work_so_far": past.summary(max_turns=most, budget_left=ledger.left, namespace=namespace)
             if past.turns

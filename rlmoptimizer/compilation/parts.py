@@ -19,6 +19,7 @@ from kernel_bridge import KernelInterpreter
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.kernels import AgentKernels, InterpreterFactory
 from rlmoptimizer.agent.llm_tools import PURPOSE, SubLMMeter
+from rlmoptimizer.agent.stopping import StoppingLimits, WorkStop
 from rlmoptimizer.agent.tool_answers import cut_line
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.agent.workbench import Workbench
@@ -96,15 +97,10 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
         waiting=lambda count: waits.watch(("sub", settings.sub_or_root_lm.model), count),
     )
     accounts = Accounts(store, budget, usage.ledger, emitter)
+    limits = StoppingLimits(settings.target_score, settings.patience, settings.max_seconds)
+    stop = WorkStop(limits, gate, store, data, usage.ledger, worked=store.worked_seconds())
     bench = Workbench(
-        clone(setup.student),
-        data,
-        evaluator,
-        accounts,
-        meter,
-        gate,
-        recorded["drawn_seed"],
-        settings.max_prompt_tokens,
+        clone(setup.student), data, evaluator, accounts, meter, stop, recorded["drawn_seed"], settings.max_prompt_tokens
     )
     kernels = AgentKernels(
         cast("InterpreterFactory", settings.kernel or KernelInterpreter.factory()),

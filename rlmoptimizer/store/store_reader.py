@@ -6,9 +6,10 @@ validation set are stored too: they are for the host only.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from rlmoptimizer.errors import InvalidSetup, SelectionError, UnknownRunError
 from rlmoptimizer.prompts import Prompts
@@ -45,6 +46,15 @@ __all__ = ["Spare", "StoreReader"]
 _T = TypeVar("_T")
 
 Spare = dict[Rollout, Place]  # a rollout -> the result that a new run may take over for it
+
+_WRITTEN_AT: Final = (  # where something is written down as it happens: table and column of a time
+    ("events", "at"),
+    ("runs", "started_at"),
+    ("runs", "finished_at"),
+    ("charges", "at"),
+    ("lm_calls", "at"),
+    ("iterations", "at"),
+)
 
 
 class StoreReader:
@@ -278,6 +288,19 @@ class StoreReader:
         rows = self._query("SELECT number, kind, data, at FROM events ORDER BY number")
         records = self._read(event_record, rows)
         return [record for record in records if kind is None or record.kind == kind]
+
+    def worked_seconds(self) -> float:
+        """How long processes have worked on this optimization, together, as far as the store can tell.
+
+        Each from its beginning to the last thing that it wrote down.
+        """
+        begins = [record.at for record in self.events("CompileStarted")]
+        written = " UNION ALL ".join(f"SELECT {column} FROM {table}" for table, column in _WRITTEN_AT)
+        total = 0.0
+        for begin, end in itertools.pairwise([*begins, float("inf")]):
+            rows = self._query(f"SELECT max(at) FROM (SELECT 0.0 AS at UNION ALL {written}) WHERE at < ?", end)
+            total += max(0.0, rows[0][0] - begin)
+        return total
 
     # SQLite.
 

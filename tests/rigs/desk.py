@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import toy
 
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.llm_tools import SubLMMeter
+from rlmoptimizer.agent.stopping import StoppingLimits, WorkStop
 from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.runs import Accounts
@@ -57,8 +59,10 @@ def desk(
     again: bool = False,
     costs: CostLedger | None = None,
     max_prompt_tokens: int | None = None,
+    limits: StoppingLimits | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Desk]:
-    """`again`: on the store that is there, as after the end of a process."""
+    """`again`: on the store that is there, as after the end of a process. `clock`: of the deadline in `limits`."""
     events: list[Event] = []
     emitter = Emitter([events.append])
     data = build_dataset(toy.trainset(train), None if val is None else toy.valset(val))
@@ -70,7 +74,8 @@ def desk(
         gate = CallGate()
         meter = SubLMMeter(ceiling, ledger, emitter, gate)
         accounts = Accounts(store, ledger, costs or CostLedger(), emitter)
-        bench = Workbench(clone(program or toy.Triage()), data, evaluator, accounts, meter, gate, 0, max_prompt_tokens)
+        stop = WorkStop(limits or StoppingLimits(), gate, store, data, accounts.costs, clock=clock)
+        bench = Workbench(clone(program or toy.Triage()), data, evaluator, accounts, meter, stop, 0, max_prompt_tokens)
         if baseline:
             bench.host_runs.baseline(bench.prompts.original)
             events.clear()

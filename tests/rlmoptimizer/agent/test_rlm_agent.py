@@ -179,7 +179,10 @@ def test_dspys_rlm_still_has_every_place_where_it_is_extended() -> None:
         if inspect.isfunction(value) and name.startswith("_") and not name.startswith("__")
     ]
     inherited = {name: getattr(dspy.RLM, name, None) for name in extended}
-    own = {"_outcome_of", "_unaffordable", "_unreadable_turn", "_saw_turn", "_raise_failure", "_ended_without_outputs"}
+    own = {
+        "_outcome_of", "_unreadable_turn", "_ended_unreadable", "_saw_turn", "_raise_failure", "_ended_by",
+        "_ended_without_outputs",
+    }  # fmt: skip
     assert {name for name, value in inherited.items() if value is None} == own
     assert "budget" in inspect.signature(dspy.RLM._prepare_execution_tools).parameters
     assert "budget" in inspect.signature(dspy.RLM._setup_facade).parameters
@@ -297,6 +300,19 @@ def test_answers_that_can_never_be_read_stop_compile() -> None:
 
     with pytest.raises(AdapterParseError):
         run(answering("No.", "No.", "No."))
+
+
+def test_answers_that_cannot_be_read_any_more_end_the_work_with_the_best_candidate(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    root = ScriptedRootLM([f"evaluate_program('val', prompts={{'topic': {toy.FIX!r}}})"])
+    plain = root.engine._answer
+    root.engine._answer = lambda request: plain(request) if root.engine.calls == 1 else "No."
+    with caplog.at_level(logging.WARNING, "rlmoptimizer"):
+        result = run(root)
+    assert result.optimized_dspy_program["topic"] == toy.FIX
+    assert "3 answers of the root LM in a row could not be read" in caplog.text
+    assert root.extracts == 0
 
 
 def test_fenced_code_of_another_language_is_told_to_the_agent() -> None:

@@ -1,0 +1,217 @@
+"""What ends the agent's work: a target score, patience, a deadline or a cost limit; the first one that is reached.
+
+It ends in the same way whichever it is: calls of the agent are refused, evaluations on train begin no further example,
+one on val comes to its end, the root LM is not asked again, and the best candidate so far is the result.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from rlmoptimizer.agent.call_gate import CallGate
+from rlmoptimizer.errors import AgentError, CostExceededError, OptimizationEnded, TimeExceededError
+from rlmoptimizer.records import RunRecord, best_run
+from rlmoptimizer.spending.cost_ledger import CostLedger
+from rlmoptimizer.store.store_reader import StoreReader
+from rlmoptimizer.task.dataset import Dataset
+
+__all__ = ["Ending", "StopReason", "StoppingLimits", "WorkStop", "runs_without_better"]
+
+StopReason: TypeAlias = Literal[
+    "submitted",
+    "turns",  # rlm_max_iterations
+    "max_cost_usd",
+    "target_score",
+    "patience",
+    "max_seconds",
+    "kernel_lost",  # the agent's interpreter ended for good
+    "unreadable",  # the root LM's answers were no turns any more
+]
+
+_LOOK_SECONDS: Final = 1.0  # how often the deadline's thread looks at the clock
+_GRACE_SECONDS: Final = 15.0  # what a cell that was interrupted at the deadline has, to end
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why the work must end."""
+
+    reason: StopReason
+    said: str  # in words, for the agent and for the log
+
+
+@dataclass(frozen=True, slots=True)
+class StoppingLimits:
+    """When the work is to end, beside the budget and the turns. None: that never ends it."""
+
+    target_score: float | None = None  # percent, 0..100
+    patience: int | None = None  # checkpoints
+    max_seconds: float | None = None  # of the whole compile
+
+
+class WorkStop:
+    """Whether the agent's work must end, and why. Thread-safe.
+
+    A checkpoint is a finished run on all of val, or on all of train where there is no val. Those of earlier processes
+    count, the baseline as the score to beat.
+
+    Args:
+        worked: seconds that earlier processes have worked on this optimization.
+        clock: seconds; its present value is the start of this process's work.
+    """
+
+    def __init__(
+        self,
+        limits: StoppingLimits,
+        gate: CallGate,
+        store: StoreReader,
+        data: Dataset,
+        costs: CostLedger,
+        *,
+        worked: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self.gate = gate
+        self._store = store
+        self._costs = costs
+        split, rows = data.scored
+        self._split, self._size = split, len(rows)
+        self._clock = clock
+        self._deadline = None if limits.max_seconds is None else clock() + limits.max_seconds - worked
+        self._lock = threading.Lock()  # of the next one
+        self._ending: Ending | None = None  # the first one stays
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the deadline, not below 0; None: there is none."""
+        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+
+    def facts(self) -> dict[str, float]:
+        """What the agent is told of the limits that are set."""
+        limits = {
+            "target_score": self._limits.target_score,
+            "patience": self._limits.patience,
+            "max_seconds": self._limits.max_seconds,
+        }
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
+    def look(self) -> Ending | None:
+        """Why the work must end; None: it goes on. When it must, the gate is closed."""
+        with self._lock:
+            ending = self._ending or self._reached()
+        return None if ending is None else self.end(ending)
+
+    def look_before_root_call(self) -> Ending | None:
+        """`look`, and whether `max_cost_usd` pays for one more turn."""
+        ending = self.look()
+        if ending is None:
+            try:
+                self._costs.check("root")
+            except CostExceededError as refused:
+                return self.end(Ending("max_cost_usd", str(refused)))
+        return ending
+
+    def end(self, ending: Ending) -> Ending:
+        """End the work, unless it has ended: every call is refused from now on. Gives the ending in force."""
+        with self._lock:
+            in_force = self._ending = self._ending or ending
+        self.gate.close(lambda: _refusal(in_force))
+        return in_force
+
+    def check_time(self, split: str) -> None:
+        """Raise `TimeExceededError` when a run on val would not come to its end before the deadline.
+
+        It is expected to take as long as the quickest one so far. Runs on train are cut at the deadline: they fit.
+        """
+        left = self.seconds_left
+        if left is None or split != "val":
+            return
+        seconds = min((_seconds(run) for run in self._store.runs() if self._is_checkpoint(run)), default=0.0)
+        if seconds > left:
+            raise TimeExceededError(seconds, left)
+
+    @contextmanager
+    def watching(self, interrupt: Callable[[], None], kill: Callable[[], None]) -> Generator[None]:
+        """Watch the deadline for the block, on a thread of its own.
+
+        When it comes, the work ends and `interrupt` is called; `kill`, where that has not ended the block after some
+        seconds.
+        """
+        if self._deadline is None:
+            yield
+            return
+        over = threading.Event()
+
+        def watch() -> None:
+            while (left := self.seconds_left) and not over.wait(min(left, _LOOK_SECONDS)):
+                pass
+            if over.is_set():
+                return
+            self.look()
+            interrupt()
+            if not over.wait(_GRACE_SECONDS):
+                kill()
+
+        thread = threading.Thread(target=watch, name="rlmoptimizer-deadline", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    # what is reached; under the lock
+
+    def _reached(self) -> Ending | None:
+        if self.seconds_left == 0:
+            return Ending("max_seconds", f"max_seconds={self._limits.max_seconds:g} is used up")
+        if self._limits.target_score is None and self._limits.patience is None:
+            return None
+        checkpoints = [run for run in self._store.runs() if self._is_checkpoint(run)]
+        return self._reached_target(checkpoints) or self._ran_out_of_patience(checkpoints)
+
+    def _is_checkpoint(self, run: RunRecord) -> bool:
+        return best_run((run,), self._split, self._size) is not None
+
+    def _reached_target(self, checkpoints: list[RunRecord]) -> Ending | None:
+        target, best = self._limits.target_score, best_run(checkpoints, self._split, self._size)
+        if target is None or best is None or (best.score or 0.0) * 100 < target - 1e-9:
+            return None
+        said = f"run {best.run_id} scored {100 * (best.score or 0.0):.2f} on all of {self._split}, and target_score is"
+        return Ending("target_score", f"{said} {target:g}")
+
+    def _ran_out_of_patience(self, checkpoints: list[RunRecord]) -> Ending | None:
+        if self._limits.patience is None:
+            return None
+        before = max((run.score or 0.0 for run in checkpoints if run.baseline), default=0.0)
+        without = runs_without_better(before, [run.score or 0.0 for run in checkpoints if not run.baseline])
+        if without < self._limits.patience:
+            return None
+        runs = "run was" if without == 1 else f"{without} runs were"
+        said = f"the last {runs} not better than the best before, and patience is {self._limits.patience}"
+        return Ending("patience", f"on all of {self._split} {said}")
+
+
+def runs_without_better(before: float, scores: Iterable[float]) -> int:
+    """How many of the last scores in a row are not above all that came before them, `before` included."""
+    best, without = before, 0
+    for score in scores:
+        without = 0 if score > best else without + 1
+        best = max(best, score)
+    return without
+
+
+def _refusal(ending: Ending) -> AgentError:
+    if ending.reason == "max_cost_usd":
+        return CostExceededError(0.0, 0.0)
+    return OptimizationEnded(ending.reason, ending.said)
+
+
+def _seconds(run: RunRecord) -> float:
+    return 0.0 if run.finished_at is None else max(0.0, run.finished_at - run.started_at)
