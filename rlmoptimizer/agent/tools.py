@@ -13,12 +13,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.request_reader import RequestReader, names_val
+from rlmoptimizer.agent.run_comparison import compared_runs
 from rlmoptimizer.agent.stopping import Ending, WorkStop
 from rlmoptimizer.agent.tool_answers import ToolAnswers
 from rlmoptimizer.evaluation.evaluator import LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
-from rlmoptimizer.evaluation.runs import Caller, Runs, is_cut_val
-from rlmoptimizer.events import Emitter, PromptUpdated
+from rlmoptimizer.evaluation.runs import Accounts, Caller, Runs, is_cut_val
+from rlmoptimizer.events import PromptUpdated
 
 __all__ = ["AgentTools"]
 
@@ -47,7 +48,7 @@ class AgentTools:
         prompts: CurrentPrompts,
         answers: ToolAnswers,
         stop: WorkStop,
-        emitter: Emitter,
+        accounts: Accounts,
     ) -> None:
         self._requests = requests
         self._runs = runs
@@ -55,12 +56,19 @@ class AgentTools:
         self._answers = answers
         self._stop = stop
         self._gate = stop.gate
-        self._emitter = emitter
+        self._store = accounts.store
+        self._emitter = accounts.emitter
 
     @property
     def all(self) -> tuple[Callable[..., Any], ...]:
         """The tools, under the names that the agent knows."""
-        return self.evaluate_program, self.run_data, self.update_prompt, self.optimization_status
+        return (
+            self.evaluate_program,
+            self.run_data,
+            self.compare_runs,
+            self.update_prompt,
+            self.optimization_status,
+        )
 
     def evaluate_program(
         self,
@@ -99,6 +107,17 @@ class AgentTools:
     def run_data(self, run_id: Any) -> dict[str, Any]:
         """What the evaluation `run_id` returned, once more (without remaining_budget)."""
         return self._answers.run_data(run_id)
+
+    @_tool
+    def compare_runs(self, run_a: Any, run_b: Any) -> dict[str, Any]:
+        """How run_b did against run_a on the examples that both evaluated. Costs nothing. Both on the same split.
+
+        Returns {n, score_a, score_b: 0-100, difference: b - a in points, interval: [low, high] that holds the true
+        difference with 95%, better, worse, same: numbers of examples, p_value: sign test, summary_line}; of runs on
+        train also {fixed, broken: ids whose score rose or fell, first_changed_step: {id: the first step whose output
+        differs, or None}, of these, first_changed_counts: {step: how many of all common examples}}.
+        """
+        return compared_runs(self._store, run_a, run_b)
 
     @_tool
     def update_prompt(self, step: Any, text: Any) -> dict[str, Any]:

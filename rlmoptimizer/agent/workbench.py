@@ -53,4 +53,4 @@ class Workbench:
         self.submission = SubmissionCheck(self.prompts, accounts.emitter, gate)
         requests = RequestReader(data, self.prompts, self.turns, accounts.store, seed)
         answers = ToolAnswers(accounts, data, evaluator, meter, self.turns)
-        self.tools = AgentTools(requests, self.runs, self.prompts, answers, stop, accounts.emitter)
+        self.tools = AgentTools(requests, self.runs, self.prompts, answers, stop, accounts)
