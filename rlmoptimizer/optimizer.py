@@ -56,6 +56,8 @@ class RLMDocstringOptimizer(Teleprompter):
         sub_lm: answers `llm_query`, `llm_query_batched` and sub-agents. None: `root_lm`.
         eval_lm: runs the program, as `dspy.settings.lm`; predictors that have an LM of their own keep it. None:
             `dspy.settings.lm` as it is when `compile` is called.
+        root_adapter: formats what the root LM is asked as the agent, and what its sub-agents ask. None: DSPy's
+            `ChatAdapter`. Program and metric keep the adapter of `dspy.settings`; sub-LM prompts have none.
         num_threads: examples evaluated at once.
         rlm_max_iterations: turns of the agent.
         rlm_max_llm_calls: prompts to the sub-LM in one compile, whatever the budget would allow.

@@ -170,13 +170,18 @@ class _Compilation:
     @contextmanager
     def _agent(self, turns: int) -> Generator[Agent]:
         settings = self._settings
-        with RootSession(
-            settings.root_lm,
-            stateful=settings.root_stateful_session,
-            multiturn_history=settings.rlm_multiturn_history,
-            max_output_chars=settings.rlm_max_output_chars,
-            asking=self._asking_root,
-        ) as session:
+        # The program's adapter is for the program: evaluations have the context that `compile` was called in.
+        adapter = settings.root_adapter or dspy.ChatAdapter()
+        with (
+            dspy.context(adapter=adapter),
+            RootSession(
+                settings.root_lm,
+                stateful=settings.root_stateful_session,
+                multiturn_history=settings.rlm_multiturn_history,
+                max_output_chars=settings.rlm_max_output_chars,
+                asking=self._asking_root,
+            ) as session,
+        ):
             agent = Agent(
                 self._bench,
                 settings,
