@@ -78,7 +78,10 @@ class StepTrace:
     outputs: dict[str, Any]  # plain values, as they were when it ended; {} when it failed
     error: str | None = None  # "ExceptionType: message"; None: it did not fail
     completion: str | None = None  # of a call that failed: what its LM wrote; None: nothing, or that is not known
+    first_completion: str | None = None  # what its LM wrote before it was asked again; None: it was asked once
+    feedback: str | None = None  # what the metric says about this step; None: nothing of its own
     truncated: bool = False  # an answer of its LM was cut at the limit of tokens
+    request: dict[str, Any] | None = None  # what its LM was sent and wrote; None: that is not kept of this call
 
     @property
     def is_answered(self) -> bool:
@@ -86,15 +89,21 @@ class StepTrace:
         return self.error is None or self.completion is not None
 
     def as_row(self) -> dict[str, Any]:
-        """The agent-facing dict; `error` and `completion` only where there is one."""
-        failed = {"error": self.error, "completion": self.completion}
+        """The agent-facing dict, without the request; what comes after `outputs` only where there is some."""
+        some = {
+            "error": self.error,
+            "completion": self.completion,
+            "first_completion": self.first_completion,
+            "feedback": self.feedback,
+            "truncated": self.truncated or None,
+        }
         return {
             "step_index": self.step_index,
             "step_name": self.step_name,
             "signature_name": self.signature_name,
             "inputs": self.inputs,
             "outputs": self.outputs,
-            **{key: text for key, text in failed.items() if text is not None},
+            **{key: value for key, value in some.items() if value is not None},
         }
 
 
@@ -118,7 +127,7 @@ class ExampleResult:
     steps: tuple[StepTrace, ...]  # those that ended before the program did, also those that failed
     seconds: float  # program and metric together
     rollout: int = 0  # 0-based; always 0 unless the run repeats its examples
-    objectives: dict[str, float] | None = None  # name -> score, 0..1; None: the metric gave none
+    objectives: dict[str, float] | None = None  # name -> number, on the metric's own scale; None: it gave none
     reused: bool = False  # it was taken over from another run, so it was not paid in this one
     scores: tuple[float, ...] = ()  # in the order of the rollouts, in what `combined` made of several
 

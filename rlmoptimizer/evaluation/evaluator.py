@@ -21,7 +21,7 @@ from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidSetupType, MetricFailed
 from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, FanOutJob, Halt, ThreadFanOut
 from rlmoptimizer.evaluation.metric import bind_metric
-from rlmoptimizer.evaluation.row_runner import PASSED_AT, RowOutcome, RowRunner
+from rlmoptimizer.evaluation.row_runner import PASSED_AT, Detail, RowOutcome, RowRunner
 from rlmoptimizer.evaluation.wait_monitor import Pending, WaitMonitor
 from rlmoptimizer.lms.cache_space import in_cache_space
 from rlmoptimizer.prompts import Prompts
@@ -84,6 +84,7 @@ class Evaluator:
         self._aborted = threading.Event()
         self._lock = threading.Lock()  # of the next one
         self._under_way: set[FanOut[Row, RowOutcome]] = set()
+        self._dropped = False  # some of the metric's objectives, and it has been said
         self.strays = False  # steps were called where DSPy's settings had not come along, so not under `lm`
         self.metric_works = False  # it has judged an example at least once; a resumed optimization may know already
 
@@ -97,7 +98,7 @@ class Evaluator:
         cancelled: Halt | None = None,
         space: str | None = None,
         name: str | None = None,
-        hides_ids: bool = False,
+        detail: Detail = "rows",
     ) -> list[ExampleResult]:
         """Run a clone of `program` on every row and score it; results in the order of `rows`.
 
@@ -109,7 +110,7 @@ class Evaluator:
         be shorter than `rows`. After `abort` those under way are given up.
         In a `space` the LMs are asked as if nothing outside of it had ever been asked; see `cache_space`.
         When no example finishes for long, `waits` reports this evaluation by its `name`, with the ids of the examples
-        under way unless `hides_ids`.
+        under way unless `detail` is "totals".
         At most `num_threads` examples of one call run at once, and of all calls together on the own pool.
         Raises `MetricFailed` when the metric raised on every example that reached it and has not given a score in
         any earlier call, and `LMsFailed` when no example has a verdict; every result has been delivered by then.
@@ -124,13 +125,15 @@ class Evaluator:
             outcomes.update(batch)
             if any(outcome.strays for _, outcome in batch):
                 self._warn_of_strays()
+            if dropped := [outcome.dropped_objectives for _, outcome in batch if outcome.dropped_objectives]:
+                self._warn_of_dropped(dropped[0])
             step()
 
         def pending() -> Pending:
             under_way = fan_out.under_way()
-            return len(under_way), [] if hides_ids else [rows[index].example_id for index in under_way]
+            return len(under_way), [] if detail == "totals" else [rows[index].example_id for index in under_way]
 
-        fan_out = self._fan_out(self._runner(program, prompts, space), rows, deliver, cancelled)
+        fan_out = self._fan_out(self._runner(program, prompts, space, detail), rows, deliver, cancelled)
         with self._waiting(name, pending) as step:
             self._complete(fan_out)
         finished = [outcomes[index] for index in sorted(outcomes)]
@@ -190,7 +193,9 @@ class Evaluator:
             return nullcontext(lambda: None)
         return self._waits.watch(("examples", name), pending=pending)
 
-    def _runner(self, program: dspy.Module, prompts: Prompts | None, space: str | None) -> RowRunner:
+    def _runner(
+        self, program: dspy.Module, prompts: Prompts | None, space: str | None, detail: Detail
+    ) -> RowRunner:
         own = clone(program)
         if prompts is not None:
             write_prompts(own, prompts)
@@ -198,7 +203,9 @@ class Evaluator:
         context = self._context if self._context is not None else contextvars.copy_context()
         if space is not None:
             context = in_cache_space(context, space)
-        return RowRunner(own, self._scorer, self._lm, loop=self._loop, context=context, halt=self._aborted)
+        return RowRunner(
+            own, self._scorer, self._lm, loop=self._loop, context=context, halt=self._aborted, detail=detail
+        )
 
     def _fan_out(
         self,
@@ -223,6 +230,15 @@ class Evaluator:
                 "run on the LM that dspy.configure has set, not on eval_lm; they are not among the steps that the "
                 "agent sees, and what they cost is not counted. Use dspy.Parallel or dspy.asyncify, or run the thread "
                 "in contextvars.copy_context()"
+            )
+
+    def _warn_of_dropped(self, why: str) -> None:
+        with self._lock:
+            first, self._dropped = not self._dropped, True
+        if first:
+            logger.warning(
+                "Some of the metric's objective_scores are left out: %s. A dict of names to finite numbers is accepted",
+                why,
             )
 
     def _check(self, outcomes: Sequence[RowOutcome], *, whole: bool) -> None:

@@ -1,4 +1,4 @@
-"""The metric: how to call it and what its answer means."""
+"""The metric: how to call it and what its answer means. It does not know when it is called."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from kernel_bridge.live.signatures import call_signature
 from kernel_bridge.text import shorten
 from rlmoptimizer.errors import InvalidScore, InvalidSetup, InvalidSetupType
 
-__all__ = ["Scorer", "Verdict", "bind_metric", "read_verdict"]
+__all__ = ["Scorer", "Verdict", "bind_metric", "read_feedback", "read_verdict"]
 
 _ROUNDING: Final = 1e-9  # a score may be so far outside 0..1, as sums of fractions are
 _ACCEPTED: Final = "metric must take (example, prediction), and perhaps trace, pred_name, pred_trace"
 _UNSET: Final = frozenset({"trace", "pred_name", "pred_trace"})
 _STEPS: Final = "program_trace"
-_WANTED: Final = "a score is a number from 0 to 1, or a bool"
+_PERCENT: Final = 100.0  # the largest scale that is worth a hint
+_MOST_OBJECTIVES: Final = 20  # of one answer
+_OBJECTIVE_CHARS: Final = 100  # of an objective's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Verdict:
 
     score: float  # 0..1
     feedback: str | None  # None: the metric gave none
+    objectives: dict[str, float] | None = None  # name -> finite number, on the metric's own scale; None: it gave none
+    dropped: str | None = None  # why some of the objectives were left out, without their values; None: none was
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,9 @@ class Scorer:
     extra: int  # positional-only parameters after example and prediction; they get None
     unset: tuple[str, ...]  # parameters that get None by name
     wants_steps: bool  # whether `program_trace` is passed
+    step_call: Literal["place", "name"] | None = None  # how it takes `pred_name` and `pred_trace`; None: it does not
+    named_trace: bool = False  # whether it takes `trace` by name
+    perfect_score: float = 1.0  # its best score; scores are divided by it
 
     def __call__(self, example: Any, prediction: Any, trace: Any = None) -> Any:
         """The metric's raw answer, perhaps an awaitable. Pass it (awaited) to `read_verdict`."""
@@ -47,14 +54,28 @@ class Scorer:
             keywords[_STEPS] = trace
         return self.metric(example, prediction, *(None,) * self.extra, **keywords)
 
+    def about_step(self, example: Any, prediction: Any, trace: Any, pred_name: str, pred_trace: Any) -> Any:
+        """The metric's raw answer about one step, perhaps an awaitable; only where `step_call` is not None.
 
-def bind_metric(metric: Any) -> Scorer:
-    """Work out how to call a metric.
+        `trace` and `pred_trace` are lists of (predictor, inputs, prediction): of all calls, and of those of the step.
+        """
+        keywords: dict[str, Any] = {_STEPS: trace} if self.wants_steps else {}
+        if self.step_call == "place":
+            return self.metric(example, prediction, trace, pred_name, pred_trace, **keywords)
+        keywords = {**dict.fromkeys(self.unset), **keywords, "pred_name": pred_name, "pred_trace": pred_trace}
+        if self.named_trace:
+            keywords["trace"] = trace
+        return self.metric(example, prediction, *(None,) * self.extra, **keywords)
+
+
+def bind_metric(metric: Any, perfect_score: float = 1.0) -> Scorer:
+    """Work out how to call a metric whose best score is `perfect_score`.
 
     It takes `(example, prediction)`, DSPy's `(..., trace)` or GEPA's `(..., trace, pred_name, pred_trace)`. Parameters
     with defaults keep them; `trace`, `pred_name` and `pred_trace` without one get None, which in DSPy means "this is
-    an evaluation"; a parameter named `program_trace` gets the steps that ran. Raises `InvalidSetup` for what cannot
-    be called so.
+    an evaluation"; a parameter named `program_trace` gets the steps that ran. A metric in GEPA's form can be asked
+    about one step too: its fourth and fifth positional parameters, or those named `pred_name` and `pred_trace`, have
+    no default, or None and a name that ends as these do. Raises `InvalidSetup` for what cannot be called so.
     """
     if isinstance(metric, Scorer):
         return metric
@@ -67,11 +88,11 @@ def bind_metric(metric: Any) -> Scorer:
     try:
         parameters = list(call_signature(function).parameters.values())
     except (TypeError, ValueError):  # a builtin that does not say
-        return Scorer(metric=function, extra=0, unset=(), wants_steps=False)
-    return _bind(function, parameters)
+        return Scorer(metric=function, extra=0, unset=(), wants_steps=False, perfect_score=perfect_score)
+    return _bind(function, parameters, perfect_score)
 
 
-def _bind(metric: Callable[..., Any], parameters: list[inspect.Parameter]) -> Scorer:
+def _bind(metric: Callable[..., Any], parameters: list[inspect.Parameter], perfect_score: float) -> Scorer:
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     takes_more = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     if len(positional) < 2 and not takes_more:
@@ -88,36 +109,127 @@ def _bind(metric: Callable[..., Any], parameters: list[inspect.Parameter]) -> Sc
         extra=sum(p.kind is p.POSITIONAL_ONLY for p in needed),
         unset=tuple(p.name for p in (*needed, *needed_keywords) if p.kind is not p.POSITIONAL_ONLY),
         wants_steps=any(p.name == _STEPS and p.kind is not p.POSITIONAL_ONLY for p in parameters),
+        step_call=_step_call(positional, parameters),
+        named_trace=any(p.name == "trace" and p.kind is not p.POSITIONAL_ONLY for p in parameters),
+        perfect_score=perfect_score,
     )
 
 
-def read_verdict(answer: Any) -> Verdict:
-    """The score and feedback in a metric's answer: a bool, a number, or an object or dict with `score` and `feedback`.
+def _step_call(
+    positional: list[inspect.Parameter], parameters: list[inspect.Parameter]
+) -> Literal["place", "name"] | None:
+    """How a metric takes the name and the trace of a step."""
+    third_to_fifth = positional[2:5]
+    if len(third_to_fifth) == 3 and _STEPS not in {p.name for p in third_to_fifth}:
+        _, name, trace = third_to_fifth
+        if _takes(name, "name") and _takes(trace, "trace"):
+            return "place"
+    by_name = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    wanted = (by_name.get("pred_name"), by_name.get("pred_trace"))
+    return "name" if all(p is not None and _takes(p, "") for p in wanted) else None
 
-    Raises `InvalidScore` for None, NaN, infinities, text, and numbers outside 0..1.
+
+def _takes(parameter: inspect.Parameter, ending: str) -> bool:
+    # Any other parameter may have None as its default too: a judge, a cache. What must be given is given by its place.
+    default: Any = parameter.default
+    return default is parameter.empty or (default is None and parameter.name.endswith(ending))
+
+
+def read_verdict(answer: Any, perfect_score: float = 1.0) -> Verdict:
+    """What a metric's answer says: a bool, a number, or an object or dict with `score`, and perhaps `feedback` and
+    `objective_scores`.
+
+    Numbers go from 0 to `perfect_score` and are divided by it; the objectives are not. Raises `InvalidScore` for None,
+    NaN, infinities, text, and numbers outside of that range.
     """
     feedback: Any = None
+    objectives: Any = None
     score = answer
     if isinstance(answer, Mapping):
         fields = cast("Mapping[Any, Any]", answer)
         if "score" not in fields:
-            raise InvalidScore(f"the metric returned a dict without a 'score'; {_WANTED}")
-        score, feedback = fields["score"], fields.get("feedback")
+            raise InvalidScore(f"the metric returned a dict without a 'score'; {_wanted(perfect_score)}")
+        score, feedback, objectives = fields["score"], fields.get("feedback"), fields.get("objective_scores")
     elif not isinstance(answer, numbers.Number | Decimal) and hasattr(answer, "score"):
         score, feedback = answer.score, getattr(answer, "feedback", None)
-    return Verdict(score=_number(score), feedback=None if feedback is None else str(feedback))
+        objectives = getattr(answer, "objective_scores", None)
+    kept, dropped = _objectives(objectives)
+    return Verdict(_fraction(score, perfect_score), None if feedback is None else str(feedback), kept, dropped)
 
 
-def _number(value: Any) -> float:
-    kind = cast("type[Any]", type(value))
+def read_feedback(answer: Any) -> str | None:
+    """The feedback in a metric's answer about a step; None: there is none. Its score is that of the whole example.
+
+    Raises `InvalidScore` for an answer that is neither a score nor holds a text.
+    """
+    holds: Any = (
+        cast("Mapping[Any, Any]", answer).get("feedback")
+        if isinstance(answer, Mapping)
+        else getattr(answer, "feedback", None)
+    )
+    if holds is not None:
+        return str(holds)
+    try:
+        read_verdict(answer, math.inf)  # any number will do
+    except InvalidScore:
+        shown = "None" if answer is None else f"an answer of type {type(answer).__name__}"
+        raise InvalidScore(f"the metric returned {shown}, which holds neither feedback nor a score") from None
+    return None
+
+
+def _wanted(perfect_score: float) -> str:
+    return f"a score is a number from 0 to {perfect_score:.15g}, or a bool"
+
+
+def _fraction(value: Any, perfect_score: float) -> float:
+    """A score as a fraction. A bool says by itself what is perfect."""
+    kind, wanted = cast("type[Any]", type(value)), _wanted(perfect_score)
     if value is None or not hasattr(kind, "__float__"):
         shown = "None" if value is None else f"{shorten(repr(value), 100)} of type {kind.__name__}"
-        raise InvalidScore(f"the metric returned {shown}; {_WANTED}")
+        raise InvalidScore(f"the metric returned {shown}; {wanted}")
     try:
         number = float(value)
     except Exception as error:
         shown = f"a {kind.__name__} that is not a single number"
-        raise InvalidScore(f"the metric returned {shown}; {_WANTED}") from error
-    if not math.isfinite(number) or not -_ROUNDING <= number <= 1 + _ROUNDING:
-        raise InvalidScore(f"the metric returned {number!r}; {_WANTED}")
-    return min(max(number, 0.0), 1.0)
+        raise InvalidScore(f"the metric returned {shown}; {wanted}") from error
+    fraction = number if kind.__name__ in ("bool", "bool_") else number / perfect_score  # numpy has a bool of its own
+    if not math.isfinite(number) or not -_ROUNDING <= fraction <= 1 + _ROUNDING:
+        hint = (
+            "; for a metric that counts to 100 pass perfect_score=100 to the optimizer"
+            if perfect_score < number <= _PERCENT
+            else ""
+        )
+        raise InvalidScore(f"the metric returned {number!r}; {wanted}{hint}")
+    return min(max(fraction, 0.0), 1.0)
+
+
+def _objectives(given: Any) -> tuple[dict[str, float] | None, str | None]:
+    """The objectives that are kept, and why some are not."""
+    if given is None:
+        return None, None
+    if not isinstance(given, Mapping):
+        return None, "they are no dict"
+    kept: dict[str, float] = {}
+    dropped: str | None = None
+    for name, value in cast("Mapping[Any, Any]", given).items():
+        number = _finite(value)
+        if not isinstance(name, str) or len(name) > _OBJECTIVE_CHARS:
+            dropped = f"a name is no text of at most {_OBJECTIVE_CHARS} characters"
+        elif number is None:
+            dropped = "a value is no finite number"
+        elif len(kept) == _MOST_OBJECTIVES:
+            dropped = f"there are more than {_MOST_OBJECTIVES}"
+            break
+        else:
+            kept[name] = number
+    return kept or None, dropped
+
+
+def _finite(value: Any) -> float | None:
+    if not hasattr(cast("type[Any]", type(value)), "__float__"):
+        return None
+    try:
+        number = float(value)
+    except Exception:  # noqa: BLE001 - a foreign number's own method
+        return None
+    return number if math.isfinite(number) else None

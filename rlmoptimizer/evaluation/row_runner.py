@@ -16,11 +16,11 @@ import inspect
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import cloudpickle
 import dspy
@@ -30,16 +30,23 @@ from kernel_bridge.interpreter import OnlyText
 from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidScore, add_note
 from rlmoptimizer.evaluation.fan_out import ItemAbandoned
+from rlmoptimizer.evaluation.lm_exchange import ExampleRequests
 from rlmoptimizer.evaluation.metric import Scorer, Verdict, bind_metric, read_verdict
 from rlmoptimizer.evaluation.plain_values import to_plain
-from rlmoptimizer.evaluation.step_recorder import Steps, Trace, describe_error, record_steps
+from rlmoptimizer.evaluation.recorded_predictors import record_steps
+from rlmoptimizer.evaluation.step_feedback import feedback_by_step
+from rlmoptimizer.evaluation.step_recorder import Steps, Trace, TracedCall, describe_error
 from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.records import ExampleResult, StepTrace
 from rlmoptimizer.task.copying import copy_of
 from rlmoptimizer.task.dataset import Row
 from rlmoptimizer.task.program import all_modules, step_of
 
-__all__ = ["PASSED_AT", "RowOutcome", "RowRunner"]
+__all__ = ["PASSED_AT", "Detail", "RowOutcome", "RowRunner"]
+
+Detail: TypeAlias = Literal["totals", "rows", "requests"]
+"""How much of an evaluation is kept: "totals" is for what nobody may see row by row, "rows" has what the metric says
+about each step too, and "requests" also one request of each step, as its LM got it."""
 
 PASSED_AT: Final = 1.0 - 1e-9  # an example passed when its score is at least this
 
@@ -56,6 +63,7 @@ class RowOutcome:
     metric_traceback: str | None  # None: the metric did not raise
     lm_failure: BaseException | None = None  # why there is no verdict; None: there is one
     strays: bool = False  # a step of the program has been called where DSPy's settings do not reach
+    dropped_objectives: str | None = None  # why the metric's objectives are not all there; None: they are
 
 
 class RowRunner:
@@ -63,6 +71,7 @@ class RowRunner:
 
     It owns `program` from now on. Once `halt` is set, rows are given up at their next step. Pickles by value, with
     DSPy's settings but no other context variables, so that any executor can take it.
+    `detail`: how much of the rows is kept, see `Detail`.
     """
 
     def __init__(
@@ -75,6 +84,7 @@ class RowRunner:
         context: contextvars.Context | None,
         settings: Mapping[str, Any] | None = None,
         halt: threading.Event | None = None,
+        detail: Detail = "rows",
     ) -> None:
         self._program = program
         self._scorer = scorer
@@ -83,6 +93,9 @@ class RowRunner:
         self._context = context  # None: whatever the running thread has
         self._settings = dict(settings or {})  # of the process this was pickled in
         self._halt = halt if halt is not None else threading.Event()
+        self._detail: Detail = detail
+        self._requests = ExampleRequests() if detail == "requests" else None
+        self._asks_about_steps = detail != "totals" and scorer.step_call is not None
         self._name_of = step_of(program)
         self._strays = threading.Event()  # see `RowOutcome.strays`
         record_steps(all_modules(program), self._strays)
@@ -107,7 +120,7 @@ class RowRunner:
         started = time.perf_counter()
         inputs, expected = _split(row.example)
         shown, expected = to_plain(inputs), to_plain(expected)  # before anybody can change them
-        steps = Steps(self._name_of, self._halt, keeps_copies=self._scorer.wants_steps)
+        steps = self._recorder(row)
         trace = Trace(steps)
         taken: tuple[StepTrace, ...] = ()
         predicted: Any = None
@@ -121,7 +134,9 @@ class RowRunner:
                 taken = steps.close()
             predicted = to_plain(prediction)
             at = "metric"
-            verdict = read_verdict(self._ask_metric(row.example, prediction, steps, trace))
+            verdict = self._judge(row.example, prediction, steps, trace)
+            if self._asks_about_steps:
+                taken = self._with_feedback(taken, row.example, prediction, steps, trace, verdict)
         except (Exception, SystemExit, GeneratorExit, asyncio.CancelledError) as error:
             if self._halt.is_set():
                 raise ItemAbandoned from error  # perhaps it failed only because it was stopped
@@ -137,6 +152,7 @@ class RowRunner:
             error=None if failure is None else describe_error(failure),
             error_kind=None if failure is None else _kind(failure, at),
             feedback=verdict.feedback,
+            objectives=verdict.objectives,
             steps=taken,
             seconds=time.perf_counter() - started,
         )
@@ -146,7 +162,21 @@ class RowRunner:
                 result = replace(result, error=type(failure).__name__, steps=())
             return RowOutcome(result, False, None, failure)
         raised = at == "metric" and failure is not None and not isinstance(failure, InvalidScore)
-        return RowOutcome(result, at == "metric", _foreign_traceback(failure) if raised and failure else None)
+        return RowOutcome(
+            result,
+            metric_called=at == "metric",
+            metric_traceback=_foreign_traceback(failure) if raised and failure else None,
+            dropped_objectives=verdict.dropped,
+        )
+
+    def _recorder(self, row: Row) -> Steps:
+        requests, position = self._requests, int(row.example_id)
+        return Steps(
+            self._name_of,
+            self._halt,
+            keeps_copies=self._scorer.wants_steps or self._asks_about_steps,
+            keeps_request=None if requests is None else lambda step: requests.take(step, position),
+        )
 
     def _predict(self, inputs: dict[str, Any], steps: Steps, trace: Trace) -> Any:
         program = cast("Any", self._program)
@@ -156,12 +186,41 @@ class RowRunner:
             answer = program.acall(**inputs) if self._only_async else program(**inputs)
             return self._loop.run(answer) if inspect.isawaitable(answer) else answer
 
-    def _ask_metric(self, example: dspy.Example, prediction: Any, steps: Steps, trace: Trace) -> Any:
+    def _judge(self, example: dspy.Example, prediction: Any, steps: Steps, trace: Trace) -> Verdict:
+        answer = self._ask_metric(lambda *copies: self._scorer(*copies, steps.trace), example, prediction, steps, trace)
+        return read_verdict(answer, self._scorer.perfect_score)
+
+    def _with_feedback(
+        self,
+        taken: tuple[StepTrace, ...],
+        example: dspy.Example,
+        prediction: Any,
+        steps: Steps,
+        trace: Trace,
+        verdict: Verdict,
+    ) -> tuple[StepTrace, ...]:
+        """The steps with what the metric says about each, where that is not what it said about the whole."""
+
+        def ask(step: str, calls: list[TracedCall]) -> Any:
+            def about(*copies: Any) -> Any:
+                return self._scorer.about_step(*copies, list(steps.trace), step, list(calls))
+
+            return self._ask_metric(about, example, prediction, steps, trace)
+
+        said = feedback_by_step(steps.traces, ask, known=verdict.feedback, halt=self._halt)
+        return tuple(
+            replace(step, feedback=said[step.step_name]) if step.error is None and step.step_name in said else step
+            for step in taken
+        )
+
+    def _ask_metric(
+        self, ask: Callable[..., Any], example: dspy.Example, prediction: Any, steps: Steps, trace: Trace
+    ) -> Any:
         # The metric may use predictors too: their calls are no steps of the program.
         judge = None if self._settings.get("lm") or dspy.settings.lm else self._lm
         with dspy.context(**self._overrides(judge), trace=list(trace), caller_modules=_called_by(steps)):
             # Copies: many metrics normalize in place.
-            answer = self._scorer(copy_of(example), copy_of(prediction), steps.trace)
+            answer = ask(copy_of(example), copy_of(prediction))
             return self._loop.run(answer) if inspect.isawaitable(answer) else answer
 
     def _overrides(self, lm: dspy.BaseLM | None) -> dict[str, Any]:
@@ -175,13 +234,15 @@ class RowRunner:
         # An LM's history goes along with it, and may be long; a copy of an LM has none.
         lm = None if self._lm is None else self._lm.copy()
         settings = self._settings if self._context is None else self._context.copy().run(_portable_settings)
-        return cloudpickle.dumps((self._program, self._scorer.metric, lm, settings))
+        metric, perfect_score = self._scorer.metric, self._scorer.perfect_score
+        return cloudpickle.dumps((self._program, metric, perfect_score, lm, settings, self._detail))
 
 
 @functools.lru_cache(maxsize=4)  # a worker process gets the same program with every row
 def _load(pickled: bytes) -> RowRunner:
-    program, metric, lm, settings = cloudpickle.loads(pickled)
-    return RowRunner(program, bind_metric(metric), lm, loop=LoopThread(), context=None, settings=settings)
+    program, metric, perfect_score, lm, settings, detail = cloudpickle.loads(pickled)
+    scorer = bind_metric(metric, perfect_score)
+    return RowRunner(program, scorer, lm, loop=LoopThread(), context=None, settings=settings, detail=detail)
 
 
 def _portable_settings() -> dict[str, Any]:
@@ -206,7 +267,8 @@ def _split(example: dspy.Example) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _called_by(steps: Steps) -> list[Any]:
-    return [*(dspy.settings.caller_modules or ()), steps]
+    # First, so that it reads what LMs answer before the usage meter forgets it, where DSPy is to keep no history.
+    return [steps, *(dspy.settings.caller_modules or ())]
 
 
 def _is_only_async(program: dspy.Module) -> bool:

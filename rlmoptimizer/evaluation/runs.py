@@ -23,6 +23,7 @@ from kernel_bridge.text import printable_line
 from rlmoptimizer.errors import MetricFailed, SelectionError
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.fan_out import Halt
+from rlmoptimizer.evaluation.row_runner import Detail
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, LMUsageCounted, Split
 from rlmoptimizer.records import ExampleResult, Rollout, RunRecord, usage_dict
@@ -111,6 +112,13 @@ class _Run:
     def may_be_cut(self) -> bool:
         """Whether it ends early when nobody waits for it any more."""
         return self.request.split == "train" or self.price.units is None
+
+    @property
+    def detail(self) -> Detail:
+        """How much of its examples is kept: all of the baseline on train, next to nothing beside the results of val."""
+        if self.request.split != "train":
+            return "totals"
+        return "requests" if self.price.units is None else "rows"
 
     def start_from(self, record: RunRecord) -> None:
         """Count what it has already."""
@@ -317,7 +325,7 @@ class Runs:
                 cancelled=_Halt(ends, self._accounts.costs),
                 space=_SPACES[split],
                 name=f"{run.run_id} {split}",
-                hides_ids=split != "train",
+                detail=run.detail,
             )
             completed = len(results) == len(run.rows)
         except MetricFailed:

@@ -60,6 +60,7 @@ class ResponsesServer:
     `stores`: whether responses are kept, as the provider decides it (and says in `store`).
     `heeds_parents`: when false, `previous_response_id` is taken and has no effect, as with providers without state.
     `unknown_status`: how an unknown parent is refused (OpenAI: 400; some compatible servers: 404).
+    `longest`: characters after which an answer is cut, as by `max_tokens`; None: it never is.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class ResponsesServer:
         stores: bool = True,
         heeds_parents: bool = True,
         unknown_status: int = 400,
+        longest: int | None = None,
     ) -> None:
+        self.longest = longest
         self.stores = stores
         self.heeds_parents = heeds_parents
         self.unknown_status = unknown_status
@@ -127,8 +130,8 @@ class ResponsesServer:
             status, code = self._failures.popleft()
             return status, _error(f"scripted failure {status}", code=code, kind=code), ()
         if path.endswith("/chat/completions"):
-            text = self._answer(new)
-            return 200, _completion(body, new, text), (*new, ("assistant", text))
+            text, cut = self._cut(self._answer(new))
+            return 200, _completion(body, new, text, cut), (*new, ("assistant", text))
         if not path.endswith("/responses"):
             return 404, _error(f"Invalid URL (POST {path})"), ()
         parent = body.get("previous_response_id")
@@ -141,14 +144,19 @@ class ResponsesServer:
             before = self._stored[parent]
         # Instructions are read first and are not part of what is stored.
         instructions = (("system", body["instructions"]),) if body.get("instructions") else ()
-        text = self._answer((*instructions, *before, *new))
+        text, cut = self._cut(self._answer((*instructions, *before, *new)))
         response_id = f"resp_{uuid.uuid4().hex}"
         stored = self.stores and body.get("store") is not False
         if stored:
             self._stored[response_id] = (*before, *new, ("assistant", text))
         context = (*instructions, *before, *new)
         reply = _response(body, response_id, text, context, stored, parent if self.heeds_parents else None)
+        if cut:
+            reply |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
         return 200, reply, (*context, ("assistant", text))
+
+    def _cut(self, text: str) -> tuple[str, bool]:
+        return text[: self.longest], self.longest is not None and len(text) > self.longest
 
 
 class _Script:
@@ -222,14 +230,20 @@ def _response(
     }
 
 
-def _completion(body: dict[str, Any], new: tuple[Said, ...], text: str) -> dict[str, Any]:
+def _completion(body: dict[str, Any], new: tuple[Said, ...], text: str, cut: bool) -> dict[str, Any]:
     read, written = _tokens(new), _tokens([("assistant", text)])
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion",
         "created": 1_760_000_000,
         "model": body["model"],
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": text},
+                "finish_reason": "length" if cut else "stop",
+            }
+        ],
         "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
     }
 
