@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 from importlib import resources
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import dspy
 
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 
 __all__ = ["agent_instructions", "agent_signature"]
+
+_SOURCES: Final[dict[str, tuple[Any, Any]]] = {
+    "program_source": (str, dspy.InputField(desc="the code of the program; it cannot be changed")),
+    "metric_source": (str, dspy.InputField(desc="the code of the metric: read what it takes to score")),
+}
 
 
 def agent_instructions(*, sub_agents: bool = False) -> str:
@@ -22,8 +27,8 @@ def agent_instructions(*, sub_agents: bool = False) -> str:
     return "\n\n".join((folder / name).read_text(encoding="utf-8").strip() for name in names)
 
 
-def agent_signature(*, sub_agents: bool = False) -> type[dspy.Signature]:
-    """What the agent gets and what it must produce."""
+def agent_signature(*, sub_agents: bool = False, share_source: bool = False) -> type[dspy.Signature]:
+    """What the agent gets and what it must produce. `share_source`: it gets the sources of program and metric."""
     fields: dict[str, tuple[Any, Any]] = {
         "program_steps": (
             list[dict[str, Any]],
@@ -34,6 +39,7 @@ def agent_signature(*, sub_agents: bool = False) -> type[dspy.Signature]:
             dspy.InputField(desc="the program as it was given, evaluated and paid for: totals, 0 to 100"),
         ),
         "task_facts": (dict[str, Any], dspy.InputField(desc="the metric, the data sets, the budget and the limits")),
+        **(_SOURCES if share_source else {}),
         "previous_trajectory": (
             list[dict[str, Any]],
             dspy.InputField(desc="your earlier turns, each with `turn`, `reasoning`, `code`, `output`; read the last"),

@@ -87,7 +87,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._problem: str | None = None
         self._stop_reason: StopReason = "submitted"
         super().__init__(
-            agent_signature(sub_agents=settings.sub_agents),
+            agent_signature(sub_agents=settings.sub_agents, share_source=settings.share_source),
             max_iters=turns,
             max_llm_calls=settings.rlm_max_llm_calls,
             max_output_chars=settings.rlm_max_output_chars,

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 import dspy
 
+from rlmoptimizer.settings import Settings
 from rlmoptimizer.task.dataset import Dataset
 from rlmoptimizer.task.program import read_prompts
 
@@ -67,16 +68,12 @@ def describe_task(
     program: dspy.Module,
     metric: Callable[..., Any],
     data: Dataset,
+    settings: Settings,
     *,
     budget: int,
-    num_threads: int,
-    max_turns: int,
-    max_llm_calls: int,
-    max_cost_usd: float | None = None,
-    max_prompt_tokens: int | None = None,
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Plain facts about the program, the metric, the data sets and the limits."""
+    """Plain facts about the program, the metric, the data sets and the limits; `warnings` are sentences."""
     inner = metric.func if isinstance(metric, functools.partial) else metric
     described = inner if inspect.isroutine(inner) or inspect.isclass(inner) else type(inner)
     return {
@@ -87,11 +84,11 @@ def describe_task(
         "train_examples": len(data.train),
         "val_examples": len(data.val or ()),
         "budget": budget,
-        "max_turns": max_turns,
-        "max_sub_lm_prompts": max_llm_calls,
-        "num_threads": num_threads,
-        "max_cost_usd": max_cost_usd,
-        "max_prompt_tokens": max_prompt_tokens,
+        "max_turns": settings.rlm_max_iterations,
+        "max_sub_lm_prompts": settings.rlm_max_llm_calls,
+        "num_threads": settings.num_threads,
+        "max_cost_usd": settings.max_cost_usd,
+        "max_prompt_tokens": settings.max_prompt_tokens,
         "warnings": list(warnings),
     }
 

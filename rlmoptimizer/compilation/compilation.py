@@ -21,7 +21,7 @@ from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.kernels import kernel_started
 from rlmoptimizer.agent.rlm_agent import Agent, AgentOutcome
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
-from rlmoptimizer.agent.task_facts import describe_steps, describe_task
+from rlmoptimizer.compilation.agent_inputs import agent_inputs
 from rlmoptimizer.compilation.parts import Parts, make_parts
 from rlmoptimizer.compilation.result import Outcome, finished_program, trajectory_of
 from rlmoptimizer.compilation.resume import EarlierWork, close_and_read_past, namespace_text
@@ -200,32 +200,8 @@ class _Compilation:
             yield
 
     def _inputs(self, baselines: Mapping[Split, RunRecord], namespace: str) -> dict[str, Any]:
-        """What the agent is given; `namespace`: a sentence on what its REPL holds."""
-        setup, past, ledger = self._setup, self._past, self._accounts.ledger
-        most = self._settings.rlm_max_iterations
-        return {
-            "program_steps": describe_steps(setup.student),
-            "baseline_runs": {
-                split: answers.run_totals(baselines[split]) if split in baselines else None
-                for split in ("train", "val")
-            },
-            "task_facts": describe_task(
-                setup.student,
-                setup.metric,
-                setup.data,
-                budget=ledger.limit,
-                num_threads=self._settings.num_threads,
-                max_turns=most,
-                max_llm_calls=self._settings.rlm_max_llm_calls,
-                max_cost_usd=self._settings.max_cost_usd,
-                max_prompt_tokens=self._settings.max_prompt_tokens,
-            )
-            | self._bench.stop.facts(),
-            "previous_trajectory": past.trajectory(),
-            "work_so_far": past.summary(max_turns=most, budget_left=ledger.left, namespace=namespace)
-            if past.turns
-            else "",
-        }
+        strays = self._parts.evaluator.strays
+        return agent_inputs(self._setup, self._bench, self._past, baselines, namespace=namespace, strays=strays)
 
     # the choice
 

@@ -25,6 +25,7 @@ from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.evaluation.evaluator import Evaluator
+from rlmoptimizer.evaluation.metric import bind_metric
 from rlmoptimizer.evaluation.runs import Accounts
 from rlmoptimizer.evaluation.wait_monitor import Pending, Waited, WaitMonitor
 from rlmoptimizer.events import (
@@ -77,8 +78,9 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
     waits = WaitMonitor(
         lambda waited, pending, seconds: emitter.emit(_still_waiting(waited, pending, seconds)), _STALL_SECONDS
     )
+    scorer = bind_metric(setup.metric, settings.perfect_score)
     evaluator = stack.enter_context(
-        Evaluator(setup.metric, setup.eval_lm, settings.num_threads, context=context, waits=waits)
+        Evaluator(scorer, setup.eval_lm, settings.num_threads, context=context, waits=waits)
     )
     evaluator.metric_works = store.metric_works()
     display = Display(verbose=settings.verbose)

@@ -162,17 +162,16 @@ def read_feedback(answer: Any) -> str | None:
 
     Raises `InvalidScore` for an answer that is neither a score nor holds a text.
     """
-    holds: Any = (
-        cast("Mapping[Any, Any]", answer).get("feedback")
-        if isinstance(answer, Mapping)
-        else getattr(answer, "feedback", None)
-    )
-    if holds is not None:
-        return str(holds)
+    if isinstance(answer, Mapping):
+        feedback: Any = cast("Mapping[Any, Any]", answer).get("feedback")
+    else:
+        feedback = getattr(answer, "feedback", None)
+    if feedback is not None:
+        return str(feedback)
     try:
         read_verdict(answer, math.inf)  # any number will do
     except InvalidScore:
-        shown = "None" if answer is None else f"an answer of type {type(answer).__name__}"
+        shown = "None" if answer is None else f"an answer of type {type(cast('Any', answer)).__name__}"
         raise InvalidScore(f"the metric returned {shown}, which holds neither feedback nor a score") from None
     return None
 

@@ -187,8 +187,10 @@ class RowRunner:
             return self._loop.run(answer) if inspect.isawaitable(answer) else answer
 
     def _judge(self, example: dspy.Example, prediction: Any, steps: Steps, trace: Trace) -> Verdict:
-        answer = self._ask_metric(lambda *copies: self._scorer(*copies, steps.trace), example, prediction, steps, trace)
-        return read_verdict(answer, self._scorer.perfect_score)
+        def ask(example: Any, prediction: Any) -> Any:
+            return self._scorer(example, prediction, steps.trace)
+
+        return read_verdict(self._ask_metric(ask, example, prediction, steps, trace), self._scorer.perfect_score)
 
     def _with_feedback(
         self,
@@ -202,8 +204,8 @@ class RowRunner:
         """The steps with what the metric says about each, where that is not what it said about the whole."""
 
         def ask(step: str, calls: list[TracedCall]) -> Any:
-            def about(*copies: Any) -> Any:
-                return self._scorer.about_step(*copies, list(steps.trace), step, list(calls))
+            def about(example: Any, prediction: Any) -> Any:
+                return self._scorer.about_step(example, prediction, list(steps.trace), step, list(calls))
 
             return self._ask_metric(about, example, prediction, steps, trace)
 
@@ -214,7 +216,7 @@ class RowRunner:
         )
 
     def _ask_metric(
-        self, ask: Callable[..., Any], example: dspy.Example, prediction: Any, steps: Steps, trace: Trace
+        self, ask: Callable[[Any, Any], Any], example: dspy.Example, prediction: Any, steps: Steps, trace: Trace
     ) -> Any:
         # The metric may use predictors too: their calls are no steps of the program.
         judge = None if self._settings.get("lm") or dspy.settings.lm else self._lm

@@ -5,7 +5,10 @@ import json
 from typing import Any, Literal
 
 import dspy
+import pytest
 import toy
+from dspy.evaluate import SemanticF1, answer_exact_match
+from offline import ScriptedRootLM
 
 from rlmoptimizer.agent.task_facts import describe_steps, describe_task
 from rlmoptimizer.task.dataset import build_dataset
@@ -21,7 +24,9 @@ class Classify(dspy.Signature):
 
 def facts(program: dspy.Module, metric: Any) -> dict[str, Any]:
     data = build_dataset(toy.trainset(3), toy.valset(2))
-    return describe_task(program, metric, data, budget=17, num_threads=2, max_turns=9, max_llm_calls=8)
+    options = {"num_threads": 2, "rlm_max_iterations": 9, "rlm_max_llm_calls": 8}
+    settings = toy.optimizer(ScriptedRootLM([]), **options).settings
+    return describe_task(program, metric, data, settings, budget=17, warnings=["beware"])
 
 
 def test_a_step_is_described_by_its_name_its_fields_and_its_prompt() -> None:
@@ -35,6 +40,8 @@ def test_a_step_is_described_by_its_name_its_fields_and_its_prompt() -> None:
         ],
         "output_fields": [{"name": "kind", "type": "Literal['a', 'b']", "description": "which of both"}],
         "prompt": "Sort the text.",
+        "limits": {},
+        "example_request": None,
     }
 
 
@@ -57,6 +64,7 @@ def test_the_task_is_told_in_plain_values_without_any_example() -> None:
         "num_threads": 2,
         "max_cost_usd": None,
         "max_prompt_tokens": None,
+        "warnings": ["beware"],
     }
     assert json.loads(json.dumps(told)) == told
     assert toy.SECRET not in repr(told)
@@ -88,3 +96,52 @@ def test_a_program_without_a_docstring_is_not_described_by_dspys() -> None:
             self.step = dspy.Predict("a -> b")
 
     assert facts(Bare(), toy.metric)["program_description"] == ""
+
+
+@pytest.mark.parametrize("program", [dspy.Predict("a -> b"), dspy.ChainOfThought("a -> b"), dspy.ReAct("a -> b", [])])
+def test_dspys_own_docstrings_describe_no_program(program: dspy.Module) -> None:
+    assert facts(program, toy.metric)["program_description"] == ""
+
+
+def test_dspys_own_classes_describe_no_metric_and_its_functions_do() -> None:
+    assert facts(toy.Triage(), SemanticF1())["metric_description"] == ""
+    assert facts(toy.Triage(), answer_exact_match)["metric_description"].startswith("Evaluate exact match")
+
+
+# What decides how long the answers of a step are, and how much they vary.
+
+
+def limits(lm: dspy.BaseLM | None, **config: Any) -> dict[str, Any]:
+    return describe_steps(dspy.Predict("a -> b", **config), lm)[0]["limits"]
+
+
+def test_the_limits_are_those_of_the_lm_and_before_them_those_of_the_step() -> None:
+    lm = dspy.LM("openai/some", temperature=0.2, max_tokens=100, stop=["END"], seed=3)
+    assert limits(lm) == {"max_tokens": 100, "temperature": 0.2, "stop": ["END"]}
+    assert limits(lm, max_tokens=20, n=2) == {"max_tokens": 20, "temperature": 0.2, "stop": ["END"], "n": 2}
+    assert limits(dspy.LM("openai/some")) == {}
+    assert limits(None) == {}
+
+
+def test_a_step_with_an_lm_of_its_own_has_the_limits_of_that() -> None:
+    program = dspy.Predict("a -> b")
+    program.set_lm(dspy.LM("openai/own", max_tokens=7))
+    assert describe_steps(program, dspy.LM("openai/some", max_tokens=100))[0]["limits"] == {"max_tokens": 7}
+
+
+def test_a_limit_has_one_name_whatever_the_model_calls_it() -> None:
+    lm = dspy.LM("openai/gpt-5", max_tokens=16000, temperature=1.0, reasoning_effort="low")
+    assert limits(lm) == {"max_tokens": 16000, "temperature": 1.0, "reasoning_effort": "low"}
+
+
+def test_keys_addresses_and_other_settings_of_an_lm_are_not_told() -> None:
+    secrets = {"api_key": "sk-quokka", "api_base": "http://quokka", "extra_headers": {"x": "quokka"}, "user": "quokka"}
+    told = describe_steps(dspy.Predict("a -> b", api_key="sk-quokka"), dspy.LM("openai/some", **secrets))
+    assert "quokka" not in repr(told)
+    assert limits(dspy.LM("openai/some", stop={"not": "plain"}, top_p=object())) == {}
+
+
+def test_a_step_shows_its_example_request() -> None:
+    request = {"messages": [{"role": "user", "content": "hello"}], "completion": "hi"}
+    topic, reply = describe_steps(toy.Triage(), None, {"topic": request})
+    assert (topic["example_request"], reply["example_request"]) == (request, None)
