@@ -14,6 +14,8 @@ from typing import Any, cast
 import dspy
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
 
+from rlmoptimizer.lms.code_field import whole_code
+
 __all__ = ["ConversationSoFar", "TurnFormat", "history_field"]
 
 Message = dict[str, Any]  # one chat message: role and content
@@ -72,7 +74,10 @@ class TurnFormat:
 
     def _parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         try:
-            return self._adapter.parse(signature, completion)
+            fields = self._adapter.parse(signature, completion)
+            if "code" in fields and (code := whole_code(completion)) is not None:
+                fields["code"] = code
+            return fields
         except dspy.AdapterParseError:
             raise
         except (ValueError, RecursionError, MemoryError) as error:  # what JSON's parsers raise for an endless "[[["
