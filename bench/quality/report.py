@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from quality.models import EVAL_ROLES
-from quality.results import Result, read_results, write_json
+from quality.results import Result, read_results, run_name, write_json
 from rlmoptimizer.comparison import compare, mean_interval
 
 __all__ = ["report_rows", "show_report", "summary_rows"]
@@ -99,8 +99,9 @@ def show_report(out: Path, arms: Sequence[str], console: Console) -> None:
         console.print(f"there are no results in {out}", markup=False)
         return
     console.print(_summary_table(summary))
-    for who in sorted({row["answered_by"] for row in rows if row["answered_by"]}):
-        console.print(f"answered by: {who}", markup=False, highlight=False)
+    for who in dict.fromkeys(row["answered_by"] for row in rows if row["answered_by"]):
+        runs = ", ".join(run_name(row["task"], row["arm"], row["seed"]) for row in rows if row["answered_by"] == who)
+        console.print(f"answered by {who}: {runs}", markup=False, highlight=False)
 
 
 def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:

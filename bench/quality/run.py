@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import sys
 import time
 import traceback
@@ -23,6 +24,7 @@ from typing import Any, Final
 
 if __name__ == "__main__":  # the folder of this package, and the packages of this checkout, installed or not
     sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # no prices are needed, so none are downloaded
 
 import dspy
 from rich.console import Console

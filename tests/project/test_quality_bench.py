@@ -473,7 +473,8 @@ def test_a_command_makes_what_is_not_there_and_shows_it_all(
     assert command("--tasks", "toy", "--arms", "unchanged,hand,guess", "--budget", "80") == 0
     assert command.models.calls("test") == calls + 2 * ROWS
     shown = capsys.readouterr().out
-    for text in ("toy, seed 0, 12 held-out rows", "unchanged", "guess", "hand", "+50.0", "answered by: a person"):
+    assert "answered by a person: toy-guess-0" in shown
+    for text in ("toy, seed 0, 12 held-out rows", "unchanged", "guess", "hand", "+50.0"):
         assert text in shown
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))
     assert [row["arm"] for row in report["results"]] == ["unchanged", "guess", "hand"]

@@ -7,6 +7,8 @@ answered, its score and the metric's feedback. That costs twenty metric calls.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, Final
 
 import dspy
@@ -46,19 +48,24 @@ def _fields(signature: Any) -> list[tuple[str, list[str]]]:
 
 
 def _examples(job: Job) -> str:
-    shown: list[str] = []
+    """The first rows of train with what the unchanged program makes of them."""
     program = job.task.program.deepcopy()
-    with dspy.context(lm=job.lm("eval")):
-        for number, example in enumerate(job.task.train[:_ROWS], start=1):
-            wanted = {name: value for name, value in example.items() if name not in example.inputs()}
-            record: dict[str, Any] = {"inputs": dict(example.inputs()), "wanted": wanted}
-            try:
-                prediction = program(**example.inputs())
-                record |= {"answered": dict(prediction), **_verdict(job.metric(example, prediction))}
-            except Exception as error:  # noqa: BLE001 - a program, its LM and a metric are foreign code
-                record["error"] = f"{type(error).__name__}: {error}"[:500]
-            shown.append(f"example {number}\n{json.dumps(record, indent=1, ensure_ascii=False, default=str)}")
-    return "\n\n".join(shown)
+    rows = job.task.train[:_ROWS]
+    with dspy.context(lm=job.lm("eval")), ThreadPoolExecutor(job.threads) as threads:
+        contexts = [copy_context() for _ in rows]  # a thread has DSPy's settings only through one
+        records = list(threads.map(lambda context, row: context.run(_record, program, row, job), contexts, rows))
+    shown = [json.dumps(record, indent=1, ensure_ascii=False, default=str) for record in records]
+    return "\n\n".join(f"example {number}\n{text}" for number, text in enumerate(shown, start=1))
+
+
+def _record(program: dspy.Module, example: dspy.Example, job: Job) -> dict[str, Any]:
+    wanted = {name: value for name, value in example.items() if name not in example.inputs()}
+    record: dict[str, Any] = {"inputs": dict(example.inputs()), "wanted": wanted}
+    try:
+        prediction = program(**example.inputs())
+        return record | {"answered": dict(prediction), **_verdict(job.metric(example, prediction))}
+    except Exception as error:  # noqa: BLE001 - a program, its LM and a metric are foreign code
+        return record | {"error": f"{type(error).__name__}: {error}"[:500]}
 
 
 def _verdict(answer: Any) -> dict[str, Any]:
