@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
+import functools
+import inspect
 import logging
 import os
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, ParamSpec, TypeVar
 
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
@@ -30,6 +31,7 @@ from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.compilation.setup_record import describe_setup
 from rlmoptimizer.errors import CostLimitReached, InvalidSetup, InvalidSetupType, add_note, notes_of
 from rlmoptimizer.lms.failures import failure_line, without_traceback
+from rlmoptimizer.other_optimizers import advice_on, unknown_keywords_text
 from rlmoptimizer.settings import Settings, a_bool, a_directory
 from rlmoptimizer.show.log_lines import printable_logs
 from rlmoptimizer.store.run_store import RunStore
@@ -41,6 +43,36 @@ from rlmoptimizer.task.seeds import fresh_seed
 __all__ = ["RLMDocstringOptimizer"]
 
 logger = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_COMPILE_NAMES: Final = ("student", "trainset", "valset", "testset", "teacher", "resume")  # no constructor has them
+
+
+def _refuses_unknown(elsewhere: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """A method that says what to use in the place of keywords that it does not have.
+
+    `elsewhere`: where the keywords of the other decorated method belong.
+    """
+
+    def decorate(method: Callable[_P, _R]) -> Callable[_P, _R]:
+        constructs = method.__name__ == "__init__"
+        parameters = inspect.signature(method).parameters
+        named = [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+
+        @functools.wraps(method)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            called = type(args[0]).__name__ + ("" if constructs else f".{method.__name__}")
+            if len(args) + len(named) > len(parameters):
+                raise TypeError(f"{called} takes parameters by name: {named[0]}=..., {named[1]}=..., and so on")
+            if unknown := [name for name in kwargs if name not in parameters]:
+                others = _COMPILE_NAMES if constructs else Settings.__slots__
+                raise TypeError(unknown_keywords_text(called, unknown, named, others, elsewhere))
+            return method(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 class RLMDocstringOptimizer(Teleprompter):
@@ -96,6 +128,7 @@ class RLMDocstringOptimizer(Teleprompter):
         InvalidSetup: naming the parameter, what came and what is accepted.
     """
 
+    @_refuses_unknown("compile(...)")
     def __init__(
         self,
         *,
@@ -179,9 +212,10 @@ class RLMDocstringOptimizer(Teleprompter):
         super().__setattr__(name, value)
 
     def _unknown(self, name: str) -> AttributeError:
-        near = difflib.get_close_matches(name, Settings.__slots__, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
+        advice = advice_on(name, Settings.__slots__)
+        return AttributeError(
+            f"{type(self).__name__!r} object has no attribute {name!r}{f'; {advice}' if advice else ''}"
+        )
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *Settings.__slots__]
@@ -190,6 +224,7 @@ class RLMDocstringOptimizer(Teleprompter):
         """The parameters by name, as they were given; the constructor takes them again."""
         return {name: getattr(self.settings, name) for name in Settings.__slots__}
 
+    @_refuses_unknown("the constructor, RLMDocstringOptimizer(...)")
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride] # DSPy's takes any keyword
         self,
         student: dspy.Module,

@@ -12,7 +12,7 @@ import pytest
 PARTS = {
     "rlmoptimizer": [
         "__init__", "optimizer", "compilation", "agent", "evaluation", "task", "outcome", "store", "show", "settings",
-        "lms", "spending", "events", "prompts", "records", "comparison", "errors", "text",
+        "lms", "spending", "events", "other_optimizers", "prompts", "records", "comparison", "errors", "text",
     ],
     "kernel_bridge": [
         "__init__", "__main__", "console", "interpreter", "session", "sub_agents", "agent_text", "live", "process",

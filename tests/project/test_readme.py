@@ -39,6 +39,7 @@ PAGES = {
         "docs/results.md",
         "docs/kernel-bridge.md",
         "docs/confinement.md",
+        "docs/coming-from-gepa.md",
     )
 }
 README = PAGES["README.md"]
@@ -193,6 +194,11 @@ def test_the_metric_with_feedback_gives_feedback(session: Session) -> None:
     row = session.names["trainset"][0]
     verdict = session.names["metric_with_feedback"](row, dspy.Prediction(kind="question"))
     assert (verdict.score, verdict.feedback) == (0.0, "this is a praise")
+
+
+def test_what_gepas_user_gets_here_is_better_too(session: Session) -> None:
+    improved = session.names["improved"]
+    assert improved.signature.instructions != session.names["SortReview"].instructions
 
 
 def run_example(arguments: list[str]) -> str:

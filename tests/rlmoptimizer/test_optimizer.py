@@ -19,6 +19,7 @@ from offline import ScriptedRootLM
 
 from kernel_bridge import KernelInterpreter
 from rlmoptimizer import InvalidSetup, MetricFailed, RLMDocstringOptimizer
+from rlmoptimizer.other_optimizers import advice_on
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.program import fingerprint, read_prompts
 
@@ -156,6 +157,75 @@ def test_an_unknown_or_missing_parameter_is_a_type_error() -> None:
         RLMDocstringOptimizer()  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         RLMDocstringOptimizer(root_lm=ScriptedRootLM([]).lm, max_iteration=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("reflection_lm", "use root_lm"),
+        ("prompt_model", "use root_lm"),
+        ("task_model", "use eval_lm"),
+        ("log_dir", "use run_storage_dir"),
+        ("max_metric_calls", "use max_iterations or auto"),
+        ("max_full_evals", "use max_iterations or auto"),
+        ("num_trials", "use max_iterations or auto"),
+        ("track_stats", "optimization_result"),
+        ("max_bootstrapped_demos", "only instructions are changed"),
+        ("num_candidates", "the agent decides"),
+        ("breadth", "the agent decides"),
+        ("depth", "the agent decides"),
+        ("max_errors", "a row with an error"),
+    ],
+)
+def test_a_keyword_of_another_optimizer_is_refused_with_ours(name: str, said: str) -> None:
+    optimizer: Any = RLMDocstringOptimizer(root_lm=ScriptedRootLM([]).lm)
+    for call in (
+        lambda: RLMDocstringOptimizer(**{"root_lm": ScriptedRootLM([]).lm, name: 3}),
+        lambda: optimizer.compile(toy.Triage(), **compile_arguments(), **{name: 3}),
+    ):
+        with pytest.raises(TypeError, match=rf"has no parameter '{name}' \(.*{said}.*coming-from-gepa") as refused:
+            call()
+        assert not isinstance(refused.value, ValueError)
+    with pytest.raises(AttributeError, match=said):
+        setattr(optimizer, name, 3)
+
+
+def test_a_call_of_gepa_is_refused_with_everything_that_is_to_be_changed() -> None:
+    make: Any = RLMDocstringOptimizer
+    with pytest.raises(TypeError) as refused:
+        make(metric=toy.metric, auto="light", reflection_lm=ScriptedRootLM([]).lm, log_dir="logs", track_stats=True)
+    for name in ("reflection_lm", "log_dir", "track_stats"):
+        assert f"{name!r} (" in str(refused.value)
+    assert "'auto'" not in str(refused.value)
+
+
+def test_any_other_unknown_keyword_is_refused_with_the_closest() -> None:
+    optimizer: Any = RLMDocstringOptimizer(root_lm=ScriptedRootLM([]).lm)
+    make: Any = RLMDocstringOptimizer
+    for call, said in (
+        (lambda: make(root_lm=optimizer.root_lm, num_thread=3), r"'num_thread' \(did you mean 'num_threads'\?\)$"),
+        (lambda: make(root_lm=optimizer.root_lm, zzzz=3), r"RLMDocstringOptimizer has no parameter 'zzzz'$"),
+        (lambda: make(root_lm=optimizer.root_lm, trainset=[]), r"'trainset' \(it is a parameter of compile\("),
+        (lambda: optimizer.compile(toy.Triage(), trainsets=[]), r"\.compile has no parameter .*'trainset'"),
+        (lambda: optimizer.compile(toy.Triage(), trainset=[], num_threads=3), "a parameter of the constructor"),
+        (lambda: make(toy.metric), r"takes parameters by name: metric=\.\.\., root_lm=\.\.\."),
+        (lambda: optimizer.compile(toy.Triage(), []), r"\.compile takes parameters by name: trainset=\.\.\."),
+    ):
+        with pytest.raises(TypeError, match=said):
+            call()
+
+
+def test_every_parameter_of_dspys_optimizers_is_ours_or_explained() -> None:
+    ours = {*PARAMETERS, *inspect.signature(RLMDocstringOptimizer.compile).parameters, "testset"}
+    kinds = [kind for kind in vars(dspy.teleprompt).values() if inspect.isclass(kind) and kind.__module__ != "typing"]
+    optimizers = [kind for kind in kinds if issubclass(kind, dspy.teleprompt.Teleprompter)]
+    assert {"GEPA", "MIPROv2", "COPRO", "SIMBA", "BootstrapFewShot"} <= {kind.__name__ for kind in optimizers}
+    for kind in optimizers:
+        for function in (kind.__init__, kind.compile):
+            for parameter in inspect.signature(function).parameters.values():
+                named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+                if named and parameter.name != "self" and parameter.name not in ours:
+                    assert advice_on(parameter.name, ()) is not None, (kind.__name__, parameter.name)
 
 
 def test_what_the_optimizer_was_made_with_can_be_read_and_set(tmp_path: Path) -> None:
