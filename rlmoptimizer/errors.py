@@ -165,11 +165,14 @@ class CostExceededError(AgentError):
         self.left_usd = left_usd
         self.purpose = purpose
         self.fits = fits
-        if left_usd <= 0:
-            said = "max_cost_usd is used up"
-        else:
-            said = f"expected to cost {usd_text(asked_usd)}, and {usd_text(left_usd)} of max_cost_usd are left"
-        super().__init__(f"{said}; {self._advice()}")
+        super().__init__(f"{self.said}; {self._advice()}")
+
+    @property
+    def said(self) -> str:
+        """Why it was refused, without what to do."""
+        if self.left_usd <= 0:
+            return "max_cost_usd is used up"
+        return f"expected to cost {usd_text(self.asked_usd)}, and {usd_text(self.left_usd)} of max_cost_usd are left"
 
     def _advice(self) -> str:
         if self.left_usd <= 0 or not self.fits:

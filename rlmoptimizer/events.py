@@ -30,6 +30,8 @@ __all__ = [
     "KernelStarted",
     "LMUsageCounted",
     "Observer",
+    "PhaseFinished",
+    "PhaseStarted",
     "PromptUpdated",
     "StillWaiting",
     "SubmissionRefused",
@@ -56,6 +58,17 @@ class CompileResumed:
     turns: int  # of the agent, the one that was cut included
     runs: int
     left: int  # budget units
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseStarted:
+    phase: str  # "baseline", "agent", "final_check" or "test"
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseFinished:
+    phase: str
+    seconds: float  # in this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +173,7 @@ class SubmissionRefused:
 
 @dataclass(frozen=True, slots=True)
 class FellBack:
-    """The agent left no valid submission; the prompts of `run_id` are taken."""
+    """The agent's submission is not given back, or there is no valid one; the prompts of `run_id` are."""
 
     reason: str
     run_id: str
@@ -173,11 +186,14 @@ class CompileFinished:
     spent: int
     turns: int
     usage: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Any])  # of all LM calls, as in the result
+    verdict: str = ""  # whether the result is better, and how sure that is, in words
 
 
 Event: TypeAlias = (
     CompileStarted
     | CompileResumed
+    | PhaseStarted
+    | PhaseFinished
     | KernelStarted
     | EvaluationStarted
     | ExamplesScored

@@ -25,13 +25,14 @@ from dspy.teleprompt import Teleprompter
 from kernel_bridge.text import make_showable, printable_line
 from rlmoptimizer.compilation.compilation import compiled
 from rlmoptimizer.compilation.ctrl_c import PromptCtrlC
-from rlmoptimizer.compilation.result import Outcome, finished_program, stored_best_program
+from rlmoptimizer.compilation.result import finished_program, stored_best_program
 from rlmoptimizer.compilation.resume import found_line, how_to_resume_line, how_to_resume_note, open_store
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.compilation.setup_record import describe_setup
 from rlmoptimizer.errors import CostLimitReached, InvalidSetup, InvalidSetupType, add_note, notes_of
 from rlmoptimizer.lms.failures import failure_line, without_traceback
 from rlmoptimizer.other_optimizers import advice_on, unknown_keywords_text
+from rlmoptimizer.outcome.ending import Outcome
 from rlmoptimizer.settings import Settings, a_bool, a_directory
 from rlmoptimizer.show.log_lines import printable_logs
 from rlmoptimizer.store.run_store import RunStore
@@ -232,6 +233,7 @@ class RLMDocstringOptimizer(Teleprompter):
         trainset: list[dspy.Example],
         metric: Callable[..., Any] | None = None,
         valset: list[dspy.Example] | None = None,
+        testset: list[dspy.Example] | None = None,
         teacher: dspy.Module | None = None,
         resume: bool = False,
     ) -> dspy.Module:
@@ -262,7 +264,7 @@ class RLMDocstringOptimizer(Teleprompter):
         """
         if a_bool("resume", resume) and self.settings.run_storage_dir is None:
             raise InvalidSetup("resume=True needs the directory of the optimization: run_storage_dir is None")
-        setup = Setup.checked(self.settings, student, trainset, valset, metric)
+        setup = Setup.checked(self.settings, student, trainset, valset, metric, testset)
         if not resume:
             setup.check_keys()  # one that is resumed may be finished, and need none
         if teacher is not None:
@@ -308,9 +310,8 @@ def _compiled(setup: Setup, *, resume: bool) -> dspy.Module:
         if resume:
             _say(printable_line(found_line(store)))
         namespace = None if kept_in is None else store.path.with_suffix(".namespace")
-        outcome = Outcome.of(store)
-        if outcome is not None:
-            program = finished_program(setup, store, outcome)
+        if Outcome.of(store) is not None:
+            program = finished_program(setup, store)
         else:
             assert isinstance(store, RunStore)  # only a finished one is opened to be read
             if resume:

@@ -14,7 +14,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import dspy
@@ -35,24 +34,15 @@ from rlmoptimizer.errors import AgentError
 from rlmoptimizer.events import TurnFinished
 from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.lms.sub_lm import SubLM
+from rlmoptimizer.outcome.ending import AgentOutcome
 from rlmoptimizer.records import LM_FAILURES
 from rlmoptimizer.settings import Settings
 
-__all__ = ["Agent", "AgentOutcome"]
+__all__ = ["Agent"]
 
 logger = logging.getLogger(__name__)
 
 _UNREADABLE = 3  # turns in a row whose answer could not be read, after which the run ends with the LM's own error
-
-
-@dataclass(frozen=True, slots=True)
-class AgentOutcome:
-    """What is left of an agent that has finished."""
-
-    prompts: dict[str, str] | None  # the submission, checked; None: there is no valid one
-    problem: str | None  # why there is none
-    final_reasoning: str
-    stop_reason: StopReason = "submitted"  # what ended the agent's work
 
 
 class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's decorator hides that it is a class

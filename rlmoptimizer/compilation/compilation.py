@@ -1,4 +1,8 @@
-"""One compile: from the baseline, or from where an earlier process left off, to the result."""
+"""One compile: from the baseline, or from where an earlier process left off, to the result.
+
+The baseline; the agent's work; when that has ended, the final choice; then the held-out test. What of it an earlier
+process has ended is not done again.
+"""
 
 # DSPy ships no type information.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -15,21 +19,27 @@ from typing import Any, cast
 
 import dspy
 
-from kernel_bridge.text import printable
+from kernel_bridge.text import printable_line
 from rlmoptimizer.agent import tool_answers as answers
 from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.kernels import kernel_started
-from rlmoptimizer.agent.rlm_agent import Agent, AgentOutcome
+from rlmoptimizer.agent.rlm_agent import Agent
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.compilation.agent_inputs import agent_inputs
+from rlmoptimizer.compilation.final_choice import FinalChoice
+from rlmoptimizer.compilation.held_out_test import HeldOutTest
 from rlmoptimizer.compilation.parts import Parts, make_parts
-from rlmoptimizer.compilation.result import Outcome, finished_program, trajectory_of
+from rlmoptimizer.compilation.phase import phase
+from rlmoptimizer.compilation.result import attach_record, program_with, trajectory_of
 from rlmoptimizer.compilation.resume import EarlierWork, close_and_read_past, namespace_text
 from rlmoptimizer.compilation.setup import Setup
+from rlmoptimizer.compilation.versions import versions
 from rlmoptimizer.errors import SubmissionError
-from rlmoptimizer.events import AgentSubmitted, CompileFinished, CompileResumed, CompileStarted, FellBack, Split
+from rlmoptimizer.events import CompileFinished, CompileResumed, CompileStarted, Split
 from rlmoptimizer.lms.failures import note_role
 from rlmoptimizer.lms.root_session import RootSession
+from rlmoptimizer.outcome.ending import AgentOutcome, Choice, Outcome
+from rlmoptimizer.outcome.optimization_result import OptimizationResult
 from rlmoptimizer.records import RunRecord, best_run, total_usd, usage_dict
 from rlmoptimizer.store.run_store import RunStore
 
@@ -62,37 +72,49 @@ class _Compilation:
         self._accounts = parts.bench.accounts
         self._resumable = resumable
         self._past = past
+        self._test = HeldOutTest(setup.test, self._bench.runs, self._accounts, parts.evaluator, self._bench.gate.stop)
 
     def run(self) -> dspy.Module:
         self._emit_begin()
+        agent = AgentOutcome.of(self._store) or self._agent_outcome()
+        choice = Choice.of(self._store) or self._choice(agent)
+        test_problem = self._test.run(self._bench.prompts.original, self._bench.prompts.stored(choice.prompts))
+        self._raise_failure()
+        program = program_with(self._setup.student, choice.prompts)  # before the end is recorded: it may refuse
+        self._accounts.costs.flush()
+        usage = self._accounts.costs.usage()
+        Outcome(test_problem, usage_dict(usage), total_usd(usage), versions()).record(self._store)
+        result = attach_record(program, self._setup, self._store)
+        for warning in result.warnings:
+            logger.warning("%s", printable_line(warning))
+        self._emit_end(result)
+        return program
+
+    def _agent_outcome(self) -> AgentOutcome:
+        """What the agent leaves behind, once nothing of its work is under way any more."""
         with ExitStack() as ending:
             # Ended in this order: nothing new starts, the kernels go, what was under way is waited for.
             ending.push(self._come_to_rest)
             ending.callback(self._parts.kernels.close)
             ending.push(self._call_off)
-            baselines, agents = self._work()
+            agent = self._work()
             # What the agent's threads have begun ends now, so that the result does not depend on when it is looked at.
             self._bench.gate.close()
             self._come_to_rest()
             self._parts.kernels.close()  # its variables are kept no longer
             ending.pop_all()
-        prompts = self._choose(agents)
-        self._accounts.costs.flush()
-        usage = self._accounts.costs.usage()
-        outcome = Outcome(prompts, agents.problem, agents.final_reasoning, usage_dict(usage), total_usd(usage))
-        result = finished_program(self._setup, self._store, outcome)
-        outcome.record(self._store)
-        best, split = self._best_run(), self._setup.data.scored[0]
-        self._accounts.emitter.emit(
-            CompileFinished(
-                baseline_score=baselines[split].score,
-                best_score=None if best is None else best.score,
-                spent=self._accounts.ledger.spent,
-                turns=self._bench.turns.count,
-                usage=outcome.usage,
-            )
-        )
-        return result
+        agent.record(self._store)
+        return agent
+
+    def _choice(self, agent: AgentOutcome) -> Choice:
+        self._test.hold_back_price()  # an earlier process may have ended the agent's work
+        with ExitStack() as ending:
+            ending.push(self._call_off)
+            choice = FinalChoice(self._bench.host_runs, self._accounts, self._setup.data).make(agent)
+            self._raise_failure()
+            ending.pop_all()
+        choice.record(self._store)
+        return choice
 
     def _emit_begin(self) -> None:
         ledger, data, past = self._accounts.ledger, self._setup.data, self._past
@@ -100,6 +122,20 @@ class _Compilation:
         self._accounts.emitter.emit(CompileStarted(steps, len(data.train), len(data.val or ()), ledger.limit))
         if past.runs:
             self._accounts.emitter.emit(CompileResumed(len(past.turns), len(past.runs), ledger.left))
+
+    def _emit_end(self, result: OptimizationResult) -> None:
+        (split, rows), runs = self._setup.data.scored, self._store.runs()
+        best = best_run(runs, split, len(rows))
+        self._accounts.emitter.emit(
+            CompileFinished(
+                baseline_score=next(run.score for run in runs if run.baseline and run.split == split),
+                best_score=None if best is None else best.score,
+                spent=self._accounts.ledger.spent,
+                turns=self._bench.turns.count,
+                usage=result.usage,
+                verdict=result.verdict_text,
+            )
+        )
 
     # its end
 
@@ -115,30 +151,36 @@ class _Compilation:
 
     # the agent
 
-    def _work(self) -> tuple[Mapping[Split, RunRecord], AgentOutcome]:
+    def _work(self) -> AgentOutcome:
         """The agent's work, or as much of it as earlier processes have left to do."""
         turns, most = self._past.turns, self._settings.rlm_max_iterations
         if self._past.submission is not None:
-            return self._known_baselines(), self._submitted_before()
+            return self._submitted_before()
         if len(turns) >= most:
             self._finish_val_runs()
             baselines = self._known_baselines()
-            with self._agent(1) as agent:
-                return baselines, agent.conclude(**self._inputs(baselines, "The REPL has ended."))
+            self._test.hold_back_price()
+            with self._agent(1) as agent, phase(self._accounts.emitter, "agent"):
+                return agent.conclude(**self._inputs(baselines, "The REPL has ended."))
         kernels = self._parts.kernels
         kernels.start(on_failure=self._bench.gate.close)
         with note_role("eval"):
-            original = self._bench.prompts.original
-            baselines = self._known_baselines() if turns else self._bench.host_runs.baseline(original)
+            baselines = self._known_baselines() if turns else self._baselines()
         self._raise_failure()
-        with self._parts.waits.watch(("kernel", "")):
-            interpreter = kernels.wait_started()
-        self._accounts.emitter.emit(kernel_started(interpreter))
-        self._finish_val_runs()
-        with self._agent(most - len(turns)) as agent:
-            inputs = self._inputs(baselines, namespace_text(interpreter, agent.signature.input_fields))
-            with self._bench.stop.watching(kernels.interrupt, kernels.close):
-                return baselines, agent.work(interpreter_factory=cast("Any", kernels), **inputs)
+        self._test.hold_back_price()
+        with phase(self._accounts.emitter, "agent"):
+            with self._parts.waits.watch(("kernel", "")):
+                interpreter = kernels.wait_started()
+            self._accounts.emitter.emit(kernel_started(interpreter))
+            self._finish_val_runs()
+            with self._agent(most - len(turns)) as agent:
+                inputs = self._inputs(baselines, namespace_text(interpreter, agent.signature.input_fields))
+                with self._bench.stop.watching(kernels.interrupt, kernels.close):
+                    return agent.work(interpreter_factory=cast("Any", kernels), **inputs)
+
+    def _baselines(self) -> Mapping[Split, RunRecord]:
+        with phase(self._accounts.emitter, "baseline"):
+            return self._bench.host_runs.baseline(self._bench.prompts.original)
 
     def _finish_val_runs(self) -> None:
         """What a process left half done on val is whole before the agent sees a figure again."""
@@ -163,9 +205,10 @@ class _Compilation:
         reasoning = self._past.turns[-1].reasoning if self._past.turns else ""
         try:
             prompts = self._bench.submission.prompts_in({SUBMISSION_FIELD: self._past.submission})
-            return AgentOutcome(prompts, None, reasoning)
+            return AgentOutcome(prompts, None, reasoning, "submitted")
         except SubmissionError as refused:
-            return AgentOutcome(None, f"the submission that was stored is not valid: {refused}", reasoning)
+            problem = f"the submission that was stored is not valid: {refused}"
+            return AgentOutcome(None, problem, reasoning, "submitted")
 
     @contextmanager
     def _agent(self, turns: int) -> Generator[Agent]:
@@ -202,30 +245,6 @@ class _Compilation:
     def _inputs(self, baselines: Mapping[Split, RunRecord], namespace: str) -> dict[str, Any]:
         strays = self._parts.evaluator.strays
         return agent_inputs(self._setup, self._bench, self._past, baselines, namespace=namespace, strays=strays)
-
-    # the choice
-
-    def _choose(self, agents: AgentOutcome) -> dict[str, str]:
-        """The submitted prompts, else those of the best run."""
-        if agents.prompts is not None:
-            self._accounts.emitter.emit(AgentSubmitted(agents.prompts))
-            return agents.prompts
-        best = self._best_run()
-        if best is None:  # the baseline is one, so a store was tampered with or this is a bug
-            raise RuntimeError("there is no finished run to fall back to")
-        logger.warning(
-            "There is no valid submission (%s); taking the prompts of run %s, the best on %s with a score of %s",
-            printable(str(agents.problem)),
-            best.run_id,
-            best.split,
-            answers.percent(best.score),
-        )
-        self._accounts.emitter.emit(FellBack(str(agents.problem), best.run_id))
-        return dict(best.prompts)
-
-    def _best_run(self) -> RunRecord | None:
-        split, rows = self._setup.data.scored
-        return best_run(self._store.runs(), split, len(rows))
 
 
 def _hurried(kind: type[BaseException] | None) -> bool:

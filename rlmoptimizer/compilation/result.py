@@ -1,11 +1,10 @@
-"""The result: what a compile ends with, as a record in the store and as the program that is given back.
+"""The program that a compile gives back, and what it tells of the optimization.
 
-All of a result but the outcome itself is read from the store, so that a finished optimization gives the same again.
+All of that is read from the store, so that a finished optimization gives the same again.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,13 @@ from rlmoptimizer.agent import tool_answers as answers
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.compilation.setup_record import check_student, scored_split
 from rlmoptimizer.errors import InvalidSetup
+from rlmoptimizer.outcome.ending import AgentOutcome, Choice
+from rlmoptimizer.outcome.optimization_result import OptimizationResult
 from rlmoptimizer.records import best_run
-from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 from rlmoptimizer.task.program import apply_prompts, clone, fingerprint
 
-__all__ = ["Outcome", "finished_program", "stored_best_program", "trajectory_of"]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an optimization ended."""
-
-    prompts: dict[str, str]  # of the program that is given back, by step
-    problem: str | None  # why they are not a submission of the agent's; None: they are
-    final_reasoning: str
-    usage: dict[str, Any]  # of all LM calls, by role, as in the result
-    cost_usd: float | None  # None: a price is not known
-
-    @classmethod
-    def of(cls, store: StoreReader) -> Outcome | None:
-        """The one that is recorded; None: the optimization has not ended."""
-        recorded = store.outcome()
-        return None if recorded is None else cls(**recorded)
-
-    def record(self, store: RunStore) -> None:
-        store.record_outcome(asdict(self))
+__all__ = ["attach_record", "finished_program", "program_with", "stored_best_program", "trajectory_of"]
 
 
 def trajectory_of(store: StoreReader) -> list[dict[str, Any]]:
@@ -50,29 +30,41 @@ def trajectory_of(store: StoreReader) -> list[dict[str, Any]]:
     ]
 
 
-def finished_program(setup: Setup, store: StoreReader, outcome: Outcome) -> dspy.Module:
-    """The program that a compile gives back."""
-    program = _with_prompts(setup.student, outcome.prompts)
+def finished_program(setup: Setup, store: StoreReader) -> dspy.Module:
+    """The program that a compile gives back, of an optimization that has ended."""
+    choice = Choice.of(store)
+    assert choice is not None  # recorded before the end
+    program = program_with(setup.student, choice.prompts)
+    attach_record(program, setup, store)
+    return program
+
+
+def attach_record(program: dspy.Module, setup: Setup, store: StoreReader) -> OptimizationResult:
+    """Give the program that is given back the attributes that tell of an optimization that has ended."""
+    result = OptimizationResult.of(store, temporary=setup.settings.run_storage_dir is None)
+    agent = AgentOutcome.of(store)
+    assert agent is not None
     split, rows = setup.data.scored
     runs = store.runs()
     best = best_run(runs, split, len(rows))
     baseline = next(run for run in runs if run.baseline and run.split == "train" and run.state == "finished")
     attributes = {
-        "optimized_dspy_program": dict(outcome.prompts),
+        "optimization_result": result,
+        "optimized_dspy_program": dict(result.prompts_after),
         "latest_run_id": runs[-1].run_id,
         "best_run_id": None if best is None else best.run_id,
         "best_score": None if best is None else answers.percent(best.score),
         "baseline_run_id": baseline.run_id,
         "trial_logs": [answers.run_log(record) for record in runs],
         "agent_trajectory": trajectory_of(store),
-        "agent_final_reasoning": outcome.final_reasoning,
-        "usage": outcome.usage,
-        "cost_usd": outcome.cost_usd,
+        "agent_final_reasoning": agent.final_reasoning,
+        "usage": result.usage,
+        "cost_usd": result.cost_usd,
     }
     for name, value in attributes.items():
         setattr(program, name, value)
     program._compiled = True  # pyright: ignore[reportPrivateUsage] # how DSPy's optimizers mark what they return
-    return program
+    return result
 
 
 def stored_best_program(student: dspy.Module, directory: Path) -> dspy.Module:
@@ -86,13 +78,14 @@ def stored_best_program(student: dspy.Module, directory: Path) -> dspy.Module:
         if setup is None or best is None:
             raise InvalidSetup(f"the optimization in {store.path} has no finished run yet; ask again when it has one")
         check_student(setup, student)
-    program = _with_prompts(student, best.prompts)
+    program = program_with(student, best.prompts)
     for name, value in {"best_run_id": best.run_id, "best_score": answers.percent(best.score)}.items():
         setattr(program, name, value)
     return program
 
 
-def _with_prompts(student: dspy.Module, prompts: dict[str, str]) -> dspy.Module:
+def program_with(student: dspy.Module, prompts: dict[str, str]) -> dspy.Module:
+    """A clone of `student` with these prompts; of all else nothing differs."""
     program = clone(student)
     apply_prompts(program, prompts, fingerprint(student))  # raises when more than the instructions would differ
     return program

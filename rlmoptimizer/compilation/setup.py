@@ -17,7 +17,7 @@ from rlmoptimizer.evaluation.metric import bind_metric
 from rlmoptimizer.lms.preflight import check_keys, check_prices
 from rlmoptimizer.records import Role
 from rlmoptimizer.settings import Settings, an_lm
-from rlmoptimizer.task.dataset import Dataset, build_dataset
+from rlmoptimizer.task.dataset import Dataset, Row, build_dataset, build_test_rows
 from rlmoptimizer.task.program import check_program
 
 __all__ = ["Setup"]
@@ -32,11 +32,14 @@ class Setup:
     settings: Settings
     student: dspy.Module
     data: Dataset
+    test: tuple[Row, ...] | None  # what only the host scores, at the very end; None: no test set was given
     metric: Callable[..., Any]
     eval_lm: dspy.BaseLM | None  # None: every predictor has an LM of its own
 
     @classmethod
-    def checked(cls, settings: Settings, student: Any, trainset: Any, valset: Any, metric: Any) -> Setup:
+    def checked(
+        cls, settings: Settings, student: Any, trainset: Any, valset: Any, metric: Any, testset: Any = None
+    ) -> Setup:
         """Raises `InvalidSetup` for what cannot be worked with, and for LMs without prices where costs are limited.
 
         `metric` None: that of the settings.
@@ -48,7 +51,8 @@ class Setup:
             )
         bind_metric(metric)
         data = build_dataset(trainset, valset)
-        setup = cls(settings, student, data, metric, _eval_lm(settings, student))
+        test = None if testset is None else build_test_rows(testset, data)
+        setup = cls(settings, student, data, test, metric, _eval_lm(settings, student))
         if settings.max_cost_usd is not None:
             check_prices(setup.lms())
         return setup

@@ -51,6 +51,7 @@ def describe_setup(setup: Setup, *, drawn_seed: int) -> Document:
         "student": {"modules": fingerprints(setup.student), "steps": read_prompts(setup.student)},
         "trainset": _examples(setup.data.train),
         "valset": None if setup.data.val is None else _examples(setup.data.val),
+        "testset": None if setup.test is None else _examples(setup.test),
         "metric": metric_name(setup.metric),
         "settings": {
             "max_iterations": settings.iterations,
@@ -65,7 +66,7 @@ def describe_setup(setup: Setup, *, drawn_seed: int) -> Document:
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is not the same in two setups, one line each, without any value of an example. []: nothing."""
     found = _student_differences(was["student"], now["student"])
-    for name in ("trainset", "valset"):
+    for name in ("trainset", "valset", "testset"):
         found += _data_differences(name, was[name], now[name])
     before, after = ({"metric": setup["metric"], **setup["settings"]} for setup in (was, now))
     # A setting that was not there yet when the store was made says nothing.

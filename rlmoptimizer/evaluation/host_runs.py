@@ -1,4 +1,4 @@
-"""The runs that the host makes on its own: the baseline, and runs on val that an earlier process left unfinished."""
+"""The runs that the host makes on its own: the baseline, the final check, and runs on val that were left unfinished."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from kernel_bridge.text import printable_line
 from rlmoptimizer.errors import BudgetExceededError, CostExceededError, CostLimitReached
@@ -66,7 +67,7 @@ class HostRuns:
     def _baseline(self, request: Request) -> RunRecord:
         record = failure = None
         try:
-            record = self._runs.free(request)
+            record = self._runs.free(request, baseline=True)
         except CostExceededError:
             pass
         except LMsFailed as failed:
@@ -81,6 +82,14 @@ class HostRuns:
             )
         assert record is not None  # refused only where there is a limit
         return record
+
+    def final_check(self, submission: Prompts) -> RunRecord:
+        """Evaluate what the agent has submitted on val, for a unit an example. What is done already is not done again.
+
+        Raises `BudgetExceededError` or `CostExceededError` before anything is spent, and `LMsFailed`.
+        """
+        request = Request.whole("val", self._data.val or (), submission)
+        return self._runs.paid(replace(request, charged_as="final_check"), Caller())
 
     def finish_val(
         self, stored: Callable[[Mapping[str, str]], Prompts], alone: Callable[[], AbstractContextManager[None]]

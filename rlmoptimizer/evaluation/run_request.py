@@ -26,6 +26,7 @@ class Request:
     config: Mapping[str, Any]  # what was chosen, as the agent gets it back
     asked: Mapping[str, Any]  # what was asked, before anything was drawn; a cut run is found again by it
     turn: int = 0  # of the agent; 0: before the first
+    charged_as: str | None = None  # the purpose of what is spent on it; None: by the split
     # What it comes to in the run that begins after so many runs of the same request. None: nothing is left to chance.
     draw: Callable[[int], Request] | None = None
 
@@ -45,7 +46,7 @@ class Request:
     @property
     def purpose(self) -> str:
         """Of what is spent on it."""
-        return _PURPOSES[self.split]
+        return self.charged_as or _PURPOSES[self.split]
 
 
 def run_config(

@@ -26,7 +26,7 @@ from rlmoptimizer.evaluation.fan_out import Halt
 from rlmoptimizer.evaluation.row_runner import Detail
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, LMUsageCounted, Split
-from rlmoptimizer.records import ExampleResult, Rollout, RunRecord, usage_dict
+from rlmoptimizer.records import LM_FAILURES, ExampleResult, Rollout, RunRecord, usage_dict
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import Slot, UnitLedger
 from rlmoptimizer.store.run_store import RunStore
@@ -104,6 +104,7 @@ class _Run:
     rows: tuple[Row, ...]  # those that have no verdict yet
     price: _Price
     caller: Caller
+    baseline: bool = False
     done: int = 0
     passed: int = 0
     score_sum: float = 0.0
@@ -111,7 +112,7 @@ class _Run:
     @property
     def may_be_cut(self) -> bool:
         """Whether it ends early when nobody waits for it any more."""
-        return self.request.split == "train" or self.price.units is None
+        return self.request.split == "train" or (self.baseline and self.request.split == "val")
 
     @property
     def detail(self) -> Detail:
@@ -197,12 +198,17 @@ class Runs:
                 self._under_way[run.run_id] = run
             return self._carried_out(run)
 
-    def free(self, request: Request) -> RunRecord:
-        """A baseline run, which costs no units; one that is complete already is returned as it is.
+    def free_examples(self, request: Request, *, baseline: bool) -> int:
+        """How many examples `free` would evaluate."""
+        record = self._free_record(request, baseline)
+        return len(request.rows) if record is None else record.missing_count
 
-        Raises `CostExceededError` before anything is spent, and `LMsFailed`.
+    def free(self, request: Request, *, baseline: bool) -> RunRecord:
+        """A run of the host, which costs no units; one that is complete already is returned as it is.
+
+        `baseline`: of the unchanged program. Raises `CostExceededError` before anything is spent, and `LMsFailed`.
         """
-        for record in self._store.find_runs(request.split, request.prompts, request.asked, baseline=True):
+        if (record := self._free_record(request, baseline)) is not None:
             missing = record.missing_count
             if record.state == "finished" and not missing:
                 return record
@@ -214,11 +220,16 @@ class Runs:
                 request.split,
                 request.config,
                 request.prompts,
-                baseline=True,
+                baseline=baseline,
                 planned_ids=[row.example_id for row in request.rows],
                 request=request.asked,
             )
-            return self._carried_out(_Run(run_id, request, request.rows, _Price(None, cost_slot), Caller()))
+            run = _Run(run_id, request, request.rows, _Price(None, cost_slot), Caller(), baseline)
+            return self._carried_out(run)
+
+    def _free_record(self, request: Request, baseline: bool) -> RunRecord | None:
+        found = self._store.find_runs(request.split, request.prompts, request.asked, baseline=baseline)
+        return found[0] if found else None
 
     def kernel_died(self) -> tuple[str, ...]:
         """Nobody waits for the runs under way any more: those on train begin no further example. Returns their ids."""
@@ -305,7 +316,7 @@ class Runs:
         by_id = {row.example_id: row for row in request.source}
         open_rollouts = self._store.reopen_run(record.run_id)
         rows = tuple(replace(by_id[example_id], rollout=number) for example_id, number in open_rollouts)
-        run = _Run(record.run_id, request, rows, price, caller)
+        run = _Run(record.run_id, request, rows, price, caller, record.baseline)
         run.start_from(record)
         return run
 
@@ -313,7 +324,7 @@ class Runs:
 
     def _carried_out(self, run: _Run) -> RunRecord:
         split, total = run.request.split, run.done + len(run.rows)
-        self._accounts.emitter.emit(EvaluationStarted(run.run_id, split, total, run.price.units is None))
+        self._accounts.emitter.emit(EvaluationStarted(run.run_id, split, total, run.baseline))
         completed = failed = False
         try:
             ends = (self._closed, run.caller.kernel.gone) if run.may_be_cut else (self._stopped,)
@@ -385,7 +396,10 @@ class Runs:
             if self._warned or not record.unanswered_count:
                 return
             self._warned = True
-        error = next((one.error for one in self._store.examples(record.run_id) if not one.has_verdict), None) or ""
+        if record.split == "train":
+            error = next((one.error for one in self._store.examples(record.run_id) if not one.has_verdict), None) or ""
+        else:  # a message may quote what was asked, and those rows are nobody's to see
+            error = ", ".join(sorted(self._store.error_kinds(record.run_id).keys() & LM_FAILURES))
         logger.warning(
             "The LM that runs the program failed on %d of the examples of %s (%s). They have no verdict and are not in "
             "its score. The agent is told, and goes on; this is said once",

@@ -57,9 +57,10 @@ class CostLedger(Ledger):
     """Counts LM calls by role and, with a limit, says what may still be begun. Thread-safe.
 
     What a call costs is known only when it is over. Until then a forecast is set aside: for calls under way
-    (`calling`), and for the examples of a `reserve` block. Nothing is begun that does not fit, and what is refused has
-    spent nothing; what has begun is finished. So once the limit is reached, more is spent only on the examples, prompts
-    and turns that are under way at that moment. Calls without a known price count as calls, not as spending.
+    (`calling`), for the examples of a `reserve` block, and for what comes at the end (`hold_back`). Nothing is begun
+    that does not fit, and what is refused has spent nothing; what has begun is finished. So once the limit is reached,
+    more is spent only on the examples, prompts and turns that are under way at that moment. Calls without a known price
+    count as calls, not as spending.
 
     Calls are in the journal when `record` returns. Without a limit those of the role "eval" are written together, up to
     `BUFFER_SECONDS` later or at the next `flush`: there may be a thousand a second.
@@ -80,6 +81,7 @@ class CostLedger(Ledger):
         super().__init__(limit, sum(usage.cost for usage in kept.values()))
         self._forecast = _Forecast(kept, 0 if journal is None else journal.evaluated_examples())
         self._for_calls = 0  # of what is reserved: for prompts and turns under way
+        self._held = 0  # of what is reserved: for the end, see `hold_back`
         self._admitted: deque[int] = deque()  # of that: for each prompt that was admitted and has not begun
         self._journal = journal
         self._clock = clock
@@ -94,8 +96,29 @@ class CostLedger(Ledger):
 
     @property
     def reached(self) -> bool:
-        """Whether the limit is spent, so that not even what was admitted may begin."""
-        return self._limit is not None and self._spent >= self._limit
+        """Whether the limit is spent but for what is held back, so that not even what was admitted may begin."""
+        return self._limit is not None and self._spent + self._held >= self._limit
+
+    # what is kept for the end
+
+    def hold_back(self, examples: int) -> None:
+        """Set aside what so many examples are expected to cost; nothing else can spend it until `release`.
+
+        Raises `CostExceededError` when it does not fit; nothing is held back then.
+        """
+        with self._lock:
+            each, left = self._price(), self._left()
+            if left is None:
+                return
+            self._refuse(examples, each, left, "test")
+            self._held += examples * each
+            self._reserved += examples * each
+
+    def release(self) -> None:
+        """What was held back may be spent."""
+        with self._lock:
+            self._reserved -= self._held
+            self._held = 0
 
     # what may begin
 
@@ -168,7 +191,7 @@ class CostLedger(Ledger):
         if self._limit is not None:
             # The agent may go on with what evaluations in its background have set aside: a refused turn would be its
             # last, and they stop by themselves when the limit is reached.
-            aside = self._for_calls if role == "root" else self._reserved
+            aside = self._for_calls + self._held if role == "root" else self._reserved
             self._refuse(count, each, self._limit - self._spent - aside, "llm_query" if role == "sub" else role)
         return each
 

@@ -81,6 +81,16 @@ class RunStore(StoreReader):
                 (as_column(encode(dict(setup))), self._clock()),
             )
 
+    def record_agent_end(self, agent_end: Mapping[str, Any]) -> None:
+        """Record how the agent's work ended."""
+        with self._file.transaction() as database:
+            database.execute("UPDATE compile SET agent_end = ?", (as_column(encode(dict(agent_end))),))
+
+    def record_choice(self, choice: Mapping[str, Any]) -> None:
+        """Record which prompts are given back."""
+        with self._file.transaction() as database:
+            database.execute("UPDATE compile SET choice = ?", (as_column(encode(dict(choice))),))
+
     def record_outcome(self, outcome: Mapping[str, Any]) -> None:
         """Record how it all ended."""
         with self._file.transaction() as database:

@@ -108,6 +108,14 @@ class StoreReader:
         """What the agent submitted with its last turn; None: it has not."""
         return self._one_document("submission")
 
+    def agent_end(self) -> dict[str, Any] | None:
+        """How the agent's work ended; None: it goes on."""
+        return self._one_document("agent_end")
+
+    def choice(self) -> dict[str, Any] | None:
+        """Which prompts are given back, and why; None: not decided."""
+        return self._one_document("choice")
+
     # Runs.
 
     def run(self, run_id: str) -> RunRecord:
@@ -163,6 +171,20 @@ class StoreReader:
         for example_id, _, score in self._results.scores(self._number(run_id)):
             scores.setdefault(example_id, []).append(score)
         return scores
+
+    def verdicts(self, split: str) -> list[tuple[str, str, float]]:
+        """Candidate, example id and score of every verdict on a split, by the first run that has it.
+
+        On train those of runs that were cut too, else of finished ones only. One that several runs share comes once.
+        """
+        states = "('finished', 'cancelled')" if split == "train" else "('finished')"
+        rows = self._query(
+            "SELECT candidate, example_id, results.score, MIN(number) AS first FROM results JOIN runs ON number = run "
+            f"WHERE split = ? AND state IN {states} AND counted = 1 GROUP BY candidate, example_id, detail "
+            "ORDER BY first, position",
+            split,
+        )
+        return [row[:3] for row in rows]
 
     def error_kinds(self, run_id: str) -> dict[str, int]:
         """How many rollouts of a run have an error of each kind. Raises `UnknownRunError`."""

@@ -16,7 +16,7 @@ from rlmoptimizer.errors import InvalidSetup, InvalidSetupType, SelectionError
 from rlmoptimizer.events import Split
 from rlmoptimizer.text import brief
 
-__all__ = ["Dataset", "Row", "Selection", "build_dataset", "parse_selection", "select"]
+__all__ = ["Dataset", "Row", "Selection", "build_dataset", "build_test_rows", "parse_selection", "select"]
 
 _IDS_HELP: Final = 'ids look like "3,7,12", "10-20" (inclusive) or [3, 7, 12]'
 _RANGE: Final = re.compile(r"(\d{1,18})\s*(?:-|\.\.|:|–|—)\s*(\d{1,18})", re.ASCII)  # noqa: RUF001 - models write dashes of any length
@@ -84,6 +84,28 @@ def build_dataset(trainset: Any, valset: Any = None) -> Dataset:
     return Dataset(train=train, val=None if valset is None else _build_split("valset", valset))
 
 
+def build_test_rows(testset: Any, data: Dataset) -> tuple[Row, ...]:
+    """Number the examples of a test set for programs that take what `data` holds. The rows are no part of `data`.
+
+    Raises `InvalidSetup` as `build_dataset` does, and for an example whose input fields are not those of any other.
+    """
+    rows = _build_split("testset", testset)
+    known = {_input_names(row) for row in (*data.train, *(data.val or ()))}
+    for row in rows:
+        if (names := _input_names(row)) not in known:
+            usual = " or ".join(sorted(_spelled_names(fields) for fields in known))
+            raise InvalidSetup(f"{row.where} has the input fields {_spelled_names(names)}; those of train are {usual}")
+    return rows
+
+
+def _input_names(row: Row) -> frozenset[str]:
+    return frozenset(cast("Iterable[str]", row.example.inputs().keys()))
+
+
+def _spelled_names(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in sorted(names)) or "none"
+
+
 def _build_split(name: str, examples: Any) -> tuple[Row, ...]:
     if isinstance(examples, str | bytes | Mapping | dspy.Example) or not isinstance(examples, Iterable):
         raise InvalidSetupType(f"{name} must be a list of dspy.Example, not {_article(examples)}")
@@ -92,7 +114,7 @@ def _build_split(name: str, examples: Any) -> tuple[Row, ...]:
         for position, example in enumerate(cast("Iterable[Any]", examples), start=1)
     )
     if not rows:
-        fix = "pass at least one example" if name == "trainset" else "pass at least one example, or valset=None"
+        fix = "pass at least one example" if name == "trainset" else f"pass at least one example, or {name}=None"
         raise InvalidSetup(f"{name} is empty; {fix}")
     return rows
 

@@ -23,7 +23,7 @@ from child_process import forked
 from offline import Asked, ScriptedRootLM, field_lm, text_lm
 
 from rlmoptimizer.agent.kernels import AgentKernels
-from rlmoptimizer.compilation import result
+from rlmoptimizer.outcome.ending import Outcome
 from rlmoptimizer.store.run_store import RunStore
 
 # An index is a turn; see `agent`.
@@ -163,7 +163,7 @@ def compiled(directory: Path, point: str, **options: Any) -> Any:
         close = AgentKernels.close
         AgentKernels.close = lambda self: (stops.at("shutdown"), close(self))[1]  # type: ignore[method-assign]
     if point == "submitted":
-        result.Outcome.record = lambda self, store: stops.at("submitted")  # type: ignore[assignment,method-assign,return-value]
+        Outcome.record = lambda self, store: stops.at("submitted")  # type: ignore[assignment,method-assign,return-value]
     own: dict[str, Any] = {"sub_lm": text_lm(sub, "sub"), "num_threads": 1}
     for name in ("root_lm", "sub_lm"):
         if name in options:  # the address of a server

@@ -101,7 +101,7 @@ def compiled(
     `metric` is that of `compile`, `optimizer_metric` that of the constructor.
     """
     root = ScriptedRootLM(turns, extract=extract, idle=idle)
-    given = ("student", "trainset", "valset", "metric", "teacher", "resume")
+    given = ("student", "trainset", "valset", "testset", "metric", "teacher", "resume")
     compile_options = {name: options.pop(name) for name in given if name in options}
     if "optimizer_metric" in options:
         options["metric"] = options.pop("optimizer_metric")

@@ -1,0 +1,107 @@
+"""The final choice: the agent's submission is measured on val, and the prompts to give back are chosen."""
+
+from __future__ import annotations
+
+import logging
+
+from kernel_bridge.text import printable
+from rlmoptimizer.agent import tool_answers as answers
+from rlmoptimizer.compilation.phase import phase
+from rlmoptimizer.errors import BudgetExceededError, CostExceededError
+from rlmoptimizer.evaluation.evaluator import LMsFailed
+from rlmoptimizer.evaluation.host_runs import HostRuns
+from rlmoptimizer.evaluation.runs import Accounts
+from rlmoptimizer.events import AgentSubmitted, FellBack
+from rlmoptimizer.outcome.choice import better_candidate
+from rlmoptimizer.outcome.ending import AgentOutcome, Choice
+from rlmoptimizer.outcome.measured import best_candidate, measured_scores
+from rlmoptimizer.outcome.split_result import SplitResult
+from rlmoptimizer.prompts import Prompts
+from rlmoptimizer.records import RunRecord, best_run
+from rlmoptimizer.task.dataset import Dataset
+
+__all__ = ["FinalChoice"]
+
+logger = logging.getLogger(__name__)
+
+
+class FinalChoice:
+    """Made when the agent's work has ended; nothing else is under way."""
+
+    def __init__(self, host_runs: HostRuns, accounts: Accounts, data: Dataset) -> None:
+        self._host_runs = host_runs
+        self._accounts = accounts
+        self._store = accounts.store
+        self._data = data
+
+    def make(self, agent: AgentOutcome) -> Choice:
+        """The prompts to give back: the submission, unless there is none or another candidate is surely better."""
+        if agent.prompts is None:
+            return self._without_submission(str(agent.problem))
+        self._accounts.emitter.emit(AgentSubmitted(agent.prompts))
+        if self._data.val is None:
+            return Choice(agent.prompts, None, "the agent submitted it; there is no validation set to check it on")
+        submission = Prompts.of(agent.prompts)
+        problem = self._measure(submission)
+        scores, size = measured_scores(self._store, "val"), len(self._data.val)
+        if problem is not None:
+            return Choice(agent.prompts, None, f"the agent submitted it; it was not measured on val: {problem}")
+        best = best_candidate(scores, size)
+        if best is None or best == submission.digest:
+            return Choice(agent.prompts, None, "the agent submitted it, and nothing scored better on val")
+        compared = SplitResult.of(scores[best], scores[submission.digest], size).text
+        run = self._whole_val_run(best)
+        if better_candidate(scores, submission.digest, size) is None:
+            because = f"the agent submitted it; it may be as good on val as the best, run {run.run_id}: {compared}"
+            return Choice(agent.prompts, None, because)
+        logger.warning(
+            "The agent's submission is not given back: on val it is worse than the prompts of run %s (%s), "
+            "which are given back",
+            run.run_id,
+            compared,
+        )
+        reason = f"the submission is worse on val than run {run.run_id}: {compared}"
+        self._accounts.emitter.emit(FellBack(reason, run.run_id))
+        return Choice(dict(run.prompts), run.run_id, reason)
+
+    def _measure(self, submission: Prompts) -> str | None:
+        """Run the submission on the whole of val unless that was done; gives why it could not be."""
+        if self._ran_whole(submission):
+            return None
+        with phase(self._accounts.emitter, "final_check"):
+            try:
+                self._host_runs.final_check(submission)
+            except BudgetExceededError as refused:
+                return f"it takes {refused.asked} units, and {refused.left} are left"
+            except CostExceededError as refused:
+                return refused.said
+            except LMsFailed:
+                return "the LM that runs the program failed on every example"
+        return None if self._ran_whole(submission) else "the run was stopped before its end"
+
+    def _ran_whole(self, prompts: Prompts) -> bool:
+        return any(
+            run.split == "val" and run.state == "finished" and run.candidate == prompts.digest
+            for run in self._store.runs()
+        )
+
+    def _whole_val_run(self, candidate: str) -> RunRecord:
+        """Its first one."""
+        return next(
+            run
+            for run in self._store.runs()
+            if run.split == "val" and run.state == "finished" and run.candidate == candidate
+        )
+
+    def _without_submission(self, problem: str) -> Choice:
+        split, rows = self._data.scored
+        best = best_run(self._store.runs(), split, len(rows))
+        if best is None:  # an LM failed on examples of every run on the whole split
+            best = next(run for run in self._store.runs() if run.baseline)
+            found = f"no run has a score on the whole of {split}; the prompts stay as they were"
+        else:
+            found = f"taking the prompts of run {best.run_id}, the best on {split} with a score of "
+            found += str(answers.percent(best.score))
+        logger.warning("There is no valid submission (%s); %s", printable(problem), found)
+        self._accounts.emitter.emit(FellBack(problem, best.run_id))
+        return Choice(dict(best.prompts), best.run_id, f"there is no valid submission ({problem}); {found}")

@@ -1,0 +1,193 @@
+"""The result of an optimization: what came back, how much better it is, and how sure that is.
+
+All of it is read from the run store, so a finished optimization gives the same again. Imports no DSPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+from rlmoptimizer.errors import InvalidSetup
+from rlmoptimizer.outcome.ending import AgentOutcome, Choice, Outcome
+from rlmoptimizer.outcome.measured import best_candidate, mean_score, measured_scores
+from rlmoptimizer.outcome.phases import phase_seconds
+from rlmoptimizer.outcome.recorded_setup import split_sizes, unit_limit
+from rlmoptimizer.outcome.result_warnings import result_warnings
+from rlmoptimizer.outcome.split_result import SplitResult, Verdict
+from rlmoptimizer.prompts import Prompts
+from rlmoptimizer.records import RunRecord
+from rlmoptimizer.store.store_reader import StoreReader
+
+__all__ = ["OptimizationResult"]
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizationResult:
+    """What an optimization came to. Scores are 0 to 100, differences are in points of them, times are seconds."""
+
+    verdict: Verdict
+    verdict_split: str | None  # that it is from: "test", or "val" without one; None: there is neither
+    verdict_text: str
+    splits: dict[str, SplitResult]  # of "train", "val" and "test" those that there are and that were measured
+    val_checkpoints: int  # finished runs on val besides the baseline's: how often val was looked at
+    prompts_before: dict[str, str]  # by step
+    prompts_after: dict[str, str]
+    submitted: dict[str, str] | None  # by the agent; None: nothing valid
+    returned_run: str | None  # the run that `prompts_after` are taken from; None: they are the submission
+    returned_because: str
+    candidates: tuple[dict[str, str], ...]  # every map of prompts that was evaluated or set; the unchanged one first
+    parents: tuple[int | None, ...]  # indexes: the candidate that was set when this one came up; None: the first
+    val_scores: tuple[float | None, ...]  # on the whole of `scored_split`; None: not measured there
+    scored_split: str  # "val", or "train" without a validation set
+    best_index: int | None  # the candidate with the best of `val_scores`, the first of equals
+    stop_reason: str  # why the agent's work ended: "submitted", "turns", "max_cost_usd", ...
+    turns: int  # of the agent
+    budget: dict[str, int]  # "limit" and "spent", in units
+    usage: dict[str, dict[str, Any]]  # of the LM calls, by role
+    cost_usd: float | None  # of all of them; None: a price is not known
+    seconds: dict[str, float]  # by phase: "baseline", "agent", "final_check", "test"
+    run_ids: dict[str, dict[str, tuple[str, ...]]]  # split -> "baseline" and "result" -> the runs behind its figures
+    warnings: tuple[str, ...]
+    versions: dict[str, str]  # "python", "dspy", "rlmoptimizer", "os"
+    store_path: str | None  # of the run store; None: it was temporary
+
+    @classmethod
+    def of(cls, store: StoreReader, *, temporary: bool = False) -> OptimizationResult:
+        """Read the result of a finished optimization. `temporary`: the store is about to be removed.
+
+        Raises `InvalidSetup` when the optimization has not ended.
+        """
+        setup, agent, choice, outcome = store.setup(), AgentOutcome.of(store), Choice.of(store), Outcome.of(store)
+        if setup is None or agent is None or choice is None or outcome is None:
+            raise InvalidSetup(f"the optimization in {store.path} has not ended; resume it to have its result")
+        before, after = Prompts.of(setup["student"]["steps"]), Prompts.of(choice.prompts)
+        sizes, runs = split_sizes(setup), store.runs()
+        if outcome.test_problem is not None:
+            del sizes["test"]
+        splits = {split: _split_result(store, split, before, after, size) for split, size in sizes.items()}
+        behind = {split: _runs_behind(runs, split, before, after) for split in sizes}
+        looks = sum(run.split == "val" and not run.baseline and run.state == "finished" for run in runs)
+        verdict, verdict_split, text = _verdict(splits, looks, outcome.test_problem)
+        candidates = _Candidates.of(store, before, sizes)
+        held_out = [run for split in ("val", "test") for of in behind.get(split, {}).values() for run in of]
+        return cls(
+            verdict=verdict,
+            verdict_split=verdict_split,
+            verdict_text=text,
+            splits=splits,
+            val_checkpoints=looks,
+            prompts_before=dict(before),
+            prompts_after=dict(after),
+            submitted=agent.prompts,
+            returned_run=choice.run_id,
+            returned_because=choice.because,
+            candidates=candidates.prompts,
+            parents=candidates.parents,
+            val_scores=candidates.scores,
+            scored_split=candidates.split,
+            best_index=candidates.best,
+            stop_reason=agent.stop_reason,
+            turns=len(store.iterations()),
+            budget={"limit": unit_limit(setup), "spent": store.spent()},
+            usage=outcome.usage,
+            cost_usd=outcome.cost_usd,
+            seconds=phase_seconds(store.events()),
+            run_ids={
+                split: {whose: tuple(run.run_id for run in of) for whose, of in both.items()}
+                for split, both in behind.items()
+            },
+            warnings=tuple(result_warnings(store, setup, held_out, outcome.test_problem)),
+            versions=outcome.versions,
+            store_path=None if temporary else str(store.path),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, as JSON holds it."""
+        plain = {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name != "splits"}
+        return {**plain, "splits": {split: found.to_dict() for split, found in self.splits.items()}}
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        lines = [self.verdict_text]
+        lines += [f"{split}: {found.text}" for split, found in self.splits.items()]
+        spent = f"{self.budget['spent']} of {self.budget['limit']} units in {self.turns} turns"
+        lines.append(f"returned: {self.returned_because}")
+        lines.append(f"the agent's work ended with {self.stop_reason!r}, after {spent}")
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """All candidates, the unchanged program first."""
+
+    prompts: tuple[dict[str, str], ...]
+    parents: tuple[int | None, ...]
+    scores: tuple[float | None, ...]  # 0 to 100
+    split: str  # of the scores
+    best: int | None
+
+    @classmethod
+    def of(cls, store: StoreReader, before: Prompts, sizes: Mapping[str, int]) -> _Candidates:
+        split = "val" if "val" in sizes else "train"
+        measured = measured_scores(store, split)
+        records = sorted(store.candidates(), key=lambda record: record.candidate != before.digest)
+        places = {record.candidate: place for place, record in enumerate(records)}
+        means = [mean_score(measured.get(record.candidate, {}), sizes[split]) for record in records]
+        best = best_candidate(measured, sizes[split])
+        return cls(
+            prompts=tuple(record.prompts for record in records),
+            # Before any prompt was set, the unchanged ones were.
+            parents=(None, *(places.get(record.parent or "", 0) for record in records[1:])),
+            scores=tuple(None if mean is None else 100 * mean for mean in means),
+            split=split,
+            best=None if best is None else places[best],
+        )
+
+
+def _split_result(store: StoreReader, split: str, before: Prompts, after: Prompts, examples: int) -> SplitResult:
+    measured = measured_scores(store, split)
+    return SplitResult.of(measured.get(before.digest, {}), measured.get(after.digest, {}), examples)
+
+
+def _runs_behind(
+    runs: Sequence[RunRecord], split: str, before: Prompts, after: Prompts
+) -> dict[str, list[RunRecord]]:
+    """The runs from which the figures of both programs on a split come."""
+    states = ("finished", "cancelled") if split == "train" else ("finished",)
+    of_split = [run for run in runs if run.split == split and run.state in states]
+    return {
+        "baseline": [run for run in of_split if run.candidate == before.digest],
+        "result": [run for run in of_split if run.candidate == after.digest],
+    }
+
+
+def _verdict(
+    splits: Mapping[str, SplitResult], looks: int, test_problem: str | None
+) -> tuple[Verdict, str | None, str]:
+    """From test where it was measured, else from val; with the split and the text."""
+    not_tested = "" if test_problem is None else f"; the test set was not measured: {test_problem}"
+    if "test" in splits:
+        found = splits["test"]
+        return found.verdict, "test", f"{found.verdict} on test: {found.text}"
+    if "val" in splits:
+        found = splits["val"]
+        times = f"{looks} time{'' if looks == 1 else 's'}"
+        looked = f"; val was looked at {times} while prompts were chosen, so the true gain may be smaller"
+        return found.verdict, "val", f"{found.verdict} on val: {found.text}{looked}{not_tested}"
+    text = "there is neither a validation set nor a test set, and scores on train prove nothing"
+    return "no proven gain", None, f"no proven gain: {text} ({splits['train'].text}){not_tested}"
+
+
+def _plain(value: Any) -> Any:
+    """With lists in the place of tuples."""
+    if isinstance(value, tuple):
+        return [_plain(one) for one in cast("tuple[Any, ...]", value)]
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in cast("dict[str, Any]", value).items()}
+    return value

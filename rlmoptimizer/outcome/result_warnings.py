@@ -1,0 +1,49 @@
+"""What a person must know before relying on a result. Nothing of an example is quoted. Imports no DSPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from rlmoptimizer.outcome.recorded_setup import SPLITS, digests_of, split_sizes
+from rlmoptimizer.records import LM_FAILURES, RunRecord
+from rlmoptimizer.store.store_reader import StoreReader
+
+__all__ = ["result_warnings"]
+
+_METRIC_ERRORS: Final = frozenset({"metric", "score"})
+
+
+def result_warnings(
+    store: StoreReader, setup: Mapping[str, Any], runs: Sequence[RunRecord], test_problem: str | None
+) -> list[str]:
+    """One sentence each; `runs` are those behind the figures on val and test."""
+    found = [] if test_problem is None else [f"the test set was not measured: {test_problem}"]
+    for run in runs:
+        program = "the unchanged program" if run.baseline else "the new program"
+        where = f"{program} on {run.split} (run {run.run_id})"
+        kinds = store.error_kinds(run.run_id)
+        failures = {kind: count for kind, count in sorted(kinds.items()) if kind in LM_FAILURES}
+        if failures:
+            counts = ", ".join(f"{kind}: {count}" for kind, count in failures.items())
+            failed = _examples(sum(failures.values()))
+            found.append(f"an LM failed on {failed} of {where}, which are left out ({counts})")
+        if errors := sum(kinds.get(kind, 0) for kind in _METRIC_ERRORS):
+            found.append(f"the metric gave no score on {_examples(errors)} of {where}, which count as 0")
+    return found + _shared_examples(setup)
+
+
+def _shared_examples(setup: Mapping[str, Any]) -> list[str]:
+    """What is in two splits proves less than it seems to."""
+    sizes = split_sizes(setup)
+    found: list[str] = []
+    for place, split in enumerate(SPLITS):
+        for other in SPLITS[:place]:
+            known = set(digests_of(setup, other))
+            if shared := sum(digest in known for digest in digests_of(setup, split)):
+                found.append(f"{shared} of the {sizes[split]} examples of {split} are in {other} too")
+    return found
+
+
+def _examples(count: int) -> str:
+    return f"{count} example{'' if count == 1 else 's'}"
