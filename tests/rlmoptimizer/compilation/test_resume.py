@@ -115,7 +115,7 @@ def test_an_agent_whose_lm_failed_goes_on_with_its_turns_runs_prompts_and_budget
     assert "r3 on train: score 100.00 on 4 of 4" in root.seen[0].text
     assert result.optimized_dspy_program == FIXED
     assert [turn["reasoning"] for turn in result.agent_trajectory] == ["turn 1", "turn 1", "turn 2", "turn 3"]
-    assert [log["run_id"] for log in result.trial_logs] == ["r1", "r2", "r3"]
+    assert [log["run_id"] for log in result.trial_logs] == ["r1", "r2", "r3", "r4"]  # the last one is the final check
 
 
 def test_going_on_is_shown_and_kept_as_an_event(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
