@@ -1,6 +1,7 @@
 """A prompt optimizer for DSPy whose search is an LLM agent at work in its own Jupyter kernel.
 
-Importing this package does not import dspy: `RLMDocstringOptimizer` is loaded when it is first used.
+Importing this package does not import dspy: `RLMDocstringOptimizer` is loaded when it is first used. A stored result
+(`OptimizationResult`) is read without it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rlmoptimizer.errors import (
 
 if TYPE_CHECKING:
     from rlmoptimizer.optimizer import RLMDocstringOptimizer
+    from rlmoptimizer.outcome.optimization_result import OptimizationResult
 
 __all__ = [
     "AgentError",
@@ -33,6 +35,7 @@ __all__ = [
     "CostLimitReached",
     "InvalidSetup",
     "MetricFailed",
+    "OptimizationResult",
     "OptimizerError",
     "PromptUpdateError",
     "RLMDocstringOptimizer",
@@ -43,9 +46,15 @@ __all__ = [
 ]
 
 
+_LOADED_WHEN_USED = {
+    "RLMDocstringOptimizer": "rlmoptimizer.optimizer",
+    "OptimizationResult": "rlmoptimizer.outcome.optimization_result",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "RLMDocstringOptimizer":
-        return importlib.import_module("rlmoptimizer.optimizer").RLMDocstringOptimizer
+    if name in _LOADED_WHEN_USED:
+        return getattr(importlib.import_module(_LOADED_WHEN_USED[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice, Outcome
+from rlmoptimizer.outcome.hygiene import Hygiene, check_hygiene
 from rlmoptimizer.outcome.measured import best_candidate, mean_score, measured_scores
 from rlmoptimizer.outcome.phases import phase_seconds
 from rlmoptimizer.outcome.recorded_setup import split_sizes, unit_limit
@@ -49,6 +50,7 @@ class OptimizationResult:
     cost_usd: float | None  # of all of them; None: a price is not known
     seconds: dict[str, float]  # by phase: "baseline", "agent", "final_check", "test"
     run_ids: dict[str, dict[str, tuple[str, ...]]]  # split -> "baseline" and "result" -> the runs behind its figures
+    hygiene: Hygiene  # what is suspicious in `prompts_after`: text copied from train, labels named, growth
     warnings: tuple[str, ...]
     versions: dict[str, str]  # "python", "dspy", "rlmoptimizer", "os"
     store_path: str | None  # of the run store; None: it was temporary
@@ -71,6 +73,8 @@ class OptimizationResult:
         looks = sum(run.split == "val" and not run.baseline and run.state == "finished" for run in runs)
         verdict, verdict_split, text = _verdict(splits, looks, outcome.test_problem)
         candidates = _Candidates.of(store, before, sizes)
+        train_rows = store.examples(next(run.run_id for run in runs if run.baseline and run.split == "train"))
+        hygiene = check_hygiene(before, after, train_rows)
         held_out = [run for split in ("val", "test") for of in behind.get(split, {}).values() for run in of]
         return cls(
             verdict=verdict,
@@ -98,15 +102,17 @@ class OptimizationResult:
                 split: {whose: tuple(run.run_id for run in of) for whose, of in both.items()}
                 for split, both in behind.items()
             },
-            warnings=tuple(result_warnings(store, setup, held_out, outcome.test_problem)),
+            hygiene=hygiene,
+            warnings=(*result_warnings(store, setup, held_out, outcome.test_problem), *hygiene.warnings),
             versions=outcome.versions,
             store_path=None if temporary else str(store.path),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON holds it."""
-        plain = {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name != "splits"}
-        return {**plain, "splits": {split: found.to_dict() for split, found in self.splits.items()}}
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain["splits"] = {split: found.to_dict() for split, found in self.splits.items()}
+        return _plain({**plain, "hygiene": self.hygiene.as_dict()})
 
     def summary(self) -> str:
         """A few lines for people."""
@@ -186,8 +192,8 @@ def _verdict(
 
 def _plain(value: Any) -> Any:
     """With lists in the place of tuples."""
-    if isinstance(value, tuple):
-        return [_plain(one) for one in cast("tuple[Any, ...]", value)]
+    if isinstance(value, (tuple, list)):
+        return [_plain(one) for one in cast("Sequence[Any]", value)]
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in cast("dict[str, Any]", value).items()}
     return value

@@ -50,6 +50,7 @@ from rlmoptimizer.text import usd_text
 __all__ = ["Display"]
 
 _IDS = 20  # examples that one line names
+_VERDICT_CHARS = 800
 _PANEL_CHARS = 4000  # of one output or prompt; head and tail are kept
 
 
@@ -97,6 +98,8 @@ class Display:
                 self._finished(event)
             elif isinstance(event, StillWaiting):
                 self._progress.say(_waiting_line(event, self._wall_clock()))
+            elif isinstance(event, CompileFinished):
+                self._compiled(event)
             elif self._verbose and (panel := _panel_of(event)) is not None:
                 self._console.print(panel)
 
@@ -104,6 +107,16 @@ class Display:
         with self._lock:
             self._progress.close()
             self._runs.clear()
+
+    def _compiled(self, event: CompileFinished) -> None:
+        if self._verbose:
+            text = (
+                f"score {percent_text(event.baseline_score)} -> {percent_text(event.best_score)}, "
+                f"{event.spent} units spent, {event.turns} turns{_cost_text(event.usage)}"
+            )
+            self._console.print(_panel("Done", Text(text), "cyan"))
+        if event.verdict:
+            self._progress.say(printable_line(f"RLMDocstringOptimizer: {event.verdict}", _VERDICT_CHARS))
 
     def _started(self, event: EvaluationStarted) -> None:
         what = f"baseline {event.split}" if event.baseline else event.split
@@ -165,13 +178,7 @@ def _panel_of(event: Event) -> RenderableType | None:
         return _panel("Submission refused", Text(printable(event.reason, _PANEL_CHARS)), "yellow")
     if isinstance(event, FellBack):
         text = f"{event.reason}\nTaken: run {event.run_id}"
-        return _panel("No valid submission", Text(printable(text, _PANEL_CHARS)), "yellow")
-    if isinstance(event, CompileFinished):
-        text = (
-            f"score {percent_text(event.baseline_score)} -> {percent_text(event.best_score)}, "
-            f"{event.spent} units spent, {event.turns} turns{_cost_text(event.usage)}"
-        )
-        return _panel("Done", Text(text), "cyan")
+        return _panel("The submission is not given back", Text(printable(text, _PANEL_CHARS)), "yellow")
     return None
 
 
