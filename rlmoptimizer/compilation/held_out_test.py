@@ -49,11 +49,13 @@ class HeldOutTest:
         self._accounts = accounts
         self._evaluator = evaluator
         self._stop = stop
+        self._priced = False  # its price is held back, or does not fit
 
     def hold_back_price(self) -> None:
-        """Keep its expected price from the agent; called once the baseline has told what an example costs."""
-        if self._rows is None:
+        """Keep its expected price from the agent, once the baseline has told what an example costs. Idempotent."""
+        if self._priced or self._rows is None:
             return
+        self._priced = True
         # With what may be under way when the agent reaches its limit, and is finished.
         examples = 2 * len(self._rows) + self._evaluator.num_threads
         try:

@@ -22,7 +22,7 @@ class AgentOutcome:
     prompts: dict[str, str] | None  # the submission, checked; None: there is no valid one
     problem: str | None  # why there is none
     final_reasoning: str
-    stop_reason: str  # "submitted", "turns", "max_cost_usd", "kernel_lost"
+    stop_reason: str  # why its work ended: "submitted", or one of `agent.stopping`
 
     @classmethod
     def of(cls, store: StoreReader) -> AgentOutcome | None:
