@@ -20,7 +20,6 @@ from typing import Any, cast
 import dspy
 
 from kernel_bridge.text import printable_line
-from rlmoptimizer.agent import tool_answers as answers
 from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.kernels import kernel_started
 from rlmoptimizer.agent.rlm_agent import Agent
