@@ -113,6 +113,10 @@ class RLMDocstringOptimizer(Teleprompter):
         seed: of the random samples of examples for which the agent gives no seed. With the same seed, data, turns of
             the agent and answers of the LMs, runs and result are the same, whatever `num_threads` is (but not where
             `max_cost_usd` cuts a run short). None: another one in each compile.
+        perfect_score: the metric's best score. Numbers from 0 to this are divided by it; its bools and its
+            `objective_scores` are not.
+        share_source: give the agent the source of the program's classes, of the metric, and of what these use of their
+            own modules, as `program_source` and `metric_source`. It can read all that stands there.
         max_prompt_tokens: a longer text for a step is refused, with its count; the student's own texts are always
             taken. A token is counted for every four bytes of UTF-8, whatever the model. None: no limit but 100,000
             characters.
@@ -239,9 +243,10 @@ class RLMDocstringOptimizer(Teleprompter):
     ) -> dspy.Module:
         """Return a copy of `student` with better instructions; `student` itself is not touched.
 
-        `metric(example, prediction[, trace, ...])` returns a bool, a number from 0 to 1, or an object with `score`
-        and `feedback`. None: the metric of the constructor. `teacher` is accepted because DSPy's optimizers have it,
-        and not used.
+        `metric(example, prediction[, trace, ...])` returns a bool, a number from 0 to `perfect_score`, or an object
+        with `score`, and perhaps `feedback` and `objective_scores`. In GEPA's form, with `pred_name` and `pred_trace`,
+        it is asked about each step of an example of train too. None: the metric of the constructor. `teacher` is
+        accepted because DSPy's optimizers have it, and not used.
 
         `resume=True` resumes the newest optimization in `run_storage_dir`, however it ended: everything that had
         finished, its budget, its prompts, and the agent's turns and variables are kept. Student, data, metric and

@@ -201,6 +201,14 @@ def test_what_gepas_user_gets_here_is_better_too(session: Session) -> None:
     assert improved.signature.instructions != session.names["SortReview"].instructions
 
 
+def test_the_metric_with_step_feedback_speaks_of_the_step(session: Session) -> None:
+    row = session.names["trainset"][0]
+    calls = [(None, {"review": "12345"}, dspy.Prediction(kind="question"))]
+    metric, prediction = session.names["metric_with_step_feedback"], dspy.Prediction(kind="question")
+    assert metric(row, prediction).feedback == "this is a praise"
+    assert metric(row, prediction, calls, "self", calls).feedback == "this is a praise; the review has 5 characters"
+
+
 def run_example(arguments: list[str]) -> str:
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
