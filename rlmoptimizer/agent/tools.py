@@ -90,8 +90,10 @@ class AgentTools:
         examples: [{example_id, source_example_id, inputs, expected, predicted: dict or None, score: 0-1,
         passed: the score is 1, error: None or text, feedback: None or the metric's words,
         steps: [{step_index, step_name, signature_name, inputs, outputs}]}]}.
-        steps has every call of a step, in the order in which they ended. One that failed has outputs == {}, an error,
-        and the completion, the model's raw text, where there was one.
+        steps has every call of a step, in the order in which they ended. Where there is something to say it also has
+        feedback: the metric's on this step; truncated: True, an answer was cut at max_tokens; error and completion: the
+        step failed (outputs == {}), and this is what the model wrote; first_completion: what it wrote first, when it
+        was asked once more. Examples have objectives where the metric gives several scores.
         An example with an error_kind found no model: it has no verdict, and costs nothing unless a step before that
         was answered. The same call again runs what has no verdict, and pays nothing twice.
         """
@@ -110,12 +112,11 @@ class AgentTools:
 
     @_tool
     def compare_runs(self, run_a: Any, run_b: Any) -> dict[str, Any]:
-        """How run_b did against run_a on the examples that both evaluated. Costs nothing. Both on the same split.
+        """How run_b did against run_a on the examples that both evaluated, on one split.
 
-        Returns {n, score_a, score_b: 0-100, difference: b - a in points, interval: [low, high] that holds the true
-        difference with 95%, better, worse, same: numbers of examples, p_value: sign test, summary_line}; of runs on
-        train also {fixed, broken: ids whose score rose or fell, first_changed_step: {id: the first step whose output
-        differs, or None}, of these, first_changed_counts: {step: how many of all common examples}}.
+        Returns {n, score_a, score_b: 0-100, difference: b - a in points, interval: [low, high] of 95%, better, worse,
+        same: counts, p_value: sign test, summary_line}; on train also {fixed, broken: ids whose score rose or fell,
+        first_changed_step: {id: step name or None}, of these, first_changed_counts: {step: count} over all}.
         """
         return compared_runs(self._store, run_a, run_b)
 
@@ -134,12 +135,10 @@ class AgentTools:
     def optimization_status(self) -> dict[str, Any]:
         """Where the optimization stands.
 
-        Returns {remaining_budget, budget, spent_budget, reserved_budget, evaluated_examples, root_lm_calls,
-        sub_lm_calls, num_threads, cost_usd, remaining_cost_usd, best_score: 0-100, best_run_id, latest_run_id,
+        Returns {remaining_budget, cost_usd, remaining_cost_usd, best_score: 0-100, best_run_id, latest_run_id,
         baseline_run_id, baseline_val_run_id, current_prompts: {step: text}, best_prompts: {step: text}, steps: [name],
-        runs: [{run_id, split, score: 0-100, evaluated_count, passed_count}]}.
-        "best" is by score on val, or on the whole of train when there is no val. A cost is None when it is not known
-        or has no limit. Where max_seconds is set there is remaining_seconds too.
+        runs: [{run_id, split, score: 0-100, evaluated_count, passed_count}], and further counts}; with max_seconds also
+        remaining_seconds. "best" is by score on val, or on the whole of train when there is no val.
         """
         left = self._stop.seconds_left
         return self._answers.status(self._prompts.current) | ({} if left is None else {"remaining_seconds": left})
