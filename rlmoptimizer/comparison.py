@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Comparison", "compare", "mean_interval"]
+__all__ = ["Comparison", "compare", "mean_interval", "sign_test"]
 
 _RESAMPLES: Final = 10_000
 _LOWEST: Final = 249  # of the sorted resamples: 2.5% lie at or below it, and as many at or above its mirror image
@@ -61,7 +61,7 @@ def compare(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -
         better=better,
         worse=worse,
         same=n - better - worse,
-        p_value=_sign_test(better, worse),
+        p_value=sign_test(better, worse),
     )
 
 
@@ -106,8 +106,8 @@ def _bootstrap(units: list[int], seed: int) -> tuple[float, float]:
     return (-high, -low) if is_mirrored else (low, high)
 
 
-def _sign_test(better: int, worse: int) -> float:
-    """The probability that fair coins split as unevenly as this or more so."""
+def sign_test(better: int, worse: int) -> float:
+    """The probability that so many fair coins, better + worse, split as unevenly as this or more so; exact."""
     tossed = better + worse
     ways, tail = 1, 0
     for heads in range(min(better, worse) + 1):

@@ -55,6 +55,23 @@ class Slot:
         """
         self._ledger._settle(self, pieces, keep)  # pyright: ignore[reportPrivateUsage] - the ledger's own half
 
+    @contextmanager
+    def reserve(self, pieces: int, purpose: str) -> Generator[Slot]:
+        """So many of the open pieces as a slot of their own for the block, as `Ledger.reserve` gives one.
+
+        What is set aside is no more than before; what is not settled in the block flows back here. `purpose` is this
+        slot's own. Raises ValueError for more pieces than are open.
+        """
+        part = self._ledger._part(self, pieces)  # pyright: ignore[reportPrivateUsage]
+        try:
+            yield part
+        finally:
+            self._ledger._rejoin(self, part)  # pyright: ignore[reportPrivateUsage]
+
+    def release(self, pieces: int) -> None:
+        """So many of the open pieces are not needed any more: they flow back. Raises ValueError for more than that."""
+        self._ledger._release(self, pieces)  # pyright: ignore[reportPrivateUsage]
+
 
 class Ledger:
     """Amounts with a limit. Thread-safe. A subclass says what a piece costs, what is refused, and what is settled."""
@@ -93,9 +110,25 @@ class Ledger:
 
     def _settle(self, slot: Slot, pieces: int, keep: Keep | None) -> None:
         with self._lock:
-            if not 0 <= pieces <= slot.open:
-                raise ValueError(f"cannot settle {pieces} of {slot.open} reserved pieces of work")
+            _check_open(slot, pieces, "settle")
             self._settled(pieces, slot.purpose, keep)
+            slot.open -= pieces
+            self._reserved -= pieces * slot.each
+
+    def _part(self, slot: Slot, pieces: int) -> Slot:
+        with self._lock:
+            _check_open(slot, pieces, "reserve")
+            slot.open -= pieces
+            return Slot(self, pieces, slot.each, slot.purpose)
+
+    def _rejoin(self, slot: Slot, part: Slot) -> None:
+        with self._lock:
+            slot.open += part.open
+            part.open = 0
+
+    def _release(self, slot: Slot, pieces: int) -> None:
+        with self._lock:
+            _check_open(slot, pieces, "release")
             slot.open -= pieces
             self._reserved -= pieces * slot.each
 
@@ -115,6 +148,11 @@ class Ledger:
     def _settled(self, pieces: int, purpose: str, keep: Keep | None) -> None:
         """So many pieces are done: keep it. What this raises leaves them unsettled."""
         raise NotImplementedError
+
+
+def _check_open(slot: Slot, pieces: int, what: str) -> None:
+    if not 0 <= pieces <= slot.open:
+        raise ValueError(f"cannot {what} {pieces} of {slot.open} reserved pieces of work")
 
 
 class UnitLedger(Ledger):

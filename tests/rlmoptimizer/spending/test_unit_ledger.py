@@ -212,3 +212,33 @@ class LedgerAgainstModel(RuleBasedStateMachine):
 
 TestLedgerAgainstModel = LedgerAgainstModel.TestCase
 TestLedgerAgainstModel.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_a_part_of_a_slot_is_taken_from_it_and_flows_back_to_it() -> None:
+    ledger = UnitLedger(10)
+    with ledger.reserve(8, "evaluate") as whole:
+        with whole.reserve(5, "evaluate") as part:
+            assert (whole.open, part.open, ledger.left) == (3, 5, 2)
+            part.settle(2)
+        assert (whole.open, part.open, ledger.spent, ledger.left) == (6, 0, 2, 2)
+        whole.release(4)
+        assert (whole.open, ledger.left) == (2, 6)
+        for wrong in (lambda: whole.release(3), lambda: whole.reserve(3, "evaluate").__enter__()):
+            with pytest.raises(ValueError, match="3 of 2 reserved"):
+                wrong()
+    assert ledger.state() == LedgerState(10, 2, 0, 8)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)), max_size=8))
+def test_parts_and_releases_keep_the_law_of_the_ledger(steps: list[tuple[int, int, int]]) -> None:
+    ledger = UnitLedger(30)
+    with ledger.reserve(20, "evaluate") as whole:
+        for taken, settled, released in steps:
+            with whole.reserve(min(taken, whole.open), "evaluate") as part:
+                part.settle(min(settled, part.open))
+                state = ledger.state()
+                assert state.reserved == whole.open + part.open
+                assert state.spent + state.reserved + ledger.left == 30
+            whole.release(min(released, whole.open))
+            assert ledger.state().reserved == whole.open
+    assert ledger.state().reserved == 0
