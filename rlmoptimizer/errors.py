@@ -19,6 +19,7 @@ __all__ = [
     "BudgetExceededError",
     "CostExceededError",
     "CostLimitReached",
+    "InputsError",
     "InvalidScore",
     "InvalidSetup",
     "InvalidSetupType",
@@ -244,6 +245,10 @@ class UnknownRunError(AgentError):
 
 class SelectionError(AgentError):
     """A selection of examples that means nothing for this data set. The message says what is valid."""
+
+
+class InputsError(AgentError):
+    """Inputs that the program cannot be tried on. The message says what is accepted; nothing was spent."""
 
 
 class SubmissionError(AgentError):

@@ -12,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
+from rlmoptimizer.agent.program_trials import ProgramTrials
 from rlmoptimizer.agent.request_reader import RequestReader, names_val
 from rlmoptimizer.agent.run_comparison import compared_runs
 from rlmoptimizer.agent.stopping import Ending, WorkStop
@@ -47,6 +48,7 @@ class AgentTools:
         runs: Runs,
         prompts: CurrentPrompts,
         answers: ToolAnswers,
+        trials: ProgramTrials,
         stop: WorkStop,
         accounts: Accounts,
     ) -> None:
@@ -54,6 +56,7 @@ class AgentTools:
         self._runs = runs
         self._prompts = prompts
         self._answers = answers
+        self._trials = trials
         self._stop = stop
         self._gate = stop.gate
         self._store = accounts.store
@@ -66,6 +69,7 @@ class AgentTools:
             self.evaluate_program,
             self.run_data,
             self.compare_runs,
+            self.try_program,
             self.update_prompt,
             self.optimization_status,
         )
@@ -119,6 +123,19 @@ class AgentTools:
         first_changed_step: {id: step name or None}, of these, first_changed_counts: {step: count} over all}.
         """
         return compared_runs(self._store, run_a, run_b)
+
+    def try_program(self, inputs: Any, prompts: Any = None) -> dict[str, Any]:
+        """Run the program once on inputs of your own, to see how the model takes a wording. 1 unit. No metric.
+
+        inputs: {name: value} with exactly the input names of the examples. prompts: as in evaluate_program.
+        Returns {outputs: what the program returned, or None, steps: as in evaluate_program, error: None or text,
+        remaining_budget}. With an error_kind no model was found; it costs nothing unless a step was answered.
+        """
+        caller = self._runs.caller()
+        with self._gate.passing():
+            if caller.is_gone:  # while the call waited
+                raise OptimizationStopped
+            return self._trials.answer(inputs, prompts, caller)
 
     @_tool
     def update_prompt(self, step: Any, text: Any) -> dict[str, Any]:

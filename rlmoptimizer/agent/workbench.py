@@ -6,6 +6,7 @@ import dspy
 
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.llm_tools import SubLMMeter
+from rlmoptimizer.agent.program_trials import ProgramTrials
 from rlmoptimizer.agent.request_reader import RequestReader
 from rlmoptimizer.agent.stopping import WorkStop
 from rlmoptimizer.agent.submission import SubmissionCheck
@@ -53,4 +54,5 @@ class Workbench:
         self.submission = SubmissionCheck(self.prompts, accounts.emitter, gate)
         requests = RequestReader(data, self.prompts, self.turns, accounts.store, seed)
         answers = ToolAnswers(accounts, data, evaluator, meter, self.turns)
-        self.tools = AgentTools(requests, self.runs, self.prompts, answers, stop, accounts)
+        trials = ProgramTrials(program, evaluator, accounts, data, self.prompts, self.turns, gate)
+        self.tools = AgentTools(requests, self.runs, self.prompts, answers, trials, stop, accounts)

@@ -20,7 +20,7 @@ from kernel_bridge.threads.daemon_pool import DaemonPool
 from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidSetupType, MetricFailed
 from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, FanOutJob, Halt, ThreadFanOut
-from rlmoptimizer.evaluation.metric import bind_metric
+from rlmoptimizer.evaluation.metric import Scorer, bind_metric
 from rlmoptimizer.evaluation.row_runner import PASSED_AT, Detail, RowOutcome, RowRunner
 from rlmoptimizer.evaluation.wait_monitor import Pending, WaitMonitor
 from rlmoptimizer.lms.cache_space import in_cache_space
@@ -36,6 +36,13 @@ logger = logging.getLogger(__name__)
 _IDLE_SECONDS = 600.0  # how long an end waits for the examples under way, each of which has a limit in its LM
 _LEAVE_SECONDS = 0.2  # how long threads that were abandoned may take to notice it
 _GRACE_SECONDS = 2.0  # how long a Ctrl-C waits for the examples under way, and an end for what is being delivered
+
+
+def _no_metric(example: Any, prediction: Any) -> float:
+    return 0.0
+
+
+_UNSCORED = bind_metric(_no_metric)
 
 
 class LMsFailed(Exception):
@@ -140,6 +147,25 @@ class Evaluator:
         self._check(finished, whole=len(finished) == len(rows))
         return [outcome.result for outcome in finished]
 
+    def run_unscored(
+        self, program: dspy.Module, row: Row, *, prompts: Prompts, cancelled: Halt, space: str
+    ) -> ExampleResult | None:
+        """Run a clone of `program` with `prompts` on one row, and ask no metric: the score says nothing.
+
+        `cancelled` and `space` as in `score`. None: it was cancelled before it began.
+        """
+        outcomes: list[RowOutcome] = []
+
+        def deliver(batch: list[tuple[int, RowOutcome]]) -> None:
+            outcomes.extend(outcome for _, outcome in batch)
+
+        runner = self._runner(program, prompts, space, "totals", _UNSCORED)
+        with self._waiting("try_program", lambda: (1, [])):
+            self._complete(self._fan_out(runner, [row], deliver, cancelled))
+        if any(outcome.strays for outcome in outcomes):
+            self._warn_of_strays()
+        return outcomes[0].result if outcomes else None
+
     def _complete(self, fan_out: FanOut[Row, RowOutcome]) -> None:
         with self._lock:
             self._under_way.add(fan_out)
@@ -194,7 +220,12 @@ class Evaluator:
         return self._waits.watch(("examples", name), pending=pending)
 
     def _runner(
-        self, program: dspy.Module, prompts: Prompts | None, space: str | None, detail: Detail
+        self,
+        program: dspy.Module,
+        prompts: Prompts | None,
+        space: str | None,
+        detail: Detail,
+        scorer: Scorer | None = None,
     ) -> RowRunner:
         own = clone(program)
         if prompts is not None:
@@ -204,7 +235,7 @@ class Evaluator:
         if space is not None:
             context = in_cache_space(context, space)
         return RowRunner(
-            own, self._scorer, self._lm, loop=self._loop, context=context, halt=self._aborted, detail=detail
+            own, scorer or self._scorer, self._lm, loop=self._loop, context=context, halt=self._aborted, detail=detail
         )
 
     def _fan_out(

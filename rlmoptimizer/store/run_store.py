@@ -262,13 +262,15 @@ class RunStore(StoreReader):
                 database.execute("UPDATE compile SET submission = ?", (as_column(encode(dict(submission))),))
             return number
 
-    def record_event(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Record one event; `data` are plain values."""
-        with self._file.transaction(survives_power_cut=False) as database:
+    def record_event(self, kind: str, data: Mapping[str, Any], *, charge: Charge | None = None) -> None:
+        """Record one event; `data` are plain values. With a `charge`, both or neither, safe against a power cut too."""
+        with self._file.transaction(survives_power_cut=charge is not None) as database:
             database.execute(
                 "INSERT INTO events (kind, data, at) VALUES (?, ?, ?)",
                 (as_column(kind), as_column(encode(dict(data))), self._clock()),
             )
+            if charge is not None:
+                self._charge(database, charge, None)
 
     # SQLite.
 

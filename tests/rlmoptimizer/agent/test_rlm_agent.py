@@ -20,7 +20,7 @@ from rlmoptimizer.agent.tools import AgentTools
 
 PROMPTS = {"topic": toy.FIX, "reply": "Answer by the topic."}
 SUBMIT = f"SUBMIT(optimized_dspy_program={PROMPTS!r})"
-TOOLS = ("evaluate_program", "run_data", "compare_runs", "update_prompt", "optimization_status")
+TOOLS = ("evaluate_program", "run_data", "compare_runs", "try_program", "update_prompt", "optimization_status")
 
 
 def local() -> Any:
