@@ -399,31 +399,53 @@ def test_half_an_answer_and_an_empty_one_are_not_read(tmp_path: Path, wait_until
         assert said.result(60) == "the whole answer"
 
 
+def proposal(request: str) -> str:
+    """What a person answers to any arm."""
+    if "JSON object" in request:
+        return json.dumps({"new_instruction": toy.FIX})
+    outputs: dict[str, str] = {"reasoning": "one word", "code": SUBMISSION}
+    if "instruction_1" in request:
+        outputs = {"reasoning": "one word", "instruction_1": toy.FIX, "instruction_2": "Answer."}
+    return offline.fields_text(outputs)
+
+
+class AskedInFiles(InProcess):
+    """The program runs in this process, and a directory proposes."""
+
+    def __init__(self, directory: Path, *, seconds: float) -> None:
+        super().__init__()
+        self._named = ModelNames(eval="offline/eval", root=f"files:{directory}", answer_seconds=seconds)
+
+    def of_run(self, run: str, log: CallLog) -> Callable[[str], dspy.LM]:
+        with opened_models(self._named, threads=4) as models:
+            in_files, in_process = models.of_run(run, log), super().of_run(run, log)
+        return lambda role: in_process(role) if role in ("eval", "test") else in_files(role)
+
+
 @pytest.mark.parametrize("arm", ["guess", "gepa", "ours"])
 def test_a_person_can_be_the_proposer_of_an_arm(arm: str, tmp_path: Path, person: Any) -> None:
-    def answer(request: str) -> str:
-        if "JSON object" in request:
-            return json.dumps({"new_instruction": toy.FIX})
-        outputs: dict[str, str] = {"reasoning": "one word", "code": SUBMISSION}
-        if "instruction_1" in request:
-            outputs = {"reasoning": "one word", "instruction_1": toy.FIX, "instruction_2": "Answer."}
-        return offline.fields_text(outputs)
-
-    directory = person(answer)
-    stand_in = InProcess()
-    with opened_models(ModelNames(eval="offline/eval", root=f"files:{directory}"), threads=4) as models:
-
-        class Mixed(InProcess):
-            def of_run(self, run: str, log: CallLog) -> Callable[[str], dspy.LM]:
-                ours, theirs = stand_in.of_run(run, log), models.of_run(run, log)
-                return lambda role: ours(role) if role in ("eval", "test") else theirs(role)
-
-        result = made(arm, tmp_path / "out", models=Mixed())
+    directory = person(proposal)
+    result = made(arm, tmp_path / "out", models=AskedInFiles(directory, seconds=60))
     assert sum(result.test_scores) == ROWS
     assert (result.proposer, result.answered_by) == ("stand-in", "nobody")
-    asked = sum(used["calls"] for role, used in result.usage.items() if role not in ("eval", "test"))
+    proposed = {role: used for role, used in result.usage.items() if role not in ("eval", "test")}
+    asked = sum(used["calls"] for used in proposed.values())
     assert asked == len(list((directory / f"toy-{arm}-0").glob("*.answer.md"))) >= 1
-    assert any(used["prompt_tokens"] > 0 for role, used in result.usage.items() if role not in ("eval", "test"))
+    assert any(used["prompt_tokens"] > 0 for used in proposed.values())
+
+
+@pytest.mark.parametrize("arm", ["guess", "gepa"])
+def test_an_arm_that_begins_again_asks_a_person_nothing_twice(arm: str, tmp_path: Path, person: Any) -> None:
+    directory = person(proposal)
+    result = made(arm, tmp_path / "out", models=AskedInFiles(directory, seconds=60))
+    for answered in (tmp_path / "out").rglob("result.json"):
+        answered.unlink()
+    alone = tmp_path / "nobody is there"
+    directory.rename(alone)
+    again = made(arm, tmp_path / "out", models=AskedInFiles(alone, seconds=0))
+    assert again.prompts == result.prompts
+    assert (again.metric_calls, again.feedback_calls) == (result.metric_calls, result.feedback_calls)
+    assert again.usage.keys() == result.usage.keys()
 
 
 def test_the_program_cannot_be_run_by_a_directory(tmp_path: Path) -> None:
