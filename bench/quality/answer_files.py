@@ -172,7 +172,7 @@ def _readable(number: int, document: dict[str, Any]) -> str:
 
 
 def _text_of(path: Path) -> str:
-    """"" when it is not there."""
+    """ "" when it is not there."""
     try:
         return path.read_text("utf-8")
     except FileNotFoundError:

@@ -67,9 +67,7 @@ def five_arguments(metric: Callable[..., Any]) -> Callable[..., Any]:
     varies = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
 
     @functools.wraps(metric)
-    def called(
-        example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
-    ) -> Any:
+    def called(example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> Any:
         given = dict(zip(_OPTIONAL, (trace, pred_name, pred_trace), strict=True))
         return metric(example, prediction, **{name: value for name, value in given.items() if varies or name in takes})
 

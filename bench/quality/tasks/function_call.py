@@ -95,10 +95,8 @@ def _equal(given: Any, accepted: Any) -> bool:
         return given.keys() == accepted.keys() and all(
             any(_equal(given[key], value) for value in accepted[key]) for key in given
         )
-    return (
-        (type(given) is type(accepted)
-        and given == accepted)
-        or (type(given) is int and type(accepted) is float and given == accepted)
+    return (type(given) is type(accepted) and given == accepted) or (
+        type(given) is int and type(accepted) is float and given == accepted
     )
 
 
