@@ -120,6 +120,10 @@ class RLMDocstringOptimizer(Teleprompter):
         max_prompt_tokens: a longer text for a step is refused, with its count; the student's own texts are always
             taken. A token is counted for every four bytes of UTF-8, whatever the model. None: no limit but 100,000
             characters.
+        example_timeout: seconds for program and metric together, on one example. One that takes longer is an error of
+            the kind "example_timeout" with a score of 0, and is paid; its place is free again. What it still waits for
+            is cancelled where it is async, else left behind in a thread that never keeps the process alive. None: as
+            long as it takes.
         target_score: in percent, 0 to 100. Once a run on all of val has it (without a validation set: on all of train,
             the baseline included), the work ends: calls of the agent are refused, the root LM is not asked again, and
             the best candidate so far is the result. None: no score ends it.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, TypeAlias
 
 __all__ = [
+    "EXAMPLE_TIMEOUT",
     "LM_FAILURES",
     "PASSED_AT",
     "ROLES",
@@ -59,6 +60,9 @@ PASSED_AT: Final = 1.0 - 1e-9
 
 Rollout: TypeAlias = tuple[str, int]
 """One of the evaluations of an example in a run: the example's id, and 0 for the first, 1 for the second, ..."""
+
+EXAMPLE_TIMEOUT: Final = "example_timeout"
+"""The kind of the error of an example that took longer than the limit of that name. It has a verdict: a score of 0."""
 
 _PICO: Final = 10**12
 _MOST_USD: Final = 1e6  # a larger figure is a mistake
@@ -122,7 +126,8 @@ class ExampleResult:
     score: float  # 0..1; 0.0 in an error row
     passed: bool
     error: str | None  # "ExceptionType: message"; None: no error
-    error_kind: str | None  # None: no error; "program", "metric", "score", or DSPy's code of an LM's failure
+    # None: no error; "program", "metric", "score", EXAMPLE_TIMEOUT, or DSPy's code of an LM's failure.
+    error_kind: str | None
     feedback: str | None
     steps: tuple[StepTrace, ...]  # those that ended before the program did, also those that failed
     seconds: float  # program and metric together
@@ -151,7 +156,8 @@ class ExampleResult:
 
         Without `seconds` and `rollout`; `error_kind`, `scores`, `objectives` and `reused` only where there is one.
         """
-        failure = {} if self.has_verdict else {"error_kind": self.error_kind}
+        told = not self.has_verdict or self.error_kind == EXAMPLE_TIMEOUT
+        failure = {"error_kind": self.error_kind} if told else {}
         return {
             "example_id": self.example_id,
             "source_example_id": self.source_example_id,

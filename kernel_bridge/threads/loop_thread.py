@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS: Final = 5.0  # how long each part of closing may take; only what refuses to be cancelled ever does
 
+_BLOCKED_SECONDS: Final = 1.0  # without a sign from it, after which a loop counts as blocked
+
 _CLOSED: Final = "the event loop is closed"
 
 _T = TypeVar("_T")
@@ -44,7 +46,9 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds tasks only weakly
-        self._awaited: set[Future[Any]] = set()  # under the lock
+        self._awaited: set[Future[Any]] = set()  # under the lock, as the next two
+        # What each thread waits for: its task, once that has begun, and its loop.
+        self._waiting: dict[threading.Thread, tuple[list[asyncio.Task[None]], asyncio.AbstractEventLoop]] = {}
         self._closed = False
 
     def run(self, awaitable: Awaitable[_T]) -> _T:
@@ -60,6 +64,7 @@ class LoopThread:
                 "keep the loop from ever running that; await it, or call the plain function with asyncio.to_thread"
             )
         outcome: Future[_T] = Future()
+        begun: list[asyncio.Task[None]] = []
 
         async def settle() -> None:
             try:
@@ -72,20 +77,58 @@ class LoopThread:
 
         def start() -> None:
             task = asyncio.ensure_future(settle())
+            begun.append(task)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
         try:
-            self._running_loop(outcome).call_soon_threadsafe(start, context=contextvars.copy_context())
+            loop = self._running_loop(outcome)
+            loop.call_soon_threadsafe(start, context=contextvars.copy_context())
         except (RuntimeError, OSError):  # it is closed, or there is no thread or descriptor for it
             _drop(awaitable)
             raise
+        with self._lock:
+            self._waiting[threading.current_thread()] = begun, loop
         try:
             # As long as the program takes. Whatever becomes of the loop, `close` ends this.
             return outcome.result()
         finally:
             with self._lock:
                 self._awaited.discard(outcome)
+                self._waiting.pop(threading.current_thread(), None)
+
+    def cancel(self, thread: threading.Thread) -> None:
+        """Cancel what a thread waits for in `run`, if it does.
+
+        Something on the loop may block it, so that nothing can be cancelled any more. Then the loop is left behind with
+        its thread, and what is run from now on has another one.
+        """
+        with self._lock:
+            waiting = self._waiting.get(thread)
+        if waiting is None:
+            return
+        begun, loop = waiting
+        taken = threading.Event()
+
+        def cancel() -> None:
+            taken.set()
+            for task in begun:
+                task.cancel()
+
+        try:
+            loop.call_soon_threadsafe(cancel)
+        except RuntimeError:  # it is closed
+            return
+        if not taken.wait(_BLOCKED_SECONDS):
+            self._leave(loop)
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            if self._loop is not loop:
+                return
+            self._loop = self._thread = None
+        logger.warning("The event loop of %s is blocked; it is left behind, and another one is begun", self._name)
+        loop.call_soon_threadsafe(loop.stop)  # when it comes to that
 
     def close(self) -> None:
         """Cancel what runs and stop the thread, or warn and leave one that will not stop in time. Idempotent."""

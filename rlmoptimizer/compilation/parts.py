@@ -80,7 +80,14 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
     )
     scorer = bind_metric(setup.metric, settings.perfect_score)
     evaluator = stack.enter_context(
-        Evaluator(scorer, setup.eval_lm, settings.num_threads, context=context, waits=waits)
+        Evaluator(
+            scorer,
+            setup.eval_lm,
+            settings.num_threads,
+            context=context,
+            waits=waits,
+            example_timeout=settings.example_timeout,
+        )
     )
     evaluator.metric_works = store.metric_works()
     display = Display(verbose=settings.verbose)

@@ -22,6 +22,7 @@ from rlmoptimizer.errors import InvalidSetupType, MetricFailed
 from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, FanOutJob, Halt, ThreadFanOut
 from rlmoptimizer.evaluation.metric import Scorer, bind_metric
 from rlmoptimizer.evaluation.row_runner import PASSED_AT, Detail, RowOutcome, RowRunner
+from rlmoptimizer.evaluation.time_limit import TimeLimit
 from rlmoptimizer.evaluation.wait_monitor import Pending, WaitMonitor
 from rlmoptimizer.lms.cache_space import in_cache_space
 from rlmoptimizer.prompts import Prompts
@@ -65,6 +66,8 @@ class Evaluator:
     `executor` may be any `concurrent.futures.Executor`, also one that runs elsewhere; the caller keeps it and shuts
     it down. None: an own pool of `num_threads` threads, closed by `close()`.
     `waits` watches calls of `score` that have a `name`.
+    `example_timeout`: seconds for program and metric together, on one row; see `TimeLimit`. A row whose time is up is
+    an error of the kind "example_timeout" with a score of 0, and its place is free again. None: no limit.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Evaluator:
         executor: Executor | None = None,
         context: contextvars.Context | None = None,
         waits: WaitMonitor | None = None,
+        example_timeout: float | None = None,
     ) -> None:
         if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidSetupType(f"num_threads must be a whole number of at least 1, not {num_threads!r}")
@@ -87,6 +91,7 @@ class Evaluator:
         self._executor = executor
         self._pool = None if executor is not None else DaemonPool(num_threads, "rlmoptimizer-eval")
         self._loop = LoopThread()
+        self._limit = TimeLimit(example_timeout, self._loop)
         self._closed = threading.Event()
         self._aborted = threading.Event()
         self._lock = threading.Lock()  # of the next one
@@ -201,6 +206,11 @@ class Evaluator:
             left = self._pool.join(_IDLE_SECONDS if wait else _LEAVE_SECONDS)
             if wait and left:
                 logger.warning("Examples are still being evaluated after %.0f s; they are abandoned", _IDLE_SECONDS)
+        if hanging := self._limit.left:
+            logger.warning(
+                "%d examples that did not keep example_timeout have not ended; their threads end with the process",
+                hanging,
+            )
         self._loop.close()
 
     def __enter__(self) -> Evaluator:
@@ -235,7 +245,13 @@ class Evaluator:
         if space is not None:
             context = in_cache_space(context, space)
         return RowRunner(
-            own, scorer or self._scorer, self._lm, loop=self._loop, context=context, halt=self._aborted, detail=detail
+            own,
+            scorer or self._scorer,
+            self._lm,
+            limit=self._limit,
+            context=context,
+            halt=self._aborted,
+            detail=detail,
         )
 
     def _fan_out(

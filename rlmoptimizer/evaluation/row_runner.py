@@ -14,7 +14,6 @@ import contextvars
 import functools
 import inspect
 import threading
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent import futures
@@ -34,10 +33,12 @@ from rlmoptimizer.evaluation.lm_exchange import ExampleRequests
 from rlmoptimizer.evaluation.metric import Scorer, Verdict, bind_metric, read_verdict
 from rlmoptimizer.evaluation.plain_values import to_plain
 from rlmoptimizer.evaluation.recorded_predictors import record_steps
+from rlmoptimizer.evaluation.row_progress import RowProgress
 from rlmoptimizer.evaluation.step_feedback import feedback_by_step
 from rlmoptimizer.evaluation.step_recorder import Steps, Trace, TracedCall, describe_error
+from rlmoptimizer.evaluation.time_limit import TimeLimit
 from rlmoptimizer.lms.failures import failure_kind
-from rlmoptimizer.records import ExampleResult, StepTrace
+from rlmoptimizer.records import PASSED_AT, ExampleResult, StepTrace
 from rlmoptimizer.task.copying import copy_of
 from rlmoptimizer.task.dataset import Row
 from rlmoptimizer.task.program import all_modules, step_of
@@ -47,8 +48,6 @@ __all__ = ["PASSED_AT", "Detail", "RowOutcome", "RowRunner"]
 Detail: TypeAlias = Literal["totals", "rows", "requests"]
 """How much of an evaluation is kept: "totals" is for what nobody may see row by row, "rows" has what the metric says
 about each step too, and "requests" also one request of each step, as its LM got it."""
-
-PASSED_AT: Final = 1.0 - 1e-9  # an example passed when its score is at least this
 
 _OWN_FILES: Final = (str(Path(__file__).parents[1]), str(Path(kernel_bridge.__file__).parent))
 _FUTURES: Final = str(Path(futures.__file__).parent)  # an async metric is waited for through it
@@ -80,7 +79,7 @@ class RowRunner:
         scorer: Scorer,
         lm: dspy.BaseLM | None,
         *,
-        loop: LoopThread,
+        limit: TimeLimit,
         context: contextvars.Context | None,
         settings: Mapping[str, Any] | None = None,
         halt: threading.Event | None = None,
@@ -89,7 +88,8 @@ class RowRunner:
         self._program = program
         self._scorer = scorer
         self._lm = lm
-        self._loop = loop
+        self._limit = limit
+        self._loop = limit.loop
         self._context = context  # None: whatever the running thread has
         self._settings = dict(settings or {})  # of the process this was pickled in
         self._halt = halt if halt is not None else threading.Event()
@@ -107,8 +107,11 @@ class RowRunner:
         Raises `ItemAbandoned` after a halt, and what is meant to end the process.
         """
         context = self._context.copy() if self._context is not None else contextvars.copy_context()
+        progress = RowProgress(row, self._halt)
         try:
-            outcome = context.run(self._run, row)
+            outcome = self._limit.call(
+                lambda: context.run(self._run, progress), lambda: self._timed_out(progress), halt=self._halt
+            )
         except ItemAbandoned:
             raise
         except BaseException as error:
@@ -116,64 +119,53 @@ class RowRunner:
             raise
         return replace(outcome, strays=True) if self._strays.is_set() else outcome
 
-    def _run(self, row: Row) -> RowOutcome:
-        started = time.perf_counter()
+    def _timed_out(self, progress: RowProgress) -> RowOutcome:
+        return RowOutcome(progress.timed_out(self._limit.seconds or 0.0), False, None)
+
+    def _run(self, progress: RowProgress) -> RowOutcome:
+        row = progress.row
         inputs, expected = _split(row.example)
-        shown, expected = to_plain(inputs), to_plain(expected)  # before anybody can change them
-        steps = self._recorder(row)
+        progress.inputs, progress.expected = to_plain(inputs), to_plain(expected)  # before anybody can change them
+        steps = progress.steps = self._recorder(progress)
         trace = Trace(steps)
-        taken: tuple[StepTrace, ...] = ()
-        predicted: Any = None
-        verdict = Verdict(0.0, None)
         failure: BaseException | None = None
-        at = "program"
         try:
             try:
                 prediction = self._predict({name: copy_of(value) for name, value in inputs.items()}, steps, trace)
             finally:
-                taken = steps.close()
-            predicted = to_plain(prediction)
-            at = "metric"
-            verdict = self._judge(row.example, prediction, steps, trace)
+                progress.taken = steps.close()
+            progress.predicted = to_plain(prediction)
+            progress.at = "metric"
+            progress.verdict = self._judge(row.example, prediction, steps, trace)
             if self._asks_about_steps:
-                taken = self._with_feedback(taken, row.example, prediction, steps, trace, verdict)
+                progress.taken = self._with_feedback(progress, prediction, steps, trace)
         except (Exception, SystemExit, GeneratorExit, asyncio.CancelledError) as error:
-            if self._halt.is_set():
+            if progress.is_set():
                 raise ItemAbandoned from error  # perhaps it failed only because it was stopped
             failure = _innermost(error)
-        result = ExampleResult(
-            example_id=row.example_id,
-            source_example_id=row.source_example_id,
-            inputs=shown,
-            expected=expected,
-            predicted=predicted,
-            score=verdict.score,
-            passed=failure is None and verdict.score >= PASSED_AT,
-            error=None if failure is None else describe_error(failure),
-            error_kind=None if failure is None else _kind(failure, at),
-            feedback=verdict.feedback,
-            objectives=verdict.objectives,
-            steps=taken,
-            seconds=time.perf_counter() - started,
-        )
+        if failure is None:
+            result = progress.result()
+        else:
+            result = progress.result(describe_error(failure), _kind(failure, progress.at))
         if not result.has_verdict:
             if (steps.is_answered or self._strays.is_set()) and not result.shows_answers:
                 # It is free, so what came later must not show the answer to a call that was not recorded as a step.
                 result = replace(result, error=type(failure).__name__, steps=())
             return RowOutcome(result, False, None, failure)
-        raised = at == "metric" and failure is not None and not isinstance(failure, InvalidScore)
+        judged, verdict = progress.at == "metric", progress.verdict
+        raised = judged and failure is not None and not isinstance(failure, InvalidScore)
         return RowOutcome(
             result,
-            metric_called=at == "metric",
+            metric_called=judged,
             metric_traceback=_foreign_traceback(failure) if raised and failure else None,
-            dropped_objectives=verdict.dropped,
+            dropped_objectives=None if verdict is None else verdict.dropped,
         )
 
-    def _recorder(self, row: Row) -> Steps:
-        requests, position = self._requests, int(row.example_id)
+    def _recorder(self, progress: RowProgress) -> Steps:
+        requests, position = self._requests, int(progress.row.example_id)
         return Steps(
             self._name_of,
-            self._halt,
+            progress,
             keeps_copies=self._scorer.wants_steps or self._asks_about_steps,
             keeps_request=None if requests is None else lambda step: requests.take(step, position),
         )
@@ -193,13 +185,7 @@ class RowRunner:
         return read_verdict(self._ask_metric(ask, example, prediction, steps, trace), self._scorer.perfect_score)
 
     def _with_feedback(
-        self,
-        taken: tuple[StepTrace, ...],
-        example: dspy.Example,
-        prediction: Any,
-        steps: Steps,
-        trace: Trace,
-        verdict: Verdict,
+        self, progress: RowProgress, prediction: Any, steps: Steps, trace: Trace
     ) -> tuple[StepTrace, ...]:
         """The steps with what the metric says about each, where that is not what it said about the whole."""
 
@@ -207,12 +193,13 @@ class RowRunner:
             def about(example: Any, prediction: Any) -> Any:
                 return self._scorer.about_step(example, prediction, list(steps.trace), step, list(calls))
 
-            return self._ask_metric(about, example, prediction, steps, trace)
+            return self._ask_metric(about, progress.row.example, prediction, steps, trace)
 
-        said = feedback_by_step(steps.traces, ask, known=verdict.feedback, halt=self._halt)
+        known = None if progress.verdict is None else progress.verdict.feedback
+        said = feedback_by_step(steps.traces, ask, known=known, halt=progress)
         return tuple(
             replace(step, feedback=said[step.step_name]) if step.error is None and step.step_name in said else step
-            for step in taken
+            for step in progress.taken
         )
 
     def _ask_metric(
@@ -236,15 +223,16 @@ class RowRunner:
         # An LM's history goes along with it, and may be long; a copy of an LM has none.
         lm = None if self._lm is None else self._lm.copy()
         settings = self._settings if self._context is None else self._context.copy().run(_portable_settings)
-        metric, perfect_score = self._scorer.metric, self._scorer.perfect_score
-        return cloudpickle.dumps((self._program, metric, perfect_score, lm, settings, self._detail))
+        metric, perfect_score, seconds = self._scorer.metric, self._scorer.perfect_score, self._limit.seconds
+        return cloudpickle.dumps((self._program, metric, perfect_score, lm, settings, self._detail, seconds))
 
 
 @functools.lru_cache(maxsize=4)  # a worker process gets the same program with every row
 def _load(pickled: bytes) -> RowRunner:
-    program, metric, perfect_score, lm, settings, detail = cloudpickle.loads(pickled)
+    program, metric, perfect_score, lm, settings, detail, seconds = cloudpickle.loads(pickled)
     scorer = bind_metric(metric, perfect_score)
-    return RowRunner(program, scorer, lm, loop=LoopThread(), context=None, settings=settings, detail=detail)
+    limit = TimeLimit(seconds, LoopThread())
+    return RowRunner(program, scorer, lm, limit=limit, context=None, settings=settings, detail=detail)
 
 
 def _portable_settings() -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlmoptimizer.errors import InvalidScore
+from rlmoptimizer.evaluation.fan_out import Halt
 from rlmoptimizer.evaluation.metric import read_feedback
 from rlmoptimizer.evaluation.step_recorder import TracedCall, describe_error
 
@@ -19,7 +19,7 @@ def feedback_by_step(
     ask: Callable[[str, list[TracedCall]], Any],
     *,
     known: str | None,
-    halt: threading.Event,
+    halt: Halt,
 ) -> dict[str, str]:
     """The metric's feedback for each step that returned, by its name; `traces` has the calls of each.
 

@@ -12,7 +12,6 @@ adapter and LM.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from kernel_bridge.text import cut_middle, error_text
 from rlmoptimizer.errors import InvalidSetup
-from rlmoptimizer.evaluation.fan_out import ItemAbandoned
+from rlmoptimizer.evaluation.fan_out import Halt, ItemAbandoned
 from rlmoptimizer.evaluation.lm_exchange import answer_text, exchange_dict, was_truncated
 from rlmoptimizer.evaluation.plain_values import to_plain, without_addresses
 from rlmoptimizer.lms.failures import causes
@@ -103,7 +102,7 @@ class Steps:
     def __init__(
         self,
         name_of: Callable[[Any], str],
-        halt: threading.Event,
+        halt: Halt,
         *,
         keeps_copies: bool = False,
         keeps_request: Callable[[str], bool] | None = None,

@@ -145,6 +145,7 @@ def _waiting_line(event: StillWaiting, now: float) -> str:
     long = f"for {clock_text(event.seconds)} (since {since})"
     if event.kind == "examples":
         which = f": {', '.join(event.ids[:_IDS])}{', ...' if len(event.ids) > _IDS else ''}" if event.ids else ""
+        long += ", see example_timeout"
         text = f"{event.name}: no example has finished {long}; {event.pending} under way{which}"
     elif event.kind == "kernel":
         text = f"the agent's interpreter has been starting {long}"

@@ -59,6 +59,7 @@ def desk(
     again: bool = False,
     costs: CostLedger | None = None,
     max_prompt_tokens: int | None = None,
+    example_timeout: float | None = None,
     limits: StoppingLimits | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Desk]:
@@ -68,7 +69,7 @@ def desk(
     data = build_dataset(toy.trainset(train), None if val is None else toy.valset(val))
     with (
         RunStore.open_in(path) if again else RunStore.create_in(path) as store,
-        Evaluator(metric, lm or toy.eval_lm(), threads) as evaluator,
+        Evaluator(metric, lm or toy.eval_lm(), threads, example_timeout=example_timeout) as evaluator,
     ):
         ledger = UnitLedger(budget, journal=store)
         gate = CallGate()

@@ -141,3 +141,68 @@ def test_a_copy_in_another_process_is_a_loop_of_its_own(loop: LoopThread) -> Non
     copy = pickle.loads(pickle.dumps(loop))
     assert copy.run(nothing()) == 1
     copy.close()
+
+
+# cancelling
+
+
+def test_what_one_thread_waits_for_is_cancelled_and_nothing_else(loop: LoopThread) -> None:
+    begun, go_on, ended = threading.Semaphore(0), asyncio.Event(), dict[str, object]()
+
+    async def work() -> str:
+        begun.release()
+        await go_on.wait()
+        return "done"
+
+    def ask(name: str) -> None:
+        try:
+            ended[name] = loop.run(work())
+        except asyncio.CancelledError as error:
+            ended[name] = error
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in ("first", "second")]
+    for thread in threads:
+        thread.start()
+        assert begun.acquire(timeout=TIMEOUT)
+    loop.cancel(threads[0])
+    threads[0].join(TIMEOUT)
+    assert isinstance(ended["first"], asyncio.CancelledError)
+    loop.cancel(threads[0])  # it waits for nothing now
+
+    async def finish() -> None:
+        go_on.set()
+
+    loop.run(finish())
+    threads[1].join(TIMEOUT)
+    assert ended["second"] == "done"
+
+
+def test_a_loop_that_is_blocked_is_left_behind_and_ends_when_it_comes_to_that(
+    loop: LoopThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loop_thread, "_BLOCKED_SECONDS", 0.1)
+    begun, unblock, ran_on = threading.Event(), threading.Event(), list[threading.Thread]()
+
+    async def block() -> None:
+        ran_on.append(threading.current_thread())
+        begun.set()
+        unblock.wait(TIMEOUT)
+        await asyncio.sleep(TIMEOUT)
+
+    def ask() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            loop.run(block())
+
+    async def where() -> threading.Thread:
+        return threading.current_thread()
+
+    blocked = threading.Thread(target=ask)
+    blocked.start()
+    assert begun.wait(TIMEOUT)
+    loop.cancel(blocked)
+    assert "The event loop of async calls is blocked; it is left behind" in caplog.text
+    assert loop.run(where()) is not ran_on[0]
+    unblock.set()
+    blocked.join(TIMEOUT)
+    ran_on[0].join(TIMEOUT)
+    assert not ran_on[0].is_alive()

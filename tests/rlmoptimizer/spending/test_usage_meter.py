@@ -438,11 +438,13 @@ def test_a_row_runner_for_another_process_takes_no_meter_along(metered: Metered)
 
     from kernel_bridge.threads.loop_thread import LoopThread
     from rlmoptimizer.evaluation.metric import bind_metric
+    from rlmoptimizer.evaluation.time_limit import TimeLimit
 
     lm = dspy.LM("openai/gpt-4o-mini")
     with metered.meter.role("eval"):
         context = contextvars.copy_context()
-    runner = RowRunner(Program(), bind_metric(lambda gold, pred: 1.0), lm, loop=LoopThread(), context=context)
+    limit = TimeLimit(None, LoopThread())
+    runner = RowRunner(Program(), bind_metric(lambda gold, pred: 1.0), lm, limit=limit, context=context)
     assert pickle.loads(pickle.dumps(runner)) is not runner
 
 
