@@ -164,10 +164,21 @@ def test_it_is_kept_when_dspys_cache_answers() -> None:
     assert requests_of(again) == requests_of(first) != {}
 
 
-def test_tries_of_refine_are_named_as_the_step_they_are_tries_of() -> None:
-    step = dspy.Predict("question -> answer")
-    refined = dspy.BestOfN(module=step, N=2, reward_fn=lambda args, prediction: 0.0, threshold=1.0)
-    assert list(requests_of(evaluated(refined))) == ["module"]
+@pytest.mark.parametrize("kind", [dspy.BestOfN, dspy.Refine])
+def test_of_several_tries_of_a_step_the_first_is_kept_under_its_name(kind: Any) -> None:
+    tried = kind(module=dspy.Predict("question -> answer"), N=2, reward_fn=lambda args, prediction: 0.0, threshold=1.0)
+    (result,) = evaluated(tried)
+    assert [step.step_name for step in result.steps if step.request is not None] == ["module"]
+    assert result.steps[0].request is not None
+
+
+@pytest.mark.parametrize("kind", [dspy.BestOfN, dspy.Refine])
+def test_a_try_that_cannot_be_parsed_is_shown_with_its_answers(kind: Any) -> None:
+    tried = kind(module=dspy.Predict("question -> answer"), N=2, reward_fn=lambda args, prediction: 0.0, threshold=1.0)
+    (result,) = evaluated(tried, lm=fallback("Well.", "Neither."))
+    failed = result.steps[0]
+    assert (failed.first_completion, failed.completion) == ("Well.", "Neither.")
+    assert failed.request is not None
 
 
 def test_long_texts_lose_their_middle_and_say_so() -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import Any
 
+import cloudpickle
 import dspy
 import pytest
-from offline import Asked, field_lm
+from dspy import lm15
+from offline import Asked, Engine, asked, field_lm, fields_text
 
 from rlmoptimizer.evaluation.evaluator import Evaluator
+from rlmoptimizer.evaluation.metric import bind_metric
 from rlmoptimizer.evaluation.row_runner import Detail
 from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.task.dataset import build_dataset
@@ -123,9 +126,38 @@ def test_an_async_metric_is_asked_too() -> None:
     assert said(evaluated(later)) == said(evaluated(metric))
 
 
-def test_a_metric_in_a_worker_is_asked_too() -> None:
-    with ThreadPoolExecutor(1) as pool:
-        assert said(evaluated(metric, executor=pool)) == said(evaluated(metric))
+class PlainEngine:
+    """An engine that another process can have."""
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        return Engine(lambda request: fields_text(answering(asked(request)))).complete(request)
+
+
+class Elsewhere(Executor):
+    """Runs what it is given as another process would: as a copy that went there and came back in bytes."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        sent = cloudpickle.dumps((fn, args, kwargs))
+        done: Future[Any] = Future()
+        function, arguments, named = cloudpickle.loads(sent)
+        done.set_result(cloudpickle.loads(cloudpickle.dumps(function(*arguments, **named))))
+        return done
+
+
+def test_a_metric_in_another_process_is_asked_too_and_requests_come_back() -> None:
+    details: tuple[Detail, ...] = ("rows", "requests", "totals")
+    lm = dspy.LM("offline/there", engine=PlainEngine(), cache=False)
+    for detail in details:
+        here = evaluated(metric, detail=detail, lm=lm)
+        there = evaluated(metric, detail=detail, lm=lm, executor=Elsewhere())
+        assert there.steps == here.steps
+        assert any(step.request for step in there.steps) == (detail == "requests")
+        assert any(step.feedback for step in there.steps) == (detail != "totals")
+
+
+def test_a_metric_in_another_process_counts_to_the_same_score() -> None:
+    lm = dspy.LM("offline/there", engine=PlainEngine(), cache=False)
+    assert evaluated(bind_metric(lambda gold, pred: 50, 100.0), lm=lm, executor=Elsewhere()).score == 0.5
 
 
 def test_nobody_asks_about_the_steps_of_examples_that_nobody_sees() -> None:
