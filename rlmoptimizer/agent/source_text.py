@@ -79,9 +79,9 @@ def _used_by(roots: list[Any]) -> Iterator[Any]:
             continue
         seen.add(id(part))
         yield part
-        home = sys.modules.get(getattr(part, "__module__", None) or "")
+        known: dict[str, Any] = getattr(sys.modules.get(part.__module__ or ""), "__dict__", {})
         for name in _names_in(part):
-            used = vars(home).get(name) if home is not None else None
+            used = known.get(name)
             if (inspect.isfunction(used) or inspect.isclass(used)) and used.__module__ == part.__module__:
                 waiting.append(used)
         if inspect.isclass(part):
@@ -99,8 +99,14 @@ def _names_in(part: Any) -> Iterator[str]:
 
 
 def _code(member: Any) -> CodeType | None:
-    member = getattr(member, "__func__", getattr(member, "fget", member))  # a class method, a property
-    code = getattr(inspect.unwrap(member) if callable(member) else member, "__code__", None)
+    """The code of a function or of a method of any kind; None: it is something else, which is not touched."""
+    if isinstance(member, (staticmethod, classmethod)):
+        member = member.__func__
+    elif isinstance(member, property):
+        member = member.fget
+    elif isinstance(member, functools.cached_property):
+        member = member.func
+    code = getattr(inspect.unwrap(member), "__code__", None) if inspect.isfunction(member) else None
     return code if isinstance(code, CodeType) else None
 
 

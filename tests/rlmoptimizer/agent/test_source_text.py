@@ -105,6 +105,37 @@ def test_the_source_of_an_object_is_that_of_its_class_and_of_a_method_that_metho
     assert ("class Scores" in text) == isinstance(metric, Scores)
 
 
+class Touchy:
+    """Something in a class that wants to be left alone."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"who asks for {name}?")
+
+
+class Methods:
+    touchy = Touchy()
+
+    @classmethod
+    def of_the_class(cls) -> str:
+        return _normalized("")
+
+    @property
+    def computed(self) -> str:
+        return _deeper("")
+
+    @functools.cached_property
+    def kept(self) -> str:
+        return _unused("")
+
+    def __call__(self, gold: Any, prediction: Any) -> bool:
+        return True
+
+
+def test_methods_of_every_kind_are_read_and_other_attributes_left_alone() -> None:
+    text = metric_source(Methods()).text
+    assert all(f"def {name}(" in text for name in ("_normalized", "_deeper", "_unused"))
+
+
 def test_a_metric_of_dspy_is_shown_too() -> None:
     assert metric_source(answer_exact_match).text.startswith("def answer_exact_match(")
 
