@@ -145,19 +145,18 @@ def _run(options: argparse.Namespace, console: Console) -> list[str]:
     )
     failed: list[str] = []
     with opened_models(named, threads=options.threads) as models:
-        for name, seed in itertools.product(tasks, options.seeds):
-            to_do = [arm for arm in options.arms if not result_path(options.out, run_name(name, arm, seed)).exists()]
-            if not to_do:
+        for name, seed, arm in itertools.product(tasks, options.seeds, options.arms):
+            run = run_name(name, arm, seed)
+            if result_path(options.out, run).exists():
                 continue
+            # Anew for each arm: a noisy metric draws by what it was asked before.
             task = load(name, seed, **sizes)
-            for arm in to_do:
-                run = run_name(name, arm, seed)
-                console.print(f"{time.strftime('%H:%M:%S')} {run}", markup=False, highlight=False)
-                try:
-                    run_arm(task, arm, seed, conditions, models)
-                except Exception:  # noqa: BLE001 - optimizers, programs and LMs are foreign code; the others go on
-                    failed.append(run)
-                    traceback.print_exc()
+            console.print(f"{time.strftime('%H:%M:%S')} {run}", markup=False, highlight=False)
+            try:
+                run_arm(task, arm, seed, conditions, models)
+            except Exception:  # noqa: BLE001 - optimizers, programs and LMs are foreign code; the others go on
+                failed.append(run)
+                traceback.print_exc()
     return failed
 
 

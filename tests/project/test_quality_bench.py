@@ -460,7 +460,7 @@ def test_the_program_cannot_be_run_by_a_directory(tmp_path: Path) -> None:
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-    """The driver with the toy task and models in this process; `command.models` are those of the last call."""
+    """The driver with the toy task and models in this process; `command.loaded`: the tasks that were made."""
     stand_in = InProcess()
 
     class Opened:
@@ -470,7 +470,10 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         def __exit__(self, *_: object) -> None:
             pass
 
+    loaded: list[str] = []
+
     def load(name: str, seed: int, *, train: int, val: int, test: int) -> Task:
+        loaded.append(name)
         return replace(toy_task(rows=train), name=name)
 
     monkeypatch.setattr(driver, "names", lambda: ["toy", "broken"])
@@ -483,6 +486,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         return driver.main([*fixed, "--train", "12", "--val", "12", "--test", "12", *arguments])
 
     run.models = stand_in  # type: ignore[attr-defined]
+    run.loaded = loaded  # type: ignore[attr-defined]
     yield run
     monkeypatch.setattr(dspy, "cache", cache)
 
@@ -495,6 +499,7 @@ def test_a_command_makes_what_is_not_there_and_shows_it_all(
     assert calls == 4 * ROWS
     assert command("--tasks", "toy", "--arms", "unchanged,hand,guess", "--budget", "80") == 0
     assert command.models.calls("test") == calls + 2 * ROWS
+    assert command.loaded == ["toy"] * 3  # anew for each arm: a metric may keep what it was asked
     shown = capsys.readouterr().out
     assert "answered by a person: toy-guess-0" in shown
     for text in ("toy, seed 0, 12 held-out rows", "unchanged", "guess", "hand", "+50.0"):
