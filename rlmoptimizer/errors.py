@@ -136,10 +136,11 @@ class AgentError(OptimizerError, Refusal):
 class BudgetExceededError(AgentError):
     """`asked` units do not fit into the `left` ones. Nothing was spent."""
 
-    def __init__(self, asked: int, left: int, purpose: str = "evaluate") -> None:
+    def __init__(self, asked: int, left: int, purpose: str = "evaluate", *, repeats: int = 1) -> None:
         self.asked = asked
         self.left = left
         self.purpose = purpose
+        self.repeats = repeats  # units for each example
         super().__init__(f"asked for {_units(asked)}, {left} left; {self._advice()}")
 
     def _advice(self) -> str:
@@ -149,23 +150,30 @@ class BudgetExceededError(AgentError):
             return f"the number of sub-LM prompts is limited too (rlm_max_llm_calls); {most}"
         if self.left <= 0:
             return "nothing more can be evaluated or asked, but you can go on thinking and submit"
-        return _what_fits(self.purpose, self.left)
+        return _what_fits(self.purpose, self.left, self.repeats)
 
 
 class CostExceededError(AgentError):
     """What was asked for is expected to cost `asked_usd`, and of `max_cost_usd` only `left_usd` is left.
 
-    Nothing was spent. `asked_usd` is 0 when nothing is known yet of what such calls cost. `fits` examples or prompts
+    Nothing was spent. `asked_usd` is 0 when nothing is known yet of what such calls cost. `fits` evaluations or prompts
     would fit; None: that is not known.
     """
 
     def __init__(
-        self, asked_usd: float, left_usd: float, purpose: str = "evaluate", *, fits: int | None = None
+        self,
+        asked_usd: float,
+        left_usd: float,
+        purpose: str = "evaluate",
+        *,
+        fits: int | None = None,
+        repeats: int = 1,
     ) -> None:
         self.asked_usd = asked_usd
         self.left_usd = left_usd
         self.purpose = purpose
         self.fits = fits
+        self.repeats = repeats  # evaluations of each example
         super().__init__(f"{self.said}; {self._advice()}")
 
     @property
@@ -178,7 +186,7 @@ class CostExceededError(AgentError):
     def _advice(self) -> str:
         if self.left_usd <= 0 or not self.fits:
             return "no more of it can be paid; submit what is best so far"
-        return _what_fits(self.purpose, self.fits)
+        return _what_fits(self.purpose, self.fits, self.repeats)
 
 
 class OptimizationEnded(AgentError):
@@ -255,8 +263,13 @@ class SubmissionError(AgentError):
     """A submission that is not one non-empty text for every step. The message lists what is missing or too much."""
 
 
-def _what_fits(purpose: str, count: int) -> str:
-    """What to ask for instead, when there is room for so many examples or prompts."""
+def _what_fits(purpose: str, count: int, repeats: int) -> str:
+    """What to ask for instead, when there is room for so many evaluations or prompts; an example takes `repeats`."""
+    if purpose == "evaluate" and repeats > 1:
+        limit = f" or a limit of {count // repeats}" if count >= repeats else ""
+        return f"repeats={repeats} makes each example cost {repeats}; pass fewer repeats, fewer ids{limit}"
+    if purpose == "validate" and repeats > 1:
+        return f"repeats={repeats} runs the whole of val {repeats} times; pass fewer repeats"
     if purpose == "evaluate":
         return f"pass fewer ids or a limit of {count}"
     if purpose == "validate":

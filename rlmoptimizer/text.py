@@ -1,14 +1,32 @@
-"""Values as a few words of a message: what the agent sent, and dollars. The length of a text in tokens."""
+"""Values as a few words of a message: what the agent sent, and dollars. Numbers as the agent wrote them. The length of
+a text in tokens."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, cast
 
 from kernel_bridge.text import shorten
 
-__all__ = ["brief", "token_estimate", "usd_text"]
+__all__ = ["brief", "token_estimate", "usd_text", "whole_number"]
 
+_LONGEST_NUMBER: Final = 100  # characters
+_LARGEST_NUMBER: Final = 2**128  # no number of the agent's is larger
 _PRINTABLE_BITS: Final = 2048  # Python prints no integer of more than 4300 digits, or fewer where it is set so
+
+
+def whole_number(value: object) -> int | None:
+    """The whole number that a value stands for, also as a short text or a float; None: it stands for none."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        text = value.strip() if len(value) <= _LONGEST_NUMBER else ""
+        return int(re.sub(r"\.0*$", "", text)) if re.fullmatch(r"[+-]?\d{1,18}(\.0*)?", text, re.ASCII) else None
+    try:
+        number = int(cast("Any", value))
+        return number if number == value and abs(number) < _LARGEST_NUMBER else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def brief(value: object, limit: int = 80) -> str:

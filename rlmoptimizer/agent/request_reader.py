@@ -10,7 +10,7 @@ from typing import Any
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.errors import SelectionError, UnknownRunError
-from rlmoptimizer.evaluation.run_request import Request, run_config
+from rlmoptimizer.evaluation.run_request import Request, asked_for, run_config
 from rlmoptimizer.evaluation.runs import is_cut_val
 from rlmoptimizer.events import Split
 from rlmoptimizer.records import RunRecord
@@ -18,10 +18,11 @@ from rlmoptimizer.store.json_text import encode
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.dataset import Dataset, Selection, parse_selection, select
 from rlmoptimizer.task.seeds import drawn_seed
-from rlmoptimizer.text import brief
+from rlmoptimizer.text import brief, whole_number
 
 __all__ = ["RequestReader", "ended_run", "names_val", "visible_runs"]
 
+_MOST_REPEATS = 100
 _LONGEST_NAME = 100  # characters of what may be a split or a run id
 
 
@@ -38,22 +39,33 @@ class RequestReader:
         self._store = store
         self._seed = seed
 
-    def read_request(self, split: Any, given: Mapping[str, Any], failed_from_run: Any, prompts: Any) -> Request:
+    def read_request(
+        self,
+        split: Any,
+        given: Mapping[str, Any],
+        failed_from_run: Any,
+        prompts: Any,
+        repeats: Any = 1,
+        reuse: Any = False,
+    ) -> Request:
         """`given` are the other selectors. Without rows, when no example failed in `failed_from_run`.
 
         Raises the `AgentError` that says what is wrong.
         """
         which = _read_split(split, self._data)
+        repeats, reuse = _read_repeats(repeats), _read_reuse(reuse)
         tried = self._prompts.current if prompts is None else self._prompts.with_changes(prompts)
         changes = None if prompts is None else dict(prompts)
         turn = self._turns.count
         if which == "val":
             ignored = [name for name, value in given.items() if value is not None and value != "first"]
             ignored += ["failed_from_run"] if failed_from_run is not None else []
-            config = run_config("val", Selection(), changes, ignored)
-            return Request.whole("val", self._data.val or (), tried, config, turn)
+            config = run_config("val", Selection(), changes, ignored, repeats=repeats, reuse=reuse)
+            rows = self._data.val or ()
+            return Request.whole("val", rows, tried, config, turn, repeats=repeats, reuse=reuse)
         train = self._data.train
         wanted = parse_selection(failed_from_run=failed_from_run, rows=len(train), **given)
+        asked = asked_for(wanted, repeats=repeats, reuse=reuse)
         failed = None
         if wanted.failed_from_run is not None:
             failed = self._store.failed_ids(ended_run(self._store, wanted.failed_from_run).run_id)
@@ -63,11 +75,11 @@ class RequestReader:
             if wanted.sample == "random" and wanted.sample_seed is None:
                 # It goes into the run's config, so that the agent can ask for the same sample again. It depends on
                 # the request and on how often a run was begun for it: threads and interruptions change nothing.
-                key = encode([wanted.as_config(), dict(tried)])
+                key = encode([asked, dict(tried)])
                 selection = replace(wanted, sample_seed=drawn_seed(self._seed, "sample", key, begun))
             rows = select(train, selection, failed)
-            config = run_config("train", selection, changes)
-            return Request("train", tried, rows, train, config, wanted.as_config(), turn)
+            config = run_config("train", selection, changes, repeats=repeats, reuse=reuse)
+            return Request("train", tried, rows, train, config, asked, turn, repeats, reuse)
 
         request = draw(0)
         drawn = bool(request.rows) and wanted.sample == "random" and wanted.sample_seed is None
@@ -100,6 +112,22 @@ def ended_run(store: RunStore, run_id: Any) -> RunRecord:
             "goes on with the rest of it"
         )
     return record
+
+
+def _read_repeats(repeats: Any) -> int:
+    number = 1 if repeats is None else whole_number(repeats)
+    if number is None or not 1 <= number <= _MOST_REPEATS:
+        raise SelectionError(
+            f"repeats={brief(repeats)} is not valid; pass a whole number from 1 to {_MOST_REPEATS}: how often each "
+            "example is evaluated"
+        )
+    return number
+
+
+def _read_reuse(reuse: Any) -> bool:
+    if reuse is None or isinstance(reuse, bool):
+        return bool(reuse)
+    raise SelectionError(f"reuse={brief(reuse)} is not valid; pass True or False")
 
 
 def _read_split(split: Any, data: Dataset) -> Split:

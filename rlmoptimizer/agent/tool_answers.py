@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from rlmoptimizer.agent.answer_size import cut_to_size
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.request_reader import ended_run, visible_runs
 from rlmoptimizer.agent.turns import Turns
-from rlmoptimizer.errors import LMUnavailable
+from rlmoptimizer.errors import LMUnavailable, SelectionError
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.runs import Accounts, is_cut_val
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import (
     LM_FAILURES,
+    ExampleResult,
     RunRecord,
     best_run,
+    combined,
     dollars,
     total_usd,
 )
-from rlmoptimizer.task.dataset import Dataset
+from rlmoptimizer.task.dataset import Dataset, ids_text, parse_selection, select
 from rlmoptimizer.text import usd_text
 
 __all__ = ["ToolAnswers", "cut_line", "percent", "run_log", "run_totals"]
@@ -46,18 +50,20 @@ class ToolAnswers:
         self._lock = threading.Lock()  # of the next one
         self._noted_strays = False
 
-    def run(self, record: RunRecord, *, remaining: int | None) -> dict[str, Any]:
+    def run(
+        self, record: RunRecord, *, remaining: int | None, ids: Collection[str] | None = None
+    ) -> dict[str, Any]:
         """What an evaluation returns. `remaining` None: for `run_data`, which tells nothing of the budget.
 
-        Texts are cut when they are too long together to be sent; the summary says so.
+        `ids`: only these examples; None: all that the agent may see. Texts are cut when they are too long together to
+        be sent; the summary says so.
         """
-        results = self._store.examples(record.run_id) if record.split == "train" else ()
-        rows, longest = cut_to_size([result.as_row() for result in results])
+        results = self._store.examples(record.run_id, ids) if record.split == "train" else ()
+        rows, longest = cut_to_size(_rows(results, record.repeats))
         totals = run_totals(record)
+        del totals["run_id"], totals["split"]
         return {
-            "score": totals["score"],
-            "evaluated_count": totals["evaluated_count"],
-            "passed_count": totals["passed_count"],
+            **totals,
             **({"unanswered_count": record.unanswered_count} if record.unanswered_count else {}),
             "run_id": record.run_id,
             **({} if remaining is None else {"remaining_budget": remaining}),
@@ -67,17 +73,33 @@ class ToolAnswers:
             "examples": rows,
         }
 
-    def run_data(self, run_id: Any) -> dict[str, Any]:
-        """What `run_data` returns. Raises the `AgentError` for a run that the agent may not see."""
-        return self.run(ended_run(self._store, run_id), remaining=None)
+    def run_data(self, run_id: Any, ids: Any = None) -> dict[str, Any]:
+        """What `run_data` returns. Raises the `AgentError` for what the agent may not see."""
+        record = ended_run(self._store, run_id)
+        return self.run(record, remaining=None, ids=None if ids is None else self._named(record, ids))
+
+    def _named(self, record: RunRecord, ids: Any) -> frozenset[str]:
+        """The examples of a run that `ids` names."""
+        if record.split != "train":
+            raise SelectionError(
+                f"run {record.run_id} is on {record.split}, whose examples are not shown; call run_data without ids"
+            )
+        train = self._data.train
+        named = {row.example_id for row in select(train, parse_selection(ids=ids, rows=len(train)))}
+        has = self._store.result_ids(record.run_id)
+        if named.isdisjoint(has):
+            raise SelectionError(f"run {record.run_id} has none of these examples; it has {ids_text(train, has)}")
+        return frozenset(named.intersection(has))
 
     def no_failures(self, request: Request) -> dict[str, Any]:
         """What an evaluation of the failures of a run without failures returns: no run was made, no score exists."""
         remaining = self._accounts.ledger.left
         return {
             "score": None,
+            "standard_error": None,
             "evaluated_count": 0,
             "passed_count": 0,
+            "error_count": 0,
             "run_id": None,
             "remaining_budget": remaining,
             "summary_line": (
@@ -138,8 +160,12 @@ class ToolAnswers:
             line += f", {record.error_count} with an error"
         if record.unanswered_count:
             line += self._unanswered(record)
+        if record.repeats > 1:
+            line += f"; each example {record.repeats} times, it passed when it did every time"
+        if record.reused_count:
+            line += f"; {_reused(record)}"
         if record.state == "cancelled":
-            line += f"; stopped after {record.evaluated_count} of {record.planned_count} examples"
+            line += f"; stopped after {_progress(record)}"
         if ignored := record.config.get("ignored"):
             line += f"; ignored, because val always runs whole: {', '.join(ignored)}"
         if remaining is not None:
@@ -186,6 +212,27 @@ class ToolAnswers:
         return len(self._store.shown_rollouts(run_id)) if split == "train" else 0
 
 
+def _rows(results: Iterable[ExampleResult], repeats: int) -> list[dict[str, Any]]:
+    """The rows of a run: one for each example, whatever its rollouts are."""
+    if repeats == 1:
+        return [result.as_row() for result in results]
+    examples = itertools.groupby(results, lambda result: result.example_id)
+    return [combined(list(rollouts)).as_row() for _, rollouts in examples]
+
+
+def _progress(record: RunRecord) -> str:
+    """How far a run came."""
+    if record.repeats == 1:
+        return f"{record.evaluated_count} of {record.planned_count} examples"
+    return f"{record.judged_count} of {record.planned_count * record.repeats} evaluations"
+
+
+def _reused(record: RunRecord) -> str:
+    if record.reused_count == record.judged_count:
+        return "all of it reused from earlier runs, for nothing"
+    return f"{record.reused_count} of {record.judged_count} evaluations reused from earlier runs, for nothing"
+
+
 def percent(score: float | None) -> float | None:
     """A fraction as the percentage that people and the agent see; None stays None."""
     return None if score is None else round(100.0 * score, 2)
@@ -197,8 +244,12 @@ def run_totals(record: RunRecord) -> dict[str, Any]:
         "run_id": record.run_id,
         "split": record.split,
         "score": percent(record.score),
+        "standard_error": percent(record.standard_error),
         "evaluated_count": record.evaluated_count,
         "passed_count": record.passed_count,
+        "error_count": record.error_count,
+        **({"repeats": record.repeats} if record.repeats > 1 else {}),
+        **({"reused_count": record.reused_count} if record.reused_count else {}),
     }
 
 
@@ -208,7 +259,6 @@ def run_log(record: RunRecord) -> dict[str, Any]:
         **run_totals(record),
         "baseline": record.baseline,
         "state": record.state,
-        "error_count": record.error_count,
         "unanswered_count": record.unanswered_count,
         "remaining_budget": record.budget_left,
         "config": dict(record.config),
@@ -225,12 +275,11 @@ def cut_line(record: RunRecord) -> str:
         )
     if record.split == "val" and record.state == "cancelled":
         return f"{run} was cut; val is told whole or not at all: the same call of evaluate_program does the rest"
-    rest = record.planned_count - record.evaluated_count
-    if not rest:
+    if not record.missing_count:
         return f"{run} came to its end: run_data({record.run_id!r}) has it, for nothing"
     ending = "is ending" if record.state == "running" else "ended"
     return (
-        f"{run} was cut and {ending} after {record.evaluated_count} of {record.planned_count} examples; "
+        f"{run} was cut and {ending} after {_progress(record)}; "
         f"what did not run is not paid. run_data({record.run_id!r}) has what did, and "
         "the same call of evaluate_program goes on with the rest"
     )

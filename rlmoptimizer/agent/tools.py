@@ -19,7 +19,8 @@ from rlmoptimizer.agent.stopping import Ending, WorkStop
 from rlmoptimizer.agent.tool_answers import ToolAnswers
 from rlmoptimizer.evaluation.evaluator import LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
-from rlmoptimizer.evaluation.runs import Accounts, Caller, Runs, is_cut_val
+from rlmoptimizer.evaluation.run_under_way import Caller
+from rlmoptimizer.evaluation.runs import Accounts, Runs, is_cut_val
 from rlmoptimizer.events import PromptUpdated
 
 __all__ = ["AgentTools"]
@@ -83,6 +84,8 @@ class AgentTools:
         sample_seed: Any = None,
         failed_from_run: Any = None,
         prompts: Any = None,
+        repeats: Any = 1,
+        reuse: Any = False,
     ) -> dict[str, Any]:
         """Run the program on examples and score it. 1 unit per example. May run several times at once, from threads.
 
@@ -90,7 +93,11 @@ class AgentTools:
         ids: "3,7,12", "10-20", a list, or one number. limit: at most so many; sample: the "first", or "random" ones
         (the same again with sample_seed). failed_from_run: a run id; only what did not pass there.
         prompts: {step: text} for this run only; steps left out keep the prompt that is set.
-        Returns {score: 0-100, evaluated_count, passed_count, run_id, remaining_budget, summary_line, split, config,
+        repeats: evaluate each example so often (1 to 100), 1 unit each time; its row has scores, score is their mean,
+        and the rest of the row is the worst one's. reuse: True takes what these very prompts were scored before from
+        earlier runs, for nothing, and runs only the rest; these rows have reused: True.
+        Returns {score: 0-100, standard_error: of score, evaluated_count, passed_count, error_count, run_id,
+        remaining_budget, summary_line, split, config,
         examples: [{example_id, source_example_id, inputs, expected, predicted: dict or None, score: 0-1,
         passed: the score is 1, error: None or text, feedback: None or the metric's words,
         steps: [{step_index, step_name, signature_name, inputs, outputs}]}]}.
@@ -106,13 +113,13 @@ class AgentTools:
         with self._gate.passing(alone=names_val(split)):
             if caller.is_gone:  # while the call waited
                 raise OptimizationStopped
-            request = self._requests.read_request(split, given, failed_from_run, prompts)
+            request = self._requests.read_request(split, given, failed_from_run, prompts, repeats, reuse)
             return self._evaluated(request, caller) if request.rows else self._answers.no_failures(request)
 
     @_tool
-    def run_data(self, run_id: Any) -> dict[str, Any]:
-        """What the evaluation `run_id` returned, once more (without remaining_budget)."""
-        return self._answers.run_data(run_id)
+    def run_data(self, run_id: Any, ids: Any = None) -> dict[str, Any]:
+        """What the evaluation `run_id` returned, once more (without remaining_budget). ids: only these examples."""
+        return self._answers.run_data(run_id, ids)
 
     @_tool
     def compare_runs(self, run_a: Any, run_b: Any) -> dict[str, Any]:
@@ -154,8 +161,9 @@ class AgentTools:
 
         Returns {remaining_budget, cost_usd, remaining_cost_usd, best_score: 0-100, best_run_id, latest_run_id,
         baseline_run_id, baseline_val_run_id, current_prompts: {step: text}, best_prompts: {step: text}, steps: [name],
-        runs: [{run_id, split, score: 0-100, evaluated_count, passed_count}], and further counts}; with max_seconds also
-        remaining_seconds. "best" is by score on val, or on the whole of train when there is no val.
+        runs: [{run_id, split, score: 0-100, standard_error, evaluated_count, passed_count, error_count}], and further
+        counts}; with max_seconds also remaining_seconds. "best" is by score on val, or on the whole of train when there
+        is no val.
         """
         left = self._stop.seconds_left
         return self._answers.status(self._prompts.current) | ({} if left is None else {"remaining_seconds": left})

@@ -13,7 +13,8 @@ from kernel_bridge.text import printable_line
 from rlmoptimizer.errors import BudgetExceededError, CostExceededError, CostLimitReached
 from rlmoptimizer.evaluation.evaluator import LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
-from rlmoptimizer.evaluation.runs import Accounts, Caller, Runs, is_cut_val
+from rlmoptimizer.evaluation.run_under_way import Caller
+from rlmoptimizer.evaluation.runs import Accounts, Runs, is_cut_val
 from rlmoptimizer.events import Split
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import RunRecord, dollars
@@ -103,7 +104,15 @@ class HostRuns:
             if record.baseline or not is_cut_val(record):
                 continue
             prompts = stored(record.prompts)
-            request = Request.whole("val", self._data.val or (), prompts, record.config, record.turn)
+            request = Request.whole(
+                "val",
+                self._data.val or (),
+                prompts,
+                record.config,
+                record.turn,
+                repeats=record.repeats,
+                reuse=bool(record.config["reuse"]),
+            )
             with (
                 contextlib.suppress(BudgetExceededError, CostExceededError, LMsFailed),
                 alone(),  # somebody may be at a console already

@@ -37,6 +37,7 @@ from rlmoptimizer.evaluation.row_progress import RowProgress
 from rlmoptimizer.evaluation.step_feedback import feedback_by_step
 from rlmoptimizer.evaluation.step_recorder import Steps, Trace, TracedCall, describe_error
 from rlmoptimizer.evaluation.time_limit import TimeLimit
+from rlmoptimizer.lms.cache_space import SPACE_SETTING, rollout_space
 from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.records import PASSED_AT, ExampleResult, StepTrace
 from rlmoptimizer.task.copying import copy_of
@@ -110,7 +111,7 @@ class RowRunner:
         progress = RowProgress(row, self._halt)
         try:
             outcome = self._limit.call(
-                lambda: context.run(self._run, progress), lambda: self._timed_out(progress), halt=self._halt
+                lambda: context.run(self._run_in_space, progress), lambda: self._timed_out(progress), halt=self._halt
             )
         except ItemAbandoned:
             raise
@@ -121,6 +122,10 @@ class RowRunner:
 
     def _timed_out(self, progress: RowProgress) -> RowOutcome:
         return RowOutcome(progress.timed_out(self._limit.seconds or 0.0), False, None)
+
+    def _run_in_space(self, progress: RowProgress) -> RowOutcome:
+        with rollout_space(progress.row.rollout, self._settings.get(SPACE_SETTING)):
+            return self._run(progress)
 
     def _run(self, progress: RowProgress) -> RowOutcome:
         row = progress.row
@@ -213,7 +218,8 @@ class RowRunner:
             return self._loop.run(answer) if inspect.isawaitable(answer) else answer
 
     def _overrides(self, lm: dspy.BaseLM | None) -> dict[str, Any]:
-        return dict(self._settings) if lm is None else {**self._settings, "lm": lm}
+        settings = {name: value for name, value in self._settings.items() if name != SPACE_SETTING}
+        return settings if lm is None else {**settings, "lm": lm}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _load, (self._pickled,)

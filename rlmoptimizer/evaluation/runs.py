@@ -1,9 +1,10 @@
-"""Runs: evaluations that are paid, stored and reported example by example.
+"""Runs: evaluations that are paid, stored and reported rollout by rollout. An example has one unless it is repeated.
 
-A run that was cut is never lost and never paid twice. The same request (same split, prompts and selection) continues
-it under its id, for the examples that have no verdict yet. A new run with the same prompts takes over the results it
-needs from cut runs, for nothing. So an example that was paid although its LM failed later is run again for nothing. A
-finished run counts as cut when nobody got its answer, because the process, the kernel or the turn that asked was gone.
+A run that was cut is never lost and never paid twice. The same request (same split, prompts, selection and repeats)
+continues it under its id, for the rollouts that have no verdict yet. A new run with the same prompts takes over the
+results it needs from cut runs, for nothing. So a rollout that was paid although its LM failed later is run again for
+nothing. A finished run counts as cut when nobody got its answer, because the process, the kernel or the turn that asked
+was gone. A request that reuses verdicts takes them from every run that has ended.
 
 A run on train is cut when nobody waits for it any more. A run on val goes on to its end unless everything is stopped:
 the place where it was cut would tell of single examples.
@@ -14,8 +15,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 
 import dspy
 
@@ -23,16 +24,17 @@ from kernel_bridge.text import printable_line
 from rlmoptimizer.errors import MetricFailed, SelectionError
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.fan_out import Halt
-from rlmoptimizer.evaluation.row_runner import Detail
+from rlmoptimizer.evaluation.run_price import RunPrice, free_price, unit_price
 from rlmoptimizer.evaluation.run_request import Request
+from rlmoptimizer.evaluation.run_under_way import AgentKernel, Caller, RunUnderWay
+from rlmoptimizer.evaluation.takeover import find_takeover
 from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, LMUsageCounted, Split
 from rlmoptimizer.records import LM_FAILURES, ExampleResult, Rollout, RunRecord, usage_dict
 from rlmoptimizer.spending.cost_ledger import CostLedger
-from rlmoptimizer.spending.ledger import Slot, UnitLedger
+from rlmoptimizer.spending.ledger import UnitLedger
 from rlmoptimizer.store.run_store import RunStore
-from rlmoptimizer.task.dataset import Row
 
-__all__ = ["Accounts", "Caller", "Runs", "is_cut_val"]
+__all__ = ["Accounts", "Runs", "is_cut_val"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ _ERROR_CHARS = 500  # of an example's error in a warning
 # Limits for runs that have cost nothing, so that they cannot fill the disk.
 _MOST_FREE_RUNS = 1000
 _MOST_FREE_BYTES = 64_000_000  # of what they were asked, which is mostly prompts
+_MOST_REUSED = 1_000_000  # verdicts, in all runs together; each takes about 64 bytes
 _LOOK_SECONDS = 0.2  # how often a wait for a run's end checks for a stop
 
 
@@ -62,81 +65,6 @@ class Accounts:
 def is_cut_val(record: RunRecord) -> bool:
     """A run on val that is not whole, so that nothing of it may be shown."""
     return record.split == "val" and record.state == "cancelled"
-
-
-@dataclass(slots=True)
-class _Kernel:
-    """What ends with a kernel of the agent."""
-
-    gone: threading.Event = field(default_factory=threading.Event)  # nobody waits for answers any more
-    given: set[str] = field(default_factory=set[str])  # finished runs whose answers it got in this turn
-    turns: int = 0  # that have ended
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who waits for the answer: a kernel of the agent in one of its turns; by default the host itself."""
-
-    kernel: _Kernel = field(default_factory=_Kernel)
-    turn: int = 0
-
-    @property
-    def is_gone(self) -> bool:
-        return self.kernel.gone.is_set()
-
-
-@dataclass(frozen=True, slots=True)
-class _Price:
-    """What one run is paid from."""
-
-    units: Slot | None  # None: free of charge
-    dollars: Slot
-    # Rollouts that were paid before, for what they show, and have no verdict, because their LM failed.
-    paid_before: frozenset[Rollout] = frozenset()
-
-
-@dataclass(slots=True)
-class _Run:
-    """One run under way: which it is, what of it is still to be done, and its totals, added by one thread at a time."""
-
-    run_id: str
-    request: Request
-    rows: tuple[Row, ...]  # those that have no verdict yet
-    price: _Price
-    caller: Caller
-    baseline: bool = False
-    done: int = 0
-    passed: int = 0
-    score_sum: float = 0.0
-
-    @property
-    def may_be_cut(self) -> bool:
-        """Whether it ends early when nobody waits for it any more."""
-        return self.request.split == "train" or (self.baseline and self.request.split == "val")
-
-    @property
-    def detail(self) -> Detail:
-        """How much of its examples is kept: all of the baseline on train, next to nothing beside the results of val."""
-        if self.request.split != "train":
-            return "totals"
-        return "requests" if self.price.units is None else "rows"
-
-    def start_from(self, record: RunRecord) -> None:
-        """Count what it has already."""
-        self.done, self.passed = record.judged_count, record.passed_count
-        self.score_sum = (record.score or 0.0) * record.judged_count
-
-    def units(self, result: ExampleResult) -> int:
-        """What a result costs. One without a verdict costs a unit when the agent is shown what was answered in it."""
-        shown = self.request.split == "train" and result.shows_answers
-        is_paid = (result.example_id, result.rollout) in self.price.paid_before
-        return int(not is_paid and (result.has_verdict or shown))
-
-    def add(self, results: Sequence[ExampleResult]) -> None:
-        judged = [result for result in results if result.has_verdict]
-        self.done += len(judged)
-        self.passed += sum(result.passed for result in judged)
-        self.score_sum += sum(result.score for result in judged)
 
 
 class _Halt:
@@ -172,8 +100,8 @@ class Runs:
         self._closed = closed
         self._stopped = stopped
         self._lock = threading.Condition()  # of the next three, and of choosing what a request goes on with
-        self._under_way: dict[str, _Run] = {}
-        self._kernel = _Kernel()
+        self._under_way: dict[str, RunUnderWay] = {}
+        self._kernel = AgentKernel()
         self._warned = False
 
     def caller(self) -> Caller:
@@ -199,9 +127,9 @@ class Runs:
             return self._carried_out(run)
 
     def free_examples(self, request: Request, *, baseline: bool) -> int:
-        """How many examples `free` would evaluate."""
+        """How many evaluations `free` would make."""
         record = self._free_record(request, baseline)
-        return len(request.rows) if record is None else record.missing_count
+        return len(request.rows) * request.repeats if record is None else record.missing_count
 
     def free(self, request: Request, *, baseline: bool) -> RunRecord:
         """A run of the host, which costs no units; one that is complete already is returned as it is.
@@ -209,23 +137,22 @@ class Runs:
         `baseline`: of the unchanged program. Raises `CostExceededError` before anything is spent, and `LMsFailed`.
         """
         if (record := self._free_record(request, baseline)) is not None:
-            missing = record.missing_count
-            if record.state == "finished" and not missing:
+            if record.state == "finished" and not record.missing_count:
                 return record
-            with self._accounts.costs.reserve(missing, request.purpose) as cost_slot:
-                run = self._reopened(record, request, Caller(), _Price(None, cost_slot))
-                return self._carried_out(run)
-        with self._accounts.costs.reserve(len(request.rows), request.purpose) as cost_slot:
+            with free_price(self._accounts.costs, request, record.missing_count) as price:
+                return self._carried_out(self._reopened(record, request, Caller(), price))
+        rows = request.rollouts
+        with free_price(self._accounts.costs, request, len(rows)) as price:
             run_id = self._store.begin_run(
                 request.split,
                 request.config,
                 request.prompts,
                 baseline=baseline,
                 planned_ids=[row.example_id for row in request.rows],
+                repeats=request.repeats,
                 request=request.asked,
             )
-            run = _Run(run_id, request, request.rows, _Price(None, cost_slot), Caller(), baseline)
-            return self._carried_out(run)
+            return self._carried_out(RunUnderWay(run_id, request, rows, price, Caller(), baseline))
 
     def _free_record(self, request: Request, baseline: bool) -> RunRecord | None:
         found = self._store.find_runs(request.split, request.prompts, request.asked, baseline=baseline)
@@ -235,7 +162,7 @@ class Runs:
         """Nobody waits for the runs under way any more: those on train begin no further example. Returns their ids."""
         with self._lock:
             self._kernel.gone.set()
-            self._kernel = _Kernel()
+            self._kernel = AgentKernel()
             return tuple(self._under_way)
 
     def given(self) -> tuple[str, ...]:
@@ -259,7 +186,7 @@ class Runs:
 
     # which run answers a request; called under the lock
 
-    def _resumed(self, request: Request, caller: Caller, stack: ExitStack) -> _Run | RunRecord | None:
+    def _resumed(self, request: Request, caller: Caller, stack: ExitStack) -> RunUnderWay | RunRecord | None:
         """The answer of an earlier run, or that run to be continued; None: there is none."""
         for record in self._store.find_runs(request.split, request.prompts, request.asked):
             run_id = record.run_id
@@ -269,60 +196,67 @@ class Runs:
                 caller.kernel.given.add(run_id)
                 return replace(record, budget_left=self._accounts.ledger.left)
             paid_before = self._store.shown_rollouts(run_id) if request.split == "train" else frozenset[Rollout]()
-            price = self._price(request, stack, record.missing_count, paid_before)
+            price = stack.enter_context(self._price(request, record.missing_count, paid_before))
             return self._reopened(record, request, caller, price)
         return None
 
-    def _begun(self, request: Request, caller: Caller, stack: ExitStack) -> _Run:
-        """A new run, which takes over results of cut runs."""
+    def _begun(self, request: Request, caller: Caller, stack: ExitStack) -> RunUnderWay:
+        """A new run, which takes over results of earlier ones."""
+        self._check_free_runs(request)
+        if request.draw is not None:
+            request = request.draw(self._store.count_runs(request.split, request.prompts, request.asked))
+        every = request.rollouts
+        busy = {*self._under_way, *caller.kernel.given}
+        takeover = find_takeover(self._store, request, every, busy)
+        rows = takeover.rest(every)
+        price = stack.enter_context(self._price(request, len(rows), frozenset(takeover.shown)))
+        run_id = self._store.begin_run(
+            request.split,
+            request.config,
+            request.prompts,
+            planned_ids=[row.example_id for row in request.rows],
+            repeats=request.repeats,
+            request=request.asked,
+            turn=request.turn,
+            spare=takeover.all,
+        )
+        run = RunUnderWay(run_id, request, rows, price, caller)
+        if takeover.judged:
+            run.start_from(self._store.scores(run_id))
+        return run
+
+    def _check_free_runs(self, request: Request) -> None:
+        """Raise `SelectionError` when runs that cost nothing have filled the place that they may fill."""
         count, size = self._store.free_runs()
         if count >= _MOST_FREE_RUNS or size >= _MOST_FREE_BYTES:
             raise SelectionError(
                 f"{count:,} evaluations came to no verdict, because an LM failed or nobody waited for them, and have "
                 "cost nothing; no others are begun. Make the same call as for one of them once more, or submit"
             )
-        if request.draw is not None:
-            request = request.draw(self._store.count_runs(request.split, request.prompts, request.asked))
-        planned = [row.example_id for row in request.rows]
-        rollouts = [(example_id, 0) for example_id in planned]
-        busy = {*self._under_way, *caller.kernel.given}
-        judged, shown = self._store.spare_rows(request.split, request.prompts, but=busy)
-        spare = {one: judged[one] for one in rollouts if one in judged}
-        if request.split == "train":
-            spare |= {one: shown[one] for one in rollouts if one in shown and one not in spare}
-        rows = tuple(row for row in request.rows if (row.example_id, row.rollout) not in judged)
-        price = self._price(request, stack, len(rows), frozenset(spare.keys() - judged.keys()))
-        run_id = self._store.begin_run(
-            request.split,
-            request.config,
-            request.prompts,
-            planned_ids=planned,
-            request=request.asked,
-            turn=request.turn,
-            spare=spare,
-        )
-        run = _Run(run_id, request, rows, price, caller)
-        if spare:
-            run.start_from(self._store.run(run_id))
-        return run
+        if request.reuse:
+            count, size, reused = self._store.reusing_runs()
+            if count >= _MOST_FREE_RUNS or size >= _MOST_FREE_BYTES or reused >= _MOST_REUSED:
+                raise SelectionError(
+                    f"{reused:,} verdicts were reused, {count:,} evaluations had nothing else; no more are. Read "
+                    "earlier runs with run_data, or pass reuse=False"
+                )
 
-    def _price(self, request: Request, stack: ExitStack, missing: int, paid_before: frozenset[Rollout]) -> _Price:
-        """Set aside what `missing` examples may cost, until the end of `stack`."""
-        units = stack.enter_context(self._accounts.ledger.reserve(missing - len(paid_before), request.purpose))
-        dollars = stack.enter_context(self._accounts.costs.reserve(missing, request.purpose))
-        return _Price(units, dollars, paid_before)
+    def _price(
+        self, request: Request, missing: int, paid_before: frozenset[Rollout]
+    ) -> AbstractContextManager[RunPrice]:
+        return unit_price(self._accounts.ledger, self._accounts.costs, request, missing, paid_before)
 
-    def _reopened(self, record: RunRecord, request: Request, caller: Caller, price: _Price) -> _Run:
+    def _reopened(self, record: RunRecord, request: Request, caller: Caller, price: RunPrice) -> RunUnderWay:
         by_id = {row.example_id: row for row in request.source}
         open_rollouts = self._store.reopen_run(record.run_id)
         rows = tuple(replace(by_id[example_id], rollout=number) for example_id, number in open_rollouts)
-        run = _Run(record.run_id, request, rows, price, caller, record.baseline)
-        run.start_from(record)
+        run = RunUnderWay(record.run_id, request, rows, price, caller, record.baseline)
+        run.start_from(self._store.scores(record.run_id))
         return run
 
     # how it is carried out
 
-    def _carried_out(self, run: _Run) -> RunRecord:
+    def _carried_out(self, run: RunUnderWay) -> RunRecord:
         split, total = run.request.split, run.done + len(run.rows)
         self._accounts.emitter.emit(EvaluationStarted(run.run_id, split, total, run.baseline))
         completed = failed = False
@@ -352,7 +286,7 @@ class Runs:
         self._warn_of_failed_lms(record)
         return record
 
-    def _ended(self, run: _Run, total: int, state: str) -> RunRecord:
+    def _ended(self, run: RunUnderWay, total: int, state: str) -> RunRecord:
         # What this run reserved and did not use is free again when it ends.
         units = run.price.units
         left = self._accounts.ledger.left + (0 if units is None else units.open)
@@ -374,18 +308,10 @@ class Runs:
             self._lock.notify_all()
         return record
 
-    def _keep(self, run: _Run, total: int, results: Sequence[ExampleResult]) -> None:
+    def _keep(self, run: RunUnderWay, total: int, results: Sequence[ExampleResult]) -> None:
         """Store results together with what they cost, before anybody sees them. One call at a time for each run."""
         self._accounts.costs.flush()  # the dollars first, so that a stored result never lacks its cost
-        # An example that was paid before and failed again stays as it was, so that it shows nothing unpaid.
-        paid = run.price.paid_before
-        kept = [result for result in results if result.has_verdict or (result.example_id, result.rollout) not in paid]
-        units = sum(run.units(result) for result in kept)
-        if run.price.units is None or not units:
-            self._store.append(run.run_id, *kept)
-        else:
-            run.price.units.settle(units, lambda charge: self._store.append(run.run_id, *kept, charge=charge))
-        run.price.dollars.settle(len(results))
+        run.price.settle(results, lambda kept, charge: self._store.append(run.run_id, *kept, charge=charge))
         run.add(results)
         if run.done:
             mean = run.score_sum / run.done
@@ -401,8 +327,8 @@ class Runs:
         else:  # a message may quote what was asked, and those rows are nobody's to see
             error = ", ".join(sorted(self._store.error_kinds(record.run_id).keys() & LM_FAILURES))
         logger.warning(
-            "The LM that runs the program failed on %d of the examples of %s (%s). They have no verdict and are not in "
-            "its score. The agent is told, and goes on; this is said once",
+            "The LM that runs the program failed on %d of the evaluations of %s (%s). They have no verdict and are not "
+            "in its score. The agent is told, and goes on; this is said once",
             record.unanswered_count,
             record.run_id,
             printable_line(error, _ERROR_CHARS),

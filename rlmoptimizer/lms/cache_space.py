@@ -16,14 +16,16 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import dspy
 
-__all__ = ["cache_space", "in_cache_space"]
+__all__ = ["SPACE_SETTING", "cache_space", "in_cache_space", "rollout_space"]
 
-_SETTING: Final = "rlmoptimizer_cache_space"
+SPACE_SETTING: Final = "rlmoptimizer_cache_space"
+"""The name of the setting. In another process, where it arrives with DSPy's settings, `rollout_space` takes it."""
+
 _lock = threading.Lock()
 
 
@@ -31,7 +33,21 @@ _lock = threading.Lock()
 def cache_space(name: str) -> Generator[None]:
     """In the block, and wherever DSPy's settings go from it, the cache is that of the space `name`."""
     _separate(dspy.cache)
-    with dspy.context(**{_SETTING: name}):
+    with dspy.context(**{SPACE_SETTING: name}):
+        yield
+
+
+@contextmanager
+def rollout_space(number: int, space: str | None = None) -> Generator[None]:
+    """In the block, the cache is that of the rollout `number` within a space; that of rollout 0 is the space itself.
+
+    So a request that is made again in another rollout is answered anew. `space` None: the present one.
+    """
+    present: str | None = dspy.settings.get(SPACE_SETTING)
+    wanted = present if space is None else space
+    if number:
+        wanted = f"{wanted or 'rlmoptimizer'} {number}"
+    with nullcontext() if wanted is None or wanted == present else cache_space(wanted):
         yield
 
 
@@ -52,7 +68,7 @@ class _Keys:
         self._own = own
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        key, space = self._own(*args, **kwargs), dspy.settings.get(_SETTING)
+        key, space = self._own(*args, **kwargs), dspy.settings.get(SPACE_SETTING)
         return key if space is None else f"{space}:{key}"
 
 

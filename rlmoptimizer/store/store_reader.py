@@ -162,6 +162,10 @@ class StoreReader:
         """
         return frozenset(self._results.rollouts(self._number(run_id), SHOWN))
 
+    def result_ids(self, run_id: str) -> frozenset[str]:
+        """The ids of the examples that have a result, also one without a verdict. Raises `UnknownRunError`."""
+        return frozenset(example_id for example_id, _ in self._results.rollouts(self._number(run_id)))
+
     def scores(self, run_id: str) -> dict[str, list[float]]:
         """The scores of each example that has a verdict, in planned order, those of one example by rollout.
 
@@ -230,11 +234,20 @@ class StoreReader:
 
         Without those that are under way, and those that have all of their verdicts from others.
         """
-        free = (
+        return self._unpaid("evaluated = 0")
+
+    def reusing_runs(self) -> tuple[int, int, int]:
+        """How many runs have all of their verdicts from others, the bytes of what they were asked, and how many
+        verdicts any run has from another."""
+        (taken,) = self._query("SELECT COALESCE(SUM(reused), 0) FROM runs")[0]
+        return *self._unpaid("evaluated > 0"), taken
+
+    def _unpaid(self, which: str) -> tuple[int, int]:
+        unpaid = (
             "SELECT COUNT(*), COALESCE(SUM(LENGTH(CAST(config AS BLOB))), 0) FROM runs WHERE NOT baseline "
-            "AND state != 'running' AND evaluated = 0 AND number NOT IN (SELECT run FROM charges WHERE run IS NOT NULL)"
+            f"AND state != 'running' AND {which} AND number NOT IN (SELECT run FROM charges WHERE run IS NOT NULL)"
         )
-        return cast("tuple[int, int]", self._query(free)[0])
+        return cast("tuple[int, int]", self._query(unpaid)[0])
 
     def spare_rows(self, split: str, prompts: Mapping[str, str], *, but: Collection[str] = ()) -> tuple[Spare, Spare]:
         """Rows of these prompts in runs whose answers nobody has, and which no run has taken over yet.
@@ -254,6 +267,16 @@ class StoreReader:
             if run_id not in but:
                 spare[counted][example_id, place[2]] = cast("Place", tuple(place))
         return spare[1], spare[2]
+
+    def judged_rows(self, split: str, prompts: Mapping[str, str]) -> Spare:
+        """The newest verdicts on these prompts, in any run that has ended and whose metric did not fail."""
+        rows = self._query(
+            "SELECT example_id, number, position, rollout FROM runs JOIN results ON run = number "
+            "WHERE split = ? AND candidate = ? AND state IN ('cancelled', 'finished') AND counted = 1 ORDER BY number",
+            split,
+            Prompts.of(prompts).digest,
+        )
+        return {(example_id, rollout): (number, position, rollout) for example_id, number, position, rollout in rows}
 
     # Spending.
 

@@ -14,9 +14,18 @@ import dspy
 
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType, SelectionError
 from rlmoptimizer.events import Split
-from rlmoptimizer.text import brief
+from rlmoptimizer.text import brief, whole_number
 
-__all__ = ["Dataset", "Row", "Selection", "build_dataset", "build_test_rows", "parse_selection", "select"]
+__all__ = [
+    "Dataset",
+    "Row",
+    "Selection",
+    "build_dataset",
+    "build_test_rows",
+    "ids_text",
+    "parse_selection",
+    "select",
+]
 
 _IDS_HELP: Final = 'ids look like "3,7,12", "10-20" (inclusive) or [3, 7, 12]'
 _RANGE: Final = re.compile(r"(\d{1,18})\s*(?:-|\.\.|:|–|—)\s*(\d{1,18})", re.ASCII)  # noqa: RUF001 - models write dashes of any length
@@ -25,7 +34,6 @@ _LONGEST_WORD: Final = 100  # characters of a number, a name or a run id
 _LONGEST_ID: Final = 50  # characters of an id or a range in a list of them, with what parts it from the next
 _DEEPEST_LIST: Final = 3
 _SHOWN: Final = 30  # ids in a message
-_MOST: Final = 2**128  # no number of the agent's is larger; Python refuses to print integers of more than 4300 digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +176,14 @@ def parse_selection(
 
 
 def _parse_limit(limit: Any) -> int:
-    number = _whole(limit)
+    number = whole_number(limit)
     if number is None or number < 1:
         raise SelectionError(f"limit={brief(limit)} is not valid; pass a whole number, 1 or more, or None for no limit")
     return number
 
 
 def _parse_seed(seed: Any) -> int:
-    number = _whole(seed)
+    number = whole_number(seed)
     if number is None:
         raise SelectionError(f"sample_seed={brief(seed)} is not valid; pass a whole number, or None")
     return number
@@ -228,7 +236,7 @@ def _id_ranges(ids: Any, most: int, depth: int) -> Iterable[tuple[int, int]]:
             if number > most:  # also of items that name nothing
                 raise SelectionError(f"ids is a list of more than {most:,} items; pass None for every example")
             yield from _id_ranges(item, most, depth - 1)
-    elif (number := _whole(ids)) is not None:
+    elif (number := whole_number(cast("object", ids))) is not None:
         yield _checked_range(number, number, ids)
     else:
         raise SelectionError(f"{brief(cast('object', ids))} is not an example id; {_IDS_HELP}")
@@ -237,7 +245,7 @@ def _id_ranges(ids: Any, most: int, depth: int) -> Iterable[tuple[int, int]]:
 def _id_range(part: str) -> tuple[int, int]:
     if match := _RANGE.fullmatch(part):
         return _checked_range(int(match[1]), int(match[2]), part)
-    number = _whole(part)
+    number = whole_number(part)
     if number is None:
         raise SelectionError(f"{brief(part)} is not an example id; {_IDS_HELP}")
     return _checked_range(number, number, part)
@@ -281,7 +289,8 @@ def select(
         chosen = [row for row in chosen if row.example_id in failed]
         if not chosen:
             raise SelectionError(
-                f"none of these ids failed in run {selection.failed_from_run}; the ids that did: {_some(rows, failed)}"
+                f"none of these ids failed in run {selection.failed_from_run}; the ids that did: "
+                f"{ids_text(rows, failed)}"
             )
     limit = selection.limit
     if limit is None or limit >= len(chosen):
@@ -302,7 +311,8 @@ def _by_position(rows: Sequence[Row], ranges: tuple[tuple[int, int], ...]) -> li
     return [row for first, last in ranges for row in rows[first - 1 : last]]
 
 
-def _some(rows: Sequence[Row], ids: Collection[str], shown: int = _SHOWN) -> str:
+def ids_text(rows: Sequence[Row], ids: Collection[str], shown: int = _SHOWN) -> str:
+    """The first of some example ids, in the order of `rows`, and how many more there are."""
     ordered = [row.example_id for row in rows if row.example_id in ids]
     more = f" and {len(ordered) - shown} more" if len(ordered) > shown else ""
     return ",".join(ordered[:shown]) + more
@@ -310,20 +320,6 @@ def _some(rows: Sequence[Row], ids: Collection[str], shown: int = _SHOWN) -> str
 
 def _spell(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
-
-
-def _whole(value: Any) -> int | None:
-    """The whole number that a value stands for; None: it stands for none."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        text = value.strip() if len(value) <= _LONGEST_WORD else ""
-        return int(re.sub(r"\.0*$", "", text)) if re.fullmatch(r"[+-]?\d{1,18}(\.0*)?", text, re.ASCII) else None
-    try:
-        number = int(value)
-        return number if number == value and abs(number) < _MOST else None
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 def _article(value: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import dspy
 import pytest
+import stored_runs
 import toy
 from desk import Desk, desk
 from offline import Asked, field_lm
@@ -47,8 +48,10 @@ from rlmoptimizer.task.program import apply_prompts
 
 RESULT_KEYS = {
     "score",
+    "standard_error",
     "evaluated_count",
     "passed_count",
+    "error_count",
     "run_id",
     "remaining_budget",
     "summary_line",
@@ -84,6 +87,7 @@ def test_a_train_evaluation_returns_exactly_what_is_documented(at: Desk) -> None
     result = at.evaluate()
     assert set(result) == RESULT_KEYS
     assert (result["score"], result["evaluated_count"], result["passed_count"]) == (50.0, 6, 3)
+    assert (result["standard_error"], result["error_count"]) == (22.36, 0)  # sqrt(0.3 / 6)
     assert (result["split"], result["run_id"], result["remaining_budget"]) == ("train", "r3", 94)
     assert result["summary_line"] == "run r3 on train: score 50.00, 3/6 passed; 94 budget units left"
     first, second = result["examples"][:2]
@@ -186,7 +190,7 @@ def test_the_failures_of_a_run_without_failures_are_nothing_and_cost_nothing(at:
 
 def test_a_program_that_raises_makes_error_rows_that_say_so(at: Desk) -> None:
     result = at.evaluate(ids="1-2", prompts={"topic": "explode"})
-    assert result["score"] == 0.0
+    assert (result["score"], result["error_count"]) == (0.0, 2)
     assert "2 with an error" in result["summary_line"]
     for example in result["examples"]:
         assert not example["passed"]
@@ -271,7 +275,7 @@ def test_nothing_of_val_but_totals_is_in_any_answer_event_or_log(at: Desk, caplo
         with pytest.raises((SelectionError, PromptUpdateError)) as refused:
             at.evaluate(**attempt)
         answers.append(str(refused.value))
-    assert answers[1]["score"] == 0.0
+    assert (answers[1]["score"], answers[1]["error_count"]) == (0.0, 4)
     assert "4 with an error" in answers[1]["summary_line"]
     for told in (*answers, at.events, [r.getMessage() for r in caplog.records if r.name.startswith("rlmoptimizer")]):
         assert toy.SECRET not in repr(told)
@@ -522,6 +526,57 @@ def test_run_data_is_what_the_evaluation_returned_and_costs_nothing(at: Desk) ->
     assert at.ledger.spent == 3 + 4 + 6
 
 
+@pytest.mark.parametrize(
+    ("ids", "given"),
+    [(None, ["2", "3", "5"]), ("2", ["2"]), ("1-4", ["2", "3"]), ([5, "2"], ["2", "5"]), (3.0, ["3"])],
+)
+def test_run_data_gives_the_rows_of_some_examples(at: Desk, ids: Any, given: list[str]) -> None:
+    run = at.evaluate(ids="2,3,5")
+    read = at.bench.tools.run_data(run["run_id"], ids)
+    assert read["examples"] == [row for row in run["examples"] if row["example_id"] in given]
+    assert (read["score"], read["evaluated_count"]) == (run["score"], 3)  # of the whole run
+    assert at.ledger.spent == 3
+
+
+@pytest.mark.parametrize(
+    ("run_id", "ids", "reason"),
+    [
+        ("r3", "1,4", "run r3 has none of these examples; it has 2,3,5"),
+        ("r3", "7", "no such example ids: 7; the ids are 1-6"),
+        ("r3", "x", '"3,7,12", "10-20"'),
+        ("r3", "", "selects nothing"),
+        ("r2", "1", "run r2 is on val, whose examples are not shown; call run_data without ids"),
+        ("r9", "1", "r1, r2, r3"),
+    ],
+)
+def test_examples_that_a_run_does_not_show_are_refused(at: Desk, run_id: str, ids: Any, reason: str) -> None:
+    at.evaluate(ids="2,3,5")
+    with pytest.raises(AgentError, match=re.escape(reason)):
+        at.bench.tools.run_data(run_id, ids)
+
+
+def test_the_agent_cannot_know_of_runs_on_the_test_set(at: Desk) -> None:
+    run_id = at.store.begin_run("test", {}, at.bench.prompts.original, planned_ids=["1"])
+    at.store.append(run_id, stored_runs.result("1", 0.0, feedback=toy.SECRET))
+    at.store.finish_run(run_id)
+    refusals: list[str] = []
+    for ask in (
+        lambda: at.bench.tools.run_data(run_id),
+        lambda: at.bench.tools.run_data(run_id, "1"),
+        lambda: at.evaluate(failed_from_run=run_id),
+    ):
+        with pytest.raises(UnknownRunError, match=r"there is no run 'r3'; the runs are r1, r2$") as refused:
+            ask()
+        refusals.append(str(refused.value))
+    for split in ("test", " TEST", "validation"):
+        with pytest.raises(SelectionError, match=r'split must be "train" or "val", got'):
+            at.evaluate(split)
+    status = at.bench.tools.optimization_status()
+    assert (status["latest_run_id"], [run["run_id"] for run in status["runs"]]) == ("r2", ["r1", "r2"])
+    assert at.evaluate(ids="1", reuse=True)["reused_count"] == 1  # the baseline's
+    assert toy.SECRET not in repr([status, *refusals])
+
+
 @pytest.mark.parametrize("run_id", ["r99", "", None, 1, ["r1"]])
 def test_an_unknown_run_is_refused_with_the_known_ones(at: Desk, run_id: Any) -> None:
     with pytest.raises(UnknownRunError, match="r1, r2"):
@@ -545,9 +600,12 @@ def test_the_status_says_where_the_optimization_stands(at: Desk) -> None:
         "run_id": "r3",
         "split": "train",
         "score": 100.0,
+        "standard_error": None,
         "evaluated_count": 1,
         "passed_count": 1,
+        "error_count": 0,
     }
+    assert status["runs"][1]["standard_error"] == 28.87
 
 
 def test_best_is_by_val_and_the_first_of_equals(at: Desk) -> None:

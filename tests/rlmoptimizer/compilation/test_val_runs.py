@@ -17,6 +17,7 @@ from stoppable import killed
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.submission import SubmissionCheck
 from rlmoptimizer.agent.tools import AgentTools
+from rlmoptimizer.evaluation.run_request import asked_for
 from rlmoptimizer.records import LMCall
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
@@ -154,7 +155,8 @@ def test_a_failure_while_cut_runs_on_val_are_finished_is_what_compile_raises(
         ids = [result.example_id for result in store.examples(baseline.run_id)]
         for text in ("Try this.", "Try that."):
             prompts = {**baseline.prompts, "topic": text}
-            store.begin_run("val", baseline.config, prompts, planned_ids=ids, request=Selection().as_config(), turn=1)
+            asked = asked_for(Selection(), repeats=1, reuse=False)
+            store.begin_run("val", baseline.config, prompts, planned_ids=ids, request=asked, turn=1)
 
     record, full = RunStore.record_lm_calls, [True]
 

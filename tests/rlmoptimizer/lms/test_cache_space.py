@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import dspy
 import pytest
 import toy
+from desk import desk
 from dspy import lm15
 from offline import ScriptedRootLM, asked, fields_text
 from priced import by_call, priced
 from responses_server import ResponsesServer
 
-from rlmoptimizer.lms.cache_space import cache_space
+from rlmoptimizer.evaluation.evaluator import Evaluator
+from rlmoptimizer.lms.cache_space import cache_space, rollout_space
+from rlmoptimizer.task.dataset import build_dataset
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 
@@ -98,6 +105,63 @@ def test_a_space_goes_into_threads_of_dspy_and_async_calls(cache: Callable[[], N
     lm("two")
     asyncio.run(ask())
     assert len(model.requests) == 6
+
+
+def test_rollouts_of_a_space_are_answered_each_anew_and_again_the_same(cache: Callable[[], None]) -> None:
+    model = Model()
+    lm = priced(model, "rollouts", cache=True)
+    for _ in range(2):
+        for space in ("a", "b"):
+            with cache_space(space):
+                for number in range(3):
+                    with rollout_space(number):
+                        lm("one")
+                lm("one")  # as in rollout 0
+        cache()
+    assert len(model.requests) == 6
+
+
+def test_examples_that_are_repeated_ask_the_lm_each_time_and_a_later_run_finds_all_of_it(
+    cache: Callable[[], None], tmp_path: Path
+) -> None:
+    model = Model()
+    lm = priced(model, "repeated", cache=True)
+    for expected in (3 * 2 * 2, 2 * 3 * 2):  # examples, rollouts, steps
+        with desk(tmp_path / str(len(model.requests)), lm=lm, baseline=False) as at:
+            at.evaluate(limit=3, repeats=2)
+            assert len(model.requests) == expected
+            at.evaluate(limit=3)  # the first rollouts
+            assert len(model.requests) == expected
+            assert at.ledger.spent == 9
+        cache()
+
+
+class OnDisk:
+    """An engine for other processes; each request makes a file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        with tempfile.NamedTemporaryFile(dir=self.directory, delete=False):
+            return Model().complete(request)
+
+
+def test_rollouts_in_another_process_are_kept_apart_too(tmp_path: Path) -> None:
+    asked_for = tmp_path / "asked"
+    asked_for.mkdir()
+    lm = priced(OnDisk(asked_for), "elsewhere", cache=True)
+    rows = [replace(row, rollout=number) for number in range(2) for row in build_dataset(toy.trainset(3)).train]
+    with (
+        ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn"), partial(dspy.configure_cache, enable_disk_cache=False)
+        ) as pool,
+        Evaluator(toy.metric, lm, executor=pool) as evaluator,
+    ):
+        for space in ("rlmoptimizer train", "rlmoptimizer val", "rlmoptimizer train"):
+            results = evaluator.score(toy.Triage(), rows, space=space)
+            assert [result.rollout for result in results] == [0, 0, 0, 1, 1, 1]
+    assert len(list(asked_for.iterdir())) == 2 * 6 * 2  # spaces, rows, steps
 
 
 def test_many_threads_that_enter_a_space_at_once_make_the_same_keys() -> None:
