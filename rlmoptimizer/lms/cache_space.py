@@ -17,7 +17,7 @@ import contextvars
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import dspy
 
@@ -43,8 +43,8 @@ def rollout_space(number: int, space: str | None = None) -> Generator[None]:
 
     So a request that is made again in another rollout is answered anew. `space` None: the present one.
     """
-    present: str | None = dspy.settings.get(SPACE_SETTING)
-    wanted = present if space is None else space
+    present = cast("str | None", dspy.settings.get(SPACE_SETTING))
+    wanted: str | None = present if space is None else space
     if number:
         wanted = f"{wanted or 'rlmoptimizer'} {number}"
     with nullcontext() if wanted is None or wanted == present else cache_space(wanted):

@@ -66,7 +66,7 @@ def test_the_request_shows_the_result_of_a_run_as_it_is() -> None:
         toy.Triage(), trainset=toy.trainset(), metric=toy.metric, valset=toy.valset()
     )
     shown = re.findall(r"'(\w+)'", result.agent_trajectory[0]["output"])
-    assert len(shown) == 8 + 10
+    assert len(shown) == 10 + 10
     told = root.seen[0].instructions.partition("- `evaluate_program(")[2].partition("- `run_data(")[0]
     for key in (*shown, "remaining_budget", "step_index", "step_name", "signature_name", "inputs", "outputs"):
         assert re.search(rf"\b{key}\b", told), key
