@@ -93,9 +93,9 @@ class AgentTools:
         ids: "3,7,12", "10-20", a list, or one number. limit: at most so many; sample: the "first", or "random" ones
         (the same again with sample_seed). failed_from_run: a run id; only what did not pass there.
         prompts: {step: text} for this run only; steps left out keep the prompt that is set.
-        repeats: evaluate each example so often (1 to 100), 1 unit each time; its row has scores, score is their mean,
-        and the rest of the row is the worst one's. reuse: True takes what these very prompts were scored before from
-        earlier runs, for nothing, and runs only the rest; these rows have reused: True.
+        repeats: each example so often, 1 unit each time; a row then has scores, score is their mean, and the rest is
+        the worst one's. reuse: True takes from earlier runs, for nothing, what these very prompts were scored on, and
+        runs only the rest; such rows have reused: True.
         Returns {score: 0-100, standard_error: of score, evaluated_count, passed_count, error_count, run_id,
         remaining_budget, summary_line, split, config,
         examples: [{example_id, source_example_id, inputs, expected, predicted: dict or None, score: 0-1,
@@ -105,8 +105,9 @@ class AgentTools:
         feedback: the metric's on this step; truncated: True, an answer was cut at max_tokens; error and completion: the
         step failed (outputs == {}), and this is what the model wrote; first_completion: what it wrote first, when it
         was asked once more. Examples have objectives where the metric gives several scores.
-        An example with an error_kind found no model: it has no verdict, and costs nothing unless a step before that
-        was answered. The same call again runs what has no verdict, and pays nothing twice.
+        error_kind "example_timeout": it took too long, score 0. Any other error_kind: no model was found, so it has no
+        verdict, and costs nothing unless an earlier step was answered; the same call again runs what has none, and
+        pays nothing twice.
         """
         given = {"limit": limit, "ids": ids, "sample": sample, "sample_seed": sample_seed}
         caller = self._runs.caller()  # as it asks now; the run may begin in a later turn
