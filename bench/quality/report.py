@@ -12,7 +12,7 @@ from rich.table import Table
 
 from quality.models import EVAL_ROLES
 from quality.results import Result, read_results, run_name, write_json
-from rlmoptimizer.comparison import compare, mean_interval
+from rlmoptimizer.comparison import Comparison, compare, mean_interval
 
 __all__ = ["report_rows", "show_report", "summary_rows"]
 
@@ -41,6 +41,7 @@ def _row(result: Result, unchanged: Result | None) -> dict[str, Any]:
         "better": None,
         "worse": None,
         "p_value": None,
+        "verdict": None,
         "budget": result.budget,
         "metric_calls": result.metric_calls,
         "feedback_calls": result.feedback_calls,
@@ -59,8 +60,18 @@ def _row(result: Result, unchanged: Result | None) -> dict[str, Any]:
             "better": compared.better,
             "worse": compared.worse,
             "p_value": compared.p_value,
+            "verdict": _verdict(compared),
         }
     return row
+
+
+def _verdict(compared: Comparison) -> str:
+    """By the rule of the optimizer's own result."""
+    if compared.interval is not None and compared.p_value <= 0.05:
+        low, high = compared.interval
+        if low > 0 or high < 0:
+            return "gain" if low > 0 else "loss"
+    return "no proven gain"
 
 
 def summary_rows(rows: Iterable[dict[str, Any]], arms: Sequence[str]) -> list[dict[str, Any]]:
@@ -80,7 +91,8 @@ def _summary(arm: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "runs": len(rows),
         "score": round(statistics.fmean(row["score"] for row in rows), 1),
         "difference": round(statistics.fmean(differences), 1) if differences else None,
-        "gains": sum(row["difference_interval"] is not None and row["difference_interval"][0] > 0 for row in rows),
+        "gains": sum(row["verdict"] == "gain" for row in rows),
+        "losses": sum(row["verdict"] == "loss" for row in rows),
         "metric_calls": round(statistics.fmean(row["metric_calls"] for row in rows)),
         "proposer_calls": round(statistics.fmean(calls for calls, _ in proposers), 1),
         "proposer_tokens": round(statistics.fmean(tokens for _, tokens in proposers)),
@@ -131,7 +143,7 @@ def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
 def _summary_table(summary: Sequence[dict[str, Any]]) -> Table:
     table = Table(title="mean over tasks and seeds", title_justify="left", header_style="bold")
     table.add_column("arm", no_wrap=True)
-    for heading in ("runs", "held-out", "vs unchanged", "gains", "metric calls", "proposer calls", "tokens"):
+    for heading in ("runs", "held-out", "vs unchanged", "gains", "losses", "metric calls", "proposer calls", "tokens"):
         table.add_column(heading, justify="right")
     for row in summary:
         table.add_row(
@@ -139,7 +151,7 @@ def _summary_table(summary: Sequence[dict[str, Any]]) -> Table:
             str(row["runs"]),
             f"{row['score']:.1f}",
             "" if row["difference"] is None else f"{row['difference']:+.1f}",
-            "" if row["difference"] is None else str(row["gains"]),
+            *("" if row["difference"] is None else str(row[kind]) for kind in ("gains", "losses")),
             str(row["metric_calls"]),
             f"{row['proposer_calls']:g}",
             f"{row['proposer_tokens']:,}",

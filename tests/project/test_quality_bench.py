@@ -32,6 +32,7 @@ try:
     from quality.heldout import held_out
     from quality.metered_lm import CallLog, MeteredLM
     from quality.models import ModelNames, opened_models
+    from quality.report import report_rows, summary_rows
     from quality.results import Result, read_results
     from quality.run import Conditions, run_arm
     from quality.task import Task, check_task
@@ -519,6 +520,7 @@ def test_a_command_makes_what_is_not_there_and_shows_it_all(
         "better": 6,
         "worse": 0,
         "p_value": 0.03125,
+        "verdict": "gain",
         "budget": 80,
         "metric_calls": 12,
         "feedback_calls": 0,
@@ -580,3 +582,23 @@ def test_a_row_of_two_splits_and_a_step_that_is_none_are_refused() -> None:
         check_task(replace(task, hand_written={"other": ""}))
     with pytest.raises(ValueError, match="val has no rows"):
         check_task(replace(task, val=[]))
+
+
+@pytest.mark.parametrize(
+    ("scores", "verdict"), [([1.0] * 8, "gain"), ([1.0] * 4 + [0.0] * 4, "no proven gain"), ([0.0] * 8, "loss")]
+)
+def test_a_gain_is_one_that_chance_does_not_explain(scores: list[float], verdict: str) -> None:
+    common: dict[str, Any] = {"task": "toy", "seed": 0, "budget": 1, "proposer": None, "answered_by": None}
+    common |= {"prompts": {}, "test_errors": 0, "usage": {}, "metric_calls": 0, "feedback_calls": 0}
+    common |= {"seconds": 0.0, "processes": 1}
+    rows = report_rows(
+        [
+            Result(arm="ours", test_scores=scores, **common),
+            Result(arm="unchanged", test_scores=[0.5] * 8, **common),
+        ],
+        list(ARMS),
+    )
+    assert [(row["arm"], row["verdict"]) for row in rows] == [("unchanged", None), ("ours", verdict)]
+    summary = {row["arm"]: row for row in summary_rows(rows, list(ARMS))}
+    assert (summary["ours"]["gains"], summary["ours"]["losses"]) == (verdict == "gain", verdict == "loss")
+    assert summary["unchanged"]["difference"] is None

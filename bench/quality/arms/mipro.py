@@ -21,7 +21,7 @@ _CANDIDATES: Final = 6  # instructions a step, as its auto="light" has
 _BOOTSTRAPPED_SETS: Final = _CANDIDATES - 2  # of the sets of examples, one is empty and one is left out
 _FULL_EVERY: Final = 5  # trials, its default
 _LARGEST_MINIBATCH: Final = 35  # its default
-_SMALLEST_MINIBATCH: Final = 10
+_SMALLEST_MINIBATCH: Final = 20  # a smaller one says little
 
 
 @dataclass(frozen=True, slots=True)
