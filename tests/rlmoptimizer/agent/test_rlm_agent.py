@@ -253,6 +253,7 @@ def test_without_a_validation_set_the_best_candidate_is_by_train() -> None:
 def test_an_agent_that_does_nothing_gives_the_student_back() -> None:
     result, _ = toy.compiled(["pass"], rlm_max_iterations=1)
     assert result.optimized_dspy_program["topic"] == "Say what the message is about."
+    assert result.optimization_result.stop_reason == "turns"
 
 
 def test_an_interpreter_that_is_lost_ends_the_agent_not_the_compile(caplog: pytest.LogCaptureFixture) -> None:
@@ -261,6 +262,7 @@ def test_an_interpreter_that_is_lost_ends_the_agent_not_the_compile(caplog: pyte
     assert result.optimized_dspy_program == PROMPTS
     assert "interpreter is lost" in caplog.text
     assert "The REPL has ended" in result.agent_trajectory[1]["output"]
+    assert result.optimization_result.stop_reason == "kernel_lost"
     assert root.extracts >= 1
     assert result.trial_logs[-1]["remaining_budget"] == 30
 
@@ -312,6 +314,7 @@ def test_answers_that_cannot_be_read_any_more_end_the_work_with_the_best_candida
         result = run(root)
     assert result.optimized_dspy_program["topic"] == toy.FIX
     assert "3 answers of the root LM in a row could not be read" in caplog.text
+    assert result.optimization_result.stop_reason == "unreadable"
     assert root.extracts == 0
 
 

@@ -80,6 +80,7 @@ def test_a_compile_ends_at_its_target_with_the_best_candidate(caplog: pytest.Log
     assert result.agent_trajectory[0]["output"].strip() == "100.0"
     assert result.optimized_dspy_program == FIXED
     assert "run r3 scored 100.00 on all of val, and target_score is 95" in caplog.text
+    assert result.optimization_result.stop_reason == "target_score"
 
 
 def test_a_compile_whose_baseline_is_good_enough_asks_no_agent(caplog: pytest.LogCaptureFixture) -> None:
@@ -88,6 +89,7 @@ def test_a_compile_whose_baseline_is_good_enough_asks_no_agent(caplog: pytest.Lo
     assert root.seen == []
     assert result.optimized_dspy_program["topic"] == "Say what the message is about."
     assert "target_score is 50" in caplog.text
+    assert result.optimization_result.stop_reason == "target_score"
 
 
 def test_a_submission_in_the_cell_that_reached_the_target_counts() -> None:
@@ -95,6 +97,7 @@ def test_a_submission_in_the_cell_that_reached_the_target_counts() -> None:
     result, root = toy.compiled([code], target_score=95)
     assert len(root.seen) == 1
     assert result.agent_final_reasoning == "turn 1"
+    assert result.optimization_result.stop_reason == "submitted"
     assert result.optimized_dspy_program == FIXED
 
 
@@ -141,6 +144,7 @@ def test_a_compile_ends_when_its_patience_does(caplog: pytest.LogCaptureFixture)
     assert len(root.seen) == 1
     assert result.optimized_dspy_program["topic"] == "Say what the message is about."
     assert "the last run was not better than the best before, and patience is 1" in caplog.text
+    assert result.optimization_result.stop_reason == "patience"
 
 
 # a deadline
@@ -249,6 +253,7 @@ def test_the_cell_is_interrupted_at_the_deadline(
         result, root = toy.compiled([code], metric=late(clocked(monkeypatch), 6 + 4 + 1), max_seconds=3600)
     assert len(root.seen) == 1
     assert "KeyboardInterrupt" in result.agent_trajectory[0]["output"]
+    assert result.optimization_result.stop_reason == "max_seconds"
     assert result.optimized_dspy_program["topic"] == "Say what the message is about."
     assert "max_seconds=3600 is used up" in caplog.text
     assert "is lost" not in caplog.text
@@ -272,6 +277,7 @@ while True:
     assert (len(root.seen), root.extracts) == (1, 0)
     assert result.optimized_dspy_program["topic"] == "Say what the message is about."
     assert "max_seconds=3600 is used up" in caplog.text
+    assert result.optimization_result.stop_reason == "max_seconds"
 
 
 def test_an_answer_of_the_root_lm_that_comes_after_the_deadline_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,12 +290,14 @@ def test_an_answer_of_the_root_lm_that_comes_after_the_deadline_is_not_run(monke
     result, root = toy.compiled([thinking], max_seconds=3600)
     assert len(root.seen) == 1
     assert "This was not run: max_seconds=3600 is used up" in result.agent_trajectory[0]["output"]
+    assert result.optimization_result.stop_reason == "max_seconds"
 
 
 def test_a_baseline_is_not_cut_by_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     result, root = toy.compiled([SUBMIT], metric=late(clocked(monkeypatch), 1), max_seconds=3600)
     assert root.seen == []
     assert [(log["split"], log["evaluated_count"]) for log in result.trial_logs] == [("train", 6), ("val", 4)]
+    assert result.optimization_result.stop_reason == "max_seconds"
 
 
 def test_the_agent_is_told_of_the_limits_that_are_set() -> None:

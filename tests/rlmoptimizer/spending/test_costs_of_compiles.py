@@ -229,6 +229,7 @@ def test_an_agent_that_has_used_up_the_limit_is_not_asked_again_and_the_best_run
     assert result.usage["root"]["cost_usd"] == 0.05
     assert result.cost_usd == pytest.approx(BASELINE + 0.13)
     assert "the root LM is not asked again: max_cost_usd is used up" in caplog.text
+    assert result.optimization_result.stop_reason == "max_cost_usd"
 
 
 def test_an_agent_at_its_last_turn_is_not_asked_for_a_conclusion_that_cannot_be_paid() -> None:
