@@ -14,6 +14,8 @@ from collections.abc import Awaitable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Final, TypeVar
 
+from kernel_bridge.threads.daemon_executor import DaemonExecutor
+
 __all__ = ["LoopThread"]
 
 logger = logging.getLogger(__name__)
@@ -21,6 +23,8 @@ logger = logging.getLogger(__name__)
 _CLOSE_SECONDS: Final = 5.0  # how long each part of closing may take; only what refuses to be cancelled ever does
 
 _BLOCKED_SECONDS: Final = 1.0  # without a sign from it, after which a loop counts as blocked
+
+_EXECUTOR_THREADS: Final = 32  # for what async code hands to threads, such as with asyncio.to_thread
 
 _CLOSED: Final = "the event loop is closed"
 
@@ -153,6 +157,7 @@ class LoopThread:
                 raise RuntimeError(_CLOSED)
             if self._loop is None:
                 loop = asyncio.new_event_loop()
+                loop.set_default_executor(DaemonExecutor(_EXECUTOR_THREADS, f"{self._name}, in threads"))
                 thread = threading.Thread(target=self._serve, args=(loop,), name=self._name, daemon=True)
                 try:
                     thread.start()

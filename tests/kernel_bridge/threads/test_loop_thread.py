@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from kernel_bridge.threads import loop_thread
+from kernel_bridge.threads import daemon_executor, loop_thread
 from kernel_bridge.threads.loop_thread import LoopThread
 
 TIMEOUT = 30
@@ -206,3 +206,33 @@ def test_a_loop_that_is_blocked_is_left_behind_and_ends_when_it_comes_to_that(
     blocked.join(TIMEOUT)
     ran_on[0].join(TIMEOUT)
     assert not ran_on[0].is_alive()
+
+
+def test_what_async_code_hands_to_threads_is_done_on_daemons(loop: LoopThread) -> None:
+    def fails() -> None:
+        raise ValueError("mine")
+
+    assert loop.run(asyncio.to_thread(threading.current_thread)).daemon
+    with pytest.raises(ValueError, match="mine"):
+        loop.run(asyncio.to_thread(fails))
+
+
+def test_a_thread_that_hangs_does_not_keep_the_loop_from_being_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon_executor, "_SHUTDOWN_SECONDS", 0.1)
+    loop, begun, ends = LoopThread(), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        ends.wait(TIMEOUT)
+
+    def ask() -> None:
+        with pytest.raises((asyncio.CancelledError, RuntimeError)):
+            loop.run(asyncio.to_thread(hang))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert begun.wait(TIMEOUT)
+    loop.close()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+    ends.set()

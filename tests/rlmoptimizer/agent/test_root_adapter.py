@@ -9,7 +9,7 @@ import pytest
 import toy
 from dspy import lm15
 from dspy.adapters.baml_adapter import BAMLAdapter
-from offline import ScriptedRootLM, text_lm
+from offline import Asked, ScriptedRootLM, field_lm, text_lm
 from responses_server import ResponsesServer, turn
 
 from rlmoptimizer import RLMDocstringOptimizer
@@ -124,3 +124,22 @@ def test_prompts_to_the_sub_lm_are_sent_as_they_are() -> None:
     with dspy.context(adapter=dspy.XMLAdapter()):
         compiled(root, metric=lambda gold, made: 0.5, student=Noting(set()), sub_lm=sub)
     assert heard == ["is it?"]
+
+
+@pytest.mark.filterwarnings("ignore:Passing OpenAI-style message:DeprecationWarning")
+def test_sub_agents_have_the_agents_format_too() -> None:
+    said: list[str] = []
+    for adapter in (None, dspy.XMLAdapter()):
+        ask = "import dspy\nprint(dspy.Predict('question -> answer')(question='why?').answer)"
+        root = ScriptedRootLM([ask, SUBMIT])
+
+        def answer(question: Asked) -> dict[str, object]:
+            said.append(question.text)
+            return {"answer": "fine"}
+
+        with dspy.context(adapter=adapter):
+            result, _ = compiled(
+                root, metric=lambda gold, made: 0.5, student=Noting(set()), sub_lm=field_lm(answer), sub_agents=True
+            )
+        assert result.agent_trajectory[0]["output"].strip() == "fine"
+    assert said[0] == said[1]

@@ -158,20 +158,32 @@ def test_a_baseline_of_hung_examples_ends_and_warns(caplog: pytest.LogCaptureFix
         assert {one.error_kind for one in store.examples("r1")} == {"example_timeout"}
 
 
-COMPILE = "import sys, test_example_timeout; test_example_timeout.compile_and_say_so(sys.argv[1])"
+COMPILE = "import sys, test_example_timeout; test_example_timeout.compile_and_say_so(*sys.argv[1:])"
 
 
-def compile_and_say_so(url: str) -> None:
+class AsyncTriage(dspy.Module):
+    """The same program, called in a thread of the event loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.triage = toy.Triage()
+
+    async def aforward(self, message: str) -> dspy.Prediction:
+        return await asyncio.to_thread(self.triage, message=message)
+
+
+def compile_and_say_so(url: str, student: str) -> None:
     """In a process of its own: it must end although an LM never answers."""
     lm = dspy.LM("openai/eval", api_base=url, api_key="none", cache=False, num_retries=0)
     options: dict[str, Any] = {"eval_lm": lm, "example_timeout": SECONDS, "trainset": toy.trainset(2)}
-    result, _ = toy.compiled([SUBMIT], val=0, **options)
+    result, _ = toy.compiled([SUBMIT], val=0, student=AsyncTriage() if student == "async" else toy.Triage(), **options)
     print("ended", result.best_score, flush=True)
 
 
-def test_hung_examples_do_not_keep_the_process_alive() -> None:
+@pytest.mark.parametrize("student", ["sync", "async"])
+def test_hung_examples_do_not_keep_the_process_alive(student: str) -> None:
     with HangingServer(ENGINE, ("message",)) as server:
-        with forked(COMPILE, server.url) as child:
+        with forked(COMPILE, server.url, student) as child:
             child.wait_for("ended 0.0")
             assert child.wait() == 0
         assert server.calls == []
