@@ -265,6 +265,9 @@ class SubmissionError(AgentError):
 
 def _what_fits(purpose: str, count: int, repeats: int) -> str:
     """What to ask for instead, when there is room for so many evaluations or prompts; an example takes `repeats`."""
+    if purpose == "race":
+        limit = f"pass a limit of {count // repeats}, fewer ids or " if count >= repeats else "pass "
+        return f"a race may run all of its examples for each of {repeats} candidates; {limit}fewer candidates"
     if purpose == "evaluate" and repeats > 1:
         limit = f" or a limit of {count // repeats}" if count >= repeats else ""
         return f"repeats={repeats} makes each example cost {repeats}; pass fewer repeats, fewer ids{limit}"

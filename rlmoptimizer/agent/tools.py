@@ -13,6 +13,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.program_trials import ProgramTrials
+from rlmoptimizer.agent.race import Race
+from rlmoptimizer.agent.race_request import RaceReader, RaceRequest
 from rlmoptimizer.agent.request_reader import RequestReader, names_val
 from rlmoptimizer.agent.run_comparison import compared_runs
 from rlmoptimizer.agent.stopping import Ending, WorkStop
@@ -46,6 +48,7 @@ class AgentTools:
     def __init__(
         self,
         requests: RequestReader,
+        races: RaceReader,
         runs: Runs,
         prompts: CurrentPrompts,
         answers: ToolAnswers,
@@ -54,12 +57,14 @@ class AgentTools:
         accounts: Accounts,
     ) -> None:
         self._requests = requests
+        self._races = races
         self._runs = runs
         self._prompts = prompts
         self._answers = answers
         self._trials = trials
         self._stop = stop
         self._gate = stop.gate
+        self._accounts = accounts
         self._store = accounts.store
         self._emitter = accounts.emitter
 
@@ -70,6 +75,7 @@ class AgentTools:
             self.evaluate_program,
             self.run_data,
             self.compare_runs,
+            self.race_prompts,
             self.try_program,
             self.update_prompt,
             self.optimization_status,
@@ -132,6 +138,32 @@ class AgentTools:
         """
         return compared_runs(self._store, run_a, run_b)
 
+    def race_prompts(
+        self,
+        candidates: Any,
+        ids: Any = None,
+        limit: Any = None,
+        sample: Any = "first",
+        sample_seed: Any = None,
+        keep: Any = 1,
+    ) -> dict[str, Any]:
+        """Find the best of several prompts with fewer units than running each on everything. 1 unit per example run.
+
+        candidates: a list of 2 to 32 {step: text} (None or {}: the current prompts). ids, limit, sample, sample_seed:
+        which train examples, as in evaluate_program. All run on the same ones, in rounds of 8, 8, 16, 32, ... After
+        each round those leave that are beaten beyond doubt, or cannot catch up; the race ends when `keep` are left or
+        the examples are used up. Refused when its worst case, len(candidates) * examples, does not fit.
+        Returns {ranking: best first [{index: in candidates, prompts: {step: text} of every step, score: 0-100,
+        evaluated_count, run_ids, left_after: the round, or None}], remaining_budget, summary_line}. The same call
+        after a cut goes on, and pays nothing twice.
+        """
+        given = {"ids": ids, "limit": limit, "sample": sample, "sample_seed": sample_seed}
+        caller = self._runs.caller()
+        with self._gate.passing():
+            if caller.is_gone:  # while the call waited
+                raise OptimizationStopped
+            return self._raced(self._races.read(candidates, given, keep), caller)
+
     def try_program(self, inputs: Any, prompts: Any = None) -> dict[str, Any]:
         """Run the program once on inputs of your own, to see how the model takes a wording. 1 unit. No metric.
 
@@ -168,6 +200,20 @@ class AgentTools:
         """
         left = self._stop.seconds_left
         return self._answers.status(self._prompts.current) | ({} if left is None else {"remaining_seconds": left})
+
+    def _raced(self, request: RaceRequest, caller: Caller) -> dict[str, Any]:
+        def check() -> None:
+            self._gate.check()
+            if caller.is_gone:
+                raise OptimizationStopped
+
+        race = Race(request, self._runs, self._accounts, caller, check)
+        race.run()
+        if race.failure is not None:
+            raise self._answers.lm_unavailable(*race.failure) from None
+        answer = race.answer()
+        self._stop.look()  # the agent gets this answer and no other
+        return answer
 
     def _evaluated(self, request: Request, caller: Caller) -> dict[str, Any]:
         self._stop.check_time(request.split)

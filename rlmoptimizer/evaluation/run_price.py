@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from rlmoptimizer.errors import BudgetExceededError, CostExceededError
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.records import Charge, ExampleResult, Rollout
 from rlmoptimizer.spending.cost_ledger import CostLedger
-from rlmoptimizer.spending.ledger import Slot, UnitLedger
+from rlmoptimizer.spending.ledger import Slot
 
-__all__ = ["RunPrice", "free_price", "unit_price"]
+__all__ = ["Funds", "Reservable", "RunPrice", "free_price", "unit_price"]
+
+
+class Reservable(Protocol):
+    """A ledger, or a part of what is set aside in one."""
+
+    def reserve(self, pieces: int, purpose: str) -> AbstractContextManager[Slot]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Funds:
+    """Where the price of a run is taken from."""
+
+    units: Reservable
+    dollars: Reservable
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +74,7 @@ def free_price(costs: CostLedger, request: Request, missing: int) -> Generator[R
 
 @contextmanager
 def unit_price(
-    ledger: UnitLedger, costs: CostLedger, request: Request, missing: int, paid_before: frozenset[Rollout]
+    funds: Funds, request: Request, missing: int, paid_before: frozenset[Rollout]
 ) -> Generator[RunPrice]:
     """What so many rollouts may cost is set aside for the block, in units and in dollars.
 
@@ -67,8 +82,8 @@ def unit_price(
     """
     with ExitStack() as stack:
         with _advising(request.repeats):
-            units = stack.enter_context(ledger.reserve(missing - len(paid_before), request.purpose))
-            dollars = stack.enter_context(costs.reserve(missing, request.purpose))
+            units = stack.enter_context(funds.units.reserve(missing - len(paid_before), request.purpose))
+            dollars = stack.enter_context(funds.dollars.reserve(missing, request.purpose))
         yield RunPrice(units, dollars, request.split == "train", paid_before)
 
 

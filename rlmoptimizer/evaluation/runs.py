@@ -12,9 +12,10 @@ the place where it was cut would tell of single examples.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 
@@ -24,10 +25,11 @@ from kernel_bridge.text import printable_line
 from rlmoptimizer.errors import MetricFailed, SelectionError
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.fan_out import Halt
-from rlmoptimizer.evaluation.run_price import RunPrice, free_price, unit_price
+from rlmoptimizer.evaluation.run_price import Funds, RunPrice, free_price, unit_price
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.run_under_way import AgentKernel, Caller, RunUnderWay
-from rlmoptimizer.evaluation.takeover import find_takeover
+from rlmoptimizer.evaluation.side_by_side import side_by_side
+from rlmoptimizer.evaluation.takeover import Takeover, find_takeover
 from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, LMUsageCounted, Split
 from rlmoptimizer.records import LM_FAILURES, ExampleResult, Rollout, RunRecord, usage_dict
 from rlmoptimizer.spending.cost_ledger import CostLedger
@@ -46,6 +48,7 @@ _ERROR_CHARS = 500  # of an example's error in a warning
 _MOST_FREE_RUNS = 1000
 _MOST_FREE_BYTES = 64_000_000  # of what they were asked, which is mostly prompts
 _MOST_REUSED = 1_000_000  # verdicts, in all runs together; each takes about 64 bytes
+_Price = Callable[[Request, int, "frozenset[Rollout]"], AbstractContextManager[RunPrice]]
 _LOOK_SECONDS = 0.2  # how often a wait for a run's end checks for a stop
 
 
@@ -115,16 +118,37 @@ class Runs:
         Raises `BudgetExceededError`, `CostExceededError` or, where too many have
         cost nothing, `SelectionError` before anything is spent, and `LMsFailed`.
         """
+        (outcome,) = self.paid_together((request,), caller)
+        if isinstance(outcome, LMsFailed):
+            raise outcome
+        return outcome
+
+    def paid_together(
+        self, requests: Sequence[Request], caller: Caller, funds: Funds | None = None
+    ) -> list[RunRecord | LMsFailed]:
+        """Runs as of `paid`, begun in their order and carried out side by side; no two of them for the same request.
+
+        They are paid from `funds`; None: from the ledgers. A run without any verdict is an `LMsFailed` in the list.
+        Raises as `paid`.
+        """
         with ExitStack() as stack:
             with self._lock:
-                # Runs of the agent's last kernel may still be ending; then this request continues one of them.
-                while self._ending() and not self._closed.is_set():
-                    self._lock.wait(_LOOK_SECONDS)
-                run = self._resumed(request, caller, stack) or self._begun(request, caller, stack)
-                if isinstance(run, RunRecord):
-                    return run
-                self._under_way[run.run_id] = run
-            return self._carried_out(run)
+                self._wait_ending()
+                price = functools.partial(unit_price, funds or Funds(self._accounts.ledger, self._accounts.costs))
+                runs = self._all_begun(requests, caller, stack, price)
+            return side_by_side([functools.partial(self._outcome, run) for run in runs], "rlmoptimizer-run")
+
+    def needs(self, request: Request, caller: Caller) -> tuple[int, int]:
+        """The units and the evaluations that `paid` would set aside for a request now."""
+        with self._lock:
+            self._wait_ending()
+            if (record := self._open_run(request, caller)) is not None:
+                if self._is_whole(request, record):
+                    return 0, 0
+                return record.missing_count - len(self._paid_before(request, record)), record.missing_count
+            takeover = self._takeover(request, caller)
+            rest = len(takeover.rest(request.rollouts))
+            return rest - len(takeover.shown), rest
 
     def free_examples(self, request: Request, *, baseline: bool) -> int:
         """How many evaluations `free` would make."""
@@ -186,30 +210,68 @@ class Runs:
 
     # which run answers a request; called under the lock
 
-    def _resumed(self, request: Request, caller: Caller, stack: ExitStack) -> RunUnderWay | RunRecord | None:
-        """The answer of an earlier run, or that run to be continued; None: there is none."""
+    def _wait_ending(self) -> None:
+        # Runs of the agent's last kernel may still be ending; then a request continues one of them.
+        while self._ending() and not self._closed.is_set():
+            self._lock.wait(_LOOK_SECONDS)
+
+    def _all_begun(
+        self, requests: Sequence[Request], caller: Caller, stack: ExitStack, price: _Price
+    ) -> list[RunUnderWay | RunRecord]:
+        """A run for each request, new or resumed, or the answer of an earlier one; none when one cannot begin."""
+        begun: list[RunUnderWay | RunRecord] = []
+        try:
+            for request in requests:
+                run = self._resumed(request, caller, stack, price) or self._begun(request, caller, stack, price)
+                begun.append(run)
+                if isinstance(run, RunUnderWay):
+                    self._under_way[run.run_id] = run
+        except BaseException:
+            for run in begun:
+                if isinstance(run, RunUnderWay):
+                    self._ended(run, run.done + len(run.rows), "cancelled")
+            raise
+        return begun
+
+    def _open_run(self, request: Request, caller: Caller) -> RunRecord | None:
+        """The earlier run that a request goes on with; None: there is none."""
         for record in self._store.find_runs(request.split, request.prompts, request.asked):
-            run_id = record.run_id
-            if run_id in self._under_way or run_id in caller.kernel.given:
-                continue
-            if record.state == "finished" and (request.split == "val" or not record.unanswered_count):
-                caller.kernel.given.add(run_id)
-                return replace(record, budget_left=self._accounts.ledger.left)
-            paid_before = self._store.shown_rollouts(run_id) if request.split == "train" else frozenset[Rollout]()
-            price = stack.enter_context(self._price(request, record.missing_count, paid_before))
-            return self._reopened(record, request, caller, price)
+            if record.run_id not in self._under_way and record.run_id not in caller.kernel.given:
+                return record
         return None
 
-    def _begun(self, request: Request, caller: Caller, stack: ExitStack) -> RunUnderWay:
+    def _is_whole(self, request: Request, record: RunRecord) -> bool:
+        """Whether nothing of an earlier run is left to be done."""
+        return record.state == "finished" and (request.split == "val" or not record.unanswered_count)
+
+    def _paid_before(self, request: Request, record: RunRecord) -> frozenset[Rollout]:
+        return self._store.shown_rollouts(record.run_id) if request.split == "train" else frozenset[Rollout]()
+
+    def _takeover(self, request: Request, caller: Caller) -> Takeover:
+        return find_takeover(self._store, request, request.rollouts, {*self._under_way, *caller.kernel.given})
+
+    def _resumed(
+        self, request: Request, caller: Caller, stack: ExitStack, price: _Price
+    ) -> RunUnderWay | RunRecord | None:
+        """The answer of an earlier run, or that run to be continued; None: there is none."""
+        record = self._open_run(request, caller)
+        if record is None:
+            return None
+        if self._is_whole(request, record):
+            caller.kernel.given.add(record.run_id)
+            return replace(record, budget_left=self._accounts.ledger.left)
+        paid_before = self._paid_before(request, record)
+        paid = stack.enter_context(price(request, record.missing_count, paid_before))
+        return self._reopened(record, request, caller, paid)
+
+    def _begun(self, request: Request, caller: Caller, stack: ExitStack, price: _Price) -> RunUnderWay:
         """A new run, which takes over results of earlier ones."""
         self._check_free_runs(request)
         if request.draw is not None:
             request = request.draw(self._store.count_runs(request.split, request.prompts, request.asked))
-        every = request.rollouts
-        busy = {*self._under_way, *caller.kernel.given}
-        takeover = find_takeover(self._store, request, every, busy)
-        rows = takeover.rest(every)
-        price = stack.enter_context(self._price(request, len(rows), frozenset(takeover.shown)))
+        takeover = self._takeover(request, caller)
+        rows = takeover.rest(request.rollouts)
+        paid = stack.enter_context(price(request, len(rows), frozenset(takeover.shown)))
         run_id = self._store.begin_run(
             request.split,
             request.config,
@@ -220,7 +282,7 @@ class Runs:
             turn=request.turn,
             spare=takeover.all,
         )
-        run = RunUnderWay(run_id, request, rows, price, caller)
+        run = RunUnderWay(run_id, request, rows, paid, caller)
         if takeover.judged:
             run.start_from(self._store.scores(run_id))
         return run
@@ -241,11 +303,6 @@ class Runs:
                     "earlier runs with run_data, or pass reuse=False"
                 )
 
-    def _price(
-        self, request: Request, missing: int, paid_before: frozenset[Rollout]
-    ) -> AbstractContextManager[RunPrice]:
-        return unit_price(self._accounts.ledger, self._accounts.costs, request, missing, paid_before)
-
     def _reopened(self, record: RunRecord, request: Request, caller: Caller, price: RunPrice) -> RunUnderWay:
         by_id = {row.example_id: row for row in request.source}
         open_rollouts = self._store.reopen_run(record.run_id)
@@ -255,6 +312,14 @@ class Runs:
         return run
 
     # how it is carried out
+
+    def _outcome(self, run: RunUnderWay | RunRecord) -> RunRecord | LMsFailed:
+        if isinstance(run, RunRecord):
+            return run
+        try:
+            return self._carried_out(run)
+        except LMsFailed as failed:
+            return failed
 
     def _carried_out(self, run: RunUnderWay) -> RunRecord:
         split, total = run.request.split, run.done + len(run.rows)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from rlmoptimizer.errors import InvalidSetup, SelectionError, UnknownRunError
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import (
+    PASSED_AT,
     CandidateRecord,
     Charge,
     EventRecord,
@@ -189,6 +190,19 @@ class StoreReader:
             split,
         )
         return [row[:3] for row in rows]
+
+    def train_totals(self) -> dict[str, tuple[int, int, float]]:
+        """By candidate: examples of train with a verdict in any run, how many passed every time, mean of their means.
+
+        Of the verdicts that `verdicts` gives.
+        """
+        verdicts = (
+            "SELECT DISTINCT candidate, example_id, detail, results.score AS score FROM results JOIN runs "
+            "ON number = run WHERE split = 'train' AND state IN ('finished', 'cancelled') AND counted = 1"
+        )
+        means = f"SELECT candidate, AVG(score) AS mean FROM ({verdicts}) GROUP BY candidate, example_id"
+        totals = f"SELECT candidate, COUNT(*), SUM(mean >= ?), AVG(mean) FROM ({means}) GROUP BY candidate"
+        return {row[0]: cast("tuple[int, int, float]", row[1:]) for row in self._query(totals, PASSED_AT)}
 
     def error_kinds(self, run_id: str) -> dict[str, int]:
         """How many rollouts of a run have an error of each kind. Raises `UnknownRunError`."""

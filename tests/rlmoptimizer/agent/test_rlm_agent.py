@@ -20,7 +20,15 @@ from rlmoptimizer.agent.tools import AgentTools
 
 PROMPTS = {"topic": toy.FIX, "reply": "Answer by the topic."}
 SUBMIT = f"SUBMIT(optimized_dspy_program={PROMPTS!r})"
-TOOLS = ("evaluate_program", "run_data", "compare_runs", "try_program", "update_prompt", "optimization_status")
+TOOLS = (
+    "evaluate_program",
+    "run_data",
+    "compare_runs",
+    "race_prompts",
+    "try_program",
+    "update_prompt",
+    "optimization_status",
+)
 
 
 def local() -> Any:
@@ -62,9 +70,7 @@ def test_the_kernels_rules_stand_in_every_request_once(first_request: Asked) -> 
 
 def test_the_request_shows_the_result_of_a_run_as_it_is() -> None:
     root = ScriptedRootLM(["print(sorted(run_data('r1')), sorted(run_data('r1')['examples'][0]))", SUBMIT])
-    result = toy.optimizer(root).compile(
-        toy.Triage(), trainset=toy.trainset(), metric=toy.metric, valset=toy.valset()
-    )
+    result = toy.optimizer(root).compile(toy.Triage(), trainset=toy.trainset(), metric=toy.metric, valset=toy.valset())
     shown = re.findall(r"'(\w+)'", result.agent_trajectory[0]["output"])
     assert len(shown) == 10 + 10
     told = root.seen[0].instructions.partition("- `evaluate_program(")[2].partition("- `run_data(")[0]
