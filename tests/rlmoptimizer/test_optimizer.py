@@ -572,16 +572,18 @@ def test_a_kernel_factory_that_makes_something_else_is_refused() -> None:
 # what people see
 
 
-def test_only_progress_is_shown_and_only_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+def test_only_progress_and_the_verdict_are_shown_and_only_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     toy.compiled([SUBMIT_FIX])
     out, err = capfd.readouterr()
     assert out == ""
-    assert [line.split(" score")[0] for line in err.splitlines()] == [
+    *progress, verdict = err.splitlines()
+    assert [line.split(" score")[0] for line in progress] == [
         "r1 baseline train 6/6",
         "r2 baseline val 4/4",
         "r3 train 6/6",
         "r4 val 4/4",
     ]
+    assert verdict.startswith("RLMDocstringOptimizer: no proven gain on val: 50.0 -> 100.0, +50.0 points on 4 examples")
 
 
 def test_with_verbose_the_trajectory_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
