@@ -7,8 +7,8 @@ import logging
 from kernel_bridge.text import printable
 from rlmoptimizer.agent import tool_answers as answers
 from rlmoptimizer.compilation.phase import phase
-from rlmoptimizer.errors import BudgetExceededError, CostExceededError
-from rlmoptimizer.evaluation.evaluator import LMsFailed
+from rlmoptimizer.errors import BudgetExceededError, CostExceededError, MetricFailed
+from rlmoptimizer.evaluation.evaluator import EvaluatorClosed, LMsFailed
 from rlmoptimizer.evaluation.host_runs import HostRuns
 from rlmoptimizer.evaluation.runs import Accounts
 from rlmoptimizer.events import AgentSubmitted, FellBack
@@ -75,6 +75,10 @@ class FinalChoice:
                 return f"it takes {refused.asked} units, and {refused.left} are left"
             except CostExceededError as refused:
                 return refused.said
+            except EvaluatorClosed:
+                return "an evaluation of the agent never ended"
+            except MetricFailed:
+                return "the metric raised on every example"
             except LMsFailed:
                 return "the LM that runs the program failed on every example"
         return None if self._ran_whole(submission) else "the run was stopped before its end"

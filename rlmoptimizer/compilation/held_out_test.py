@@ -8,13 +8,14 @@ from __future__ import annotations
 import concurrent.futures
 import contextvars
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from kernel_bridge.threads.daemon_pool import DaemonPool
 from rlmoptimizer.compilation.phase import phase
 from rlmoptimizer.errors import CostExceededError, MetricFailed
-from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
+from rlmoptimizer.evaluation.evaluator import Evaluator, EvaluatorClosed, LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.runs import Accounts, Runs
 from rlmoptimizer.prompts import Prompts
@@ -85,8 +86,12 @@ class HeldOutTest:
 
     def _side_by_side(self, requests: Sequence[Request]) -> list[str | None]:
         pool = DaemonPool(len(requests), "rlmoptimizer-test")
-        runs = [self._begun(pool, request, baseline=not place) for place, request in enumerate(requests)]
+        runs: list[Future[str | None]] = []
         try:
+            for place, request in enumerate(requests):
+                begun = threading.Event()
+                runs.append(self._submitted(pool, request, begun.set, baseline=not place))
+                begun.wait()  # so that the runs have the same ids every time
             while (waited := concurrent.futures.wait(runs, _POLL_SECONDS)).not_done:
                 for run in waited.done:
                     run.result()  # raises, so that the other one is not waited for
@@ -102,25 +107,31 @@ class HeldOutTest:
             pool.close()
             pool.join(_GRACE_SECONDS)
 
-    def _begun(self, pool: DaemonPool, request: Request, *, baseline: bool) -> Future[str | None]:
+    def _submitted(
+        self, pool: DaemonPool, request: Request, begun: Callable[[], None], *, baseline: bool
+    ) -> Future[str | None]:
+        """The run to come; `begun` is called once it has begun, or cannot."""
         run: Future[str | None] = Future()
         context = contextvars.copy_context()
 
         def work() -> None:
             try:
-                run.set_result(context.run(self._score, request, baseline=baseline))
+                run.set_result(context.run(self._score, request, begun, baseline=baseline))
             except BaseException as error:  # noqa: BLE001 - raised where it is waited for
                 run.set_exception(error)
+            begun()
 
         pool.submit(work)
         return run
 
-    def _score(self, request: Request, *, baseline: bool) -> str | None:
+    def _score(self, request: Request, begun: Callable[[], None], *, baseline: bool) -> str | None:
         """Make one of the runs; gives why it has no score. What a row says is in no reason."""
         try:
-            record = self._runs.free(request, baseline=baseline)
+            record = self._runs.free(request, baseline=baseline, begun=begun)
         except CostExceededError as refused:
             return refused.said
+        except EvaluatorClosed:
+            return "an evaluation of the agent never ended"
         except LMsFailed:
             return "an LM failed on every example"
         except MetricFailed:

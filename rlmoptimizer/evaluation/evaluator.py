@@ -30,7 +30,7 @@ from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.task.dataset import Row
 from rlmoptimizer.task.program import clone, separate_stages, write_prompts
 
-__all__ = ["PASSED_AT", "Evaluator", "LMsFailed"]
+__all__ = ["PASSED_AT", "Evaluator", "EvaluatorClosed", "LMsFailed"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,13 @@ class LMsFailed(Exception):
     """
 
     run_id: str | None = None
+
+
+class EvaluatorClosed(RuntimeError):
+    """Nothing is evaluated any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the evaluator is closed")
 
 
 class Evaluator:
@@ -128,7 +135,7 @@ class Evaluator:
         any earlier call, and `LMsFailed` when no example has a verdict; every result has been delivered by then.
         """
         if self._closed.is_set():
-            raise RuntimeError("the evaluator is closed")
+            raise EvaluatorClosed
         outcomes: dict[int, RowOutcome] = {}
 
         def deliver(batch: list[tuple[int, RowOutcome]]) -> None:

@@ -35,7 +35,12 @@ TURNS = [
     "llm_query('in the cell')\nwhile PLEASE_WAIT: pass",
     'SUBMIT(optimized_dspy_program=optimization_status()["current_prompts"])',
 ]
-POINTS = ("created", "baseline", "evaluation", "thinking", "validation", "sub-lm", "cell", "submitted", "shutdown")
+SUBMITTED = f"{toy.FIX} Nothing else."  # with `unchecked`: never run before it is submitted
+TEST_MARK = "wombat "  # in every field of every test example
+POINTS = (
+    "created", "baseline", "evaluation", "thinking", "validation", "sub-lm", "cell", "final-check", "test", "submitted",
+    "shutdown",
+)  # fmt: skip
 
 
 class Stops:
@@ -114,7 +119,7 @@ def lines_of(directory: Path) -> list[str]:
     return (directory / "ran.txt").read_text().splitlines()
 
 
-def agent(stops: Stops) -> ScriptedRootLM:
+def agent(stops: Stops, turns: list[str]) -> ScriptedRootLM:
     answered = [0]
 
     def turn(asked: Asked) -> str:
@@ -124,13 +129,13 @@ def agent(stops: Stops) -> ScriptedRootLM:
         if index == 2:
             stops.at("thinking")
         answered[0] += 1
-        return TURNS[index].replace("PLEASE_WAIT", str("cell" in stops.points))
+        return turns[index].replace("PLEASE_WAIT", str("cell" in stops.points))
 
     return ScriptedRootLM([turn] * 20)
 
 
-def compiled(directory: Path, point: str, **options: Any) -> Any:
-    """Compile in this process."""
+def compiled(directory: Path, point: str, *, test: int = 0, unchecked: bool = False, **options: Any) -> Any:
+    """Compile in this process. `test`: examples of a test set. `unchecked`: it submits what was never run."""
     stops = Stops(point)
     leases: list[AgentKernels] = []
     start = AgentKernels.start
@@ -145,10 +150,15 @@ def compiled(directory: Path, point: str, **options: Any) -> Any:
                 leases[0].wait_started()  # a process that is killed while its kernel starts may leave a directory
             stops.at("evaluation" if fixed else "baseline")
         if fixed and question.outputs == ("topic",) and message.startswith(f"{toy.SECRET} message 3"):
-            stops.at("validation")
+            stops.at("final-check" if question.instructions == SUBMITTED else "validation")
+        if fixed and question.outputs == ("topic",) and message.startswith(f"{TEST_MARK}message 3"):
+            stops.at("test")
+        answer = toy.respond(question)
         if question.outputs == ("answer",):
             ran.write(f"{question.inputs['topic']}|{message}\n")
-        return toy.respond(question)
+            if message.startswith(TEST_MARK):
+                answer = {"answer": f"{TEST_MARK}{answer['answer']}"}
+        return answer
 
     def sub(prompt: str) -> str:
         if prompt == "what now?":
@@ -164,12 +174,16 @@ def compiled(directory: Path, point: str, **options: Any) -> Any:
         AgentKernels.close = lambda self: (stops.at("shutdown"), close(self))[1]  # type: ignore[method-assign]
     if point == "submitted":
         Outcome.record = lambda self, store: stops.at("submitted")  # type: ignore[assignment,method-assign,return-value]
+    turns = [*TURNS]
+    if unchecked:
+        turns[-1] = f'SUBMIT(optimized_dspy_program={ {"topic": SUBMITTED, "reply": "Answer by the topic."} !r})'
+    held_out = [toy.example(number, marker=TEST_MARK) for number in range(test)] or None
     own: dict[str, Any] = {"sub_lm": text_lm(sub, "sub"), "num_threads": 1}
     for name in ("root_lm", "sub_lm"):
         if name in options:  # the address of a server
             options[name] = dspy.LM("openai/held", api_base=options[name], api_key="none", cache=False)
     optimizer = toy.optimizer(
-        agent(stops),
+        agent(stops, turns),
         eval_lm=field_lm(respond, "eval"),
         run_storage_dir=directory,
         rlm_max_iterations=20,
@@ -177,7 +191,12 @@ def compiled(directory: Path, point: str, **options: Any) -> Any:
     )
     try:
         return optimizer.compile(
-            toy.Triage(), trainset=toy.trainset(), valset=toy.valset(), metric=toy.metric, resume=True
+            toy.Triage(),
+            trainset=toy.trainset(),
+            valset=toy.valset(),
+            testset=held_out,
+            metric=toy.metric,
+            resume=True,
         )
     finally:
         ran.close()
@@ -198,7 +217,8 @@ ATTRIBUTES = (
 
 
 def attributes(program: Any) -> dict[str, Any]:
-    return {name: getattr(program, name) for name in ATTRIBUTES}
+    result = program.optimization_result.to_dict()
+    return {**{name: getattr(program, name) for name in ATTRIBUTES}, "optimization_result": result}
 
 
 def main() -> None:
