@@ -1,0 +1,247 @@
+"""The result: every number of it follows from the run store, by other code than ours; it is plain data."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import pickle
+import random
+import sqlite3
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+import toy
+from offline import Asked, field_lm
+
+from rlmoptimizer import InvalidSetup, OptimizationResult
+from rlmoptimizer.store.store_reader import StoreReader
+
+TURNS = [
+    "evaluate_program(limit=3, prompts={'topic': 'Perhaps one word.'})",
+    "evaluate_program(prompts={'topic': 'In one word.'})",
+    "update_prompt('topic', 'In one word.')\nevaluate_program('val')\nupdate_prompt('reply', 'Answer.')",
+    f"evaluate_program('val', prompts={{'topic': {toy.FIX!r}, 'reply': 'Answer by the topic.'}})",
+    f"SUBMIT(optimized_dspy_program={{'topic': {toy.FIX!r}, 'reply': 'Answer.'}})",
+]
+
+
+def respond(question: Asked) -> dict[str, object]:
+    """Right on more than before, and wrong on some: the scores of the splits have no simple values."""
+    answer = toy.respond(question)
+    message = question.inputs["message"]
+    if question.instructions == "Answer." and message.endswith("plainly about praise"):
+        return {"answer": "no"}
+    marker = message.partition("message")[0]
+    if "answer" in answer and marker == "wombat ":
+        return {"answer": f"{marker}{answer['answer']}"}
+    return answer
+
+
+def metric(gold: Any, prediction: Any, trace: Any = None) -> float:
+    right = prediction.answer == gold.answer
+    return 1.0 if right else 0.25 if prediction.topic == gold.topic else 0.0
+
+
+@pytest.fixture(scope="module")
+def optimized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    directory = tmp_path_factory.mktemp("runs")
+    program, _ = toy.compiled(
+        TURNS,
+        trainset=toy.trainset(9),
+        val=12,
+        testset=[toy.example(number, marker="wombat ") for number in range(20)],
+        eval_lm=field_lm(respond, "eval"),
+        metric=metric,
+        run_storage_dir=directory,
+    )
+    return program, directory / "runs-0001.sqlite"
+
+
+# recomputed with sqlite3 and the standard library alone, as docs/results.md says
+
+
+class Recomputed:
+    """The figures of a result, from the store's tables."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        (setup, choice, agent_end, outcome), *_ = self.rows("SELECT setup, choice, agent_end, outcome FROM compile")
+        self.setup, self.choice = json.loads(setup), json.loads(choice)
+        self.agent_end, self.outcome = json.loads(agent_end), json.loads(outcome)
+        self.prompts = {name: json.loads(text) for name, text in self.rows("SELECT id, prompts FROM candidates")}
+        (self.before,) = [name for name, prompts in self.prompts.items() if prompts == self.setup["student"]["steps"]]
+        (self.after,) = [name for name, prompts in self.prompts.items() if prompts == self.choice["prompts"]]
+
+    def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with contextlib.closing(sqlite3.connect(self._path)) as database:
+            return database.execute(sql, values).fetchall()
+
+    def scores(self, split: str, candidate: str) -> dict[int, float]:
+        states = "('finished', 'cancelled')" if split == "train" else "('finished')"
+        by_example: defaultdict[str, dict[int, float]] = defaultdict(dict)
+        for example, detail, score in self.rows(
+            "SELECT example_id, detail, results.score FROM results JOIN runs ON run = number "
+            f"WHERE split = ? AND candidate = ? AND counted = 1 AND state IN {states}",
+            split,
+            candidate,
+        ):
+            by_example[example][detail] = score
+        return {int(example): sum(scores.values()) / len(scores) for example, scores in by_example.items()}
+
+    def pairs(self, split: str) -> list[tuple[float, float]]:
+        before, after = self.scores(split, self.before), self.scores(split, self.after)
+        return [(before[one], after[one]) for one in sorted(before.keys() & after.keys())]
+
+
+def close(one: float | None, other: float | None, tolerance: float = 1e-6) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= tolerance
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_the_figures_of_a_split_follow_from_the_rows_of_the_store(split: str, optimized: tuple[Any, Path]) -> None:
+    program, path = optimized
+    found, pairs = program.optimization_result.splits[split], Recomputed(path).pairs(split)
+    n = len(pairs)
+    assert found.n == n
+    if not n:
+        assert (found.baseline, found.result, found.difference, found.interval) == (None,) * 4
+        return
+    assert close(found.baseline, 100 * sum(before for before, _ in pairs) / n)
+    assert close(found.result, 100 * sum(after for _, after in pairs) / n)
+    differences = [after - before for before, after in pairs]
+    assert close(found.difference, 100 * sum(differences) / n)
+    better, worse = sum(one > 0 for one in differences), sum(one < 0 for one in differences)
+    assert (found.better, found.worse, found.same) == (better, worse, n - better - worse)
+    tossed = better + worse
+    tail = sum(math.comb(tossed, heads) for heads in range(min(better, worse) + 1)) / 2**tossed
+    assert close(found.p_value, min(1.0, 2 * tail))
+    rng = random.Random(12345)  # another bootstrap's draws come near
+    means = sorted(sum(rng.choices(differences, k=n)) / n for _ in range(10_000))
+    low, high = 100 * means[249], 100 * means[-250]
+    assert close(found.interval[0], low, 2.0)
+    assert close(found.interval[1], high, 2.0)
+
+
+def test_the_verdict_the_candidates_and_the_spending_follow_from_the_store(optimized: tuple[Any, Path]) -> None:
+    program, path = optimized
+    result, store = program.optimization_result, Recomputed(path)
+    test = result.splits["test"]
+    gain = test.interval[0] > 0 and test.p_value <= 0.05
+    loss = test.interval[1] < 0 and test.p_value <= 0.05
+    assert result.verdict == ("gain" if gain else "loss" if loss else "no proven gain")
+    assert result.verdict_split == "test"
+    assert result.verdict_text.startswith(f"{result.verdict} on test: ")
+    rows = store.rows("SELECT id, parent, prompts FROM candidates ORDER BY rowid")
+    assert [json.loads(prompts) for *_, prompts in rows] == list(result.candidates)
+    places = {name: place for place, (name, *_) in enumerate(rows)}
+    assert [None if parent is None else places[parent] for _, parent, _ in rows] == list(result.parents)
+    scores = [store.scores("val", name) for name, *_ in rows]
+    val = len(store.setup["valset"]["digests"])
+    means = [100 * sum(one.values()) / val if len(one) == val else None for one in scores]
+    assert all(close(one, other) for one, other in zip(means, result.val_scores, strict=True))
+    known = [mean for mean in means if mean is not None]
+    assert len(known) == 4  # the unchanged one, two checkpoints, and the final check of the submission
+    assert result.best_index == means.index(max(known))
+    ((spent,),) = store.rows("SELECT SUM(amount) FROM charges")
+    limit = store.setup["settings"]["max_iterations"] * len(store.setup["trainset"]["digests"]) + val
+    assert result.budget == {"limit": limit, "spent": spent}
+    ((looks,),) = store.rows("SELECT COUNT(*) FROM runs WHERE split = 'val' AND NOT baseline AND state = 'finished'")
+    assert result.val_checkpoints == looks == 3
+    calls = dict(store.rows("SELECT role, COUNT(*) FROM lm_calls GROUP BY role"))
+    assert {role: used["calls"] for role, used in result.usage.items() if used["calls"]} == calls
+    ((turns,),) = store.rows("SELECT COUNT(*) FROM iterations WHERE output IS NOT NULL")
+    assert result.turns == turns == 5
+
+
+def test_the_runs_behind_the_figures_and_the_seconds_follow_from_the_store(optimized: tuple[Any, Path]) -> None:
+    program, path = optimized
+    result, store = program.optimization_result, Recomputed(path)
+    for split, both in result.run_ids.items():
+        for whose, candidate in (("baseline", store.before), ("result", store.after)):
+            rows = store.rows(
+                "SELECT run_id FROM runs WHERE split = ? AND candidate = ? AND state != 'failed' ORDER BY number",
+                split,
+                candidate,
+            )
+            assert both[whose] == tuple(run_id for (run_id,) in rows)
+    told: defaultdict[str, float] = defaultdict(float)
+    for (data,) in store.rows("SELECT data FROM events WHERE kind = 'PhaseFinished'"):
+        event = json.loads(data)
+        told[event["phase"]] += event["seconds"]
+    assert result.seconds == dict(told)
+    assert set(told) == {"baseline", "agent", "final_check", "test"}
+    assert (result.submitted, result.stop_reason) == (store.agent_end["prompts"], "submitted")
+    assert (result.returned_run, result.returned_because) == (store.choice["run_id"], store.choice["because"])
+    assert result.versions == store.outcome["versions"]
+    assert result.versions["dspy"] == dspy.__version__
+    assert result.store_path == str(path)
+
+
+# plain data
+
+
+def test_it_is_json_and_survives_copies_and_pickles_and_cannot_be_changed(optimized: tuple[Any, Path]) -> None:
+    result = optimized[0].optimization_result
+    assert isinstance(result, OptimizationResult)
+    plain = result.to_dict()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    assert plain["splits"]["test"]["verdict"] == result.verdict
+    assert pickle.loads(pickle.dumps(result)) == copy.deepcopy(result) == result
+    with pytest.raises(AttributeError):
+        result.verdict = "gain"
+    with pytest.raises(AttributeError):
+        _ = result.detailed_results
+
+
+def test_it_says_in_a_few_lines_what_a_person_wants_to_know(optimized: tuple[Any, Path]) -> None:
+    result = optimized[0].optimization_result
+    first, *rest = str(result).splitlines()
+    assert first == result.verdict_text
+    assert [line.partition(":")[0] for line in rest[:4]] == ["train", "val", "test", "returned"]
+    assert len(rest) <= 5 + len(result.warnings)
+
+
+def test_a_program_that_carries_it_is_saved_loaded_and_copied_as_any_other(
+    optimized: tuple[Any, Path], tmp_path: Path
+) -> None:
+    program, _ = optimized
+    program.save(str(tmp_path / "program.json"))
+    loaded = toy.Triage()
+    loaded.load(str(tmp_path / "program.json"))
+    assert loaded.topic.signature.instructions == toy.FIX
+    assert program.deepcopy().optimization_result == program.optimization_result
+    program.save(str(tmp_path / "whole"), save_program=True)
+
+
+def test_a_reader_without_dspy_builds_the_equal_result(optimized: tuple[Any, Path]) -> None:
+    program, path = optimized
+    code = f"""
+import json, sys
+from rlmoptimizer import OptimizationResult
+from rlmoptimizer.store.store_reader import StoreReader
+with StoreReader.open({str(path)!r}) as store:
+    print(json.dumps(OptimizationResult.of(store).to_dict()))
+assert "dspy" not in sys.modules
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout) == program.optimization_result.to_dict()
+
+
+def test_an_optimization_that_has_not_ended_has_no_result(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="no key"):
+        toy.compiled([RuntimeError("no key")], run_storage_dir=tmp_path)
+    with StoreReader.open_in(tmp_path) as store, pytest.raises(InvalidSetup, match="has not ended; resume it"):
+        OptimizationResult.of(store)
+
+
+def test_a_temporary_store_has_no_path() -> None:
+    assert toy.compiled([TURNS[-1]])[0].optimization_result.store_path is None
