@@ -252,14 +252,22 @@ class RLMDocstringOptimizer(Teleprompter):
         it is asked about each step of an example of train too. None: the metric of the constructor. `teacher` is
         accepted because DSPy's optimizers have it, and not used.
 
+        `valset` gives the agent scores only. `testset` gives it nothing: when it has ended, old and new prompts are
+        scored on these examples once, side by side, for no units.
+
         `resume=True` resumes the newest optimization in `run_storage_dir`, however it ended: everything that had
         finished, its budget, its prompts, and the agent's turns and variables are kept. Student, data, metric and
         settings must be the same. A finished one gives its result at once; if there is none, a new one begins.
 
-        The result carries `optimized_dspy_program` (step to prompt), `latest_run_id`, `best_run_id`, `best_score`
-        (0 to 100), `baseline_run_id`, `trial_logs` (every run, in order), `agent_trajectory`, `agent_final_reasoning`,
-        `usage` (LM calls, tokens and dollars of the roles "root", "sub" and "eval"; `cost_usd` is None where a price is
-        not known) and `cost_usd` (of all three).
+        What comes back has the prompts that the agent has submitted. They are first run on the whole of `valset`, if
+        they never were and the budget allows; if another candidate is better there beyond chance, its prompts come back
+        instead, and a warning says so.
+
+        The result carries `optimization_result` (an `OptimizationResult`: how much better it is on each split, how sure
+        that is, and what came back and why), `optimized_dspy_program` (step to prompt), `latest_run_id`, `best_run_id`,
+        `best_score` (0 to 100), `baseline_run_id`, `trial_logs` (every run, in order), `agent_trajectory`,
+        `agent_final_reasoning`, `usage` (LM calls, tokens and dollars of the roles "root", "sub" and "eval"; `cost_usd`
+        is None where a price is not known) and `cost_usd` (of all three).
 
         Raises:
             InvalidSetup: the student, the data, the metric or an LM cannot be used, such as an LM without a key, or the
