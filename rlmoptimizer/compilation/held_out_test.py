@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextvars
+import functools
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from rlmoptimizer.evaluation.evaluator import Evaluator, EvaluatorClosed, LMsFai
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.runs import Accounts, Runs
 from rlmoptimizer.prompts import Prompts
+from rlmoptimizer.spending.ledger import Slot
 from rlmoptimizer.task.dataset import Row
 
 __all__ = ["HeldOutTest"]
@@ -77,20 +79,20 @@ class HeldOutTest:
         to_do = sum(self._runs.free_examples(request, baseline=not place) for place, request in enumerate(requests))
         with phase(self._accounts.emitter, "test"):
             try:
-                with self._accounts.costs.reserve(to_do, "test"):
-                    pass  # both or neither
+                with self._accounts.costs.reserve(to_do, "test") as dollars:  # of both or of neither
+                    problems = self._side_by_side(requests, dollars)
             except CostExceededError as refused:
                 return refused.said
-            problems = self._side_by_side(requests)
         return next((problem for problem in problems if problem is not None), None)
 
-    def _side_by_side(self, requests: Sequence[Request]) -> list[str | None]:
+    def _side_by_side(self, requests: Sequence[Request], dollars: Slot) -> list[str | None]:
         pool = DaemonPool(len(requests), "rlmoptimizer-test")
         runs: list[Future[str | None]] = []
         try:
             for place, request in enumerate(requests):
                 begun = threading.Event()
-                runs.append(self._submitted(pool, request, begun.set, baseline=not place))
+                score = functools.partial(self._score, request, dollars, begun.set, baseline=not place)
+                runs.append(_submitted(pool, score, begun.set))
                 begun.wait()  # so that the runs have the same ids every time
             while (waited := concurrent.futures.wait(runs, _POLL_SECONDS)).not_done:
                 for run in waited.done:
@@ -107,29 +109,10 @@ class HeldOutTest:
             pool.close()
             pool.join(_GRACE_SECONDS)
 
-    def _submitted(
-        self, pool: DaemonPool, request: Request, begun: Callable[[], None], *, baseline: bool
-    ) -> Future[str | None]:
-        """The run to come; `begun` is called once it has begun, or cannot."""
-        run: Future[str | None] = Future()
-        context = contextvars.copy_context()
-
-        def work() -> None:
-            try:
-                run.set_result(context.run(self._score, request, begun, baseline=baseline))
-            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-                run.set_exception(error)
-            begun()
-
-        pool.submit(work)
-        return run
-
-    def _score(self, request: Request, begun: Callable[[], None], *, baseline: bool) -> str | None:
+    def _score(self, request: Request, dollars: Slot, begun: Callable[[], None], *, baseline: bool) -> str | None:
         """Make one of the runs; gives why it has no score. What a row says is in no reason."""
         try:
-            record = self._runs.free(request, baseline=baseline, begun=begun)
-        except CostExceededError as refused:
-            return refused.said
+            record = self._runs.free(request, baseline=baseline, dollars=dollars, begun=begun)
         except EvaluatorClosed:
             return "an evaluation of the agent never ended"
         except LMsFailed:
@@ -141,3 +124,19 @@ class HeldOutTest:
         reached = self._accounts.costs.reached
         why = "max_cost_usd was reached" if reached else "everything was stopped"
         return f"{why} after {record.evaluated_count} of {record.planned_count} examples"
+
+
+def _submitted(pool: DaemonPool, score: Callable[[], str | None], ended: Callable[[], None]) -> Future[str | None]:
+    """What `score` will give, on a thread of the pool; `ended` is called when it has."""
+    run: Future[str | None] = Future()
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        try:
+            run.set_result(context.run(score))
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            run.set_exception(error)
+        ended()
+
+    pool.submit(work)
+    return run

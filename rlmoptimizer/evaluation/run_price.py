@@ -63,7 +63,7 @@ class RunPrice:
 
 
 @contextmanager
-def free_price(costs: CostLedger, request: Request, missing: int) -> Generator[RunPrice]:
+def free_price(costs: CostLedger | Slot, request: Request, missing: int) -> Generator[RunPrice]:
     """What so many rollouts are expected to cost in dollars is set aside for the block; they cost no units.
 
     Raises `CostExceededError`.

@@ -33,7 +33,7 @@ from rlmoptimizer.evaluation.takeover import Takeover, find_takeover
 from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, LMUsageCounted, Split
 from rlmoptimizer.records import LM_FAILURES, ExampleResult, Rollout, RunRecord, usage_dict
 from rlmoptimizer.spending.cost_ledger import CostLedger
-from rlmoptimizer.spending.ledger import UnitLedger
+from rlmoptimizer.spending.ledger import Slot, UnitLedger
 from rlmoptimizer.store.run_store import RunStore
 
 __all__ = ["Accounts", "Runs", "is_cut_val"]
@@ -155,18 +155,29 @@ class Runs:
         record = self._free_record(request, baseline)
         return len(request.rows) * request.repeats if record is None else record.missing_count
 
-    def free(self, request: Request, *, baseline: bool) -> RunRecord:
+    def free(
+        self,
+        request: Request,
+        *,
+        baseline: bool,
+        dollars: Slot | None = None,
+        begun: Callable[[], None] = lambda: None,
+    ) -> RunRecord:
         """A run of the host, which costs no units; one that is complete already is returned as it is.
 
-        `baseline`: of the unchanged program. Raises `CostExceededError` before anything is spent, and `LMsFailed`.
+        `baseline`: of the unchanged program. `dollars`: what was set aside for it; None: it is set aside here. `begun`
+        is called when the run has its id. Raises `CostExceededError` before anything is spent, and `LMsFailed`.
         """
+        costs = self._accounts.costs if dollars is None else dollars
         if (record := self._free_record(request, baseline)) is not None:
             if record.state == "finished" and not record.missing_count:
                 return record
-            with free_price(self._accounts.costs, request, record.missing_count) as price:
-                return self._carried_out(self._reopened(record, request, Caller(), price))
+            with free_price(costs, request, record.missing_count) as price:
+                run = self._reopened(record, request, Caller(), price)
+                begun()
+                return self._carried_out(run)
         rows = request.rollouts
-        with free_price(self._accounts.costs, request, len(rows)) as price:
+        with free_price(costs, request, len(rows)) as price:
             run_id = self._store.begin_run(
                 request.split,
                 request.config,
@@ -176,6 +187,7 @@ class Runs:
                 repeats=request.repeats,
                 request=request.asked,
             )
+            begun()
             return self._carried_out(RunUnderWay(run_id, request, rows, price, Caller(), baseline))
 
     def _free_record(self, request: Request, baseline: bool) -> RunRecord | None:
