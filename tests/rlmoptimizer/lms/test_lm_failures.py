@@ -114,7 +114,7 @@ def test_the_person_is_told_once_of_examples_that_their_lm_failed_on(
     ask = f"try:\n    evaluate_program(prompts={{'topic': {toy.FIX!r}}})\nexcept LMUnavailable:\n    pass"
     compiled(server, [breaks(server, "server", *numbers, code=ask), ask, mends(server, ask), SUBMIT], kind="server")
     (said,) = [record.getMessage() for record in caplog.records if "runs the program" in record.getMessage()]
-    assert f"failed on {len(numbers)} of the examples of r3 (LMServerError" in said
+    assert f"failed on {len(numbers)} of the evaluations of r3 (LMServerError" in said
     assert "\n" not in said
 
 
@@ -233,7 +233,7 @@ def test_a_root_lm_that_cannot_be_reached_for_the_conclusion_is_asked_again_wher
         server.failing = ()
         result = optimizer.compile(toy.Triage(), **given, resume=True)
     assert result.optimized_dspy_program == tried
-    assert [log["run_id"] for log in result.trial_logs] == ["r1", "r2", "r3"]
+    assert [log["run_id"] for log in result.trial_logs] == ["r1", "r2", "r3", "r4"]  # the last one is the final check
     assert len(result.agent_trajectory) == 1
 
 
