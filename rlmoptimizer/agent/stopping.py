@@ -15,6 +15,7 @@ from typing import Final, Literal, TypeAlias
 
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.errors import AgentError, CostExceededError, OptimizationEnded, TimeExceededError
+from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.records import RunRecord, best_run
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.store.store_reader import StoreReader
@@ -124,16 +125,17 @@ class WorkStop:
         self.gate.close(lambda: _refusal(in_force))
         return in_force
 
-    def check_time(self, split: str) -> None:
+    def check_time(self, request: Request) -> None:
         """Raise `TimeExceededError` when a run on val would not come to its end before the deadline.
 
         It is expected to take as long as the quickest one so far. Runs on train are cut at the deadline: they fit.
         """
         left = self.seconds_left
-        if left is None or split != "val":
+        if left is None or request.split != "val" or request.reuse:  # what is taken from the store takes no time
             return
-        seconds = min((_seconds(run) for run in self._store.runs() if self._is_checkpoint(run)), default=0.0)
-        if seconds > left:
+        whole = [run for run in self._store.runs() if self._is_checkpoint(run) and not run.reused_count]
+        quickest = min((_seconds(run) / run.repeats for run in whole), default=0.0)
+        if (seconds := quickest * request.repeats) > left:
             raise TimeExceededError(seconds, left)
 
     @contextmanager

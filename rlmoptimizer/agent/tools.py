@@ -216,7 +216,7 @@ class AgentTools:
         return answer
 
     def _evaluated(self, request: Request, caller: Caller) -> dict[str, Any]:
-        self._stop.check_time(request.split)
+        self._stop.check_time(request)
         try:
             record = self._runs.paid(request, caller)
         except LMsFailed as failed:

@@ -222,6 +222,18 @@ def test_a_run_on_val_that_would_not_end_in_time_is_not_begun(tmp_path: Path) ->
         assert at.bench.tools.optimization_status()["remaining_seconds"] == pytest.approx(1e-6, abs=1e-7)
 
 
+def test_repeats_of_val_must_end_in_time_too_and_what_is_reused_takes_none(tmp_path: Path) -> None:
+    clock = Clock()
+    with desk(tmp_path, limits=StoppingLimits(max_seconds=3600), clock=clock) as at:
+        at.evaluate("val", prompts=FIX)
+        whole = [run for run in at.store.runs() if run.split == "val" and run.finished_at is not None]
+        quickest = min((run.finished_at or 0.0) - run.started_at for run in whole)
+        clock.now += 3600 - 1.5 * quickest  # one more fits, two do not
+        with pytest.raises(TimeExceededError):
+            at.evaluate("val", prompts=FIX, repeats=2)
+        assert at.evaluate("val", prompts=FIX, reuse=True)["score"] == 100.0
+
+
 def clocked(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the deadlines of all compiles in this test."""
     clock = Clock()
