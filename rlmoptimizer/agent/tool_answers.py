@@ -28,7 +28,7 @@ from rlmoptimizer.records import (
 from rlmoptimizer.task.dataset import Dataset, ids_text, parse_selection, select
 from rlmoptimizer.text import usd_text
 
-__all__ = ["ToolAnswers", "cut_line", "percent", "run_log", "run_totals"]
+__all__ = ["ToolAnswers", "cut_line", "objective_names", "percent", "run_log", "run_totals"]
 
 
 class ToolAnswers:
@@ -60,7 +60,7 @@ class ToolAnswers:
         """
         results = self._store.examples(record.run_id, ids) if record.split == "train" else ()
         rows, longest = cut_to_size(_rows(results, record.repeats))
-        totals = run_totals(record)
+        totals = run_totals(record, self._objectives(record))
         del totals["run_id"], totals["split"]
         return {
             **totals,
@@ -122,6 +122,7 @@ class ToolAnswers:
         runs = [record for record in every if record.state != "running" and not is_cut_val(record)]
         split, rows = self._data.scored
         best = best_run(every, split, len(rows))
+        known = objective_names(runs)
         baselines = {record.split: record.run_id for record in runs if record.baseline}
         budget, costs = self._accounts.ledger.state(), self._accounts.costs.state()
         return {
@@ -143,7 +144,7 @@ class ToolAnswers:
             "current_prompts": dict(current),
             "best_prompts": dict(current if best is None else best.prompts),
             "steps": list(current),
-            "runs": [run_totals(record) for record in runs],
+            "runs": [run_totals(record, known) for record in runs],
         }
 
     def lm_unavailable(self, request: Request, failed: LMsFailed) -> LMUnavailable:
@@ -153,11 +154,17 @@ class ToolAnswers:
         said = f"{type(cause).__name__}: {cause}" if request.split == "train" else self._error_kinds(run_id)
         return LMUnavailable(run_id, len(request.rows), said, self._paid_unanswered(request.split, run_id))
 
+    def _objectives(self, record: RunRecord) -> Collection[str]:
+        """Those that may be told of a run."""
+        return objective_names([record] if record.split == "train" or not record.objectives else self._store.runs())
+
     def _summary(self, record: RunRecord, remaining: int | None, longest: int | None) -> str:
         score = "no score" if record.score is None else f"score {percent(record.score):.2f}"
         line = f"run {record.run_id} on {record.split}: {score}, {record.passed_count}/{record.evaluated_count} passed"
         if record.error_count:
             line += f", {record.error_count} with an error"
+        if record.truncated_count:
+            line += f", {record.truncated_count} in which an LM's answer was cut at max_tokens"
         if record.unanswered_count:
             line += self._unanswered(record)
         if record.repeats > 1:
@@ -238,8 +245,14 @@ def percent(score: float | None) -> float | None:
     return None if score is None else round(100.0 * score, 2)
 
 
-def run_totals(record: RunRecord) -> dict[str, Any]:
-    """One line of a list of runs."""
+def objective_names(records: Iterable[RunRecord]) -> frozenset[str]:
+    """The objectives that may be told of runs on val: a metric may make names of what stands in an example."""
+    return frozenset(name for record in records if record.split == "train" for name in record.objectives)
+
+
+def run_totals(record: RunRecord, objectives: Collection[str]) -> dict[str, Any]:
+    """One line of a list of runs; of the metric's objectives only these."""
+    means = {name: round(mean, 4) for name, mean in record.objectives.items() if name in objectives}
     return {
         "run_id": record.run_id,
         "split": record.split,
@@ -248,6 +261,8 @@ def run_totals(record: RunRecord) -> dict[str, Any]:
         "evaluated_count": record.evaluated_count,
         "passed_count": record.passed_count,
         "error_count": record.error_count,
+        **({"truncated_count": record.truncated_count} if record.truncated_count else {}),
+        **({"objectives": means} if means else {}),
         **({"repeats": record.repeats} if record.repeats > 1 else {}),
         **({"reused_count": record.reused_count} if record.reused_count else {}),
     }
@@ -256,7 +271,7 @@ def run_totals(record: RunRecord) -> dict[str, Any]:
 def run_log(record: RunRecord) -> dict[str, Any]:
     """One entry of the result's `trial_logs`."""
     return {
-        **run_totals(record),
+        **run_totals(record, record.objectives),
         "baseline": record.baseline,
         "state": record.state,
         "unanswered_count": record.unanswered_count,

@@ -110,7 +110,8 @@ class AgentTools:
         steps has every call of a step, in the order in which they ended. Where there is something to say it also has
         feedback: the metric's on this step; truncated: True, an answer was cut at max_tokens; error and completion: the
         step failed (outputs == {}), and this is what the model wrote; first_completion: what it wrote first, when it
-        was asked once more. Examples have objectives where the metric gives several scores.
+        was asked once more. Where there are some the totals also have truncated_count: examples with a cut answer, and
+        objectives: the metric's other scores, means; each example has its own.
         error_kind "example_timeout": it took too long, score 0. Any other error_kind: no model was found, so it has no
         verdict, and costs nothing unless an earlier step was answered; the same call again runs what has none, and
         pays nothing twice.

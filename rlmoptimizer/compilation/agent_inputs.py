@@ -59,10 +59,12 @@ def agent_inputs(
         for warning in warnings:
             if warning != STRAYS:  # the evaluator has told of them
                 logger.warning("The agent is told: %s", printable(warning))
+    names = answers.objective_names(baselines.values())
     return {
         "program_steps": describe_steps(setup.student, setup.eval_lm, evidence.requests),
         "baseline_runs": {
-            split: answers.run_totals(baselines[split]) if split in baselines else None for split in ("train", "val")
+            split: answers.run_totals(baselines[split], names) if split in baselines else None
+            for split in ("train", "val")
         },
         "task_facts": describe_task(
             setup.student, setup.metric, setup.data, settings, budget=accounts.ledger.limit, warnings=warnings
