@@ -14,13 +14,19 @@ import dspy
 from quality.task import Task
 from quality.tasks.parts import data_folder, hand_written, split, step, text
 
-TOPICS = {"business": "business", "entertainment": "arts", "politics": "politics", "sports": "sport", "tech": "tech"}
+TOPICS = {
+    "business": "business",
+    "entertainment": "entertainment",
+    "politics": "politics",
+    "sports": "sports",
+    "tech": "technology",
+}
 BELONGS = {
     "business": "companies, markets, jobs and prices",
-    "arts": "film, music, television and celebrities",
+    "entertainment": "film, music, television and celebrities",
     "politics": "parties, ministers, laws and elections",
-    "sport": "matches, players, clubs and athletics",
-    "tech": "computers, phones, software, games consoles and the net",
+    "sports": "matches, players, clubs and athletics",
+    "technology": "computers, phones, software, games consoles and the net",
 }
 
 
