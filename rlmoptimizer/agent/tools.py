@@ -148,12 +148,12 @@ class AgentTools:
         sample_seed: Any = None,
         keep: Any = 1,
     ) -> dict[str, Any]:
-        """Find the best of several prompts with fewer units than running each on everything. 1 unit per example run.
+        """Find the best of several prompts. 1 unit per example run, which is less than a run of each.
 
         candidates: a list of 2 to 32 {step: text} (None or {}: the current prompts). ids, limit, sample, sample_seed:
-        which train examples, as in evaluate_program. All run on the same ones, in rounds of 8, 8, 16, 32, ... After
-        each round those leave that are beaten beyond doubt, or cannot catch up; the race ends when `keep` are left or
-        the examples are used up. Refused when its worst case, len(candidates) * examples, does not fit.
+        which train examples, as in evaluate_program; all of train if none is given. All candidates run on the same
+        ones, in rounds of 8, 8, 16, 32, ...; after each those leave that are beaten beyond doubt or cannot catch up,
+        until `keep` are left. Refused when its worst case, len(candidates) * examples, does not fit.
         Returns {ranking: best first [{index: in candidates, prompts: {step: text} of every step, score: 0-100,
         evaluated_count, run_ids, left_after: the round, or None}], remaining_budget, summary_line}. The same call
         after a cut goes on, and pays nothing twice.
