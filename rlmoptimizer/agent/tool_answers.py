@@ -8,9 +8,11 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from rlmoptimizer.agent.answer_size import cut_to_size
+from rlmoptimizer.agent.candidate_table import candidate_table
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.request_reader import ended_run, visible_runs
 from rlmoptimizer.agent.turns import Turns
+from rlmoptimizer.comparison import mean_interval
 from rlmoptimizer.errors import LMUnavailable, SelectionError
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
@@ -23,6 +25,7 @@ from rlmoptimizer.records import (
     best_run,
     combined,
     dollars,
+    mean,
     total_usd,
 )
 from rlmoptimizer.task.dataset import Dataset, ids_text, parse_selection, select
@@ -116,7 +119,7 @@ class ToolAnswers:
         said = "has a new prompt" if changed else "had this very prompt already"
         return {"step": step, "changed": changed, "previous_text": before, "summary_line": f"step {step} {said}"}
 
-    def status(self, current: Prompts) -> dict[str, Any]:
+    def status(self, current: Prompts, original: Prompts) -> dict[str, Any]:
         """What `optimization_status` returns."""
         every = visible_runs(self._store)
         runs = [record for record in every if record.state != "running" and not is_cut_val(record)]
@@ -144,6 +147,7 @@ class ToolAnswers:
             "current_prompts": dict(current),
             "best_prompts": dict(current if best is None else best.prompts),
             "steps": list(current),
+            "candidates": candidate_table(self._store, runs, original, current.digest),
             "runs": [run_totals(record, known) for record in runs],
         }
 
@@ -159,8 +163,8 @@ class ToolAnswers:
         return objective_names([record] if record.split == "train" or not record.objectives else self._store.runs())
 
     def _summary(self, record: RunRecord, remaining: int | None, longest: int | None) -> str:
-        score = "no score" if record.score is None else f"score {percent(record.score):.2f}"
-        line = f"run {record.run_id} on {record.split}: {score}, {record.passed_count}/{record.evaluated_count} passed"
+        line = f"run {record.run_id} on {record.split}: {self._score(record)}, "
+        line += f"{record.passed_count}/{record.evaluated_count} passed"
         if record.error_count:
             line += f", {record.error_count} with an error"
         if record.truncated_count:
@@ -184,6 +188,14 @@ class ToolAnswers:
         if longest is not None:
             line += f"; too much text to send: what is longer than {longest:,} characters has lost its middle"
         return line + self._note()
+
+    def _score(self, record: RunRecord) -> str:
+        """The score with its interval: how far off it may be, going by how few examples there are."""
+        interval = mean_interval([mean(scores) for scores in self._store.scores(record.run_id).values()])
+        if record.score is None or interval is None:
+            return "no score"
+        low, high = (100 * bound for bound in interval)
+        return f"score {percent(record.score):.2f} (95% interval {low:.0f}-{high:.0f})"
 
     def _unanswered(self, record: RunRecord) -> str:
         again = "all of val, as always" if record.split == "val" else "only those"

@@ -195,12 +195,15 @@ class AgentTools:
 
         Returns {remaining_budget, cost_usd, remaining_cost_usd, best_score: 0-100, best_run_id, latest_run_id,
         baseline_run_id, baseline_val_run_id, current_prompts: {step: text}, best_prompts: {step: text}, steps: [name],
+        candidates: best first [{candidate: an id, is_current, changed_steps, train_evaluated, train_passed: different
+        rows in all runs together, train_score, val_score: 0-100 or None, run_ids}],
         runs: [{run_id, split, score: 0-100, standard_error, evaluated_count, passed_count, error_count}], and further
         counts}; with max_seconds also remaining_seconds. "best" is by score on val, or on the whole of train when there
         is no val.
         """
         left = self._stop.seconds_left
-        return self._answers.status(self._prompts.current) | ({} if left is None else {"remaining_seconds": left})
+        status = self._answers.status(self._prompts.current, self._prompts.original)
+        return status | ({} if left is None else {"remaining_seconds": left})
 
     def _raced(self, request: RaceRequest, caller: Caller) -> dict[str, Any]:
         def check() -> None:

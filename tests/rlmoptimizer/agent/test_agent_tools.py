@@ -89,7 +89,8 @@ def test_a_train_evaluation_returns_exactly_what_is_documented(at: Desk) -> None
     assert (result["score"], result["evaluated_count"], result["passed_count"]) == (50.0, 6, 3)
     assert (result["standard_error"], result["error_count"]) == (22.36, 0)  # sqrt(0.3 / 6)
     assert (result["split"], result["run_id"], result["remaining_budget"]) == ("train", "r3", 94)
-    assert result["summary_line"] == "run r3 on train: score 50.00, 3/6 passed; 94 budget units left"
+    said = "run r3 on train: score 50.00 (95% interval 19-81), 3/6 passed; 94 budget units left"
+    assert result["summary_line"] == said
     first, second = result["examples"][:2]
     assert set(first) == EXAMPLE_KEYS
     assert (first["example_id"], first["score"], first["passed"], first["error"]) == ("1", 1.0, True, None)

@@ -78,8 +78,9 @@ print(evaluate_program("val")["summary_line"])
     )
     said = outputs(result)
     assert said[0] == "Counter({'topic': 3})"
-    assert said[1] == "3 run r3 on train: score 100.00, 3/3 passed; 28 budget units left"
-    assert said[2].splitlines()[1] == "run r5 on val: score 100.00, 4/4 passed; 21 budget units left"
+    assert said[1] == "3 run r3 on train: score 100.00 (95% interval 44-100), 3/3 passed; 28 budget units left"
+    val = "run r5 on val: score 100.00 (95% interval 51-100), 4/4 passed; 21 budget units left"
+    assert said[2].splitlines()[1] == val
     assert result.optimized_dspy_program["topic"] == toy.FIX
 
 
@@ -321,7 +322,7 @@ def test_a_kernel_that_dies_in_the_middle_of_an_evaluation_leaves_the_run_and_th
     assert "The kernel died" in said[0]
     assert said[1] == "settled"
     assert said[2] == "5 4"
-    assert said[3].startswith("run r3 on train: score 50.00, 2/4 passed")
+    assert said[3].startswith("run r3 on train: score 50.00 (95% interval 15-85), 2/4 passed")
     assert result.trial_logs[2]["remaining_budget"] == 34 - 5
 
 

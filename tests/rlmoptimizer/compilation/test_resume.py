@@ -562,4 +562,5 @@ os._exit(1)
     assert "budget, runs, prompts" in result.agent_trajectory[0]["output"]
     assert "run r3 on train was cut and ended after 3 of 6 examples" in result.agent_trajectory[0]["output"]
     assert result.agent_trajectory[1]["output"].strip() == "3 4"
-    assert result.agent_trajectory[2]["output"].startswith("run r3 on train: score 100.00, 6/6 passed; 27 budget")
+    said = "run r3 on train: score 100.00 (95% interval 61-100), 6/6 passed; 27 budget"
+    assert result.agent_trajectory[2]["output"].startswith(said)

@@ -1,0 +1,67 @@
+"""The candidates of an optimization in a table for the agent: what all runs of each together say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from rlmoptimizer.agent.run_comparison import points
+from rlmoptimizer.records import RunRecord, mean
+from rlmoptimizer.store.store_reader import StoreReader
+
+__all__ = ["candidate_table"]
+
+_MOST: Final = 50  # candidates
+_MOST_RUNS: Final = 20  # ids of runs of one of them
+
+
+def candidate_table(
+    store: StoreReader, runs: Iterable[RunRecord], original: Mapping[str, str], current: str
+) -> list[dict[str, Any]]:
+    """One dict for each of the 50 candidates that were run last and the best one, best first.
+
+    `runs` are those that the agent may know of, which have ended; `current` is the id of the prompts that are set.
+    Best is by score on val; then come those that val has not seen, by score on train.
+    """
+    by_candidate: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        by_candidate.setdefault(run.candidate, []).append(run)
+    train = store.train_totals()
+    table = [_line(candidate, own, train, original, current) for candidate, own in by_candidate.items()]
+    best_first = sorted(table, key=_by_score)
+    last_run = {candidate: position for position, candidate in enumerate(_in_order_of_last_run(by_candidate))}
+    newest = {candidate for candidate, position in last_run.items() if len(last_run) - position <= _MOST}
+    return [line for place, line in enumerate(best_first) if place == 0 or line["candidate"] in newest]
+
+
+def _line(
+    candidate: str,
+    runs: list[RunRecord],
+    train: Mapping[str, tuple[int, int, float]],
+    original: Mapping[str, str],
+    current: str,
+) -> dict[str, Any]:
+    on_val = [run.score for run in runs if run.split == "val" and run.state == "finished" and run.score is not None]
+    evaluated, passed, score = train.get(candidate, (0, 0, None))
+    prompts = runs[0].prompts
+    return {
+        "candidate": candidate,
+        "is_current": candidate == current,
+        "changed_steps": [step for step, text in prompts.items() if text != original.get(step)],
+        "train_evaluated": evaluated,
+        "train_passed": passed,
+        "train_score": points(score),
+        "val_score": points(mean(on_val)) if on_val else None,
+        "run_ids": [run.run_id for run in runs[-_MOST_RUNS:]],
+    }
+
+
+def _in_order_of_last_run(by_candidate: Mapping[str, list[RunRecord]]) -> list[str]:
+    return sorted(by_candidate, key=lambda candidate: by_candidate[candidate][-1].started_at)
+
+
+def _by_score(line: Mapping[str, Any]) -> tuple[float, float, int]:
+    def down(score: float | None) -> float:
+        return 1.0 if score is None else -score
+
+    return down(line["val_score"]), down(line["train_score"]), -line["train_evaluated"]

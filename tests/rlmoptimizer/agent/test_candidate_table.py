@@ -1,0 +1,99 @@
+"""`optimization_status()["candidates"]`: what all runs of each candidate together say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+from desk import Desk, desk
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlmoptimizer.agent.candidate_table import candidate_table
+from rlmoptimizer.records import PASSED_AT, mean
+
+
+def table(at: Desk) -> list[dict[str, Any]]:
+    return at.bench.tools.optimization_status()["candidates"]
+
+
+def test_it_pools_the_runs_of_each_candidate_best_first(tmp_path: Path) -> None:
+    with desk(tmp_path, train=12) as at:
+        fixed = {"topic": toy.FIX}
+        first = at.evaluate(ids="1-4", prompts=fixed)["run_id"]
+        second = at.evaluate(ids="3-6", prompts=fixed)["run_id"]
+        worse = at.evaluate(ids="1-3", prompts={"topic": "explode"})["run_id"]
+        val = at.evaluate("val", prompts=fixed)["run_id"]
+        best, baseline, last = table(at)
+        assert {name: best[name] for name in best if name != "candidate"} == {
+            "is_current": False,
+            "changed_steps": ["topic"],
+            "train_evaluated": 6,
+            "train_passed": 6,
+            "train_score": 100.0,
+            "val_score": 100.0,
+            "run_ids": [first, second, val],
+        }
+        assert (baseline["is_current"], baseline["changed_steps"], baseline["run_ids"]) == (True, [], ["r1", "r2"])
+        assert (baseline["train_evaluated"], baseline["train_passed"], baseline["val_score"]) == (12, 6, 50.0)
+        assert (last["train_evaluated"], last["train_passed"], last["val_score"]) == (3, 0, None)
+        assert last["run_ids"] == [worse]
+        assert best["candidate"] == at.store.run(first).candidate
+
+
+def test_an_example_that_passed_only_sometimes_has_not_passed(tmp_path: Path) -> None:
+    answers = iter([0.0, 1.0, 1.0, 1.0])
+
+    def metric(gold: Any, prediction: Any, trace: Any = None) -> float:
+        return next(answers)
+
+    with desk(tmp_path, metric=metric, baseline=False, threads=1) as at:
+        at.evaluate(ids="1-2")
+        at.evaluate(ids="1-2")
+        (only,) = table(at)
+        assert (only["train_evaluated"], only["train_passed"], only["train_score"]) == (2, 1, 75.0)
+
+
+def test_runs_that_the_agent_may_not_see_are_not_in_it(tmp_path: Path) -> None:
+    with desk(tmp_path) as at:
+        prompts = {**at.bench.prompts.original, "topic": "hidden"}
+        for split, state in (("test", {}), ("val", {"cancelled": True})):
+            at.store.finish_run(at.store.begin_run(split, {}, prompts, planned_ids=["1"]), **state)
+        at.store.begin_run("train", {}, prompts, planned_ids=["1"])  # still running
+        assert [line["changed_steps"] for line in table(at)] == [[]]
+
+
+def test_of_many_candidates_the_newest_and_the_best_are_told(tmp_path: Path) -> None:
+    with desk(tmp_path, train=2, val=None, budget=200) as at:
+        at.evaluate(prompts={"topic": toy.FIX})
+        for number in range(60):
+            at.evaluate(ids="1", prompts={"reply": f"Answer {number}."})
+        told = table(at)
+        assert len(told) == 51
+        assert told[0]["changed_steps"] == ["topic"] or told[0]["train_score"] == 100.0
+        assert any(line["changed_steps"] == ["reply"] and line["run_ids"] == ["r62"] for line in told)
+        assert not any(line["run_ids"] == ["r5"] for line in told)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 3), st.sampled_from([0.0, 0.5, 1.0])), max_size=12))
+def test_the_totals_are_those_of_the_verdicts(tmp_path_factory: pytest.TempPathFactory, verdicts: Any) -> None:
+    from stored_runs import result
+
+    from rlmoptimizer.store.run_store import RunStore
+
+    pooled: dict[str, dict[str, list[float]]] = {}
+    with RunStore.create_in(tmp_path_factory.mktemp("store")) as store:
+        for text, example, score in verdicts:
+            run_id = store.begin_run("train", {}, {"step": text}, planned_ids=[str(example)])
+            store.append(run_id, result(str(example), score))
+            store.finish_run(run_id)
+            pooled.setdefault(store.run(run_id).candidate, {}).setdefault(str(example), []).append(score)
+        lines = {line["candidate"]: line for line in candidate_table(store, store.runs(), {"step": "a"}, "")}
+    assert set(lines) == set(pooled)
+    for candidate, by_example in pooled.items():
+        means = [mean(scores) for scores in by_example.values()]
+        assert lines[candidate]["train_evaluated"] == len(means)
+        assert lines[candidate]["train_passed"] == sum(one >= PASSED_AT for one in means)
+        assert lines[candidate]["train_score"] == pytest.approx(100 * mean(means), abs=0.01)
