@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
+from kernel_bridge.text import printable_line
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice, Outcome
 from rlmoptimizer.outcome.hygiene import Hygiene, check_hygiene
@@ -22,6 +23,8 @@ from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["OptimizationResult"]
+
+_LINE_CHARS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ class OptimizationResult:
         lines.append(f"returned: {self.returned_because}")
         lines.append(f"the agent's work ended with {self.stop_reason!r}, after {spent}")
         lines += [f"warning: {warning}" for warning in self.warnings]
-        return "\n".join(lines)
+        return "\n".join(printable_line(line, _LINE_CHARS) for line in lines)  # what the agent wrote is in some
 
     def __str__(self) -> str:
         return self.summary()
@@ -183,8 +186,10 @@ def _verdict(
         return found.verdict, "test", f"{found.verdict} on test: {found.text}"
     if "val" in splits:
         found = splits["val"]
-        times = f"{looks} time{'' if looks == 1 else 's'}"
-        looked = f"; val was looked at {times} while prompts were chosen, so the true gain may be smaller"
+        looked = ""
+        if looks:
+            times = f"{looks} time{'' if looks == 1 else 's'}"
+            looked = f"; val was looked at {times} while prompts were chosen, so the true gain may be smaller"
         return found.verdict, "val", f"{found.verdict} on val: {found.text}{looked}{not_tested}"
     text = "there is neither a validation set nor a test set, and scores on train prove nothing"
     return "no proven gain", None, f"no proven gain: {text} ({splits['train'].text}){not_tested}"

@@ -33,7 +33,7 @@ from kernel_bridge import KernelInterpreter
 from rlmoptimizer import OptimizerError, RLMDocstringOptimizer
 from rlmoptimizer.store import file as store_file
 
-TRAIN, VAL = 12, 5
+TRAIN, VAL, TEST = 12, 5, 4
 
 # One step of the script for each turn. A step that is cut is done once more: what it asked for is gone on with.
 STEPS = [
@@ -62,7 +62,8 @@ def reached(text):
     return max([int(number) for number in re.findall(r'<done (\\d+)>', text or '')], default=0)
 step = 1 + max([{here}, *(reached(turn['output']) for turn in previous_trajectory)])
 if step > {count}:
-    SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])
+    # never run before: it is checked on val when the agent has ended
+    SUBMIT(optimized_dspy_program={{**optimization_status()['current_prompts'], 'reply': 'Answer by the topic. Z'}})
 exec({steps!r}[step - 1])
 print(f'<done {{step}}>')
 """
@@ -138,6 +139,11 @@ def run(plan: dict[str, Any]) -> None:
     os.replace(directory / "told.json.new", directory / "told.json")
 
 
+def testing() -> list[dspy.Example]:
+    """The test set."""
+    return [toy.example(100 + number) for number in range(TEST)]
+
+
 def student() -> dspy.Module:
     return Counting()
 
@@ -165,10 +171,18 @@ def _compiled(runs: Path, clock: Clock, rng: random.Random) -> dict[str, Any]:
         kernel=KernelInterpreter.factory(confinement="off", restarts=1000),
     )
     result: Any = optimizer.compile(
-        student(), trainset=toy.trainset(TRAIN), valset=toy.valset(VAL), metric=toy.metric, resume=True
+        student(),
+        trainset=toy.trainset(TRAIN),
+        valset=toy.valset(VAL),
+        testset=testing(),
+        metric=toy.metric,
+        resume=True,
     )
     names = ("optimized_dspy_program", "best_run_id", "latest_run_id", "best_score", "baseline_run_id", "trial_logs")
-    return {name: getattr(result, name) for name in names}
+    found = result.optimization_result.to_dict()
+    for name in ("store_path", "usage", "seconds", "turns"):  # what a death adds to
+        del found[name]
+    return {**{name: getattr(result, name) for name in names}, "optimization_result": found}
 
 
 class _Root:

@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 import toy
-from chaos_job import TRAIN, VAL, key_of, student
+from chaos_job import TRAIN, VAL, key_of, student, testing
 from child_process import Child, WarmProcess, forked
 
 from kernel_bridge.files.live_sessions import live_sessions
@@ -84,7 +84,7 @@ class Optimization:
         self.again = 0  # examples that were finished more than once because they were under way at a death
         self._messages = {
             (split, str(number)): example.message
-            for split, examples in (("train", toy.trainset(TRAIN)), ("val", toy.valset(VAL)))
+            for split, examples in (("train", toy.trainset(TRAIN)), ("val", toy.valset(VAL)), ("test", testing()))
             for number, example in enumerate(examples, start=1)
         }
         self.accounts = Accounts()
@@ -247,8 +247,8 @@ class Optimization:
             for purpose, amount in database.execute("SELECT purpose, SUM(amount) FROM charges GROUP BY purpose"):
                 charged[purpose] = amount
             every = (
-                "SELECT split, candidates.prompts, example_id, counted AND NOT baseline FROM results "
-                "JOIN runs ON number = run JOIN candidates ON id = candidate WHERE origin IS NULL"
+                "SELECT split, candidates.prompts, example_id, counted AND NOT baseline AND split != 'test' "
+                "FROM results JOIN runs ON number = run JOIN candidates ON id = candidate WHERE origin IS NULL"
             )
             rows = database.execute(every).fetchall()
             ended = database.execute("SELECT 1 FROM compile WHERE outcome IS NOT NULL").fetchone() is not None

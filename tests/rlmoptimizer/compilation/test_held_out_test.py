@@ -15,11 +15,13 @@ import toy
 from offline import Asked, field_lm, text_lm
 from priced import by_call, priced_fields, priced_text
 
+from kernel_bridge.wire.codec import Codec
 from rlmoptimizer import InvalidSetup
 from rlmoptimizer.show.log_lines import printable_logs
 from rlmoptimizer.store.store_reader import StoreReader
 
 CANARY = "wombat"  # stands in every field of every test example and nowhere else
+CANARIES = (CANARY, toy.SECRET)
 FIX = f'update_prompt("topic", {toy.FIX!r})\nprint(evaluate_program("val")["score"])'
 SUBMIT = 'SUBMIT(optimized_dspy_program=optimization_status()["current_prompts"])'
 
@@ -150,11 +152,11 @@ class Everything(logging.Handler):
 
 
 @pytest.mark.parametrize("trouble", ["none", "lm", "metric", "program", "slow"])
-def test_nothing_of_its_rows_is_in_any_request_event_log_prompt_or_file_but_the_store(
+def test_nothing_of_its_rows_or_of_vals_is_in_any_request_kernel_message_event_log_prompt_or_file_but_the_store(
     trouble: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer(question: Asked) -> dict[str, object]:
-        hit = CANARY in question.text and "message 3" in question.text
+        hit = any(f"{canary} message 3" in question.text for canary in CANARIES)
         if trouble == "lm" and hit:
             raise dspy.LMRateLimitError(f"slow down, {question.text}")
         if trouble == "program" and hit:
@@ -162,13 +164,16 @@ def test_nothing_of_its_rows_is_in_any_request_event_log_prompt_or_file_but_the_
         return respond(question)
 
     def metric(gold: Any, prediction: Any, trace: Any = None) -> Any:
-        if trouble == "metric" and gold.message.startswith(CANARY):
+        if trouble == "metric" and gold.message.startswith(CANARIES) and "message 3" in gold.message:
             raise ValueError(f"cannot judge {gold.toDict()}")
         return toy.metric(gold, prediction)
 
     if trouble == "slow":
         monkeypatch.setattr("rlmoptimizer.compilation.parts._STALL_SECONDS", 0.01)
     sub: list[str] = []
+    sent: list[bytes] = []  # to the kernel
+    dump = Codec.dump
+    monkeypatch.setattr(Codec, "dump", lambda *args: sent.append(dump(*args)) or sent[-1])
     handler = Everything()
     root_logger = logging.getLogger()
     before = root_logger.level
@@ -190,21 +195,19 @@ def test_nothing_of_its_rows_is_in_any_request_event_log_prompt_or_file_but_the_
         root_logger.removeHandler(handler)
         root_logger.setLevel(before)
     assert root.seen
-    assert all(CANARY not in asked.text for asked in root.seen)
+    assert any(b"task_facts" in data or b"train_examples" in data for data in sent)
     assert sub
-    assert all(CANARY not in prompt for prompt in sub)
-    assert [line for line in handler.lines if CANARY in line] == []
-    shown = capfd.readouterr()
-    assert CANARY not in shown.out + shown.err
-    result = program.optimization_result
-    assert CANARY not in json.dumps(result.to_dict()) + str(result) + repr(program.trial_logs)
+    shown, result = capfd.readouterr(), program.optimization_result
+    seen = [asked.text for asked in root.seen] + sub + handler.lines + [shown.out, shown.err]
+    seen += [json.dumps(result.to_dict()), str(result), repr(program.trial_logs), *map(repr, sent)]
     with StoreReader.open_in(tmp_path / "runs") as store:
-        assert CANARY not in repr([store.events(), store.iterations(), store.candidates(), store.setup()])
-        assert CANARY not in repr([store.agent_end(), store.choice(), store.outcome(), store.runs()])
+        seen += [repr(found) for found in (store.events(), store.iterations(), store.candidates(), store.setup())]
+        seen += [repr(found) for found in (store.agent_end(), store.choice(), store.outcome(), store.runs())]
+        assert [text for text in seen if any(canary in text for canary in CANARIES)] == []
         stored = [one for run in store.runs() if run.split == "test" for one in store.examples(run.run_id)]
         assert all(CANARY in one.inputs["message"] for one in stored)  # the canary is where it belongs
     others = [path for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith("runs-0001.sqlite")]
-    assert [path for path in others if CANARY.encode() in path.read_bytes()] == []
+    assert [path for path in others if any(canary.encode() in path.read_bytes() for canary in CANARIES)] == []
 
 
 def test_the_agent_is_given_the_same_with_and_without_a_test_set() -> None:
