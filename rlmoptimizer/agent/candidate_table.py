@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from rlmoptimizer.agent.run_comparison import points
+from rlmoptimizer.agent.run_totals import percent
 from rlmoptimizer.records import RunRecord, mean
 from rlmoptimizer.store.store_reader import StoreReader
 
@@ -50,8 +50,8 @@ def _line(
         "changed_steps": [step for step, text in prompts.items() if text != original.get(step)],
         "train_evaluated": evaluated,
         "train_passed": passed,
-        "train_score": points(score),
-        "val_score": points(mean(on_val)) if on_val else None,
+        "train_score": percent(score),
+        "val_score": percent(mean(on_val)) if on_val else None,
         "run_ids": [run.run_id for run in runs[-_MOST_RUNS:]],
     }
 

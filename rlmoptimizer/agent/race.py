@@ -13,7 +13,8 @@ from typing import Any
 
 from rlmoptimizer.agent.race_request import Candidate, RaceRequest
 from rlmoptimizer.agent.race_rule import leavers, level, ranked
-from rlmoptimizer.agent.run_comparison import comparison_text, points
+from rlmoptimizer.agent.run_comparison import comparison_text
+from rlmoptimizer.agent.run_totals import percent
 from rlmoptimizer.comparison import compare
 from rlmoptimizer.errors import BudgetExceededError, CostExceededError
 from rlmoptimizer.evaluation.evaluator import LMsFailed
@@ -174,7 +175,7 @@ class Race:
             text += ", cut by max_cost_usd"
         if not first.scores:
             return f"{text}: no verdict for the best"
-        score = f"score {points(mean(list(first.scores.values()))):.2f} on {len(first.scores)}"
+        score = f"score {percent(mean(list(first.scores.values()))):.2f} on {len(first.scores)}"
         common = [one for one in first.scores if one in second.scores]
         against = compare([second.scores[one] for one in common], [first.scores[one] for one in common])
         left = sum(runner.left_after is not None for runner in self._runners.values())
@@ -189,7 +190,7 @@ def _entry(runner: _Runner) -> dict[str, Any]:
     return {
         "index": runner.candidate.index,
         "prompts": dict(runner.candidate.prompts),
-        "score": points(mean(scores)) if scores else None,
+        "score": percent(mean(scores)) if scores else None,
         "evaluated_count": len(scores),
         "run_ids": list(runner.run_ids),
         "left_after": runner.left_after,

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rlmoptimizer.agent.request_reader import ended_run
+from rlmoptimizer.agent.run_totals import percent
 from rlmoptimizer.comparison import Comparison, compare
 from rlmoptimizer.errors import SelectionError
 from rlmoptimizer.records import ExampleResult, RunRecord, StepTrace, mean
 from rlmoptimizer.store.json_text import encode
 from rlmoptimizer.store.run_store import RunStore
 
-__all__ = ["compared_runs", "comparison_text", "first_changed_step", "points"]
+__all__ = ["compared_runs", "comparison_text", "first_changed_step"]
 
 _AT_ONCE: Final = 200  # examples whose steps are held in memory
 _SIGNIFICANT: Final = 0.05
@@ -40,10 +41,10 @@ def compared_runs(store: RunStore, run_a: Any, run_b: Any) -> dict[str, Any]:
         "run_b": b.run_id,
         "split": a.split,
         "n": found.n,
-        "score_a": points(found.before),
-        "score_b": points(found.after),
-        "difference": points(found.difference),
-        "interval": None if found.interval is None else [points(bound) for bound in found.interval],
+        "score_a": percent(found.before),
+        "score_b": percent(found.after),
+        "difference": percent(found.difference),
+        "interval": None if found.interval is None else [percent(bound) for bound in found.interval],
         "better": found.better,
         "worse": found.worse,
         "same": found.same,
@@ -51,11 +52,6 @@ def compared_runs(store: RunStore, run_a: Any, run_b: Any) -> dict[str, Any]:
         **(_examples(store, (a, b), (before, after), common) if a.split == "train" else {}),
         "summary_line": _summary(a, b, found),
     }
-
-
-def points(fraction: float | None) -> float | None:
-    """A score or a difference of scores in percent; None stays None."""
-    return None if fraction is None else round(100.0 * fraction, 2) + 0.0  # no -0.0
 
 
 def comparison_text(found: Comparison) -> str:

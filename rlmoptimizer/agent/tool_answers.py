@@ -1,4 +1,4 @@
-"""What the agent gets back from its tools, and how runs look in a list."""
+"""What the agent gets back from its tools."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rlmoptimizer.agent.answer_size import cut_to_size
 from rlmoptimizer.agent.candidate_table import candidate_table
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.request_reader import ended_run, visible_runs
+from rlmoptimizer.agent.run_totals import objective_names, percent, progress, reused, run_totals
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.comparison import mean_interval
 from rlmoptimizer.errors import LMUnavailable, SelectionError
@@ -31,7 +32,7 @@ from rlmoptimizer.records import (
 from rlmoptimizer.task.dataset import Dataset, ids_text, parse_selection, select
 from rlmoptimizer.text import usd_text
 
-__all__ = ["ToolAnswers", "cut_line", "objective_names", "percent", "run_log", "run_totals"]
+__all__ = ["ToolAnswers"]
 
 
 class ToolAnswers:
@@ -174,9 +175,9 @@ class ToolAnswers:
         if record.repeats > 1:
             line += f"; each example {record.repeats} times, it passed when it did every time"
         if record.reused_count:
-            line += f"; {_reused(record)}"
+            line += f"; {reused(record)}"
         if record.state == "cancelled":
-            line += f"; stopped after {_progress(record)}"
+            line += f"; stopped after {progress(record)}"
         if ignored := record.config.get("ignored"):
             line += f"; ignored, because val always runs whole: {', '.join(ignored)}"
         if remaining is not None:
@@ -237,76 +238,3 @@ def _rows(results: Iterable[ExampleResult], repeats: int) -> list[dict[str, Any]
         return [result.as_row() for result in results]
     examples = itertools.groupby(results, lambda result: result.example_id)
     return [combined(list(rollouts)).as_row() for _, rollouts in examples]
-
-
-def _progress(record: RunRecord) -> str:
-    """How far a run came."""
-    if record.repeats == 1:
-        return f"{record.evaluated_count} of {record.planned_count} examples"
-    return f"{record.judged_count} of {record.planned_count * record.repeats} evaluations"
-
-
-def _reused(record: RunRecord) -> str:
-    if record.reused_count == record.judged_count:
-        return "all of it reused from earlier runs, for nothing"
-    return f"{record.reused_count} of {record.judged_count} evaluations reused from earlier runs, for nothing"
-
-
-def percent(score: float | None) -> float | None:
-    """A fraction as the percentage that people and the agent see; None stays None."""
-    return None if score is None else round(100.0 * score, 2)
-
-
-def objective_names(records: Iterable[RunRecord]) -> frozenset[str]:
-    """The objectives that may be told of runs on val: a metric may make names of what stands in an example."""
-    return frozenset(name for record in records if record.split == "train" for name in record.objectives)
-
-
-def run_totals(record: RunRecord, objectives: Collection[str]) -> dict[str, Any]:
-    """One line of a list of runs; of the metric's objectives only these."""
-    means = {name: round(mean, 4) for name, mean in record.objectives.items() if name in objectives}
-    return {
-        "run_id": record.run_id,
-        "split": record.split,
-        "score": percent(record.score),
-        "standard_error": percent(record.standard_error),
-        "evaluated_count": record.evaluated_count,
-        "passed_count": record.passed_count,
-        "error_count": record.error_count,
-        **({"truncated_count": record.truncated_count} if record.truncated_count else {}),
-        **({"objectives": means} if means else {}),
-        **({"repeats": record.repeats} if record.repeats > 1 else {}),
-        **({"reused_count": record.reused_count} if record.reused_count else {}),
-    }
-
-
-def run_log(record: RunRecord) -> dict[str, Any]:
-    """One entry of the result's `trial_logs`."""
-    return {
-        **run_totals(record, record.objectives),
-        "baseline": record.baseline,
-        "state": record.state,
-        "unanswered_count": record.unanswered_count,
-        "remaining_budget": record.budget_left,
-        "config": dict(record.config),
-        "prompts": dict(record.prompts),
-    }
-
-
-def cut_line(record: RunRecord) -> str:
-    """What is said of a run that was under way when nobody waited for it any more, in the place of its answer."""
-    run = f"run {record.run_id} on {record.split}"
-    if record.split == "val" and record.state == "running":
-        return (
-            f"{run} goes on to its end: the same call of evaluate_program waits for it and has its answer, for nothing"
-        )
-    if record.split == "val" and record.state == "cancelled":
-        return f"{run} was cut; val is told whole or not at all: the same call of evaluate_program does the rest"
-    if not record.missing_count:
-        return f"{run} came to its end: run_data({record.run_id!r}) has it, for nothing"
-    ending = "is ending" if record.state == "running" else "ended"
-    return (
-        f"{run} was cut and {ending} after {_progress(record)}; "
-        f"what did not run is not paid. run_data({record.run_id!r}) has what did, and "
-        "the same call of evaluate_program goes on with the rest"
-    )

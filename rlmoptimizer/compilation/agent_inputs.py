@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from kernel_bridge.text import printable
-from rlmoptimizer.agent import tool_answers as answers
+from rlmoptimizer.agent import run_totals as answers
 from rlmoptimizer.agent.baseline_evidence import STRAYS, read_baseline
 from rlmoptimizer.agent.source_text import metric_source, program_source
 from rlmoptimizer.agent.task_facts import describe_steps, describe_task

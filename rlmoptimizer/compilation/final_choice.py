@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from kernel_bridge.text import printable
-from rlmoptimizer.agent import tool_answers as answers
+from rlmoptimizer.agent import run_totals as answers
 from rlmoptimizer.compilation.phase import phase
 from rlmoptimizer.errors import BudgetExceededError, CostExceededError, MetricFailed
 from rlmoptimizer.evaluation.evaluator import EvaluatorClosed, LMsFailed

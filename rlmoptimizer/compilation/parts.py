@@ -19,8 +19,8 @@ from kernel_bridge import KernelInterpreter
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.kernels import AgentKernels, InterpreterFactory
 from rlmoptimizer.agent.llm_tools import PURPOSE, SubLMMeter
+from rlmoptimizer.agent.run_totals import cut_line
 from rlmoptimizer.agent.stopping import StoppingLimits, WorkStop
-from rlmoptimizer.agent.tool_answers import cut_line
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.compilation.setup import Setup

@@ -10,7 +10,7 @@ from typing import Any
 
 import dspy
 
-from rlmoptimizer.agent import tool_answers as answers
+from rlmoptimizer.agent import run_totals as answers
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.compilation.setup_record import check_student, scored_split
 from rlmoptimizer.errors import InvalidSetup

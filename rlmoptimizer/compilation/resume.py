@@ -11,8 +11,8 @@ from typing import Any, Final
 from kernel_bridge import Restored
 from kernel_bridge.text import shorten, shorten_list
 from rlmoptimizer.agent.answer_size import cut_to_size
+from rlmoptimizer.agent.run_totals import cut_line, percent
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
-from rlmoptimizer.agent.tool_answers import cut_line, percent
 from rlmoptimizer.compilation.setup_record import differences
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.records import IterationRecord, RunRecord

@@ -30,7 +30,7 @@ from rlmoptimizer import (
 from rlmoptimizer.agent import current_prompts
 from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.llm_tools import checked_llm_tools
-from rlmoptimizer.agent.tool_answers import cut_line
+from rlmoptimizer.agent.run_totals import cut_line
 from rlmoptimizer.compilation import parts
 from rlmoptimizer.errors import LMUnavailable, StoreCorrupt
 from rlmoptimizer.evaluation import runs
