@@ -18,9 +18,9 @@ from rlmoptimizer.agent.call_gate import CallGate, OptimizationStopped
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.trial_inputs import TrialInputs
 from rlmoptimizer.agent.turns import Turns
+from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.run_under_way import Caller
-from rlmoptimizer.evaluation.runs import Accounts
 from rlmoptimizer.events import BudgetCharged
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import ExampleResult

@@ -17,11 +17,12 @@ from rlmoptimizer.agent.run_comparison import comparison_text
 from rlmoptimizer.agent.run_totals import percent
 from rlmoptimizer.comparison import compare
 from rlmoptimizer.errors import BudgetExceededError, CostExceededError
+from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import LMsFailed
 from rlmoptimizer.evaluation.run_price import Funds
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.run_under_way import Caller
-from rlmoptimizer.evaluation.runs import Accounts, Runs
+from rlmoptimizer.evaluation.runs import Runs
 from rlmoptimizer.records import mean
 from rlmoptimizer.spending.ledger import Ledger, Slot
 

@@ -15,9 +15,10 @@ from rlmoptimizer.agent.run_totals import objective_names, percent, progress, re
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.comparison import mean_interval
 from rlmoptimizer.errors import LMUnavailable, SelectionError
+from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
-from rlmoptimizer.evaluation.runs import Accounts, is_cut_val
+from rlmoptimizer.evaluation.runs import is_cut_val
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import (
     LM_FAILURES,

@@ -19,10 +19,11 @@ from rlmoptimizer.agent.request_reader import RequestReader, names_val
 from rlmoptimizer.agent.run_comparison import compared_runs
 from rlmoptimizer.agent.stopping import Ending, WorkStop
 from rlmoptimizer.agent.tool_answers import ToolAnswers
+from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.run_under_way import Caller
-from rlmoptimizer.evaluation.runs import Accounts, Runs, is_cut_val
+from rlmoptimizer.evaluation.runs import Runs, is_cut_val
 from rlmoptimizer.events import PromptUpdated
 
 __all__ = ["AgentTools"]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlmoptimizer.agent.call_gate import CallGate
-from rlmoptimizer.evaluation.runs import Accounts, Runs
+from rlmoptimizer.evaluation.accounts import Accounts
+from rlmoptimizer.evaluation.runs import Runs
 from rlmoptimizer.records import RunRecord
 
 __all__ = ["Turns"]

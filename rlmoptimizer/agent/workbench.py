@@ -14,9 +14,10 @@ from rlmoptimizer.agent.submission import SubmissionCheck
 from rlmoptimizer.agent.tool_answers import ToolAnswers
 from rlmoptimizer.agent.tools import AgentTools
 from rlmoptimizer.agent.turns import Turns
+from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.host_runs import HostRuns
-from rlmoptimizer.evaluation.runs import Accounts, Runs
+from rlmoptimizer.evaluation.runs import Runs
 from rlmoptimizer.task.dataset import Dataset
 
 __all__ = ["Workbench"]

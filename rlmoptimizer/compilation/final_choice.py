@@ -8,9 +8,9 @@ from kernel_bridge.text import printable
 from rlmoptimizer.agent import run_totals as answers
 from rlmoptimizer.compilation.phase import phase
 from rlmoptimizer.errors import BudgetExceededError, CostExceededError, MetricFailed
+from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import EvaluatorClosed, LMsFailed
 from rlmoptimizer.evaluation.host_runs import HostRuns
-from rlmoptimizer.evaluation.runs import Accounts
 from rlmoptimizer.events import AgentSubmitted, FellBack
 from rlmoptimizer.outcome.choice import better_candidate
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice

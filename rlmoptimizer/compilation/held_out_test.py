@@ -16,9 +16,10 @@ from concurrent.futures import Future
 from kernel_bridge.threads.daemon_pool import DaemonPool
 from rlmoptimizer.compilation.phase import phase
 from rlmoptimizer.errors import CostExceededError, MetricFailed
+from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import Evaluator, EvaluatorClosed, LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
-from rlmoptimizer.evaluation.runs import Accounts, Runs
+from rlmoptimizer.evaluation.runs import Runs
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.spending.ledger import Slot
 from rlmoptimizer.task.dataset import Row

@@ -24,9 +24,9 @@ from rlmoptimizer.agent.stopping import StoppingLimits, WorkStop
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.compilation.setup import Setup
+from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.metric import bind_metric
-from rlmoptimizer.evaluation.runs import Accounts
 from rlmoptimizer.evaluation.wait_monitor import Pending, Waited, WaitMonitor
 from rlmoptimizer.events import (
     Emitter,

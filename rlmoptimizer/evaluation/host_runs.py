@@ -11,10 +11,11 @@ from dataclasses import replace
 
 from kernel_bridge.text import printable_line
 from rlmoptimizer.errors import BudgetExceededError, CostExceededError, CostLimitReached
+from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.run_under_way import Caller
-from rlmoptimizer.evaluation.runs import Accounts, Runs, is_cut_val
+from rlmoptimizer.evaluation.runs import Runs, is_cut_val
 from rlmoptimizer.events import Split
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import RunRecord, dollars

@@ -47,8 +47,12 @@ class RunUnderWay:
     caller: Caller
     baseline: bool = False
     done: int = 0
+    total: int = field(init=False)  # what it will have done in the end
     passed: int = 0
     score_sum: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.total = self.done + len(self.rows)
 
     @property
     def may_be_cut(self) -> bool:
@@ -65,6 +69,7 @@ class RunUnderWay:
     def start_from(self, scores: Mapping[str, Sequence[float]]) -> None:
         """Count what it has already: the scores of each example."""
         self._count([score for of_one in scores.values() for score in of_one])
+        self.total = self.done + len(self.rows)
 
     def add(self, results: Iterable[ExampleResult]) -> None:
         self._count([result.score for result in results if result.has_verdict])

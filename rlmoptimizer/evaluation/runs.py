@@ -13,37 +13,27 @@ the place where it was cut would tell of single examples.
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import dspy
 
-from kernel_bridge.text import printable_line
 from rlmoptimizer.errors import MetricFailed, SelectionError
+from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
-from rlmoptimizer.evaluation.fan_out import Halt
+from rlmoptimizer.evaluation.run_execution import RunExecution
 from rlmoptimizer.evaluation.run_price import Funds, RunPrice, free_price, unit_price
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.run_under_way import AgentKernel, Caller, RunUnderWay
 from rlmoptimizer.evaluation.side_by_side import side_by_side
 from rlmoptimizer.evaluation.takeover import Takeover, find_takeover
-from rlmoptimizer.events import Emitter, EvaluationFinished, EvaluationStarted, ExamplesScored, LMUsageCounted, Split
-from rlmoptimizer.records import LM_FAILURES, ExampleResult, Rollout, RunRecord, usage_dict
-from rlmoptimizer.spending.cost_ledger import CostLedger
-from rlmoptimizer.spending.ledger import Slot, UnitLedger
-from rlmoptimizer.store.run_store import RunStore
+from rlmoptimizer.records import Rollout, RunRecord
+from rlmoptimizer.spending.ledger import Slot
 
-__all__ = ["Accounts", "Runs", "is_cut_val"]
+__all__ = ["Runs", "is_cut_val"]
 
-logger = logging.getLogger(__name__)
-
-# Parts of DSPy's cache. The cost of a run on train must not show what a run on val asked, or anybody before, about the
-# examples of val: prompts can make a step ask anything.
-_SPACES: dict[Split, str] = {"train": "rlmoptimizer train", "val": "rlmoptimizer val", "test": "rlmoptimizer test"}
-_ERROR_CHARS = 500  # of an example's error in a warning
 # Limits for runs that have cost nothing, so that they cannot fill the disk.
 _MOST_FREE_RUNS = 1000
 _MOST_FREE_BYTES = 64_000_000  # of what they were asked, which is mostly prompts
@@ -52,33 +42,9 @@ _Price = Callable[[Request, int, "frozenset[Rollout]"], AbstractContextManager[R
 _LOOK_SECONDS = 0.2  # how often a wait for a run's end checks for a stop
 
 
-@dataclass(frozen=True, slots=True)
-class Accounts:
-    """Where all that happens in one compile is written down."""
-
-    store: RunStore
-    ledger: UnitLedger
-    costs: CostLedger
-    emitter: Emitter
-
-    def emit_usage(self) -> None:
-        self.emitter.emit(LMUsageCounted(usage_dict(self.costs.usage())))
-
-
 def is_cut_val(record: RunRecord) -> bool:
     """A run on val that is not whole, so that nothing of it may be shown."""
     return record.split == "val" and record.state == "cancelled"
-
-
-class _Halt:
-    """Set once no further example may begin, for ever: a run has no gaps."""
-
-    def __init__(self, events: tuple[Halt, ...], costs: CostLedger) -> None:
-        self._events = events
-        self._costs = costs
-
-    def is_set(self) -> bool:
-        return self._costs.reached or any(event.is_set() for event in self._events)
 
 
 class Runs:
@@ -96,16 +62,14 @@ class Runs:
         closed: threading.Event,
         stopped: threading.Event,
     ) -> None:
-        self._program = program
-        self._evaluator = evaluator
+        self._execution = RunExecution(program, evaluator, accounts)
         self._accounts = accounts
         self._store = accounts.store
         self._closed = closed
         self._stopped = stopped
-        self._lock = threading.Condition()  # of the next three, and of choosing what a request goes on with
+        self._lock = threading.Condition()  # of the next two, and of choosing what a request goes on with
         self._under_way: dict[str, RunUnderWay] = {}
         self._kernel = AgentKernel()
-        self._warned = False
 
     def caller(self) -> Caller:
         """The agent as it asks now."""
@@ -241,7 +205,7 @@ class Runs:
         except BaseException:
             for run in begun:
                 if isinstance(run, RunUnderWay):
-                    self._ended(run, run.done + len(run.rows), "cancelled")
+                    self._ended(run, "cancelled")
             raise
         return begun
 
@@ -334,79 +298,26 @@ class Runs:
             return failed
 
     def _carried_out(self, run: RunUnderWay) -> RunRecord:
-        split, total = run.request.split, run.done + len(run.rows)
-        self._accounts.emitter.emit(EvaluationStarted(run.run_id, split, total, run.baseline))
-        completed = failed = False
+        state = "cancelled"
         try:
             ends = (self._closed, run.caller.kernel.gone) if run.may_be_cut else (self._stopped,)
-            results = self._evaluator.score(
-                self._program,
-                run.rows,
-                prompts=run.request.prompts,
-                on_results=lambda some: self._keep(run, total, some),
-                cancelled=_Halt(ends, self._accounts.costs),
-                space=_SPACES[split],
-                name=f"{run.run_id} {split}",
-                detail=run.detail,
-            )
-            completed = len(results) == len(run.rows)
+            state = self._execution.carry_out(run, ends)
         except MetricFailed:
-            failed = True  # its rows say nothing of the program: a metric that was mended starts afresh
-            raise
-        except LMsFailed as failure:
-            failure.run_id = run.run_id
-            if run.price.units is not None:
-                self._warn_of_failed_lms(self._store.run(run.run_id))
+            state = "failed"  # its rows say nothing of the program: a metric that was mended starts afresh
             raise
         finally:
-            record = self._ended(run, total, "failed" if failed else "finished" if completed else "cancelled")
-        self._warn_of_failed_lms(record)
+            record = self._ended(run, state)
+        self._execution.warn_of_failed_lms(record)
         return record
 
-    def _ended(self, run: RunUnderWay, total: int, state: str) -> RunRecord:
-        # What this run reserved and did not use is free again when it ends.
-        units = run.price.units
-        left = self._accounts.ledger.left + (0 if units is None else units.open)
-        completed = state == "finished"
-        record = self._store.finish_run(
-            run.run_id, budget_left=left, cancelled=state == "cancelled", failed=state == "failed"
-        )
-        score = record.score if completed else None
-        self._accounts.emitter.emit(
-            EvaluationFinished(run.run_id, run.request.split, run.done, total, run.passed, score, left)
-        )
+    def _ended(self, run: RunUnderWay, state: str) -> RunRecord:
+        record = self._execution.end(run, state)
         with self._lock:
             # The answer of a run on val that outlived its turn may have no reader: the cell was stopped.
             kernel, turn = run.caller.kernel, run.caller.turn
             read = turn == kernel.turns if run.request.split == "val" else not record.unanswered_count
-            if completed and read:
+            if state == "finished" and read:
                 kernel.given.add(run.run_id)
             self._under_way.pop(run.run_id, None)
             self._lock.notify_all()
         return record
-
-    def _keep(self, run: RunUnderWay, total: int, results: Sequence[ExampleResult]) -> None:
-        """Store results together with what they cost, before anybody sees them. One call at a time for each run."""
-        self._accounts.costs.flush()  # the dollars first, so that a stored result never lacks its cost
-        run.price.settle(results, lambda kept, charge: self._store.append(run.run_id, *kept, charge=charge))
-        run.add(results)
-        if run.done:
-            mean = run.score_sum / run.done
-            self._accounts.emitter.emit(ExamplesScored(run.run_id, run.request.split, run.done, total, mean))
-
-    def _warn_of_failed_lms(self, record: RunRecord) -> None:
-        with self._lock:
-            if self._warned or not record.unanswered_count:
-                return
-            self._warned = True
-        if record.split == "train":
-            error = next((one.error for one in self._store.examples(record.run_id) if not one.has_verdict), None) or ""
-        else:  # a message may quote what was asked, and those rows are nobody's to see
-            error = ", ".join(sorted(self._store.error_kinds(record.run_id).keys() & LM_FAILURES))
-        logger.warning(
-            "The LM that runs the program failed on %d of the evaluations of %s (%s). They have no verdict and are not "
-            "in its score. The agent is told, and goes on; this is said once",
-            record.unanswered_count,
-            record.run_id,
-            printable_line(error, _ERROR_CHARS),
-        )

@@ -16,8 +16,8 @@ from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.stopping import StoppingLimits, WorkStop
 from rlmoptimizer.agent.workbench import Workbench
+from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import Evaluator
-from rlmoptimizer.evaluation.runs import Accounts
 from rlmoptimizer.events import Emitter, Event
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import UnitLedger
