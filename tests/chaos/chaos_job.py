@@ -53,7 +53,13 @@ run = evaluate_program(prompts={'topic': 'In a phrase.'})
 evaluate_program(failed_from_run=run['run_id'], limit=3, prompts={'topic': 'Anew, in one word.'})
 """,
     "for text in ('A', 'B', 'C'):\n    evaluate_program(ids='2-6', prompts={'reply': f'Answer by the topic. {text}'})",
-    "evaluate_program(); run_data('r1')",
+    """
+prompts = {'topic': 'Say it in one word.'}
+evaluate_program(limit=3, repeats=3, prompts=prompts)
+evaluate_program(ids='1-4', repeats=2, reuse=True, prompts=prompts)
+evaluate_program()
+run_data('r1')
+""",
 ]
 
 DRIVER = """

@@ -56,12 +56,12 @@ def undisturbed(places: Path) -> Optimization:
 
 def test_the_undisturbed_optimization_is_worth_disturbing(undisturbed: Optimization) -> None:
     result, ticks = undisturbed.told()["result"], undisturbed.told()["ticks"]
-    assert (len(result["trial_logs"]), result["best_score"]) == (16, 100.0)
+    assert (len(result["trial_logs"]), result["best_score"]) == (18, 100.0)
     assert {run["state"] for run in result["trial_logs"]} == {"finished"}
     assert ticks["statement"] > 500
     # With the final check and the test.
-    assert (ticks["finished"], ticks["turn"], ticks["prompt"]) == (88 + 5 + 2 * 4, 9, 4)
-    assert undisturbed.accounts.charged == {"evaluate": 66, "validate": 5, "llm_query": 4, "final_check": 5}
+    assert (ticks["finished"], ticks["turn"], ticks["prompt"]) == (99 + 5 + 2 * 4, 9, 4)
+    assert undisturbed.accounts.charged == {"evaluate": 77, "validate": 5, "llm_query": 4, "final_check": 5}
 
 
 @pytest.fixture
