@@ -41,7 +41,7 @@ def _line(
     original: Mapping[str, str],
     current: str,
 ) -> dict[str, Any]:
-    on_val = [run.score for run in runs if run.split == "val" and run.state == "finished" and run.score is not None]
+    on_val = [run.score for run in runs if run.split == "val" and _is_whole(run) and run.score is not None]
     evaluated, passed, score = train.get(candidate, (0, 0, None))
     prompts = runs[0].prompts
     return {
@@ -54,6 +54,11 @@ def _line(
         "val_score": percent(mean(on_val)) if on_val else None,
         "run_ids": [run.run_id for run in runs[-_MOST_RUNS:]],
     }
+
+
+def _is_whole(run: RunRecord) -> bool:
+    """Whether each of its examples has a verdict: of a few examples of val the score may be anything."""
+    return run.state == "finished" and run.evaluated_count == run.planned_count
 
 
 def _in_order_of_last_run(by_candidate: Mapping[str, list[RunRecord]]) -> list[str]:

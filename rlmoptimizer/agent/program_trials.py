@@ -72,7 +72,8 @@ class ProgramTrials:
         self._turns = turns
         self._gate = gate
         self._lock = threading.Lock()  # of the next one
-        ended = turns.count
+        # A turn whose process died is recorded without its seconds; nobody got what it asked for.
+        ended = max((turn.number for turn in accounts.store.iterations() if turn.seconds is not None), default=0)
         self._given: dict[str, _Given] = {
             event.data["key"]: _Given(event.data["answer"], None)
             for event in accounts.store.events(_KIND)

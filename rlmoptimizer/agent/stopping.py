@@ -15,7 +15,6 @@ from typing import Final, Literal, TypeAlias
 
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.errors import AgentError, CostExceededError, OptimizationEnded, TimeExceededError
-from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.records import RunRecord, best_run
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.store.store_reader import StoreReader
@@ -59,7 +58,7 @@ class WorkStop:
     """Whether the agent's work must end, and why. Thread-safe.
 
     A checkpoint is a finished run on all of val, or on all of train where there is no val. Those of earlier processes
-    count, the baseline as the score to beat.
+    count, the baseline as the score to beat. One whose verdicts are all reused uses up no patience.
 
     Args:
         worked: seconds that earlier processes have worked on this optimization.
@@ -125,17 +124,17 @@ class WorkStop:
         self.gate.close(lambda: _refusal(in_force))
         return in_force
 
-    def check_time(self, request: Request) -> None:
-        """Raise `TimeExceededError` when a run on val would not come to its end before the deadline.
+    def check_time(self, evaluations: int) -> None:
+        """Raise `TimeExceededError` when so many evaluations of a run on val would not end before the deadline.
 
-        It is expected to take as long as the quickest one so far. Runs on train are cut at the deadline: they fit.
+        Each is expected to take as long as in the quickest such run so far. Runs on train are cut at the deadline.
         """
         left = self.seconds_left
-        if left is None or request.split != "val" or request.reuse:  # what is taken from the store takes no time
+        if left is None:
             return
         whole = [run for run in self._store.runs() if self._is_checkpoint(run) and not run.reused_count]
-        quickest = min((_seconds(run) / run.repeats for run in whole), default=0.0)
-        if (seconds := quickest * request.repeats) > left:
+        quickest = min((_seconds(run) / run.judged_count for run in whole), default=0.0)
+        if (seconds := quickest * evaluations) > left:
             raise TimeExceededError(seconds, left)
 
     @contextmanager
@@ -192,7 +191,8 @@ class WorkStop:
         if self._limits.patience is None:
             return None
         before = max((run.score or 0.0 for run in checkpoints if run.baseline), default=0.0)
-        without = runs_without_better(before, [run.score or 0.0 for run in checkpoints if not run.baseline])
+        looks = [run for run in checkpoints if not run.baseline and run.reused_count < run.judged_count]
+        without = runs_without_better(before, [run.score or 0.0 for run in looks])
         if without < self._limits.patience:
             return None
         runs = "run was" if without == 1 else f"{without} runs were"

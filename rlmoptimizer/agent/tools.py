@@ -221,7 +221,8 @@ class AgentTools:
         return answer
 
     def _evaluated(self, request: Request, caller: Caller) -> dict[str, Any]:
-        self._stop.check_time(request)
+        if request.split == "val":
+            self._stop.check_time(self._runs.needs(request, caller)[1])
         try:
             record = self._runs.paid(request, caller)
         except LMsFailed as failed:

@@ -127,7 +127,9 @@ class _Compilation:
         best = best_run(runs, split, len(rows))
         self._accounts.emitter.emit(
             CompileFinished(
-                baseline_score=next(run.score for run in runs if run.baseline and run.split == split),
+                baseline_score=next(
+                    run.score for run in runs if run.baseline and run.split == split and run.state == "finished"
+                ),
                 best_score=None if best is None else best.score,
                 spent=self._accounts.ledger.spent,
                 turns=self._bench.turns.count,

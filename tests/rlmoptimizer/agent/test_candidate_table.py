@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 import toy
 from desk import Desk, desk
 from hypothesis import given
 from hypothesis import strategies as st
+from offline import Asked, field_lm
 
 from rlmoptimizer.agent.candidate_table import candidate_table
 from rlmoptimizer.records import PASSED_AT, mean
@@ -54,6 +56,20 @@ def test_an_example_that_passed_only_sometimes_has_not_passed(tmp_path: Path) ->
         at.evaluate(ids="1-2")
         (only,) = table(at)
         assert (only["train_evaluated"], only["train_passed"], only["train_score"]) == (2, 1, 75.0)
+
+
+def test_a_score_on_a_part_of_val_is_none(tmp_path: Path) -> None:
+    def respond(question: Asked) -> dict[str, object]:
+        message = question.inputs["message"]
+        if toy.FIX in question.instructions and message.startswith(toy.SECRET) and "message 0" not in message:
+            raise dspy.LMRateLimitError("busy")
+        return toy.respond(question)
+
+    with desk(tmp_path, lm=field_lm(respond, "eval")) as at:
+        told = at.evaluate("val", prompts={"topic": toy.FIX})
+        assert (told["score"], told["evaluated_count"], told["unanswered_count"]) == (100.0, 1, 3)
+        scores = {tuple(line["changed_steps"]): line["val_score"] for line in table(at)}
+        assert scores == {(): 50.0, ("topic",): None}
 
 
 def test_runs_that_the_agent_may_not_see_are_not_in_it(tmp_path: Path) -> None:

@@ -137,6 +137,16 @@ def test_the_checkpoints_of_an_earlier_process_count(tmp_path: Path) -> None:
         assert ending.reason == "patience"
 
 
+def test_a_score_that_is_read_again_uses_up_no_patience(tmp_path: Path) -> None:
+    with desk(tmp_path, limits=StoppingLimits(patience=1)) as at:
+        at.evaluate("val", prompts=FIX)
+        for _ in range(2):
+            assert at.evaluate("val", prompts=FIX, reuse=True)["score"] == 100.0
+        at.evaluate("val")
+        with pytest.raises(OptimizationEnded, match="patience is 1"):
+            at.evaluate("val", prompts=FIX)
+
+
 def test_a_compile_ends_when_its_patience_does(caplog: pytest.LogCaptureFixture) -> None:
     tried = "evaluate_program('val', prompts={'topic': 'Say it.'})"
     with caplog.at_level(logging.WARNING, "rlmoptimizer"):
@@ -231,6 +241,8 @@ def test_repeats_of_val_must_end_in_time_too_and_what_is_reused_takes_none(tmp_p
         clock.now += 3600 - 1.5 * quickest  # one more fits, two do not
         with pytest.raises(TimeExceededError):
             at.evaluate("val", prompts=FIX, repeats=2)
+        with pytest.raises(TimeExceededError):
+            at.evaluate("val", prompts=FIX, repeats=3, reuse=True)  # one round is there
         assert at.evaluate("val", prompts=FIX, reuse=True)["score"] == 100.0
 
 

@@ -18,6 +18,7 @@ from offline import Asked, field_lm
 
 from rlmoptimizer import BudgetExceededError, PromptUpdateError
 from rlmoptimizer.agent.trial_inputs import MOST_CHARS, TrialInputs
+from rlmoptimizer.compilation.resume import close_and_read_past
 from rlmoptimizer.errors import InputsError
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.dataset import build_dataset
@@ -183,6 +184,7 @@ def killed(self, kind, data, **options):
 RunStore.record_event = killed
 with desk(Path("PATH"), baseline=False) as at:
     at.bench.turns.count += 1
+    at.store.begin_iteration("try_program(...)")
     at.bench.tools.try_program({"message": "m about bug"})
 """
 
@@ -194,6 +196,7 @@ def test_a_kill_leaves_the_unit_and_the_answer_or_neither(tmp_path: Path, when: 
         assert child.ended().status == -signal.SIGKILL
     with RunStore.open_in(tmp_path) as store:
         assert (store.spent(), len(store.events("ProgramTried"))) == (spent, spent)
+        close_and_read_past(store)
     with desk(tmp_path, baseline=False, again=True) as at:
         at.bench.turns.count += 1
         assert tried(at, "m about bug")["remaining_budget"] == 99

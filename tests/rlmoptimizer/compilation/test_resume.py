@@ -21,7 +21,7 @@ from offline import ScriptedRootLM, field_lm, text_lm
 from stoppable import attributes, finished, killed, lines_of
 
 from kernel_bridge import KernelInterpreter
-from rlmoptimizer import InvalidSetup, RLMDocstringOptimizer
+from rlmoptimizer import InvalidSetup, MetricFailed, RLMDocstringOptimizer
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.compilation.resume import CUT_OUTPUT
 from rlmoptimizer.compilation.setup_record import metric_name
@@ -205,6 +205,26 @@ def test_a_metric_that_has_worked_may_fail_on_all_examples_later(tmp_path: Path)
 
 
 # finished
+
+
+def test_a_baseline_whose_metric_failed_is_no_baseline_of_the_result(tmp_path: Path) -> None:
+    works = False
+
+    def metric(gold: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> dspy.Prediction:
+        if not works:
+            raise RuntimeError("not yet")
+        return toy.metric(gold, prediction)
+
+    with pytest.raises(MetricFailed):
+        toy.optimizer(ScriptedRootLM([]), run_storage_dir=tmp_path).compile(
+            toy.Triage(), **toy.arguments(metric=metric, valset=None)
+        )
+    works = True
+    program, _ = resumed(tmp_path, [SUBMIT], metric=metric, valset=None)
+    assert program.optimization_result.run_ids["train"]["baseline"] == ("r2",)
+    with StoreReader.open_in(tmp_path) as store:
+        assert [(run.state, run.score) for run in store.runs()] == [("failed", 0.0), ("finished", 0.5)]
+        assert store.events("CompileFinished")[0].data["baseline_score"] == 0.5
 
 
 def test_a_finished_optimization_gives_its_result_at_once(tmp_path: Path) -> None:
