@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from quality.models import EVAL_ROLES
-from quality.results import Result, read_results, run_name, write_json
+from quality.results import Result, read_results, read_setup, run_name, write_json
 from rlmoptimizer.comparison import Comparison, compare, mean_interval
 
 __all__ = ["report_rows", "show_report", "summary_rows"]
@@ -103,7 +103,8 @@ def show_report(out: Path, arms: Sequence[str], console: Console) -> None:
     """Print the tables of what is in `out`, and write `report.json` there."""
     rows = report_rows(read_results(out), arms)
     summary = summary_rows(rows, arms)
-    write_json(out / "report.json", {"results": rows, "summary": summary})
+    setup = read_setup(out)
+    write_json(out / "report.json", {"setup": setup, "results": rows, "summary": summary})
     for task, seed in dict.fromkeys((row["task"], row["seed"]) for row in rows):
         shown = [row for row in rows if (row["task"], row["seed"]) == (task, seed)]
         console.print(_table(f"{task}, seed {seed}, {shown[0]['n']} held-out rows", shown))
@@ -111,6 +112,8 @@ def show_report(out: Path, arms: Sequence[str], console: Console) -> None:
         console.print(f"there are no results in {out}", markup=False)
         return
     console.print(_summary_table(summary))
+    proposers = ", ".join(dict.fromkeys(row["proposer"] for row in rows if row["proposer"])) or "nobody"
+    console.print(f"programs run by {setup.get('eval', '?')}; prompts by {proposers}", markup=False, highlight=False)
     for who in dict.fromkeys(row["answered_by"] for row in rows if row["answered_by"]):
         runs = ", ".join(run_name(row["task"], row["arm"], row["seed"]) for row in rows if row["answered_by"] == who)
         console.print(f"answered by {who}: {runs}", markup=False, highlight=False)

@@ -9,7 +9,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Result", "check_setup", "read_results", "result_path", "run_name", "write_json", "write_result"]
+__all__ = [
+    "Result",
+    "check_setup",
+    "read_results",
+    "read_setup",
+    "result_path",
+    "run_name",
+    "write_json",
+    "write_result",
+]
 
 _SETUP: Final = "setup.json"
 _RESULT: Final = "result.json"
@@ -54,13 +63,18 @@ def read_results(out: Path) -> list[Result]:
     return sorted(found, key=lambda result: (result.task, result.seed, result.arm))
 
 
+def read_setup(out: Path) -> dict[str, Any]:
+    """What the results of a directory have in common; {}: nothing was run there."""
+    path = out / _SETUP
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
 def check_setup(out: Path, setup: Mapping[str, Any]) -> None:
     """Write down what the results of a directory have in common. Raises: `ValueError` when it was something else."""
-    path = out / _SETUP
-    if not path.exists():
-        write_json(path, setup)
+    was = read_setup(out)
+    if not was:
+        write_json(out / _SETUP, setup)
         return
-    was = json.loads(path.read_text("utf-8"))
     changed = {name: value for name, value in setup.items() if was.get(name) != value}
     if found := [f"{name} was {was.get(name)!r}, is {value!r}" for name, value in changed.items()]:
         raise ValueError(f"the results in {out} cannot be compared with these: {'; '.join(found)}. Use another --out")

@@ -344,9 +344,9 @@ class StoreReader:
 
     def events(self, kind: str | None = None) -> list[EventRecord]:
         """All events, or those of one kind, oldest first."""
-        rows = self._query("SELECT number, kind, data, at FROM events ORDER BY number")
-        records = self._read(event_record, rows)
-        return [record for record in records if kind is None or record.kind == kind]
+        which, values = ("", ()) if kind is None else ("WHERE kind = ? ", (as_column(kind),))
+        rows = self._query(f"SELECT number, kind, data, at FROM events {which}ORDER BY number", *values)
+        return self._read(event_record, rows)
 
     def worked_seconds(self) -> float:
         """How long processes have worked on this optimization, together, as far as the store can tell.

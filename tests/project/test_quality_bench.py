@@ -62,10 +62,12 @@ def test_a_command_makes_what_is_not_there_and_shows_it_all(
     assert command.models.calls("test") == calls + 2 * bench_toy.ROWS
     assert command.loaded == ["toy"] * 3  # anew for each arm: a metric may keep what it was asked
     shown = capsys.readouterr().out
+    assert "programs run by offline/eval; prompts by files:x" in shown
     assert "answered by a person: toy-guess-0" in shown
     for text in ("toy, seed 0, 12 held-out rows", "unchanged", "guess", "hand", "+50.0"):
         assert text in shown
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert report["setup"]["eval"] == "offline/eval"
     assert [row["arm"] for row in report["results"]] == ["unchanged", "guess", "hand"]
     assert report["results"][1] | {"usage": 0, "notes": 0, "seconds": 0} == {
         "task": "toy",
