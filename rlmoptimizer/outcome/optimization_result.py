@@ -74,7 +74,7 @@ class OptimizationResult:
         splits = {split: _split_result(store, split, before, after, size) for split, size in sizes.items()}
         behind = {split: _runs_behind(runs, split, before, after) for split in sizes}
         looks = sum(run.split == "val" and not run.baseline and run.state == "finished" for run in runs)
-        verdict, verdict_split, text = _verdict(splits, looks, outcome.test_problem)
+        verdict, verdict_split, text = _verdict(splits, looks, choice, outcome.test_problem)
         candidates = _Candidates.of(store, before, sizes)
         train_rows = store.examples(next(run.run_id for run in behind["train"]["baseline"] if run.baseline))
         hygiene = check_hygiene(before, after, train_rows)
@@ -177,7 +177,7 @@ def _runs_behind(
 
 
 def _verdict(
-    splits: Mapping[str, SplitResult], looks: int, test_problem: str | None
+    splits: Mapping[str, SplitResult], looks: int, choice: Choice, test_problem: str | None
 ) -> tuple[Verdict, str | None, str]:
     """From test where it was measured, else from val; with the split and the text."""
     not_tested = "" if test_problem is None else f"; the test set was not measured: {test_problem}"
@@ -190,7 +190,8 @@ def _verdict(
         if looks:
             times = f"{looks} time{'' if looks == 1 else 's'}"
             looked = f"; val was looked at {times} while prompts were chosen, so the true gain may be smaller"
-        return found.verdict, "val", f"{found.verdict} on val: {found.text}{looked}{not_tested}"
+        said = found.text if found.n else choice.because  # which says why val was not measured
+        return found.verdict, "val", f"{found.verdict} on val: {said}{looked}{not_tested}"
     text = "there is neither a validation set nor a test set, and scores on train prove nothing"
     return "no proven gain", None, f"no proven gain: {text} ({splits['train'].text}){not_tested}"
 

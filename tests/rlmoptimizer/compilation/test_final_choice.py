@@ -109,6 +109,7 @@ def test_without_units_for_it_the_submission_is_given_back_unmeasured() -> None:
     )
     assert (result.splits["val"].n, result.splits["val"].left_out, result.verdict) == (0, 4, "no proven gain")
     assert result.splits["val"].result is None
+    assert result.verdict_text == f"no proven gain on val: {result.returned_because}"
 
 
 def test_without_dollars_for_it_the_submission_is_given_back_unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
