@@ -300,8 +300,8 @@ class RLMDocstringOptimizer(Teleprompter):
         """A copy of `student` with the best prompts so far of the newest optimization in a directory.
 
         Reads only: also while another process is at work there, or after it died. The best is what `compile` itself
-        would take: the finished run with the best score on val, or on the whole of train without a validation set.
-        The copy carries `best_run_id` and `best_score` (0 to 100).
+        would take without a submission: the prompts with the best mean over all their runs on val, or on train without
+        a validation set, of those that had a whole one. The copy carries `best_run_id` and `best_score` (0 to 100).
 
         Raises:
             InvalidSetup: there is no optimization in the directory, it has no finished run yet, or it is about another

@@ -15,6 +15,7 @@ from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.compilation.setup_record import check_student, scored_split
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice
+from rlmoptimizer.outcome.measured import best_measured_run
 from rlmoptimizer.outcome.optimization_result import OptimizationResult
 from rlmoptimizer.records import best_run
 from rlmoptimizer.store.store_reader import StoreReader
@@ -68,18 +69,19 @@ def attach_record(program: dspy.Module, setup: Setup, store: StoreReader) -> Opt
 
 
 def stored_best_program(student: dspy.Module, directory: Path) -> dspy.Module:
-    """A clone of `student` with the prompts of the best finished run in the newest store of a directory.
+    """A clone of `student` with the best prompts that were measured in the newest store of a directory.
 
     Raises `InvalidSetup` when there is no store, no such run yet, or the store is about another student.
     """
     with StoreReader.open_in(directory) as store:
         setup = store.setup()
-        best = None if setup is None else best_run(store.runs(), *scored_split(setup))
-        if setup is None or best is None:
+        measured = None if setup is None else best_measured_run(store, *scored_split(setup))
+        if setup is None or measured is None:
             raise InvalidSetup(f"the optimization in {store.path} has no finished run yet; ask again when it has one")
         check_student(setup, student)
+    best, score = measured
     program = program_with(student, best.prompts)
-    for name, value in {"best_run_id": best.run_id, "best_score": answers.percent(best.score)}.items():
+    for name, value in {"best_run_id": best.run_id, "best_score": answers.percent(score)}.items():
         setattr(program, name, value)
     return program
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from rlmoptimizer.comparison import Comparison, compare
+from rlmoptimizer.records import RunRecord, best_run
 from rlmoptimizer.store.store_reader import StoreReader
 
-__all__ = ["ExampleScores", "best_candidate", "compare_scores", "mean_score", "measured_scores"]
+__all__ = ["ExampleScores", "best_candidate", "best_measured_run", "compare_scores", "mean_score", "measured_scores"]
 
 ExampleScores: TypeAlias = Mapping[str, float]  # example id -> its score; without examples that have no verdict
 
@@ -39,6 +40,18 @@ def best_candidate(measured: Mapping[str, ExampleScores], examples: int) -> str 
     means = {candidate: mean_score(scores, examples) for candidate, scores in measured.items()}
     whole = {candidate: mean for candidate, mean in means.items() if mean is not None}
     return max(whole, key=whole.__getitem__, default=None)
+
+
+def best_measured_run(store: StoreReader, split: str, examples: int) -> tuple[RunRecord, float] | None:
+    """A run of the candidate with the best mean over all its runs, of those that had a whole one; and that mean.
+
+    So of prompts that ran several times no lucky run counts alone. None: there is no whole run.
+    """
+    whole = [run for run in store.runs() if best_run((run,), split, examples) is not None]
+    measured = measured_scores(store, split)
+    best = best_candidate({run.candidate: measured[run.candidate] for run in whole}, examples)
+    run = next((run for run in whole if run.candidate == best), None)
+    return None if run is None else (run, math.fsum(measured[run.candidate].values()) / examples)
 
 
 def compare_scores(before: ExampleScores, after: ExampleScores) -> Comparison:

@@ -62,6 +62,29 @@ def test_an_unchanged_program_that_is_submitted_has_the_baseline_as_its_measure(
     assert (result.best_index, result.val_checkpoints, result.budget["spent"]) == (0, 0, 0)
 
 
+def test_without_a_submission_one_lucky_run_does_not_make_the_best_candidate() -> None:
+    luck = iter([True] * 4)
+
+    def respond(question: Asked) -> dict[str, object]:
+        message, prompt = question.inputs["message"], question.instructions
+        if prompt not in ("lucky", "steady"):
+            return toy.respond(question)
+        knows = next(luck, False) if prompt == "lucky" else "message 1" not in message
+        return {"topic": message.rpartition(" ")[2] if knows else "nothing"}
+
+    turns = [
+        'evaluate_program("val", prompts={"topic": "lucky"})',
+        'evaluate_program("val", prompts={"topic": "lucky"}, repeats=3)',
+        'evaluate_program("val", prompts={"topic": "steady"})',
+    ]
+    program = compiled(turns, eval_lm=field_lm(respond, "eval"), rlm_max_iterations=3)
+    result = program.optimization_result
+    assert [log["score"] for log in program.trial_logs if log["split"] == "val"] == [50.0, 100.0, 0.0, 75.0]
+    assert result.val_scores == (50.0, 25.0, 75.0)
+    assert program.optimized_dspy_program == result.candidates[2]
+    assert result.returned_run == "r5"
+
+
 def test_a_submission_that_is_worse_beyond_chance_is_not_given_back_and_that_is_said(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
