@@ -115,8 +115,8 @@ class RLMDocstringOptimizer(Teleprompter):
             `max_cost_usd` cuts a run short). None: another one in each compile.
         perfect_score: the metric's best score. Numbers from 0 to this are divided by it; its bools and its
             `objective_scores` are not.
-        share_source: give the agent the source of the program's classes, of the metric, and of what these use of their
-            own modules, as `program_source` and `metric_source`. It can read all that stands there.
+        share_source: give the agent the source of the program's classes and tools, of the metric, and of what these use
+            of their own modules, as `program_source` and `metric_source`. It can read all that stands there.
         max_prompt_tokens: a longer text for a step is refused, with its count; the student's own texts are always
             taken. A token is counted for every four bytes of UTF-8, whatever the model. None: no limit but 100,000
             characters.

@@ -35,12 +35,24 @@ class Source:
 
 
 def program_source(program: dspy.Module) -> Source:
-    """The classes of the program, of its modules and of their signatures, and what these use of their own modules."""
+    """The classes of the program, of its modules and of their signatures, the functions of its tools, and what these
+    use of their own modules."""
     modules = all_modules(program)
     signatures = [getattr(module, "signature", None) for module in modules]
-    kinds: list[Any] = [*map(type, modules), *(vars(kind).get("__rewords__", kind) for kind in signatures if kind)]
-    own = [kind for kind in kinds if not _is_foreign(kind)]
+    parts: list[Any] = [*map(type, modules), *(vars(kind).get("__rewords__", kind) for kind in signatures if kind)]
+    parts.extend(function for module in modules for function in _tools_of(module))
+    own = [part for part in parts if not _is_foreign(part)]
     return _source(own) if own else Source("", f"the program is DSPy's own {type(program).__name__}")
+
+
+def _tools_of(module: Any) -> Iterator[Any]:
+    """The functions of the tools that a module keeps, as `dspy.ReAct` does."""
+    for kept in vars(module).values():
+        values: Any = kept.values() if isinstance(kept, dict) else kept if isinstance(kept, (list, tuple)) else [kept]
+        for value in values:
+            function = getattr(value.func, "__func__", value.func) if isinstance(value, dspy.Tool) else None
+            if inspect.isfunction(function):
+                yield function
 
 
 def metric_source(metric: Callable[..., Any]) -> Source:
@@ -71,7 +83,11 @@ def _source(roots: Iterable[Any]) -> Source:
 
 
 def _used_by(roots: list[Any]) -> Iterator[Any]:
-    """`roots` and, transitively, the functions and classes of the same modules that they name. Each once."""
+    """`roots` and, transitively, the functions and classes of the same modules that they name. Each once.
+
+    A signature may be of another module: programs and signatures often have a file each, and `dspy.ChainOfThought`
+    keeps only a copy without a source.
+    """
     waiting, seen = list(roots), set[int]()
     while waiting and len(seen) < _MOST_PARTS:
         part = waiting.pop(0)
@@ -82,7 +98,9 @@ def _used_by(roots: list[Any]) -> Iterator[Any]:
         known: dict[str, Any] = getattr(sys.modules.get(part.__module__ or ""), "__dict__", {})
         for name in _names_in(part):
             used = known.get(name)
-            if (inspect.isfunction(used) or inspect.isclass(used)) and used.__module__ == part.__module__:
+            if not inspect.isfunction(used) and not inspect.isclass(used):
+                continue
+            if used.__module__ == part.__module__ or (inspect.isclass(used) and issubclass(used, dspy.Signature)):
                 waiting.append(used)
         if inspect.isclass(part):
             waiting.extend(base for base in part.__bases__ if base.__module__ == part.__module__)

@@ -185,7 +185,8 @@ def _fraction(value: Any, perfect_score: float) -> float:
     kind, wanted = cast("type[Any]", type(value)), _wanted(perfect_score)
     if value is None or not hasattr(kind, "__float__"):
         shown = "None" if value is None else f"{shorten(repr(value), 100)} of type {kind.__name__}"
-        raise InvalidScore(f"the metric returned {shown}; {wanted}")
+        hint = "; with feedback, return dspy.Prediction(score=..., feedback=...)" if isinstance(value, tuple) else ""
+        raise InvalidScore(f"the metric returned {shown}; {wanted}{hint}")
     try:
         number = float(value)
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import operator
 import subprocess
 import sys
@@ -81,6 +82,48 @@ def test_the_source_of_a_program_is_its_classes_and_what_they_use() -> None:
 
 def test_of_dspys_own_program_the_signature_of_ones_own_is_shown() -> None:
     assert program_source(dspy.Predict(Verdict)).text.startswith("class Verdict(dspy.Signature):")
+
+
+def find_claims(topic: str) -> str:
+    """Claims about a topic."""
+    return _normalized(topic)
+
+
+class Archive:
+    def find(self, topic: str) -> str:
+        """Claims that were judged before."""
+        return topic
+
+
+@pytest.mark.parametrize(
+    ("tool", "parts"),
+    [
+        (find_claims, ("def find_claims", "def _normalized")),
+        (dspy.Tool(find_claims, name="other"), ("def find_claims", "def _normalized")),
+        (Archive().find, ("def find(self",)),
+    ],
+)
+def test_of_dspys_own_agent_the_tools_of_ones_own_are_shown(tool: Any, parts: tuple[str, ...]) -> None:
+    source = program_source(dspy.ReAct("topic -> verdict", tools=[tool]))
+    assert source.problem is None
+    for part in parts:
+        assert source.text.count(part) == 1, part
+    assert "class ReAct" not in source.text
+    assert "Completed" not in source.text  # of the tool that DSPy adds
+
+
+def test_a_signature_in_a_file_of_its_own_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "apart_signatures.py").write_text(
+        "import dspy\n\n\nclass Apart(dspy.Signature):\n    a = dspy.InputField()\n    b = dspy.OutputField()\n"
+    )
+    (tmp_path / "apart_program.py").write_text(
+        "import dspy\nfrom apart_signatures import Apart\n\n\nclass Program(dspy.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.step = dspy.ChainOfThought(Apart)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = program_source(importlib.import_module("apart_program").Program()).text
+    for part in ("class Program(dspy.Module)", "class Apart(dspy.Signature)"):
+        assert text.count(part) == 1, part
 
 
 @pytest.mark.parametrize("program", [dspy.Predict("a -> b"), dspy.ReAct("a -> b", tools=[])])

@@ -186,7 +186,7 @@ def test_every_form_of_score_is_read(answer: Any, verdict: Verdict) -> None:
         (b"1", "of type bytes"),
         (1j, "of type complex"),
         ([0.5], "of type list"),
-        ((0.5, "text"), "of type tuple"),
+        ((0.5, "text"), r"of type tuple; .*; with feedback, return dspy\.Prediction\(score=\.\.\., feedback=\.\.\.\)"),
         ({}, "without a 'score'"),
         ({"feedback": "x"}, "without a 'score'"),
         ({"score": None}, "returned None"),
