@@ -81,7 +81,7 @@ class StepTrace:
     inputs: dict[str, Any]  # plain values, as they were when the call began
     outputs: dict[str, Any]  # plain values, as they were when it ended; {} when it failed
     error: str | None = None  # "ExceptionType: message"; None: it did not fail
-    completion: str | None = None  # of a call that failed: what its LM wrote; None: nothing, or that is not known
+    completion: str | None = None  # what its LM wrote, where the call failed, was cut or left an output empty
     first_completion: str | None = None  # what its LM wrote before it was asked again; None: it was asked once
     feedback: str | None = None  # what the metric says about this step; None: nothing of its own
     truncated: bool = False  # an answer of its LM was cut at the limit of tokens

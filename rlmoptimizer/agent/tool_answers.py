@@ -183,6 +183,7 @@ class ToolAnswers:
             line += f"; ignored, because val always runs whole: {', '.join(ignored)}"
         if remaining is not None:
             line += f"; {remaining} budget unit{'' if remaining == 1 else 's'} left"
+            line += self._price_of_val(remaining)
             costs = self._accounts.costs.state()
             if costs.left is not None:
                 left = f"; {usd_text(dollars(costs.left))} of max_cost_usd left"
@@ -190,6 +191,11 @@ class ToolAnswers:
         if longest is not None:
             line += f"; too much text to send: what is longer than {longest:,} characters has lost its middle"
         return line + self._note()
+
+    def _price_of_val(self, remaining: int) -> str:
+        """What a run on val costs, once not much more is left: without one the submission stays unmeasured."""
+        price = len(self._data.val or ())
+        return f" (a run on val takes {price})" if price and remaining < 3 * price else ""
 
     def _score(self, record: RunRecord) -> str:
         """The score with its interval: how far off it may be, going by how few examples there are."""

@@ -109,10 +109,11 @@ class AgentTools:
         passed: the score is 1, error: None or text, feedback: None or the metric's words,
         steps: [{step_index, step_name, signature_name, inputs, outputs}]}]}.
         steps has every call of a step, in the order in which they ended. Where there is something to say it also has
-        feedback: the metric's on this step; truncated: True, an answer was cut at max_tokens; error and completion: the
-        step failed (outputs == {}), and this is what the model wrote; first_completion: what it wrote first, when it
-        was asked once more. Where there are some the totals also have truncated_count: examples with a cut answer, and
-        objectives: the metric's other scores, means; each example has its own.
+        feedback: the metric's on this step; truncated: True, an answer was cut at max_tokens; error: the step failed
+        (outputs == {}); completion: what the model wrote, where that failed, was cut or left an output empty;
+        first_completion: what it wrote first, when it was asked once more. Where there are some the totals also have
+        truncated_count: examples with a cut answer, and objectives: the metric's other scores, means; each example has
+        its own.
         error_kind "example_timeout": it took too long, score 0. Any other error_kind: no model was found, so it has no
         verdict, and costs nothing unless an earlier step was answered; the same call again runs what has none, and
         pays nothing twice.

@@ -35,7 +35,7 @@ __all__ = ["RECORDS_MARK", "StepCall", "Steps", "Trace", "TracedCall", "describe
 
 RECORDS_MARK: Final = "__records_steps__"
 _MOST_EXCHANGES: Final = 3  # of one call that are kept, where they are
-_FIRST_CHARS: Final = 4_000  # of a first answer after which the LM was asked again
+_SHOWN_CHARS: Final = 4_000  # of an answer that is shown beside outputs
 
 TracedCall: TypeAlias = tuple[Any, dict[str, Any], Any]
 """A call as it stands in DSPy's traces: predictor, inputs, prediction."""
@@ -165,7 +165,7 @@ class Steps:
                 inputs=call.inputs,
                 outputs=outputs,
                 error=error,
-                completion=None if error is None else call.completion,
+                completion=_shown_completion(call, outputs, error),
                 first_completion=_first_completion(call),
                 truncated=call.truncated,
                 request=call.request(),
@@ -245,6 +245,15 @@ def plain_record(record: Any) -> dict[str, Any]:
     return plain if isinstance(plain, dict) else {"value": plain}
 
 
+def _shown_completion(call: StepCall, outputs: Mapping[str, Any], error: str | None) -> str | None:
+    """What its LM wrote, where the outputs do not tell: the call failed, was cut, or left an output empty."""
+    if error is not None:
+        return call.completion
+    is_empty = any(value is None or value == "" for value in outputs.values())
+    shown = call.completion if is_empty or call.truncated else None
+    return None if shown is None else cut_middle(shown, _SHOWN_CHARS)
+
+
 def _first_completion(call: StepCall) -> str | None:
     first = call.first_completion
-    return None if first is None or first == call.completion else cut_middle(first, _FIRST_CHARS)
+    return None if first is None or first == call.completion else cut_middle(first, _SHOWN_CHARS)

@@ -105,6 +105,13 @@ def test_a_train_evaluation_returns_exactly_what_is_documented(at: Desk) -> None
     assert second["steps"][0]["outputs"] == {"topic": "I believe that it is bug"}
 
 
+def test_the_summary_says_what_a_run_on_val_takes_once_few_are_left(tmp_path: Path) -> None:
+    with desk(tmp_path, budget=12, val=4) as at:
+        assert at.evaluate(limit=1)["summary_line"].endswith("; 11 budget units left (a run on val takes 4)")
+    with desk(tmp_path / "without", budget=12, val=None) as at:
+        assert at.evaluate(limit=1)["summary_line"].endswith("; 11 budget units left")
+
+
 def test_every_step_name_in_a_trace_is_one_that_update_prompt_takes(at: Desk) -> None:
     for example in at.evaluate()["examples"]:
         for step in example["steps"]:

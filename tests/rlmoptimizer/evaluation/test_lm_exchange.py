@@ -288,6 +288,15 @@ def test_of_a_two_step_adapter_the_answer_of_the_programs_own_lm_is_shown(asynch
     assert step.request["completion"] == "the answer is yes"
 
 
+def test_a_step_that_left_an_output_empty_shows_what_its_lm_wrote() -> None:
+    answers = {"full": "yes", "empty": ""}
+    lm = field_lm(lambda asked: {"answer": answers[asked.inputs["question"]]})
+    full, empty = evaluated(dspy.Predict("question -> answer"), "full", "empty", lm=lm)
+    assert (full.steps[0].outputs, full.steps[0].completion) == ({"answer": "yes"}, None)
+    assert (empty.steps[0].outputs, empty.steps[0].completion) == ({"answer": ""}, fields_text({"answer": ""}))
+    assert empty.as_row()["steps"][0]["completion"] == fields_text({"answer": ""})
+
+
 def test_a_step_with_one_answer_has_no_first_one() -> None:
     (result,) = evaluated(TwoSteps())
     assert [step.first_completion for step in result.steps] == [None, None]
