@@ -180,7 +180,9 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
     def _unreadable_turn(self, history: REPLHistory) -> REPLHistory:
         # A turn is lost, not the run: what was evaluated so far has been paid for.
-        logger.warning("The root LM's answer could not be read (%d in a row at most %d)", self._unreadable, _UNREADABLE)
+        logger.warning(
+            "The root LM's answer could not be read (%d in a row; the work ends at %d)", self._unreadable, _UNREADABLE
+        )
         output = "[Error] Your answer could not be read, nothing was run. Give the fields `reasoning` and `code`."
         return history.append(code="", output=output)
 
@@ -188,6 +190,10 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         """The end where no answer can be read any more. Where none ever could, it is the caller who must know."""
         self._bench.gate.close()
         if not any(turn["code"] for turn in (*self._earlier, *(entry.model_dump() for entry in history))):
+            logger.warning(
+                "None of the root LM's answers could be read; another root_lm or root_adapter may do better. "
+                "The error below shows the last one"
+            )
             raise error
         said = f"{self._unreadable} answers of the root LM in a row could not be read"
         return self._ended_by(Ending("unreadable", said), history)

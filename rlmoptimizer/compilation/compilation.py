@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +39,7 @@ from rlmoptimizer.lms.failures import note_role
 from rlmoptimizer.lms.root_session import RootSession
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice, Outcome
 from rlmoptimizer.outcome.optimization_result import OptimizationResult
+from rlmoptimizer.outcome.result_warnings import shared_examples
 from rlmoptimizer.records import RunRecord, best_run, total_usd, usage_dict
 from rlmoptimizer.store.run_store import RunStore
 
@@ -75,6 +76,9 @@ class _Compilation:
 
     def run(self) -> dspy.Module:
         self._emit_begin()
+        setup = self._store.setup()
+        shared = [] if setup is None else shared_examples(setup)  # said before anything is spent, and not once more
+        self._warn(shared)
         agent = AgentOutcome.of(self._store) or self._agent_outcome()
         choice = Choice.of(self._store) or self._choice(agent)
         test_problem = self._test.run(self._bench.prompts.original, self._bench.prompts.stored(choice.prompts))
@@ -84,10 +88,13 @@ class _Compilation:
         usage = self._accounts.costs.usage()
         Outcome(test_problem, usage_dict(usage), total_usd(usage), versions()).record(self._store)
         result = attach_record(program, self._setup, self._store)
-        for warning in result.warnings:
-            logger.warning("%s", printable_line(warning))
+        self._warn(warning for warning in result.warnings if warning not in shared)
         self._emit_end(result)
         return program
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        for warning in warnings:
+            logger.warning("%s", printable_line(warning))
 
     def _agent_outcome(self) -> AgentOutcome:
         """What the agent leaves behind, once nothing of its work is under way any more."""

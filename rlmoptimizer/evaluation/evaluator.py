@@ -215,7 +215,7 @@ class Evaluator:
                 logger.warning("Examples are still being evaluated after %.0f s; they are abandoned", _IDLE_SECONDS)
         if hanging := self._limit.left:
             logger.warning(
-                "%d examples that did not keep example_timeout have not ended; their threads end with the process",
+                "Examples that did not keep example_timeout and have not ended: %d. Their threads end with the process",
                 hanging,
             )
         self._loop.close()

@@ -56,6 +56,7 @@ class HostRuns:
     def _warn_of_no_score(self, baseline: RunRecord) -> None:
         """A wrong key or a metric without a score looks like bad prompts. Answers that do not parse are the agent's."""
         if not baseline.evaluated_count or baseline.error_count < baseline.evaluated_count:
+            self._warn_of_wrong_scores(baseline)
             return
         error = self._accounts.store.examples(baseline.run_id, limit=1)[0].error or ""
         logger.warning(
@@ -63,6 +64,22 @@ class HostRuns:
             "If that is not the prompts' fault, stop here and look at eval_lm, the data and the metric",
             baseline.evaluated_count,
             baseline.split,
+            printable_line(error, _ERROR_CHARS),
+        )
+
+    def _warn_of_wrong_scores(self, baseline: RunRecord) -> None:
+        """A metric that gives 100 for a right answer and no `perfect_score` makes right answers count as wrong ones."""
+        wrong = self._accounts.store.error_kinds(baseline.run_id).get("score", 0)
+        if not wrong:
+            return
+        rows = self._accounts.store.examples(baseline.run_id)
+        error = next((row.error for row in rows if row.error_kind == "score"), None) or ""
+        logger.warning(
+            "Of the %d examples of %s, %d count as 0 because the metric returned no valid score. The first error: %s. "
+            "Stop here and mend that: the optimization would take such answers for wrong ones",
+            baseline.evaluated_count,
+            baseline.split,
+            wrong,
             printable_line(error, _ERROR_CHARS),
         )
 

@@ -121,7 +121,8 @@ class OptimizationResult:
         """A few lines for people."""
         lines = [self.verdict_text]
         lines += [f"{split}: {found.text}" for split, found in self.splits.items()]
-        spent = f"{self.budget['spent']} of {self.budget['limit']} units in {self.turns} turns"
+        spent = f"{self.budget['spent']} of {self.budget['limit']} units in {self.turns} turn"
+        spent += "" if self.turns == 1 else "s"
         lines.append(f"returned: {self.returned_because}")
         lines.append(f"the agent's work ended with {self.stop_reason!r}, after {spent}")
         lines += [f"warning: {warning}" for warning in self.warnings]
@@ -188,8 +189,10 @@ def _verdict(
         found = splits["val"]
         looked = ""
         if looks:
-            times = f"{looks} time{'' if looks == 1 else 's'}"
-            looked = f"; val was looked at {times} while prompts were chosen, so the true gain may be smaller"
+            times = "once" if looks == 1 else f"{looks} times"
+            looked = f"; val was looked at {times} while prompts were chosen"
+            if found.difference is not None and found.difference > 0:
+                looked += ", so the true gain may be smaller"
         said = found.text if found.n else choice.because  # which says why val was not measured
         return found.verdict, "val", f"{found.verdict} on val: {said}{looked}{not_tested}"
     text = "there is neither a validation set nor a test set, and scores on train prove nothing"

@@ -9,7 +9,7 @@ from rlmoptimizer.outcome.recorded_setup import SPLITS, digests_of, split_sizes
 from rlmoptimizer.records import LM_FAILURES, RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
-__all__ = ["result_warnings"]
+__all__ = ["result_warnings", "shared_examples"]
 
 _METRIC_ERRORS: Final = frozenset({"metric", "score"})
 
@@ -19,7 +19,7 @@ def result_warnings(
 ) -> list[str]:
     """One sentence each; `runs` are those behind the figures on val and test."""
     found = [] if test_problem is None else [f"the test set was not measured: {test_problem}"]
-    for run in runs:
+    for run in {run.run_id: run for run in runs}.values():  # one run is of both programs where nothing changed
         program = "the unchanged program" if run.baseline else "the new program"
         where = f"{program} on {run.split} (run {run.run_id})"
         kinds = store.error_kinds(run.run_id)
@@ -30,11 +30,11 @@ def result_warnings(
             found.append(f"an LM failed on {failed} of {where}, which are left out ({counts})")
         if errors := sum(kinds.get(kind, 0) for kind in _METRIC_ERRORS):
             found.append(f"the metric gave no score on {_examples(errors)} of {where}, which count as 0")
-    return found + _shared_examples(setup)
+    return found + shared_examples(setup)
 
 
-def _shared_examples(setup: Mapping[str, Any]) -> list[str]:
-    """What is in two splits proves less than it seems to."""
+def shared_examples(setup: Mapping[str, Any]) -> list[str]:
+    """A sentence for each two splits that share examples: what is in two of them proves less than it seems to."""
     sizes = split_sizes(setup)
     found: list[str] = []
     for place, split in enumerate(SPLITS):

@@ -60,7 +60,7 @@ class SplitResult:
     def text(self) -> str:
         """In words."""
         if self.baseline is None or self.result is None or self.difference is None:
-            return "no example has a score of both programs"
+            return "not compared: no example has a score with the old and with the new prompts"
         scores = f"{self.baseline:.1f} -> {self.result:.1f}, {self.difference:+.1f} points"
         if self.interval is None:
             return f"{scores} on one example"

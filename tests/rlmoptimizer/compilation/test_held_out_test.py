@@ -317,7 +317,14 @@ def test_a_finished_optimization_gives_the_equal_result_again_and_scores_nothing
     assert again.optimization_result.to_dict() == first.optimization_result.to_dict()
 
 
-def test_shared_examples_are_told() -> None:
-    result = compiled([SUBMIT], testset=[*toy.trainset(3), *toy.valset(1)]).optimization_result
+def test_shared_examples_are_told_once_and_before_anything_is_spent(caplog: pytest.LogCaptureFixture) -> None:
+    def answer(question: Asked) -> dict[str, object]:
+        assert "3 of the 4 examples of test are in train too" in caplog.text
+        return respond(question)
+
+    lm = field_lm(answer, "eval")
+    result = compiled([SUBMIT], eval_lm=lm, testset=[*toy.trainset(3), *toy.valset(1)]).optimization_result
+    assert result.splits["test"].n == 4
+    assert caplog.text.count("examples of test are in train too") == 1
     assert "3 of the 4 examples of test are in train too" in result.warnings
     assert "1 of the 4 examples of test are in val too" in result.warnings

@@ -152,7 +152,7 @@ def test_a_baseline_of_hung_examples_ends_and_warns(caplog: pytest.LogCaptureFix
             ("val", 0.0, 2),
         ]
     assert "Not one of the 3 examples of train could be scored" in caplog.text
-    assert "5 examples that did not keep example_timeout have not ended" in caplog.text
+    assert "Examples that did not keep example_timeout and have not ended: 5." in caplog.text
     assert toy.SECRET not in caplog.text
     with StoreReader.open_in(tmp_path) as store:
         assert {one.error_kind for one in store.examples("r1")} == {"example_timeout"}

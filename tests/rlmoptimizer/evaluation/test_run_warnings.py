@@ -30,3 +30,10 @@ def test_a_baseline_without_a_single_score_is_warned_of(
 def test_a_baseline_with_a_score_is_not(caplog: pytest.LogCaptureFixture) -> None:
     toy.compiled([SUBMIT], val=0)
     assert "could be scored" not in caplog.text
+
+
+def test_right_answers_that_the_metric_gives_100_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    toy.compiled([SUBMIT], val=0, metric=lambda gold, prediction: 100 * toy.metric(gold, prediction).score)
+    (warning,) = [record.getMessage() for record in caplog.records if "no valid score" in record.getMessage()]
+    assert "the metric returned 100.0" in warning
+    assert "pass perfect_score=100" in warning
