@@ -19,6 +19,7 @@ from dspy.primitives.code_interpreter import CodeInterpreter
 from kernel_bridge.text import shorten
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
 from rlmoptimizer.records import picodollars
+from rlmoptimizer.text import brief
 
 __all__ = ["Settings", "a_bool", "a_directory", "an_lm"]
 
@@ -85,7 +86,8 @@ _Check = Callable[[str, Any], Any]
 
 def _refuse(name: str, value: Any, accepted: str, *, wrong_type: bool = False) -> InvalidSetup:
     kind = InvalidSetupType if wrong_type else InvalidSetup
-    return kind(f"{name} must be {accepted}, got {shorten(repr(value), 100)} ({type(value).__name__})")
+    shown = brief(value, 100) if isinstance(value, int) else shorten(repr(value), 100)
+    return kind(f"{name} must be {accepted}, got {shown} ({type(value).__name__})")
 
 
 def _at_least(least: int) -> _Check:
@@ -108,9 +110,13 @@ def _number(accepted: str, fits: Callable[[float], bool]) -> _Check:
     def check(name: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise _refuse(name, value, accepted, wrong_type=True)
-        if not math.isfinite(value) or not fits(value):
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of more than 308 digits
+            raise _refuse(name, value, accepted) from None
+        if not math.isfinite(number) or not fits(number):
             raise _refuse(name, value, accepted)
-        return float(value)
+        return number
 
     return check
 

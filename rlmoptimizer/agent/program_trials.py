@@ -6,6 +6,7 @@ because the process or the kernel that asked was gone, answers the same call onc
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from rlmoptimizer.agent.call_gate import CallGate, OptimizationStopped
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.trial_inputs import TrialInputs
 from rlmoptimizer.agent.turns import Turns
+from rlmoptimizer.errors import InputsError
 from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.run_under_way import Caller
@@ -32,6 +34,9 @@ __all__ = ["PURPOSE", "ProgramTrials"]
 PURPOSE: Final = "try"  # of the charges
 _SPACE: Final = "rlmoptimizer train"  # of DSPy's cache: that of the runs on train
 _KIND: Final = "ProgramTried"  # of the events
+# The inputs of all trials together. A store holds them several times, as they are and as inputs of steps, and they must
+# not fill the disk.
+_MOST_BYTES: Final = 32_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +47,14 @@ class _Given:
     caller: Caller | None  # None: an earlier process's agent
 
     @property
+    def may_be_lost(self) -> bool:
+        """The turn that asked has not ended."""
+        return self.caller is None or self.caller.turn == self.caller.kernel.turns
+
+    @property
     def is_lost(self) -> bool:
         """Nobody got it: the kernel ended before the turn that asked."""
-        return self.caller is None or (self.caller.is_gone and self.caller.turn == self.caller.kernel.turns)
+        return self.caller is None or (self.caller.is_gone and self.may_be_lost)
 
 
 class ProgramTrials:
@@ -71,14 +81,15 @@ class ProgramTrials:
         self._prompts = prompts
         self._turns = turns
         self._gate = gate
-        self._lock = threading.Lock()  # of the next one
+        self._lock = threading.Lock()  # of the next two
+        self._given: dict[str, _Given] = {}
+        self._bytes = 0  # of the inputs of all trials
         # A turn whose process died is recorded without its seconds; nobody got what it asked for.
         ended = max((turn.number for turn in accounts.store.iterations() if turn.seconds is not None), default=0)
-        self._given: dict[str, _Given] = {
-            event.data["key"]: _Given(event.data["answer"], None)
-            for event in accounts.store.events(_KIND)
-            if event.data["turn"] > ended
-        }
+        for event in accounts.store.events(_KIND):
+            self._bytes += len(_bytes(event.data["inputs"]))
+            if event.data["turn"] > ended:
+                self._given[event.data["key"]] = _Given(event.data["answer"], None)
 
     def answer(self, inputs: Any, prompts: Any, caller: Caller) -> dict[str, Any]:
         """What `try_program` returns. Costs one unit, or nothing where an LM failed before anything was answered.
@@ -87,12 +98,20 @@ class ProgramTrials:
         """
         given = self._inputs.checked(inputs)
         tried = self._prompts.current if prompts is None else self._prompts.with_changes(prompts)
-        key = encode([given, tried.digest])
+        content = _bytes(given)
+        key = hashlib.sha256(content + tried.digest.encode()).hexdigest()
         with self._lock:
             earlier = self._given.get(key)
             if earlier is not None and earlier.is_lost:
                 self._given[key] = _Given(earlier.answer, caller)
                 return self._with_budget(earlier.answer)
+            if self._bytes + len(content) > _MOST_BYTES:
+                raise InputsError(
+                    f"the inputs of all trials may have {_MOST_BYTES:,} bytes together; {self._bytes:,} are used, and "
+                    f"these have {len(content):,}"
+                )
+            self._bytes += len(content)
+            self._given = {asked: one for asked, one in self._given.items() if one.may_be_lost}
         return self._with_budget(self._paid(given, tried, key, caller))
 
     def _paid(self, inputs: dict[str, Any], prompts: Prompts, key: str, caller: Caller) -> dict[str, Any]:
@@ -112,7 +131,7 @@ class ProgramTrials:
         return answer
 
     def _run(self, inputs: dict[str, Any], prompts: Prompts) -> ExampleResult:
-        example: Any = cast("Any", dspy.Example(**inputs)).with_inputs(*inputs)
+        example: Any = cast("Any", dspy.Example(inputs)).with_inputs(*inputs)
         result = self._evaluator.run_unscored(
             self._program,
             Row("0", None, example, "the inputs of try_program"),
@@ -126,6 +145,10 @@ class ProgramTrials:
 
     def _with_budget(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         return {**answer, "remaining_budget": self._accounts.ledger.left}
+
+
+def _bytes(inputs: Mapping[str, Any]) -> bytes:
+    return encode(dict(inputs)).encode("utf-8", "surrogatepass")
 
 
 def _answer(result: ExampleResult) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def percent(score: float | None) -> float | None:
 
 
 def objective_names(records: Iterable[RunRecord]) -> frozenset[str]:
-    """The objectives that may be told of runs on val: a metric may make names of what stands in an example."""
+    """The objectives that may be told of runs on val and test: a metric may make names of what stands in an example."""
     return frozenset(name for record in records if record.split == "train" for name in record.objectives)
 
 
@@ -52,10 +52,10 @@ def run_totals(record: RunRecord, objectives: Collection[str]) -> dict[str, Any]
     }
 
 
-def run_log(record: RunRecord) -> dict[str, Any]:
-    """One entry of the result's `trial_logs`."""
+def run_log(record: RunRecord, objectives: Collection[str]) -> dict[str, Any]:
+    """One entry of the result's `trial_logs`; of the metric's objectives only these."""
     return {
-        **run_totals(record, record.objectives),
+        **run_totals(record, objectives),
         "baseline": record.baseline,
         "state": record.state,
         "unanswered_count": record.unanswered_count,

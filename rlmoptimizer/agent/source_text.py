@@ -72,9 +72,11 @@ def _source(roots: Iterable[Any]) -> Source:
         try:
             lines, start = inspect.getsourcelines(part)
             where = str(inspect.getsourcefile(part))
-        except (OSError, TypeError) as error:
+        except (OSError, TypeError, SyntaxError) as error:
             if number == 0:
                 why = "it is not written in Python" if isinstance(error, TypeError) else "it was not defined in a file"
+                if isinstance(error, SyntaxError):
+                    why = "its file is no valid Python any more"  # somebody is editing it
                 name = getattr(part, "__name__", type(part).__name__)
                 return Source("", f"the source of {name} cannot be read, because {why}")
             continue

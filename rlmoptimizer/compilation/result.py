@@ -48,6 +48,7 @@ def attach_record(program: dspy.Module, setup: Setup, store: StoreReader) -> Opt
     split, rows = setup.data.scored
     runs = store.runs()
     best = best_run(runs, split, len(rows))
+    objectives = answers.objective_names(runs)
     baseline = next(run for run in runs if run.baseline and run.split == "train" and run.state == "finished")
     attributes = {
         "optimization_result": result,
@@ -56,7 +57,7 @@ def attach_record(program: dspy.Module, setup: Setup, store: StoreReader) -> Opt
         "best_run_id": None if best is None else best.run_id,
         "best_score": None if best is None else answers.percent(best.score),
         "baseline_run_id": baseline.run_id,
-        "trial_logs": [answers.run_log(record) for record in runs],
+        "trial_logs": [answers.run_log(record, objectives) for record in runs],
         "agent_trajectory": trajectory_of(store),
         "agent_final_reasoning": agent.final_reasoning,
         "usage": result.usage,

@@ -81,8 +81,17 @@ def exchange_dict(entry: Mapping[str, Any]) -> dict[str, Any]:
     """What was sent and what came back, as the agent gets it: `messages` with `role` and `content`, and `completion`.
 
     Texts that are too long lose their middle. Attachments are described in brackets. `tools`: the names of those that
-    the LM was told of apart from the messages; only where there are some.
+    the LM was told of apart from the messages; only where there are some. Without messages where they cannot be read.
     """
+    completion = answer_text(entry)
+    try:
+        request = _request(entry)
+    except Exception:  # noqa: BLE001 - an LM or a program writes into it what it likes; the call was answered
+        request = {"messages": []}
+    return {**request, "completion": None if completion is None else cut_middle(completion, _ANSWER_CHARS)}
+
+
+def _request(entry: Mapping[str, Any]) -> dict[str, Any]:
     messages = entry.get("messages")
     if not isinstance(messages, list):
         messages = [{"role": "user", "content": entry.get("prompt") or ""}]
@@ -91,12 +100,10 @@ def exchange_dict(entry: Mapping[str, Any]) -> dict[str, Any]:
     texts = [(_role(message), _content(message)) for message in some]
     if sum(len(text) for _, text in texts) <= _REQUEST_CHARS:
         limit = _REQUEST_CHARS
-    completion = answer_text(entry)
     tools = _tool_names(entry)
     return {
         "messages": [{"role": role, "content": cut_middle(text, limit)} for role, text in texts],
         **({"tools": tools} if tools else {}),
-        "completion": None if completion is None else cut_middle(completion, _ANSWER_CHARS),
     }
 
 

@@ -23,6 +23,7 @@ _STEPS: Final = "program_trace"
 _PERCENT: Final = 100.0  # the largest scale that is worth a hint
 _MOST_OBJECTIVES: Final = 20  # of one answer
 _OBJECTIVE_CHARS: Final = 100  # of an objective's name
+_LARGEST_OBJECTIVE: Final = 1e100  # the sum of many must be finite too
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +213,11 @@ def _objectives(given: Any) -> tuple[dict[str, float] | None, str | None]:
     kept: dict[str, float] = {}
     dropped: str | None = None
     for name, value in cast("Mapping[Any, Any]", given).items():
-        number = _finite(value)
+        number = _bounded(value)
         if not isinstance(name, str) or len(name) > _OBJECTIVE_CHARS:
             dropped = f"a name is no text of at most {_OBJECTIVE_CHARS} characters"
         elif number is None:
-            dropped = "a value is no finite number"
+            dropped = f"a value is no finite number of at most {_LARGEST_OBJECTIVE:g}"
         elif len(kept) == _MOST_OBJECTIVES:
             dropped = f"there are more than {_MOST_OBJECTIVES}"
             break
@@ -225,11 +226,11 @@ def _objectives(given: Any) -> tuple[dict[str, float] | None, str | None]:
     return kept or None, dropped
 
 
-def _finite(value: Any) -> float | None:
+def _bounded(value: Any) -> float | None:
     if not hasattr(cast("type[Any]", type(value)), "__float__"):
         return None
     try:
         number = float(value)
     except Exception:  # noqa: BLE001 - a foreign number's own method
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= _LARGEST_OBJECTIVE else None  # NaN is not

@@ -61,7 +61,7 @@ class TimeLimit:
 
         thread = threading.Thread(target=work, name="rlmoptimizer-example", daemon=True)
         thread.start()
-        wait([outcome], self.seconds)
+        wait([outcome], min(self.seconds, threading.TIMEOUT_MAX))
         if outcome.done():
             return outcome.result()
         answer = give_up()

@@ -140,6 +140,14 @@ def test_a_wrong_parameter_is_refused_with_its_name_what_came_and_what_is_accept
     assert isinstance(refused.value, ValueError)
 
 
+@pytest.mark.parametrize("name", ["perfect_score", "example_timeout", "max_seconds", "target_score", "max_cost_usd"])
+@pytest.mark.parametrize("wrong", [10**400, -(10**5000)], ids=["400 digits", "5000 digits"])
+def test_a_number_too_large_to_be_one_is_refused(name: str, wrong: int) -> None:
+    options: dict[str, Any] = {"root_lm": ScriptedRootLM([]).lm, name: wrong}
+    with pytest.raises(InvalidSetup, match=f"{name} must be "):
+        RLMDocstringOptimizer(**options)
+
+
 def test_an_interpreter_in_place_of_a_factory_is_refused() -> None:
     with pytest.raises(InvalidSetup, match="kernel must be a callable"):
         RLMDocstringOptimizer(root_lm=ScriptedRootLM([]).lm, kernel=KernelInterpreter(confinement="off"))  # type: ignore[arg-type]

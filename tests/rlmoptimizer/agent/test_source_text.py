@@ -191,6 +191,17 @@ def test_what_cannot_be_had_is_empty_and_says_why() -> None:
     assert "not written in Python" in (metric_source(operator.eq).problem or "")
 
 
+def test_a_file_that_is_being_edited_meanwhile_stops_nothing(tmp_path: Path) -> None:
+    source = "class Metric:\n    def __call__(self, gold, prediction):\n        return True\n"
+    (tmp_path / "edited.py").write_text(source)
+    code = (
+        "import edited; open('edited.py', 'w').write('class Metric(:');"
+        "from rlmoptimizer.agent.source_text import metric_source; print(metric_source(edited.Metric()))"
+    )
+    done = subprocess.run([sys.executable, "-B", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert "Source(text=''" in done.stdout, done.stderr
+
+
 def test_no_path_of_the_host_is_told(tmp_path: Path) -> None:
     script = tmp_path / "gone.py"
     script.write_text("def metric(gold, prediction):\n    return True\n")

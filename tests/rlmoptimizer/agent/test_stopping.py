@@ -244,6 +244,9 @@ def test_repeats_of_val_must_end_in_time_too_and_what_is_reused_takes_none(tmp_p
         with pytest.raises(TimeExceededError):
             at.evaluate("val", prompts=FIX, repeats=3, reuse=True)  # one round is there
         assert at.evaluate("val", prompts=FIX, reuse=True)["score"] == 100.0
+        clock.now += quickest
+        with pytest.raises(TimeExceededError):  # there is nothing to reuse
+            at.evaluate("val", prompts={"topic": "another"}, reuse=True)
 
 
 def clocked(monkeypatch: pytest.MonkeyPatch) -> Clock:

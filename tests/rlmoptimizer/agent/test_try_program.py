@@ -225,3 +225,37 @@ def test_it_waits_while_val_runs_and_is_refused_when_its_kernel_is_gone_by_then(
         val.join(60)
         trial.join(60)
         assert answers[0]["remaining_budget"] == 95
+
+
+def test_all_trials_together_take_no_more_inputs_than_the_disk_can_bear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlmoptimizer.agent.program_trials._MOST_BYTES", 100)
+    with desk(tmp_path, baseline=False) as at:
+        for number in range(2):
+            tried(at, f"{number} {'m' * 20}")  # with the name and the quotes 37 bytes
+        with pytest.raises(InputsError, match="may have 100 bytes together; 74 are used, and these have 37"):
+            tried(at, f"2 {'m' * 20}")
+        tried(at, "short")
+    with desk(tmp_path, baseline=False, again=True) as at:
+        with pytest.raises(InputsError, match="are used"):
+            tried(at, "m" * 20)
+        assert at.ledger.spent == 3
+
+
+def test_an_input_may_have_the_name_of_a_parameter_of_dspys_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Program(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.step = dspy.Predict("base -> answer")
+
+        def forward(self, base: str) -> Any:
+            return self.step(base=base)
+
+    rows: Any = [dspy.Example({"base": "b", "answer": "a"}).with_inputs("base")]
+    monkeypatch.setattr(toy, "trainset", lambda count: rows)
+    lm = field_lm(lambda question: {"answer": f"got {question.inputs['base']}"}, "eval")
+    with desk(tmp_path, program=Program(), lm=lm, val=None, baseline=False) as at:
+        assert at.bench.tools.try_program({"base": "mine"})["outputs"] == {"answer": "got mine"}

@@ -210,6 +210,18 @@ def test_nothing_of_its_rows_or_of_vals_is_in_any_request_kernel_message_event_l
     assert [path for path in others if any(canary.encode() in path.read_bytes() for canary in CANARIES)] == []
 
 
+def test_a_metric_that_makes_names_of_test_rows_puts_none_of_them_into_the_result() -> None:
+    def metric(gold: Any, prediction: Any, trace: Any = None) -> Any:
+        named = {"length": 3.0, gold.message[:40]: 1.0}
+        return {"score": float(toy.metric(gold, prediction).score), "objective_scores": named}
+
+    program = compiled([FIX, SUBMIT], metric=metric)
+    logs = {log["split"]: log["objectives"] for log in program.trial_logs}
+    assert logs["test"] == logs["val"] == {"length": 3.0}
+    told = json.dumps([program.trial_logs, program.optimization_result.to_dict()])
+    assert [canary for canary in CANARIES if canary in told] == []
+
+
 def test_the_agent_is_given_the_same_with_and_without_a_test_set() -> None:
     """Not even that there is one."""
     asked: list[list[str]] = []

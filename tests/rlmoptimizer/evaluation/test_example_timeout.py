@@ -341,6 +341,10 @@ def test_what_a_function_raises_passes_also_its_own_timeout(loop: LoopThread) ->
         TimeLimit(60, loop).call(fails, lambda: None, threading.Event())
 
 
+def test_a_limit_of_ages_is_a_limit(loop: LoopThread) -> None:
+    assert TimeLimit(1e300, loop).call(lambda: "done", lambda: "given up", threading.Event()) == "done"
+
+
 def test_no_more_than_so_many_threads_are_left_behind_at_once(
     loop: LoopThread, caplog: pytest.LogCaptureFixture
 ) -> None:

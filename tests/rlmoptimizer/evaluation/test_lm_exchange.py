@@ -220,6 +220,27 @@ anything = st.recursive(
 )
 
 
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "a", ("no", "text"): 1}],
+        [{"type": "a", "deep": nested(100_000)}],
+        [{"type": 10**5000}],
+    ],
+    ids=["keys", "depth", "digits"],
+)
+def test_a_request_that_cannot_be_shown_fails_no_step(content: Any) -> None:
+    shown = exchange_dict({"messages": [{"role": "user", "content": content}], "outputs": ["said"]})
+    assert shown == {"messages": [], "completion": "said"}
+
+
 @given(st.dictionaries(st.sampled_from(["messages", "prompt", "outputs", "response", "kwargs"]), anything))
 def test_whatever_an_lm_writes_into_its_entry_is_read(entry: dict[str, Any]) -> None:
     shown = exchange_dict(entry)

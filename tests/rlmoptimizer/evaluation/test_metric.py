@@ -349,6 +349,8 @@ def test_no_objectives_are_none(objectives: Any) -> None:
     [
         ({"a": math.nan, "b": 1}, {"b": 1.0}, "a value is no finite number"),
         ({"a": "high", "b": 1}, {"b": 1.0}, "a value is no finite number"),
+        ({"a": -1e308, "b": 1}, {"b": 1.0}, "a value is no finite number of at most 1e+100"),  # two have no sum
+        ({"a": 10**400, "b": 1}, {"b": 1.0}, "a value is no finite number of at most 1e+100"),
         ({1: 1, "b": 1}, {"b": 1.0}, "a name is no text of at most 100 characters"),
         ({"a" * 101: 1}, None, "a name is no text of at most 100 characters"),
         ({str(number): number for number in range(30)}, {str(n): float(n) for n in range(20)}, "more than 20"),
