@@ -124,9 +124,10 @@ class RLMDocstringOptimizer(Teleprompter):
             the kind "example_timeout" with a score of 0, and is paid; its place is free again. What it still waits for
             is cancelled where it is async, else left behind in a thread that never keeps the process alive. None: as
             long as it takes.
-        target_score: in percent, 0 to 100. Once a run on all of val has it (without a validation set: on all of train,
-            the baseline included), the work ends: calls of the agent are refused, the root LM is not asked again, and
-            the best candidate so far is the result. None: no score ends it.
+        target_score: in percent, 0 to 100. Once prompts have it on all of val, as the mean over all their runs there
+            (without a validation set: on all of train; the baseline included), the work ends: calls of the agent are
+            refused, the root LM is not asked again, and the best candidate so far is the result. None: no score ends
+            it.
         patience: so many runs on all of val (or train, as above) in a row that are not better than the best before end
             the work in the same way. None: they never do.
         max_seconds: of one optimization, from the beginning of `compile`, those of earlier processes included. Then the
@@ -301,7 +302,8 @@ class RLMDocstringOptimizer(Teleprompter):
 
         Reads only: also while another process is at work there, or after it died. The best is what `compile` itself
         would take without a submission: the prompts with the best mean over all their runs on val, or on train without
-        a validation set, of those that had a whole one. The copy carries `best_run_id` and `best_score` (0 to 100).
+        a validation set, of those that have a score on every example. The copy carries `best_run_id` and `best_score`
+        (0 to 100).
 
         Raises:
             InvalidSetup: there is no optimization in the directory, it has no finished run yet, or it is about another

@@ -6,7 +6,7 @@ Scores are fractions 0..1, times are seconds, amounts of money are whole picodol
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -26,7 +26,6 @@ __all__ = [
     "Rollout",
     "RunRecord",
     "StepTrace",
-    "best_run",
     "combined",
     "dollars",
     "mean",
@@ -344,6 +343,10 @@ class RunRecord:
         """Rollouts that were planned and have no verdict."""
         return self.planned_count * self.repeats - self.judged_count
 
+    def covers(self, split: str, examples: int) -> bool:
+        """Whether it has ended with a verdict on each of the `examples` of a split."""
+        return self.state == "finished" and self.split == split and self.evaluated_count == examples
+
 
 @dataclass(frozen=True, slots=True)
 class CandidateRecord:
@@ -375,16 +378,3 @@ class EventRecord:
     kind: str
     data: dict[str, Any]
     at: float  # Unix time
-
-
-def best_run(records: Iterable[RunRecord], split: str, examples: int) -> RunRecord | None:
-    """The finished run over all `examples` of `split` with the best score; None: there is none.
-
-    The earliest of equals, so a change that gains nothing never replaces what was there.
-    """
-    whole = [
-        record
-        for record in records
-        if record.state == "finished" and record.split == split and record.evaluated_count == examples
-    ]
-    return max(whole, key=lambda record: record.score or 0.0, default=None)

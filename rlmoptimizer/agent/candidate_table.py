@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from rlmoptimizer.agent.run_totals import percent
-from rlmoptimizer.records import RunRecord, mean
+from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["candidate_table"]
@@ -16,18 +16,26 @@ _MOST_RUNS: Final = 20  # ids of runs of one of them
 
 
 def candidate_table(
-    store: StoreReader, runs: Iterable[RunRecord], original: Mapping[str, str], current: str
+    store: StoreReader,
+    runs: Iterable[RunRecord],
+    on_val: Mapping[str, float],
+    original: Mapping[str, str],
+    current: str,
 ) -> list[dict[str, Any]]:
     """One dict for each of the 50 candidates that were run last and the best one, best first.
 
-    `runs` are those that the agent may know of, which have ended; `current` is the id of the prompts that are set.
+    `runs` are those that the agent may know of, which have ended; `on_val` has the score, 0..1, of the
+    candidates that were measured on the whole of val; `current` is the id of the prompts that are set.
     Best is by score on val; then come those that val has not seen, by score on train.
     """
     by_candidate: dict[str, list[RunRecord]] = {}
     for run in runs:
         by_candidate.setdefault(run.candidate, []).append(run)
     train = store.train_totals()
-    table = [_line(candidate, own, train, original, current) for candidate, own in by_candidate.items()]
+    table = [
+        _line(candidate, own, train, on_val.get(candidate), original, current)
+        for candidate, own in by_candidate.items()
+    ]
     best_first = sorted(table, key=_by_score)
     last_run = {candidate: position for position, candidate in enumerate(_in_order_of_last_run(by_candidate))}
     newest = {candidate for candidate, position in last_run.items() if len(last_run) - position <= _MOST}
@@ -38,10 +46,10 @@ def _line(
     candidate: str,
     runs: list[RunRecord],
     train: Mapping[str, tuple[int, int, float]],
+    val_score: float | None,
     original: Mapping[str, str],
     current: str,
 ) -> dict[str, Any]:
-    on_val = [run.score for run in runs if run.split == "val" and _is_whole(run) and run.score is not None]
     evaluated, passed, score = train.get(candidate, (0, 0, None))
     prompts = runs[0].prompts
     return {
@@ -51,14 +59,9 @@ def _line(
         "train_evaluated": evaluated,
         "train_passed": passed,
         "train_score": percent(score),
-        "val_score": percent(mean(on_val)) if on_val else None,
+        "val_score": percent(val_score),
         "run_ids": [run.run_id for run in runs[-_MOST_RUNS:]],
     }
-
-
-def _is_whole(run: RunRecord) -> bool:
-    """Whether each of its examples has a verdict: of a few examples of val the score may be anything."""
-    return run.state == "finished" and run.evaluated_count == run.planned_count
 
 
 def _in_order_of_last_run(by_candidate: Mapping[str, list[RunRecord]]) -> list[str]:

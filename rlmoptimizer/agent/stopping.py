@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.errors import AgentError, CostExceededError, OptimizationEnded, TimeExceededError
-from rlmoptimizer.records import RunRecord, best_run
+from rlmoptimizer.outcome.measured import best_measured_run, whole_scores
+from rlmoptimizer.records import RunRecord
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.store.store_reader import StoreReader
 from rlmoptimizer.task.dataset import Dataset
@@ -58,7 +59,8 @@ class WorkStop:
     """Whether the agent's work must end, and why. Thread-safe.
 
     A checkpoint is a finished run on all of val, or on all of train where there is no val. Those of earlier processes
-    count, the baseline as the score to beat. One whose verdicts are all reused uses up no patience.
+    count, the baseline as the score to beat. One whose verdicts are all reused uses up no patience. The score of each
+    is the mean over all runs of its prompts there, so that a lucky run is set right when they run again.
 
     Args:
         worked: seconds that earlier processes have worked on this optimization.
@@ -175,24 +177,28 @@ class WorkStop:
         if self._limits.target_score is None and self._limits.patience is None:
             return None
         checkpoints = [run for run in self._store.runs() if self._is_checkpoint(run)]
-        return self._reached_target(checkpoints) or self._ran_out_of_patience(checkpoints)
+        if not checkpoints:
+            return None
+        every = whole_scores(self._store, self._split, self._size)
+        scores = {run.candidate: every[run.candidate] for run in checkpoints}
+        return self._reached_target(checkpoints, scores) or self._ran_out_of_patience(checkpoints, scores)
 
     def _is_checkpoint(self, run: RunRecord) -> bool:
-        return best_run((run,), self._split, self._size) is not None
+        return run.covers(self._split, self._size)
 
-    def _reached_target(self, checkpoints: list[RunRecord]) -> Ending | None:
-        target, best = self._limits.target_score, best_run(checkpoints, self._split, self._size)
-        if target is None or best is None or (best.score or 0.0) * 100 < target - 1e-9:
+    def _reached_target(self, checkpoints: list[RunRecord], scores: Mapping[str, float]) -> Ending | None:
+        target, best = self._limits.target_score, best_measured_run(checkpoints, scores, self._split, self._size)
+        if target is None or best is None or (score := 100 * scores[best.candidate]) < target - 1e-9:
             return None
-        said = f"run {best.run_id} scored {100 * (best.score or 0.0):.2f} on all of {self._split}, and target_score is"
+        said = f"the prompts of run {best.run_id} scored {score:.2f} on all of {self._split}, and target_score is"
         return Ending("target_score", f"{said} {target:g}")
 
-    def _ran_out_of_patience(self, checkpoints: list[RunRecord]) -> Ending | None:
+    def _ran_out_of_patience(self, checkpoints: list[RunRecord], scores: Mapping[str, float]) -> Ending | None:
         if self._limits.patience is None:
             return None
-        before = max((run.score or 0.0 for run in checkpoints if run.baseline), default=0.0)
+        before = max((scores[run.candidate] for run in checkpoints if run.baseline), default=0.0)
         looks = [run for run in checkpoints if not run.baseline and run.reused_count < run.judged_count]
-        without = runs_without_better(before, [run.score or 0.0 for run in looks])
+        without = runs_without_better(before, [scores[run.candidate] for run in looks])
         if without < self._limits.patience:
             return None
         runs = "run was" if without == 1 else f"{without} runs were"

@@ -19,12 +19,12 @@ from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.runs import is_cut_val
+from rlmoptimizer.outcome.measured import best_measured_run, whole_scores
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import (
     LM_FAILURES,
     ExampleResult,
     RunRecord,
-    best_run,
     combined,
     dollars,
     mean,
@@ -123,10 +123,11 @@ class ToolAnswers:
 
     def status(self, current: Prompts, original: Prompts) -> dict[str, Any]:
         """What `optimization_status` returns."""
+        split, rows = self._data.scored
+        scores = whole_scores(self._store, split, len(rows))  # before the runs, so that the best one is among them
         every = visible_runs(self._store)
         runs = [record for record in every if record.state != "running" and not is_cut_val(record)]
-        split, rows = self._data.scored
-        best = best_run(every, split, len(rows))
+        best = best_measured_run(every, scores, split, len(rows))
         known = objective_names(runs)
         baselines = {record.split: record.run_id for record in runs if record.baseline}
         budget, costs = self._accounts.ledger.state(), self._accounts.costs.state()
@@ -141,7 +142,7 @@ class ToolAnswers:
             "num_threads": self._evaluator.num_threads,
             "cost_usd": total_usd(self._accounts.costs.usage()),
             "remaining_cost_usd": None if costs.left is None else dollars(costs.left),
-            "best_score": None if best is None else percent(best.score),
+            "best_score": None if best is None else percent(scores[best.candidate]),
             "best_run_id": None if best is None else best.run_id,
             "latest_run_id": runs[-1].run_id if runs else None,
             "baseline_run_id": baselines.get("train"),
@@ -149,7 +150,9 @@ class ToolAnswers:
             "current_prompts": dict(current),
             "best_prompts": dict(current if best is None else best.prompts),
             "steps": list(current),
-            "candidates": candidate_table(self._store, runs, original, current.digest),
+            "candidates": candidate_table(
+                self._store, runs, scores if split == "val" else {}, original, current.digest
+            ),
             "runs": [run_totals(record, known) for record in runs],
         }
 

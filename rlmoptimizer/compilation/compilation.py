@@ -38,9 +38,10 @@ from rlmoptimizer.events import CompileFinished, CompileResumed, CompileStarted,
 from rlmoptimizer.lms.failures import note_role
 from rlmoptimizer.lms.root_session import RootSession
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice, Outcome
+from rlmoptimizer.outcome.measured import whole_scores
 from rlmoptimizer.outcome.optimization_result import OptimizationResult
 from rlmoptimizer.outcome.result_warnings import shared_examples
-from rlmoptimizer.records import RunRecord, best_run, total_usd, usage_dict
+from rlmoptimizer.records import RunRecord, total_usd, usage_dict
 from rlmoptimizer.store.run_store import RunStore
 
 __all__ = ["compiled"]
@@ -131,13 +132,13 @@ class _Compilation:
 
     def _emit_end(self, result: OptimizationResult) -> None:
         (split, rows), runs = self._setup.data.scored, self._store.runs()
-        best = best_run(runs, split, len(rows))
+        scores = whole_scores(self._store, split, len(rows))
         self._accounts.emitter.emit(
             CompileFinished(
                 baseline_score=next(
                     run.score for run in runs if run.baseline and run.split == split and run.state == "finished"
                 ),
-                best_score=None if best is None else best.score,
+                best_score=max(scores.values(), default=None),
                 spent=self._accounts.ledger.spent,
                 turns=self._bench.turns.count,
                 usage=result.usage,

@@ -14,7 +14,7 @@ from rlmoptimizer.evaluation.host_runs import HostRuns
 from rlmoptimizer.events import AgentSubmitted, FellBack
 from rlmoptimizer.outcome.choice import better_candidate
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice
-from rlmoptimizer.outcome.measured import best_candidate, best_measured_run, measured_scores
+from rlmoptimizer.outcome.measured import best_candidate, best_measured_run, measured_scores, whole_scores
 from rlmoptimizer.outcome.split_result import SplitResult
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import RunRecord
@@ -99,14 +99,14 @@ class FinalChoice:
 
     def _without_submission(self, problem: str) -> Choice:
         split, rows = self._data.scored
-        measured = best_measured_run(self._store, split, len(rows))
-        if measured is None:  # an LM failed on examples of every run on the whole split
+        scores = whole_scores(self._store, split, len(rows))
+        best = best_measured_run(self._store.runs(), scores, split, len(rows))
+        if best is None:  # an LM failed on examples of every run on the whole split
             best = next(run for run in self._store.runs() if run.baseline)
             found = f"no run has a score on the whole of {split}; the prompts stay as they were"
         else:
-            best, score = measured
             found = f"taking the prompts of run {best.run_id}, the best on {split} with a score of "
-            found += str(answers.percent(score))
+            found += str(answers.percent(scores[best.candidate]))
         logger.warning("There is no valid submission (%s); %s", printable(problem), found)
         self._accounts.emitter.emit(FellBack(problem, best.run_id))
         return Choice(dict(best.prompts), best.run_id, f"there is no valid submission ({problem}); {found}")

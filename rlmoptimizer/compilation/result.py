@@ -15,9 +15,8 @@ from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.compilation.setup_record import check_student, scored_split
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice
-from rlmoptimizer.outcome.measured import best_measured_run
+from rlmoptimizer.outcome.measured import best_measured_run, whole_scores
 from rlmoptimizer.outcome.optimization_result import OptimizationResult
-from rlmoptimizer.records import best_run
 from rlmoptimizer.store.store_reader import StoreReader
 from rlmoptimizer.task.program import apply_prompts, clone, fingerprint
 
@@ -47,15 +46,16 @@ def attach_record(program: dspy.Module, setup: Setup, store: StoreReader) -> Opt
     assert agent is not None
     split, rows = setup.data.scored
     runs = store.runs()
-    best = best_run(runs, split, len(rows))
     objectives = answers.objective_names(runs)
+    scores = whole_scores(store, split, len(rows))
+    best = best_measured_run(runs, scores, split, len(rows))
     baseline = next(run for run in runs if run.baseline and run.split == "train" and run.state == "finished")
     attributes = {
         "optimization_result": result,
         "optimized_dspy_program": dict(result.prompts_after),
         "latest_run_id": runs[-1].run_id,
         "best_run_id": None if best is None else best.run_id,
-        "best_score": None if best is None else answers.percent(best.score),
+        "best_score": None if best is None else answers.percent(scores[best.candidate]),
         "baseline_run_id": baseline.run_id,
         "trial_logs": [answers.run_log(record, objectives) for record in runs],
         "agent_trajectory": trajectory_of(store),
@@ -76,13 +76,16 @@ def stored_best_program(student: dspy.Module, directory: Path) -> dspy.Module:
     """
     with StoreReader.open_in(directory) as store:
         setup = store.setup()
-        measured = None if setup is None else best_measured_run(store, *scored_split(setup))
-        if setup is None or measured is None:
+        best, scores = None, dict[str, float]()
+        if setup is not None:
+            split, examples = scored_split(setup)
+            scores = whole_scores(store, split, examples)
+            best = best_measured_run(store.runs(), scores, split, examples)
+        if setup is None or best is None:
             raise InvalidSetup(f"the optimization in {store.path} has no finished run yet; ask again when it has one")
         check_student(setup, student)
-    best, score = measured
     program = program_with(student, best.prompts)
-    for name, value in {"best_run_id": best.run_id, "best_score": answers.percent(score)}.items():
+    for name, value in {"best_run_id": best.run_id, "best_score": answers.percent(scores[best.candidate])}.items():
         setattr(program, name, value)
     return program
 

@@ -7,14 +7,22 @@ runs only. Scores are fractions 0..1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from rlmoptimizer.comparison import Comparison, compare
-from rlmoptimizer.records import RunRecord, best_run
+from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
-__all__ = ["ExampleScores", "best_candidate", "best_measured_run", "compare_scores", "mean_score", "measured_scores"]
+__all__ = [
+    "ExampleScores",
+    "best_candidate",
+    "best_measured_run",
+    "compare_scores",
+    "mean_score",
+    "measured_scores",
+    "whole_scores",
+]
 
 ExampleScores: TypeAlias = Mapping[str, float]  # example id -> its score; without examples that have no verdict
 
@@ -37,21 +45,30 @@ def mean_score(scores: ExampleScores, examples: int) -> float | None:
 
 def best_candidate(measured: Mapping[str, ExampleScores], examples: int) -> str | None:
     """The candidate with the best mean over a whole split, the first of equals; None: there is none."""
-    means = {candidate: mean_score(scores, examples) for candidate, scores in measured.items()}
-    whole = {candidate: mean for candidate, mean in means.items() if mean is not None}
+    whole = _means(measured, examples)
     return max(whole, key=whole.__getitem__, default=None)
 
 
-def best_measured_run(store: StoreReader, split: str, examples: int) -> tuple[RunRecord, float] | None:
-    """A run of the candidate with the best mean over all its runs, of those that had a whole one; and that mean.
+def whole_scores(store: StoreReader, split: str, examples: int) -> dict[str, float]:
+    """The mean of each candidate that has a score on every example of a split, in the order of their first runs."""
+    return _means(measured_scores(store, split), examples)
 
-    So of prompts that ran several times no lucky run counts alone. None: there is no whole run.
+
+def best_measured_run(
+    runs: Sequence[RunRecord], whole: Mapping[str, float], split: str, examples: int
+) -> RunRecord | None:
+    """A run of the best candidate of `whole_scores`: its first one on the whole split, else its first one there.
+
+    So of prompts that ran several times no lucky run counts alone. None: no candidate has every score.
     """
-    whole = [run for run in store.runs() if best_run((run,), split, examples) is not None]
-    measured = measured_scores(store, split)
-    best = best_candidate({run.candidate: measured[run.candidate] for run in whole}, examples)
-    run = next((run for run in whole if run.candidate == best), None)
-    return None if run is None else (run, math.fsum(measured[run.candidate].values()) / examples)
+    best = max(whole, key=whole.__getitem__, default=None)
+    own = [run for run in runs if run.candidate == best and run.split == split and run.evaluated_count]
+    return min(own, key=lambda run: (not run.covers(split, examples), run.state != "finished"), default=None)
+
+
+def _means(measured: Mapping[str, ExampleScores], examples: int) -> dict[str, float]:
+    means = {candidate: mean_score(scores, examples) for candidate, scores in measured.items()}
+    return {candidate: mean for candidate, mean in means.items() if mean is not None}
 
 
 def compare_scores(before: ExampleScores, after: ExampleScores) -> Comparison:

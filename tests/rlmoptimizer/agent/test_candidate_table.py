@@ -58,6 +58,36 @@ def test_an_example_that_passed_only_sometimes_has_not_passed(tmp_path: Path) ->
         assert (only["train_evaluated"], only["train_passed"], only["train_score"]) == (2, 1, 75.0)
 
 
+def test_one_lucky_run_on_val_does_not_make_the_best_candidate(tmp_path: Path) -> None:
+    luck = iter([True] * 4)
+
+    def respond(question: Asked) -> dict[str, object]:
+        message, prompt = question.inputs["message"], question.instructions
+        if prompt not in ("lucky", "steady"):
+            return toy.respond(question)
+        knows = next(luck, False) if prompt == "lucky" else "message 1" not in message
+        return {"topic": message.rpartition(" ")[2] if knows else "nothing"}
+
+    with desk(tmp_path, lm=field_lm(respond, "eval")) as at:
+        assert at.evaluate("val", prompts={"topic": "lucky"})["score"] == 100.0
+        assert at.bench.tools.optimization_status()["best_run_id"] == "r3"
+        assert at.evaluate("val", prompts={"topic": "lucky"}, repeats=3)["score"] == 0.0
+        assert at.evaluate("val", prompts={"topic": "steady"})["score"] == 75.0
+        status = at.bench.tools.optimization_status()
+        assert (status["best_run_id"], status["best_score"], status["best_prompts"]["topic"]) == ("r5", 75.0, "steady")
+        assert [line["val_score"] for line in status["candidates"]] == [75.0, 50.0, 25.0]
+
+
+def test_without_val_the_best_may_have_its_scores_on_train_from_several_runs(tmp_path: Path) -> None:
+    with desk(tmp_path, val=None) as at:
+        at.evaluate(ids="1-4", prompts={"topic": toy.FIX})
+        assert at.bench.tools.optimization_status()["best_run_id"] == "r1"
+        at.evaluate(ids="5-6", prompts={"topic": toy.FIX})
+        status = at.bench.tools.optimization_status()
+        assert (status["best_run_id"], status["best_score"]) == ("r2", 100.0)
+        assert status["best_prompts"]["topic"] == toy.FIX
+
+
 def test_a_score_on_a_part_of_val_is_none(tmp_path: Path) -> None:
     def respond(question: Asked) -> dict[str, object]:
         message = question.inputs["message"]
@@ -106,7 +136,7 @@ def test_the_totals_are_those_of_the_verdicts(tmp_path_factory: pytest.TempPathF
             store.append(run_id, result(str(example), score))
             store.finish_run(run_id)
             pooled.setdefault(store.run(run_id).candidate, {}).setdefault(str(example), []).append(score)
-        lines = {line["candidate"]: line for line in candidate_table(store, store.runs(), {"step": "a"}, "")}
+        lines = {line["candidate"]: line for line in candidate_table(store, store.runs(), {}, {"step": "a"}, "")}
     assert set(lines) == set(pooled)
     for candidate, by_example in pooled.items():
         means = [mean(scores) for scores in by_example.values()]

@@ -82,7 +82,8 @@ def test_without_a_submission_one_lucky_run_does_not_make_the_best_candidate() -
     assert [log["score"] for log in program.trial_logs if log["split"] == "val"] == [50.0, 100.0, 0.0, 75.0]
     assert result.val_scores == (50.0, 25.0, 75.0)
     assert program.optimized_dspy_program == result.candidates[2]
-    assert result.returned_run == "r5"
+    assert result.returned_run == program.best_run_id == "r5"
+    assert (result.best_index, program.best_score) == (2, 75.0)
 
 
 def test_a_submission_that_is_worse_beyond_chance_is_not_given_back_and_that_is_said(
