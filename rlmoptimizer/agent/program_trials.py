@@ -22,6 +22,7 @@ from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.errors import InputsError
 from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import Evaluator
+from rlmoptimizer.evaluation.run_execution import SPACES
 from rlmoptimizer.evaluation.run_under_way import Caller
 from rlmoptimizer.events import BudgetCharged
 from rlmoptimizer.prompts import Prompts
@@ -32,7 +33,6 @@ from rlmoptimizer.task.dataset import Dataset, Row
 __all__ = ["PURPOSE", "ProgramTrials"]
 
 PURPOSE: Final = "try"  # of the charges
-_SPACE: Final = "rlmoptimizer train"  # of DSPy's cache: that of the runs on train
 _KIND: Final = "ProgramTried"  # of the events
 # The inputs of all trials together. A store holds them several times, as they are and as inputs of steps, and they must
 # not fill the disk.
@@ -137,7 +137,7 @@ class ProgramTrials:
             Row("0", None, example, "the inputs of try_program"),
             prompts=prompts,
             cancelled=self._gate.closed,
-            space=_SPACE,
+            space=SPACES["train"],
         )
         if result is None:
             raise OptimizationStopped

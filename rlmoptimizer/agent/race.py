@@ -144,7 +144,7 @@ class Race:
         for runner, request, outcome in zip(runners, requests, outcomes, strict=True):
             if isinstance(outcome, LMsFailed):
                 self._failed = self._failed or (request, outcome)
-                run_id = outcome.run_id or "?"
+                run_id = outcome.run_id
             else:
                 run_id = outcome.run_id
                 self._is_cut |= outcome.state == "cancelled"

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from rlmoptimizer.agent.answer_size import cut_to_size
+from rlmoptimizer.agent.baseline_evidence import STRAYS
 from rlmoptimizer.agent.candidate_table import candidate_table
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.request_reader import ended_run, visible_runs
@@ -158,7 +159,7 @@ class ToolAnswers:
 
     def lm_unavailable(self, request: Request, failed: LMsFailed) -> LMUnavailable:
         """What the agent gets when no example of a run has a verdict."""
-        run_id, cause = failed.run_id or "?", failed.__cause__
+        run_id, cause = failed.run_id, failed.__cause__
         # An LM's message may quote what it was asked, and on val that is an example.
         said = f"{type(cause).__name__}: {cause}" if request.split == "train" else self._error_kinds(run_id)
         return LMUnavailable(run_id, len(request.rows), said, self._paid_unanswered(request.split, run_id))
@@ -227,10 +228,7 @@ class ToolAnswers:
             if not self._evaluator.strays or self._noted_strays:
                 return ""
             self._noted_strays = True
-        return (
-            "; note that the program calls steps in threads of its own without DSPy's settings: those calls are "
-            "answered by another LM than the others, and are not in `steps`"
-        )
+        return f"; note that {STRAYS}"
 
     def _error_kinds(self, run_id: str) -> str:
         """How often an LM failed in a run, by kind, in words."""

@@ -49,10 +49,10 @@ _UNSCORED = bind_metric(_no_metric)
 class LMsFailed(Exception):
     """No example of a run has a verdict, because an LM failed on each; the cause is what the first one raised.
 
-    Its catcher sets `run_id`.
+    Its first catcher, who carries out the run, sets `run_id`.
     """
 
-    run_id: str | None = None
+    run_id: str
 
 
 class EvaluatorClosed(RuntimeError):

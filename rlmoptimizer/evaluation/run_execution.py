@@ -18,13 +18,13 @@ from rlmoptimizer.events import EvaluationFinished, EvaluationStarted, ExamplesS
 from rlmoptimizer.records import LM_FAILURES, ExampleResult, RunRecord
 from rlmoptimizer.spending.cost_ledger import CostLedger
 
-__all__ = ["RunExecution"]
+__all__ = ["SPACES", "RunExecution"]
 
 logger = logging.getLogger(__name__)
 
 # Parts of DSPy's cache. The cost of a run on train must not show what a run on val asked, or anybody before, about the
 # examples of val: prompts can make a step ask anything.
-_SPACES: Final[dict[Split, str]] = {
+SPACES: Final[dict[Split, str]] = {
     "train": "rlmoptimizer train",
     "val": "rlmoptimizer val",
     "test": "rlmoptimizer test",
@@ -69,7 +69,7 @@ class RunExecution:
                 prompts=run.request.prompts,
                 on_results=lambda some: self._keep(run, some),
                 cancelled=_Halt(ends, self._accounts.costs),
-                space=_SPACES[split],
+                space=SPACES[split],
                 name=f"{run.run_id} {split}",
                 detail=run.detail,
             )
