@@ -7,7 +7,7 @@ import logging
 from kernel_bridge.text import printable
 from rlmoptimizer.agent import run_totals as answers
 from rlmoptimizer.compilation.phase import phase
-from rlmoptimizer.errors import BudgetExceededError, CostExceededError, MetricFailed
+from rlmoptimizer.errors import BudgetExceededError, CostExceededError, MetricFailed, SelectionError
 from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import EvaluatorClosed, LMsFailed
 from rlmoptimizer.evaluation.host_runs import HostRuns
@@ -24,6 +24,8 @@ __all__ = ["FinalChoice"]
 
 logger = logging.getLogger(__name__)
 
+_ENDED_BY_SETTINGS = frozenset({"target_score", "patience", "max_seconds", "max_cost_usd"})  # as the person wanted it
+
 
 class FinalChoice:
     """Made when the agent's work has ended; nothing else is under way."""
@@ -37,7 +39,7 @@ class FinalChoice:
     def make(self, agent: AgentOutcome) -> Choice:
         """The prompts to give back: the submission, unless there is none or another candidate is surely better."""
         if agent.prompts is None:
-            return self._without_submission(str(agent.problem))
+            return self._without_submission(agent)
         self._accounts.emitter.emit(AgentSubmitted(agent.prompts))
         if self._data.val is None:
             return Choice(agent.prompts, None, "the agent submitted it; there is no validation set to check it on")
@@ -65,9 +67,13 @@ class FinalChoice:
         return Choice(dict(run.prompts), run.run_id, reason)
 
     def _measure(self, submission: Prompts) -> str | None:
-        """Run the submission on the whole of val unless that was done; gives why it could not be."""
-        if self._ran_whole(submission):
+        """Run the submission on val unless it has a score on all of it; gives why it has none at all."""
+        if submission.digest in whole_scores(self._store, "val", len(self._data.val or ())):
             return None
+        problem = self._final_check(submission)
+        return None if self._has_scores(submission) else problem or "the run was stopped before its end"
+
+    def _final_check(self, submission: Prompts) -> str | None:
         with phase(self._accounts.emitter, "final_check"):
             try:
                 self._host_runs.final_check(submission)
@@ -81,13 +87,12 @@ class FinalChoice:
                 return "the metric raised on every example"
             except LMsFailed:
                 return "the LM that runs the program failed on every example"
-        return None if self._ran_whole(submission) else "the run was stopped before its end"
+            except SelectionError:
+                return "too many evaluations have cost nothing"
+        return None
 
-    def _ran_whole(self, prompts: Prompts) -> bool:
-        return any(
-            run.split == "val" and run.state == "finished" and run.candidate == prompts.digest
-            for run in self._store.runs()
-        )
+    def _has_scores(self, prompts: Prompts) -> bool:
+        return prompts.digest in measured_scores(self._store, "val")
 
     def _whole_val_run(self, candidate: str) -> RunRecord:
         """Its first one."""
@@ -97,7 +102,7 @@ class FinalChoice:
             if run.split == "val" and run.state == "finished" and run.candidate == candidate
         )
 
-    def _without_submission(self, problem: str) -> Choice:
+    def _without_submission(self, agent: AgentOutcome) -> Choice:
         split, rows = self._data.scored
         scores = whole_scores(self._store, split, len(rows))
         best = best_measured_run(self._store.runs(), scores, split, len(rows))
@@ -107,6 +112,9 @@ class FinalChoice:
         else:
             found = f"taking the prompts of run {best.run_id}, the best on {split} with a score of "
             found += str(answers.percent(scores[best.candidate]))
-        logger.warning("There is no valid submission (%s); %s", printable(problem), found)
+        problem = str(agent.problem)
+        was_ended = agent.stop_reason in _ENDED_BY_SETTINGS
+        said = "the work ended before a submission" if was_ended else "there is no valid submission"
+        logger.warning("%s (%s); %s", said.capitalize(), printable(problem), found)
         self._accounts.emitter.emit(FellBack(problem, best.run_id))
-        return Choice(dict(best.prompts), best.run_id, f"there is no valid submission ({problem}); {found}")
+        return Choice(dict(best.prompts), best.run_id, f"{said} ({problem}); {found}")

@@ -55,6 +55,23 @@ def test_what_ran_on_the_whole_of_val_is_not_run_again(evaluated: str) -> None:
     assert "final_check" not in program.optimization_result.seconds
 
 
+def test_a_submission_on_some_of_whose_rows_of_val_an_lm_failed_is_checked_on_all_of_them(tmp_path: Path) -> None:
+    failures = iter([True])
+
+    def answer(question: Asked) -> dict[str, object]:
+        fixed = question.instructions == toy.FIX and question.inputs["message"].startswith(f"{toy.SECRET} message 1")
+        if fixed and next(failures, False):
+            raise dspy.LMRateLimitError("slow down")
+        return respond(question)
+
+    ran = f"print(evaluate_program('val', prompts={{'topic': {toy.FIX!r}}})['evaluated_count'])"
+    program = compiled([ran, submit(toy.FIX)], eval_lm=field_lm(answer, "eval"), run_storage_dir=tmp_path)
+    assert program.agent_trajectory[0]["output"].strip() == "3"
+    assert (program.optimization_result.splits["val"].n, program.optimization_result.val_scores) == (4, (50.0, 100.0))
+    with StoreReader.open_in(tmp_path) as store:
+        assert (store.spent("final_check"), store.spent()) == (4, 7)
+
+
 def test_an_unchanged_program_that_is_submitted_has_the_baseline_as_its_measure() -> None:
     result = compiled([submit("Say what the message is about.")]).optimization_result
     assert result.splits["val"].difference == 0.0
