@@ -425,6 +425,7 @@ def test_the_best_program_so_far_is_there_after_the_process_was_killed(tmp_path:
 
 READER = """
 import os
+import numpy  # while this user may still read the environment: it is imported only where scores are compared
 import toy
 from offline import ScriptedRootLM
 from rlmoptimizer import RLMDocstringOptimizer
