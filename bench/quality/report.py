@@ -12,7 +12,8 @@ from rich.table import Table
 
 from quality.models import EVAL_ROLES
 from quality.results import Result, read_results, read_setup, run_name, write_json
-from rlmoptimizer.comparison import Comparison, compare, mean_interval
+from rlmoptimizer.comparison import compare, mean_interval
+from rlmoptimizer.outcome.split_result import verdict_of
 
 __all__ = ["report_rows", "show_report", "summary_rows"]
 
@@ -60,18 +61,9 @@ def _row(result: Result, unchanged: Result | None) -> dict[str, Any]:
             "better": compared.better,
             "worse": compared.worse,
             "p_value": compared.p_value,
-            "verdict": _verdict(compared),
+            "verdict": verdict_of(compared.interval, compared.p_value),
         }
     return row
-
-
-def _verdict(compared: Comparison) -> str:
-    """By the rule of the optimizer's own result."""
-    if compared.interval is not None and compared.p_value <= 0.05:
-        low, high = compared.interval
-        if low > 0 or high < 0:
-            return "gain" if low > 0 else "loss"
-    return "no proven gain"
 
 
 def summary_rows(rows: Iterable[dict[str, Any]], arms: Sequence[str]) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ the agent reads; anything else that goes wrong is kept in the gate, and the agen
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from rlmoptimizer.agent.call_gate import OptimizationStopped
@@ -119,10 +120,7 @@ class AgentTools:
         pays nothing twice.
         """
         given = {"limit": limit, "ids": ids, "sample": sample, "sample_seed": sample_seed}
-        caller = self._runs.caller()  # as it asks now; the run may begin in a later turn
-        with self._gate.passing(alone=names_val(split)):
-            if caller.is_gone:  # while the call waited
-                raise OptimizationStopped
+        with self._caller_inside(alone=names_val(split)) as caller:
             request = self._requests.read_request(split, given, failed_from_run, prompts, repeats, reuse)
             return self._evaluated(request, caller) if request.rows else self._answers.no_failures(request)
 
@@ -161,10 +159,7 @@ class AgentTools:
         after a cut goes on, and pays nothing twice.
         """
         given = {"ids": ids, "limit": limit, "sample": sample, "sample_seed": sample_seed}
-        caller = self._runs.caller()
-        with self._gate.passing():
-            if caller.is_gone:  # while the call waited
-                raise OptimizationStopped
+        with self._caller_inside() as caller:
             return self._raced(self._races.read(candidates, given, keep), caller)
 
     def try_program(self, inputs: Any, prompts: Any = None) -> dict[str, Any]:
@@ -174,10 +169,7 @@ class AgentTools:
         Returns {outputs: what the program returned, or None, steps: as in evaluate_program, error: None or text,
         remaining_budget}. With an error_kind no model was found; it costs nothing unless a step was answered.
         """
-        caller = self._runs.caller()
-        with self._gate.passing():
-            if caller.is_gone:  # while the call waited
-                raise OptimizationStopped
+        with self._caller_inside() as caller:
             return self._trials.answer(inputs, prompts, caller)
 
     @_tool
@@ -206,6 +198,15 @@ class AgentTools:
         left = self._stop.seconds_left
         status = self._answers.status(self._prompts.current, self._prompts.original)
         return status | ({} if left is None else {"remaining_seconds": left})
+
+    @contextmanager
+    def _caller_inside(self, *, alone: bool = False) -> Generator[Caller]:
+        """Inside the gate for the block, for the kernel and turn that ask now; a run may begin in a later turn."""
+        caller = self._runs.caller()
+        with self._gate.passing(alone=alone):
+            if caller.is_gone:  # while the call waited
+                raise OptimizationStopped
+            yield caller
 
     def _raced(self, request: RaceRequest, caller: Caller) -> dict[str, Any]:
         def check() -> None:

@@ -7,10 +7,18 @@ from typing import Any, Literal, TypeAlias
 
 from rlmoptimizer.outcome.measured import ExampleScores, compare_scores
 
-__all__ = ["SplitResult", "Verdict"]
+__all__ = ["SplitResult", "Verdict", "verdict_of"]
 
 Verdict: TypeAlias = Literal["gain", "no proven gain", "loss"]
 _MOST_CHANCE = 0.05  # p-values above it prove nothing
+
+
+def verdict_of(interval: tuple[float, float] | None, p_value: float) -> Verdict:
+    """A gain when the whole interval lies above 0 and the sign test agrees (p <= 0.05); a loss is the mirror."""
+    if interval is None or p_value > _MOST_CHANCE:
+        return "no proven gain"
+    low, high = interval
+    return "gain" if low > 0 else "loss" if high < 0 else "no proven gain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +58,7 @@ class SplitResult:
 
     @property
     def verdict(self) -> Verdict:
-        """A gain when the whole interval lies above 0 and the sign test agrees (p <= 0.05); a loss is the mirror."""
-        if self.interval is None or self.p_value > _MOST_CHANCE:
-            return "no proven gain"
-        low, high = self.interval
-        return "gain" if low > 0 else "loss" if high < 0 else "no proven gain"
+        return verdict_of(self.interval, self.p_value)
 
     @property
     def text(self) -> str:
