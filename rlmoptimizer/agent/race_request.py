@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.race_rule import round_ends
+from rlmoptimizer.agent.request_reader import read_reuse
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.errors import PromptUpdateError, SelectionError
 from rlmoptimizer.evaluation.run_request import Request, asked_for, run_config
@@ -42,6 +43,7 @@ class RaceRequest:
     source: tuple[Row, ...]  # all of train
     selection: Selection
     turn: int
+    reuse: bool  # verdicts that earlier runs have on the same prompts are taken from the store
 
     @property
     def examples(self) -> int:
@@ -52,9 +54,9 @@ class RaceRequest:
         """The run of a candidate in a round, 0-based. The same race asked for again makes the same requests."""
         rows = self.rounds[number]
         chosen = Selection(ids=tuple((int(row.example_id), int(row.example_id)) for row in rows))
-        config = {**run_config("train", chosen, candidate.changes), "race_round": number + 1}
-        asked = {**asked_for(self.selection, repeats=1, reuse=False), "race_round": number + 1}
-        return Request("train", candidate.prompts, rows, self.source, config, asked, self.turn)
+        config = {**run_config("train", chosen, candidate.changes, reuse=self.reuse), "race_round": number + 1}
+        asked = {**asked_for(self.selection, repeats=1, reuse=self.reuse), "race_round": number + 1}
+        return Request("train", candidate.prompts, rows, self.source, config, asked, self.turn, reuse=self.reuse)
 
 
 class RaceReader:
@@ -70,8 +72,9 @@ class RaceReader:
         self._turns = turns
         self._seed = seed
 
-    def read(self, candidates: Any, given: Mapping[str, Any], keep: Any) -> RaceRequest:
+    def read(self, candidates: Any, given: Mapping[str, Any], keep: Any, reuse: Any) -> RaceRequest:
         """`given` are the selectors. Raises `SelectionError`, or `PromptUpdateError` that names the candidate."""
+        reused = read_reuse(reuse)
         racing = self._candidates(candidates)
         kept = 1 if keep is None else whole_number(keep)
         if kept is None or not 1 <= kept < len(racing):
@@ -84,7 +87,8 @@ class RaceReader:
         if selection.sample == "random" and selection.sample_seed is None:
             drawn = drawn_seed(self._seed, "race", encode(selection.as_config()))
             selection = replace(selection, sample_seed=drawn)
-        return RaceRequest(racing, kept, self._rounds(select(train, selection)), train, selection, self._turns.count)
+        rounds = self._rounds(select(train, selection))
+        return RaceRequest(racing, kept, rounds, train, selection, self._turns.count, reused)
 
     def _rounds(self, rows: Sequence[Row]) -> tuple[tuple[Row, ...], ...]:
         # In an order of chance: data may be sorted, and the first of it would say nothing of the rest.

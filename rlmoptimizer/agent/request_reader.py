@@ -20,7 +20,7 @@ from rlmoptimizer.task.dataset import Dataset, Selection, parse_selection, selec
 from rlmoptimizer.task.seeds import drawn_seed
 from rlmoptimizer.text import brief, whole_number
 
-__all__ = ["RequestReader", "ended_run", "names_val", "visible_runs"]
+__all__ = ["RequestReader", "ended_run", "names_val", "read_reuse", "visible_runs"]
 
 _MOST_REPEATS = 100
 _LONGEST_NAME = 100  # characters of what may be a split or a run id
@@ -53,7 +53,7 @@ class RequestReader:
         Raises the `AgentError` that says what is wrong.
         """
         which = _read_split(split, self._data)
-        repeats, reuse = _read_repeats(repeats), _read_reuse(reuse)
+        repeats, reuse = _read_repeats(repeats), read_reuse(reuse)
         tried = self._prompts.current if prompts is None else self._prompts.with_changes(prompts)
         changes = None if prompts is None else dict(prompts)
         turn = self._turns.count
@@ -124,7 +124,8 @@ def _read_repeats(repeats: Any) -> int:
     return number
 
 
-def _read_reuse(reuse: Any) -> bool:
+def read_reuse(reuse: Any) -> bool:
+    """The argument `reuse` of a tool. Raises `SelectionError`."""
     if reuse is None or isinstance(reuse, bool):
         return bool(reuse)
     raise SelectionError(f"reuse={brief(reuse)} is not valid; pass True or False")

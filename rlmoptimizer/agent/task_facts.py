@@ -22,6 +22,7 @@ __all__ = ["describe_steps", "describe_task"]
 _DOCSTRING_CHARS = 2000  # of the program's and the metric's descriptions
 _STOP_CHARS = 100  # of one text at which an LM stops
 _MOST_STOPS = 16
+_MODEL_CHARS = 200  # of a model's name
 # Settings of an LM that decide how a step's answers turn out. Others may be keys or addresses, so none is shown.
 _LIMITS: Final = (
     "max_tokens",
@@ -57,6 +58,7 @@ def describe_steps(
             "input_fields": _fields(predictors[step].signature.input_fields),
             "output_fields": _fields(predictors[step].signature.output_fields),
             "prompt": prompt,
+            "model": _model(predictors[step], lm),
             "limits": _limits(predictors[step], lm),
             "example_request": None if requests is None or step not in requests else dict(requests[step]),
         }
@@ -100,6 +102,13 @@ def _docstring(described: Any) -> str:
     else:
         text = described.__doc__
     return inspect.cleandoc(text)[:_DOCSTRING_CHARS] if text else ""
+
+
+def _model(predictor: Any, lm: dspy.BaseLM | None) -> str | None:
+    """The name of the model that answers a step; None: not known."""
+    own = getattr(predictor, "lm", None)
+    name = getattr(lm if own is None else own, "model", None)
+    return name[:_MODEL_CHARS] if isinstance(name, str) else None
 
 
 def _limits(predictor: Any, lm: dspy.BaseLM | None) -> dict[str, Any]:

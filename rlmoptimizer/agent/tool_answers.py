@@ -11,6 +11,7 @@ from rlmoptimizer.agent.answer_size import cut_to_size
 from rlmoptimizer.agent.baseline_evidence import STRAYS
 from rlmoptimizer.agent.candidate_table import candidate_table
 from rlmoptimizer.agent.llm_tools import SubLMMeter
+from rlmoptimizer.agent.prompt_review import PromptReview
 from rlmoptimizer.agent.request_reader import ended_run, visible_runs
 from rlmoptimizer.agent.run_totals import objective_names, percent, progress, reused, run_totals
 from rlmoptimizer.agent.turns import Turns
@@ -45,7 +46,13 @@ class ToolAnswers:
     """
 
     def __init__(
-        self, accounts: Accounts, data: Dataset, evaluator: Evaluator, meter: SubLMMeter, turns: Turns
+        self,
+        accounts: Accounts,
+        data: Dataset,
+        evaluator: Evaluator,
+        meter: SubLMMeter,
+        turns: Turns,
+        review: PromptReview,
     ) -> None:
         self._accounts = accounts
         self._store = accounts.store
@@ -53,6 +60,7 @@ class ToolAnswers:
         self._evaluator = evaluator
         self._meter = meter
         self._turns = turns
+        self._review = review
         self._lock = threading.Lock()  # of the next one
         self._noted_strays = False
 
@@ -181,6 +189,8 @@ class ToolAnswers:
             line += f"; each example {record.repeats} times, it passed when it did every time"
         if record.reused_count:
             line += f"; {reused(record)}"
+        if remaining is not None:
+            line += self._all_runs(record)
         if record.state == "cancelled":
             line += f"; stopped after {progress(record)}"
         if ignored := record.config.get("ignored"):
@@ -194,7 +204,21 @@ class ToolAnswers:
                 line += left if costs.left > 0 else "; max_cost_usd is reached: submit now"
         if longest is not None:
             line += f"; too much text to send: what is longer than {longest:,} characters has lost its middle"
+        if remaining is not None:
+            line += self.beware(Prompts.of(record.prompts))
         return line + self._note()
+
+    def beware(self, prompts: Prompts) -> str:
+        """What a summary line says of suspicious prompts, once for each; "" when all is well."""
+        news = self._review.news(prompts)
+        return f"; beware: {'; '.join(news)}" if news else ""
+
+    def _all_runs(self, record: RunRecord) -> str:
+        """What these prompts come to on train in all their runs together, where that is more than this one."""
+        count, passed, score = self._store.train_totals(record.candidate).get(record.candidate, (0, 0, 0.0))
+        if record.split != "train" or count <= record.evaluated_count:
+            return ""
+        return f"; these prompts in all their runs: score {percent(score):.2f}, {passed}/{count} of train passed"
 
     def _price_of_val(self, remaining: int) -> str:
         """What a run on val costs, once not much more is left: without one the submission stays unmeasured."""

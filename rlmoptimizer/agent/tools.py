@@ -26,6 +26,7 @@ from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.run_under_way import Caller
 from rlmoptimizer.evaluation.runs import Runs, is_cut_val
 from rlmoptimizer.events import PromptUpdated
+from rlmoptimizer.prompts import Prompts
 
 __all__ = ["AgentTools"]
 
@@ -147,20 +148,22 @@ class AgentTools:
         sample: Any = "first",
         sample_seed: Any = None,
         keep: Any = 1,
+        reuse: Any = False,
     ) -> dict[str, Any]:
         """Find the best of several prompts. 1 unit per example run, which is less than a run of each.
 
         candidates: a list of 2 to 32 {step: text} (None or {}: the current prompts). ids, limit, sample, sample_seed:
         which train examples, as in evaluate_program; all of train if none is given. All candidates run on the same
         ones, in rounds of 8, 8, 16, 32, ...; after each those leave that are beaten beyond doubt or cannot catch up,
-        until `keep` are left. Refused when its worst case, len(candidates) * examples, does not fit.
+        until `keep` are left. Refused when its worst case, len(candidates) * examples, does not fit. reuse: as in
+        evaluate_program; so a race against prompts that ran on these examples before costs only the new ones.
         Returns {ranking: best first [{index: in candidates, prompts: {step: text} of every step, score: 0-100,
         evaluated_count, run_ids, left_after: the round, or None}], remaining_budget, summary_line}. The same call
         after a cut goes on, and pays nothing twice.
         """
         given = {"ids": ids, "limit": limit, "sample": sample, "sample_seed": sample_seed}
         with self._caller_inside() as caller:
-            return self._raced(self._races.read(candidates, given, keep), caller)
+            return self._raced(self._races.read(candidates, given, keep, reuse), caller)
 
     def try_program(self, inputs: Any, prompts: Any = None) -> dict[str, Any]:
         """Run the program once on inputs of your own, to see how the model takes a wording. 1 unit. No metric.
@@ -219,6 +222,7 @@ class AgentTools:
         if race.failure is not None:
             raise self._answers.lm_unavailable(*race.failure) from None
         answer = race.answer()
+        answer["summary_line"] += self._answers.beware(Prompts.of(answer["ranking"][0]["prompts"]))
         self._stop.look()  # the agent gets this answer and no other
         return answer
 

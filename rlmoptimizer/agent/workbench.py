@@ -7,6 +7,7 @@ import dspy
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.program_trials import ProgramTrials
+from rlmoptimizer.agent.prompt_review import PromptReview
 from rlmoptimizer.agent.race_request import RaceReader
 from rlmoptimizer.agent.request_reader import RequestReader
 from rlmoptimizer.agent.stopping import WorkStop
@@ -56,6 +57,7 @@ class Workbench:
         self.submission = SubmissionCheck(self.prompts, accounts.emitter, gate)
         requests = RequestReader(data, self.prompts, self.turns, accounts.store, seed)
         races = RaceReader(data, self.prompts, self.turns, seed)
-        answers = ToolAnswers(accounts, data, evaluator, meter, self.turns)
+        review = PromptReview(accounts.store, self.prompts.original)
+        answers = ToolAnswers(accounts, data, evaluator, meter, self.turns, review)
         trials = ProgramTrials(program, evaluator, accounts, data, self.prompts, self.turns, gate)
         self.tools = AgentTools(requests, races, self.runs, self.prompts, answers, trials, stop, accounts)

@@ -14,7 +14,16 @@ from typing import Any, Final, Protocol, cast
 
 from rlmoptimizer.text import token_estimate
 
-__all__ = ["CopiedPassage", "Growth", "Hygiene", "NamedLabel", "RepeatedSentence", "TrainRow", "check_hygiene"]
+__all__ = [
+    "CopiedPassage",
+    "Growth",
+    "Hygiene",
+    "NamedLabel",
+    "RepeatedSentence",
+    "TrainRow",
+    "check_hygiene",
+    "texts_in",
+]
 
 LEAST_WORDS: Final = 8  # of a copied passage
 _STRIDE: Final = 4  # half of it: of 8 words in a row the places of two are multiples of 4
@@ -156,7 +165,7 @@ def check_hygiene(before: Mapping[str, str], after: Mapping[str, str], train: It
     rows = 0
     for row in train:
         rows += 1
-        for text in (*_texts(row.inputs), *_texts(row.expected)):
+        for text in (*texts_in(row.inputs), *texts_in(row.expected)):
             passages.look_at(row.example_id, text)
         labels.add(row)
     return Hygiene(
@@ -231,7 +240,7 @@ class _Labels:
     def add(self, row: TrainRow) -> None:
         for field, value in row.expected.items():
             self._labelled[field] += 1
-            for label in {tuple(_words(text)) for text in _texts(value, numbers=True)}:
+            for label in {tuple(_words(text)) for text in texts_in(value, numbers=True)}:
                 ids = self._rows.setdefault((field, label), [])
                 self._distinct[field] += not ids
                 if len(ids) < 2:
@@ -295,7 +304,7 @@ def _runs(starts: list[int]) -> Iterator[tuple[int, int]]:
     yield first, last
 
 
-def _texts(value: Any, *, numbers: bool = False) -> Iterator[str]:
+def texts_in(value: Any, *, numbers: bool = False) -> Iterator[str]:
     """All texts in a plain value; with `numbers`, numbers too."""
     waiting = [value]
     while waiting:

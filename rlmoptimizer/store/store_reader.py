@@ -191,18 +191,19 @@ class StoreReader:
         )
         return [row[:3] for row in rows]
 
-    def train_totals(self) -> dict[str, tuple[int, int, float]]:
+    def train_totals(self, candidate: str | None = None) -> dict[str, tuple[int, int, float]]:
         """By candidate: examples of train with a verdict in any run, how many passed every time, mean of their means.
 
-        Of the verdicts that `verdicts` gives.
+        Of the verdicts that `verdicts` gives. `candidate`: only this one; None: all.
         """
+        only, values = ("", ()) if candidate is None else (" AND candidate = ?", (candidate,))
         verdicts = (
             "SELECT DISTINCT candidate, example_id, detail, results.score AS score FROM results JOIN runs "
-            "ON number = run WHERE split = 'train' AND state IN ('finished', 'cancelled') AND counted = 1"
+            f"ON number = run WHERE split = 'train' AND state IN ('finished', 'cancelled') AND counted = 1{only}"
         )
         means = f"SELECT candidate, AVG(score) AS mean FROM ({verdicts}) GROUP BY candidate, example_id"
         totals = f"SELECT candidate, COUNT(*), SUM(mean >= ?), AVG(mean) FROM ({means}) GROUP BY candidate"
-        return {row[0]: cast("tuple[int, int, float]", row[1:]) for row in self._query(totals, PASSED_AT)}
+        return {row[0]: cast("tuple[int, int, float]", row[1:]) for row in self._query(totals, PASSED_AT, *values)}
 
     def error_kinds(self, run_id: str) -> dict[str, int]:
         """How many rollouts of a run have an error of each kind. Raises `UnknownRunError`."""

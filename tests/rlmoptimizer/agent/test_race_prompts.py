@@ -77,6 +77,20 @@ def test_whoever_is_not_beaten_runs_on_every_example(tmp_path: Path) -> None:
         assert [at.bench.tools.run_data(one["run_ids"][0])["evaluated_count"] for one in sample["ranking"]] == [6, 6]
 
 
+def test_with_reuse_only_who_is_new_is_paid(tmp_path: Path) -> None:
+    close = [{"reply": "Answer."}, {"reply": "Answer it."}]
+    with desk(tmp_path, train=20, budget=45) as at:
+        first = raced(at, close, ids="1-15")
+        assert first["remaining_budget"] == 15
+        with pytest.raises(BudgetExceededError):
+            raced(at, [*close, {"reply": "Do answer."}], ids="1-15")
+        again = raced(at, [*close, {"reply": "Do answer."}], ids="1-15", reuse=True)
+        assert told(again) == [(0, 53.33, 15, None), (1, 53.33, 15, None), (2, 53.33, 15, None)]
+        assert (at.ledger.spent, again["remaining_budget"]) == (45, 0)
+        with pytest.raises(SelectionError, match="reuse='yes' is not valid; pass True or False"):
+            raced(at, close, reuse="yes")
+
+
 def test_as_many_are_kept_as_were_asked_for(tmp_path: Path) -> None:
     with desk(tmp_path, train=40, budget=400) as at:
         result = raced(at, keep=3)

@@ -40,6 +40,7 @@ def test_a_step_is_described_by_its_name_its_fields_and_its_prompt() -> None:
         ],
         "output_fields": [{"name": "kind", "type": "Literal['a', 'b']", "description": "which of both"}],
         "prompt": "Sort the text.",
+        "model": None,
         "limits": {},
         "example_request": None,
     }
@@ -121,6 +122,14 @@ def test_the_limits_are_those_of_the_lm_and_before_them_those_of_the_step() -> N
     assert limits(lm, max_tokens=20, n=2) == {"max_tokens": 20, "temperature": 0.2, "stop": ["END"], "n": 2}
     assert limits(dspy.LM("openai/some")) == {}
     assert limits(None) == {}
+
+
+def test_a_step_says_which_model_answers_it() -> None:
+    own = dspy.Predict("a -> b")
+    own.set_lm(dspy.LM("openai/own"))
+    assert describe_steps(own, dspy.LM("openai/some"))[0]["model"] == "openai/own"
+    assert describe_steps(dspy.Predict("a -> b"), dspy.LM("openai/some"))[0]["model"] == "openai/some"
+    assert describe_steps(dspy.Predict("a -> b"))[0]["model"] is None
 
 
 def test_a_step_with_an_lm_of_its_own_has_the_limits_of_that() -> None:
