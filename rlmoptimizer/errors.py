@@ -75,16 +75,17 @@ class InvalidSetupType(InvalidSetup, TypeError):
 
 
 class MetricFailed(OptimizerError):
-    """The metric raised on every example that reached it.
+    """The metric gave no score on any example that reached it: it raised, or returned what is none.
 
-    `traceback_text` is the traceback of the first failure, in the caller's own frames; the message holds it too.
+    `traceback_text` says what the first failure was, in the caller's own frames where the metric raised; the message
+    holds it too.
     """
 
     def __init__(self, traceback_text: str, *, failed: int = 1) -> None:
         self.traceback_text = traceback_text
-        self.failed = failed  # examples on which the metric raised
+        self.failed = failed  # examples without a score
         noun = "the only example" if failed == 1 else f"all {failed} examples"
-        super().__init__(f"the metric raised on {noun} that reached it. The first failure:\n{traceback_text}")
+        super().__init__(f"the metric gave no score on {noun} that reached it. The first failure:\n{traceback_text}")
 
 
 class CostLimitReached(OptimizerError):

@@ -273,7 +273,7 @@ class RLMDocstringOptimizer(Teleprompter):
         Raises:
             InvalidSetup: the student, the data, the metric or an LM cannot be used, such as an LM without a key, or the
                 optimization to be resumed had others; then it names every difference.
-            MetricFailed: the metric raises on every example; with its traceback.
+            MetricFailed: the metric raises, or returns no valid score, on every example; with what came of the first.
             CostLimitReached: `max_cost_usd` does not pay for the baseline.
             StoreCorrupt: the run store cannot be read or written.
         What the root LM raises after its own retries is raised too, and what an LM raises on every example of the

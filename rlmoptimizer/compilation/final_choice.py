@@ -84,7 +84,7 @@ class FinalChoice:
             except EvaluatorClosed:
                 return "an evaluation of the agent never ended"
             except MetricFailed:
-                return "the metric raised on every example"
+                return "the metric gave no score on any example"
             except LMsFailed:
                 return "the LM that runs the program failed on every example"
             except SelectionError:

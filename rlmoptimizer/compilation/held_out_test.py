@@ -119,7 +119,7 @@ class HeldOutTest:
         except LMsFailed:
             return "an LM failed on every example"
         except MetricFailed:
-            return "the metric raised on every example"
+            return "the metric gave no score on any example"
         if record.state == "finished":
             return None
         reached = self._accounts.costs.reached

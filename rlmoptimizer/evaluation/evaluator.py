@@ -131,8 +131,8 @@ class Evaluator:
         When no example finishes for long, `waits` reports this evaluation by its `name`, with the ids of the examples
         under way unless `detail` is "totals".
         At most `num_threads` examples of one call run at once, and of all calls together on the own pool.
-        Raises `MetricFailed` when the metric raised on every example that reached it and has not given a score in
-        any earlier call, and `LMsFailed` when no example has a verdict; every result has been delivered by then.
+        Raises `MetricFailed` when the metric gave no score on any example that reached it, and none in any earlier
+        call, and `LMsFailed` when no example has a verdict; every result has been delivered by then.
         """
         if self._closed.is_set():
             raise EvaluatorClosed
@@ -300,7 +300,7 @@ class Evaluator:
         if whole and lm_failures and len(lm_failures) == len(outcomes):
             raise LMsFailed from lm_failures[0]
         reached = [outcome for outcome in outcomes if outcome.metric_called]
-        failures = [outcome.metric_traceback for outcome in reached if outcome.metric_traceback is not None]
+        failures = [outcome.metric_failure for outcome in reached if outcome.metric_failure is not None]
         if len(failures) < len(reached):
             self.metric_works = True
         elif failures and not self.metric_works:

@@ -60,7 +60,7 @@ class RowOutcome:
 
     result: ExampleResult
     metric_called: bool
-    metric_traceback: str | None  # None: the metric did not raise
+    metric_failure: str | None  # why there is no score, with the traceback where the metric raised; None: there is one
     lm_failure: BaseException | None = None  # why there is no verdict; None: there is one
     strays: bool = False  # a step of the program has been called where DSPy's settings do not reach
     dropped_objectives: str | None = None  # why the metric's objectives are not all there; None: they are
@@ -158,11 +158,10 @@ class RowRunner:
                 result = replace(result, error=type(failure).__name__, steps=())
             return RowOutcome(result, False, None, failure)
         judged, verdict = progress.at == "metric", progress.verdict
-        raised = judged and failure is not None and not isinstance(failure, InvalidScore)
         return RowOutcome(
             result,
             metric_called=judged,
-            metric_traceback=_foreign_traceback(failure) if raised and failure else None,
+            metric_failure=_metric_failure(failure) if judged and failure is not None else None,
             dropped_objectives=None if verdict is None else verdict.dropped,
         )
 
@@ -288,6 +287,10 @@ def _innermost(error: BaseException) -> BaseException:
 def _kind(error: BaseException, at: str) -> str:
     """`ExampleResult.error_kind`. An LM's failure counts as one also when the program wrapped it in its own error."""
     return "score" if isinstance(error, InvalidScore) else failure_kind(error) or at
+
+
+def _metric_failure(error: BaseException) -> str:
+    return describe_error(error) if isinstance(error, InvalidScore) else _foreign_traceback(error)
 
 
 def _foreign_traceback(error: BaseException) -> str:

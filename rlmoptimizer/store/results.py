@@ -122,8 +122,8 @@ class StoredResults:
         return dict(self._file.query(count, number))
 
     def metric_works(self) -> bool:
-        """Whether the metric has ever judged an example without raising."""
-        judged = "SELECT 1 FROM results WHERE counted = 1 AND (error_kind IS NULL OR error_kind = 'score') LIMIT 1"
+        """Whether the metric has ever given an example a score."""
+        judged = "SELECT 1 FROM results WHERE counted = 1 AND error_kind IS NULL LIMIT 1"
         return bool(self._file.query(judged))
 
     def evaluated(self) -> int:

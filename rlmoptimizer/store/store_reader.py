@@ -210,7 +210,7 @@ class StoreReader:
         return self._results.error_kinds(self._number(run_id))
 
     def metric_works(self) -> bool:
-        """Whether the metric has ever judged an example without raising."""
+        """Whether the metric has ever given an example a score."""
         return self._results.metric_works()
 
     def evaluated_examples(self) -> int:

@@ -271,8 +271,9 @@ def test_feedback_reaches_the_result(answer: Any) -> None:
     ],
 )
 def test_what_is_no_score_makes_an_error_row_that_keeps_the_prediction(answer: Any, error: str) -> None:
-    results = evaluate(str, always(answer))
-    for result in results:
+    results = evaluate(str, lambda example, prediction: 1.0 if example.question == "q2" else answer)
+    assert results[2].passed
+    for result in results[:2]:
         assert result.error is not None
         assert result.error.startswith("InvalidScore: ")
         assert error in result.error
@@ -489,6 +490,12 @@ def test_a_metric_that_raises_on_all_stops_with_a_traceback_of_its_own_frames() 
     assert "in metric" in failed.value.traceback_text
     assert "row_runner.py" not in failed.value.traceback_text
     assert len(delivered) == 3
+
+
+@pytest.mark.parametrize("answer", [None, 85, "good"])
+def test_a_metric_that_never_returns_a_score_stops_with_what_it_returned(answer: Any) -> None:
+    with pytest.raises(MetricFailed, match=f"gave no score on all 3 .*\nInvalidScore: the metric returned {answer!r}"):
+        evaluate(Scripted(str), lambda example, prediction: answer)
 
 
 def test_an_async_metrics_traceback_has_its_own_frames_only() -> None:

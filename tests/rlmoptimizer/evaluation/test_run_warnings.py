@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import toy
 
 SUBMIT = 'SUBMIT(optimized_dspy_program=optimization_status()["current_prompts"])'
 
 
-@pytest.mark.parametrize(
-    ("broken", "said"),
-    [
-        ({"student": toy.Triage(), "trainset": [toy.dspy.Example(text="?").with_inputs("text")]}, "TypeError: "),
-        ({"metric": lambda gold, prediction: 80.0}, "InvalidScore: the metric returned 80.0"),
-    ],
-    ids=["data", "metric"],
-)
-def test_a_baseline_without_a_single_score_is_warned_of(
-    broken: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    toy.compiled([SUBMIT], val=0, **broken)
+def test_a_baseline_without_a_single_score_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    toy.compiled([SUBMIT], val=0, trainset=[toy.dspy.Example(text="?").with_inputs("text")])
     (warning,) = [record.getMessage() for record in caplog.records if "could be scored" in record.getMessage()]
-    assert said in warning
+    assert "TypeError: " in warning
     assert "look at eval_lm, the data and the metric" in warning
 
 

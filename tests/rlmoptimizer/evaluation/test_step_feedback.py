@@ -43,6 +43,7 @@ def evaluated(
 ) -> ExampleResult:
     rows = build_dataset([dspy.Example(question="q").with_inputs("question")]).train
     with Evaluator(metric, lm or field_lm(answering), 1, **options) as evaluator:
+        evaluator.metric_works = True  # as after a baseline: one bad answer does not end everything
         return evaluator.score(program or Program(), rows, detail=detail)[0]
 
 
