@@ -235,12 +235,13 @@ class LMUnavailable(AgentError):
 
 
 class PromptUpdateError(AgentError):
-    """A prompt for `step` was refused; the program is as it was."""
+    """A prompt for `step` was refused; the program is as it was. `step` None: what was given names no step."""
 
-    def __init__(self, step: str, reason: str) -> None:
+    def __init__(self, step: str | None, reason: str) -> None:
         self.step = step
         self.reason = reason
-        super().__init__(f"the prompt of step {step!r} was not changed: {reason}")
+        what = "no prompt was changed" if step is None else f"the prompt of step {step!r} was not changed"
+        super().__init__(f"{what}: {reason}")
 
 
 class UnknownRunError(AgentError):

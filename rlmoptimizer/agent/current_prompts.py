@@ -51,7 +51,7 @@ class CurrentPrompts:
     def with_changes(self, changes: Any) -> Prompts:
         """The current prompts with the agent's `changes`, which are not set. Raises `PromptUpdateError`."""
         if not isinstance(changes, Mapping):
-            raise PromptUpdateError("prompts", f"prompts must be a dict {{step: text}}, got {type(changes).__name__}")
+            raise PromptUpdateError(None, f"prompts must be a dict {{step: text}}, got {type(changes).__name__}")
         given = cast("Mapping[Any, Any]", changes)
         for step, text in given.items():
             self._check_size(step, text)

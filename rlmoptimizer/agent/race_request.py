@@ -108,7 +108,7 @@ class RaceReader:
             )
         listed = cast("Sequence[Any]", given)
         if not 2 <= len(listed) <= _MOST:
-            raise SelectionError(f"got {len(listed):,} candidates; pass 2 to {_MOST}")
+            raise SelectionError(f"got {len(listed):,} candidate{'' if len(listed) == 1 else 's'}; pass 2 to {_MOST}")
         current = self._prompts.current
         racing: dict[str, Candidate] = {}
         for index, changes in enumerate(listed):

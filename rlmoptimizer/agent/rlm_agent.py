@@ -22,7 +22,7 @@ from dspy.primitives.repl_types import REPLHistory, REPLVariable
 from dspy.utils.exceptions import AdapterParseError
 
 from kernel_bridge import KernelInterpreter
-from kernel_bridge.text import printable, traceback_shown
+from kernel_bridge.text import printable, printable_line
 from rlmoptimizer.agent.agent_signature import agent_signature
 from rlmoptimizer.agent.llm_tools import Paid, checked_llm_tools
 from rlmoptimizer.agent.no_sub_agents import refuse_sub_agents
@@ -31,6 +31,7 @@ from rlmoptimizer.agent.stopping import Ending, StopReason
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.errors import AgentError
+from rlmoptimizer.evaluation.step_recorder import describe_error
 from rlmoptimizer.events import TurnFinished
 from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.lms.sub_lm import SubLM
@@ -42,6 +43,7 @@ __all__ = ["Agent"]
 
 logger = logging.getLogger(__name__)
 
+_ERROR_CHARS = 1000  # of an error in a log line
 _UNREADABLE = 3  # turns in a row whose answer could not be read, after which the run ends with the LM's own error
 
 
@@ -257,7 +259,8 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         except Exception as error:
             if self._resumable and failure_kind(error) in LM_FAILURES:
                 raise
-            logger.warning("No prompts could be taken from the agent's trajectory:\n%s", traceback_shown(error))
+            said = printable_line(describe_error(error), _ERROR_CHARS)
+            logger.warning("No prompts could be taken from the agent's trajectory: %s", said)
             reason = f"the agent did not submit, and asking for its conclusion failed: {type(error).__name__}"
             return self._ended_without_outputs(history, reason)
 

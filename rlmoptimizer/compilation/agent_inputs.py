@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from kernel_bridge.text import printable
 from rlmoptimizer.agent import run_totals as answers
@@ -18,14 +18,13 @@ from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.compilation.resume import EarlierWork
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.events import Split
+from rlmoptimizer.outcome.result_warnings import STRAYS_SEEN
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.run_store import RunStore
 
-__all__ = ["agent_inputs"]
+__all__ = ["agent_inputs", "note_strays"]
 
 logger = logging.getLogger(__name__)
-
-_STRAYS: Final = "StraysSeen"  # an event of the store
 
 
 def agent_inputs(
@@ -47,7 +46,7 @@ def agent_inputs(
         accounts.store,
         baselines["train"].run_id if "train" in baselines else None,
         bench.prompts.steps,
-        strays=_strays(accounts.store, seen=strays),
+        strays=note_strays(accounts.store, seen=strays),
     )
     warnings = list(evidence.warnings)
     sources: dict[str, str] = {}
@@ -80,9 +79,9 @@ def agent_inputs(
     }
 
 
-def _strays(store: RunStore, *, seen: bool) -> bool:
-    """Whether calls without DSPy's settings were seen, in this process or in one before it."""
-    known = bool(store.events(_STRAYS))
+def note_strays(store: RunStore, *, seen: bool) -> bool:
+    """Whether calls without DSPy's settings were seen, in this process or in one before it. The store keeps it."""
+    known = bool(store.events(STRAYS_SEEN))
     if seen and not known:
-        store.record_event(_STRAYS, {})
+        store.record_event(STRAYS_SEEN, {})
     return seen or known

@@ -24,7 +24,7 @@ from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.kernels import kernel_started
 from rlmoptimizer.agent.rlm_agent import Agent
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
-from rlmoptimizer.compilation.agent_inputs import agent_inputs
+from rlmoptimizer.compilation.agent_inputs import agent_inputs, note_strays
 from rlmoptimizer.compilation.final_choice import FinalChoice
 from rlmoptimizer.compilation.held_out_test import HeldOutTest
 from rlmoptimizer.compilation.parts import Parts, make_parts
@@ -85,6 +85,7 @@ class _Compilation:
         test_problem = self._test.run(self._bench.prompts.original, self._bench.prompts.stored(choice.prompts))
         self._raise_failure()
         program = program_with(self._setup.student, choice.prompts)  # before the end is recorded: it may refuse
+        note_strays(self._store, seen=self._parts.evaluator.strays)
         self._accounts.costs.flush()
         usage = self._accounts.costs.usage()
         Outcome(test_problem, usage_dict(usage), total_usd(usage), versions()).record(self._store)

@@ -12,10 +12,9 @@ from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import EvaluatorClosed, LMsFailed
 from rlmoptimizer.evaluation.host_runs import HostRuns
 from rlmoptimizer.events import AgentSubmitted, FellBack
-from rlmoptimizer.outcome.choice import better_candidate
+from rlmoptimizer.outcome.choice import rival_of
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice
-from rlmoptimizer.outcome.measured import best_candidate, best_measured_run, measured_scores, whole_scores
-from rlmoptimizer.outcome.split_result import SplitResult
+from rlmoptimizer.outcome.measured import best_measured_run, measured_scores, whole_scores
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.task.dataset import Dataset
@@ -48,12 +47,11 @@ class FinalChoice:
         scores, size = measured_scores(self._store, "val"), len(self._data.val)
         if problem is not None:
             return Choice(agent.prompts, None, f"the agent submitted it; it was not measured on val: {problem}")
-        best = best_candidate(scores, size)
-        if best is None or best == submission.digest:
+        rival = rival_of(scores, submission.digest, size)
+        if rival is None:
             return Choice(agent.prompts, None, "the agent submitted it, and nothing scored better on val")
-        compared = SplitResult.of(scores[best], scores[submission.digest], size).text
-        run = self._whole_val_run(best)
-        if better_candidate(scores, submission.digest, size) is None:
+        compared, run = rival.compared.text, self._whole_val_run(rival.candidate)
+        if not rival.replaces_submission:
             because = f"the agent submitted it; it may be as good on val as the best, run {run.run_id}: {compared}"
             return Choice(agent.prompts, None, because)
         logger.warning(

@@ -9,7 +9,9 @@ from rlmoptimizer.outcome.recorded_setup import SPLITS, digests_of, split_sizes
 from rlmoptimizer.records import LM_FAILURES, RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
-__all__ = ["result_warnings", "shared_examples"]
+__all__ = ["STRAYS_SEEN", "result_warnings", "shared_examples"]
+
+STRAYS_SEEN: Final = "StraysSeen"  # an event of the store: steps were called where DSPy's settings do not reach
 
 _METRIC_ERRORS: Final = frozenset({"metric", "score"})
 
@@ -30,6 +32,11 @@ def result_warnings(
             found.append(f"an LM failed on {failed} of {where}, which are left out ({counts})")
         if errors := sum(kinds.get(kind, 0) for kind in _METRIC_ERRORS):
             found.append(f"the metric gave no score on {_examples(errors)} of {where}, which count as 0")
+    if store.events(STRAYS_SEEN):
+        found.append(
+            "the program calls steps in threads of its own without DSPy's settings: another LM than eval_lm answered "
+            "those calls, and what they cost is not counted"
+        )
     return found + shared_examples(setup)
 
 

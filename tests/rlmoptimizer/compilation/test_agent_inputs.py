@@ -11,6 +11,7 @@ import pytest
 import toy
 from offline import Asked, ScriptedRootLM, field_lm
 
+from rlmoptimizer.outcome.optimization_result import OptimizationResult
 from rlmoptimizer.store.store_reader import StoreReader
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
@@ -165,6 +166,8 @@ def test_threads_without_dspys_settings_are_told_and_known_to_a_process_that_goe
     finally:
         dspy.configure(lm=None)
     assert "threads of its own" in root.history.partition("WARNINGS")[2]
+    with StoreReader.open_in(tmp_path) as store:
+        assert any("threads of its own" in warning for warning in OptimizationResult.of(store).warnings)
 
 
 def test_a_program_with_nothing_to_beware_of_has_no_warnings(caplog: pytest.LogCaptureFixture) -> None:
