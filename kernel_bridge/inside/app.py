@@ -68,6 +68,7 @@ _without_debugger()
 _without_client_imports()
 
 from ipykernel.kernelapp import IPKernelApp  # noqa: E402
+from traitlets import Type  # noqa: E402
 from traitlets.config import Config  # noqa: E402
 from zmq.eventloop.zmqstream import ZMQStream  # noqa: E402
 
@@ -133,6 +134,8 @@ class BridgeApp(IPKernelApp):
     """Made by `run`, once per process."""
 
     real_stderr: int  # a descriptor of the host's end, while 1 and 2 are the agent's
+
+    blocking_class = Type(klass=object, default_value=object)  # the stock one imports all of `jupyter_client`
 
     def _leave_out(self, **_: Any) -> None:
         """What is not for this kernel: the host wrote the connection file, and the guardian ends the process."""

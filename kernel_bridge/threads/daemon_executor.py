@@ -10,7 +10,7 @@ from kernel_bridge.threads.daemon_pool import DaemonPool
 
 __all__ = ["DaemonExecutor"]
 
-_SHUTDOWN_SECONDS: Final = 5.0  # how long a shutdown that waits does wait
+_SHUTDOWN_SECONDS: Final = 1.0  # how long a shutdown that waits does wait; nobody awaits the work any more
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

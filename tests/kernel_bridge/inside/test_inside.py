@@ -66,7 +66,7 @@ def test_a_live_kernel_has_loaded_nothing_of_ours_but_the_wire_and_inside() -> N
         of_ours = {name for name in names if name.split(".")[0] in OURS}
         rest = {name for name in of_ours if not name.startswith(("kernel_bridge.inside", "kernel_bridge.wire."))}
         assert rest == {"kernel_bridge", "kernel_bridge.wire"}
-        assert names & {"debugpy", "litellm", "pydantic"} == set()
+        assert names & {"debugpy", "litellm", "pydantic", "jupyter_client.manager"} == set()
 
 
 def test_a_guardian_loads_nothing_that_is_dear() -> None:
