@@ -246,15 +246,14 @@ class Fails(BaseException):
 ENDS = [SystemExit(CANARY), KeyboardInterrupt(CANARY), GeneratorExit(CANARY), Fails(CANARY), MemoryError(CANARY)]
 
 
-@pytest.mark.parametrize("error", ENDS, ids=lambda error: type(error).__name__)
-def test_no_end_of_a_call_ends_the_host(host: Host, error: BaseException) -> None:
+def test_no_end_of_a_call_ends_the_host(host: Host) -> None:
     def fail(question: Asked) -> dict[str, Any]:
-        raise error
+        raise ENDS[int(question.inputs["q"])]
 
     host.sub_lm = field_lm(fail)
-    (said,) = host.attempts(["dspy.Predict('q -> a')(q='x')"])
-    assert said.startswith("SubAgentError: ")
-    assert CANARY not in said
+    for said in host.attempts([f"dspy.Predict('q -> a')(q='{number}')" for number in range(len(ENDS))]):
+        assert said.startswith("SubAgentError: ")
+        assert CANARY not in said
 
 
 def test_an_error_of_the_lm_is_told_without_its_text(host: Host) -> None:
@@ -287,23 +286,27 @@ def test_a_sub_agents_tools_fail_without_the_hosts_traceback(host: Host) -> None
     assert not [text for text in prompts if CANARY in text or "Traceback" in text or ".py" in text]
 
 
-@pytest.mark.parametrize("arguments", ['{"z": 1}', '{"n": "x"}', '{"self": 1}', '{"instance": 1}', "{}"])
-def test_a_sub_agents_tools_refuse_arguments_without_the_hosts_traceback(host: Host, arguments: str) -> None:
+def test_a_sub_agents_tools_refuse_arguments_without_the_hosts_traceback(host: Host) -> None:
     def peek(n: int) -> str:
         return "seen"
 
+    wrong = ['{"z": 1}', '{"n": "x"}', '{"self": 1}', '{"instance": 1}', "{}"]
     prompts: list[str] = []
 
     def act(question: Asked) -> dict[str, Any]:
         prompts.append(question.text)
         if "next_tool_name" in question.outputs:
-            name, given = ("peek", arguments) if "observation_0" not in question.text else ("finish", "{}")
+            number = int(question.inputs["q"])
+            name, given = ("peek", wrong[number]) if "observation_0" not in question.text else ("finish", "{}")
             return {"next_thought": "t", "next_tool_name": name, "next_tool_args": given}
         return {"reasoning": "r", "a": "answered"}
 
     host.sub_lm, host.tools = field_lm(act), [peek]
-    assert host.attempts(["dspy.ReAct('q -> a', tools=[peek])(q='x').a"]) == ["returned 'answered'"]
-    assert "Failed: " in prompts[-1]
+    calls = [f"dspy.ReAct('q -> a', tools=[peek])(q='{number}').a" for number in range(len(wrong))]
+    assert host.attempts(calls) == ["returned 'answered'"] * len(wrong)
+    last = prompts[2::3]  # of each: it calls the tool, it finishes, it answers
+    assert len(last) == len(wrong)
+    assert all("Failed: " in text for text in last)
     assert not [text for text in prompts if "Traceback" in text or ".py" in text]
 
 
