@@ -189,6 +189,17 @@ def wait_until() -> Callable[..., None]:
     return wait
 
 
+@pytest.fixture
+def plain_repl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent of `toy` works in DSPy's own REPL instead of a kernel: another process too, which starts in a tenth of
+    the time. For whole compiles that are to show what the host does, and in which the kernel has no part.
+    """
+    import dspy
+    import toy
+
+    monkeypatch.setattr(toy, "KERNEL", dspy.LocalInterpreter)
+
+
 @pytest.fixture(scope="session")
 def project_root() -> Path:
     return Path(__file__).resolve().parent.parent

@@ -21,6 +21,8 @@ from quality.heldout import held_out
 from quality.results import read_results
 from quality.run import run_arm
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+
 
 @pytest.fixture
 def no_optuna_no_mipro(request: pytest.FixtureRequest) -> None:

@@ -18,6 +18,8 @@ from quality.report import report_rows, summary_rows
 from quality.results import Result, read_results
 from quality.task import Task, check_task
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:

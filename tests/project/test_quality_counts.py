@@ -14,6 +14,8 @@ from dspy import lm15
 from quality.counter import MetricCounter, five_arguments, score_of
 from quality.metered_lm import CallLog, MeteredLM
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+
 
 def test_the_counter_counts_every_thread_and_outlives_its_process(tmp_path: Path) -> None:
     path = tmp_path / "run" / "metric_calls"

@@ -22,6 +22,8 @@ class HangingServer(ResponsesServer):
         super().__init__(answers_of(model))
         self.hanging = hanging
         self.arrived = threading.Semaphore(0)  # released for each request that hangs
+        self.hung = 0  # so many did
+        self._counting = threading.Lock()
         self._released = threading.Event()
         self._http.handle_error = self._ignore  # type: ignore[method-assign]
 
@@ -38,6 +40,8 @@ class HangingServer(ResponsesServer):
     def respond(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
         said = str(body)
         if any(all(text in said for text in group) for group in self.hanging) and not self._released.is_set():
+            with self._counting:
+                self.hung += 1
             self.arrived.release()
             self._released.wait(120)
         return super().respond(path, body, headers)

@@ -134,8 +134,14 @@ def agent(stops: Stops, turns: list[str]) -> ScriptedRootLM:
     return ScriptedRootLM([turn] * 20)
 
 
-def compiled(directory: Path, point: str, *, test: int = 0, unchecked: bool = False, **options: Any) -> Any:
-    """Compile in this process. `test`: examples of a test set. `unchecked`: it submits what was never run."""
+def compiled(
+    directory: Path, point: str, *, test: int = 0, unchecked: bool = False, plain: bool = False, **options: Any
+) -> Any:
+    """Compile in this process.
+
+    `test`: examples of a test set. `unchecked`: it submits what was never run. `plain`: the agent works in DSPy's own
+    REPL instead of a kernel, where that makes no difference.
+    """
     stops = Stops(point)
     leases: list[AgentKernels] = []
     start = AgentKernels.start
@@ -179,6 +185,8 @@ def compiled(directory: Path, point: str, *, test: int = 0, unchecked: bool = Fa
         turns[-1] = f'SUBMIT(optimized_dspy_program={ {"topic": SUBMITTED, "reply": "Answer by the topic."} !r})'
     held_out = [toy.example(number, marker=TEST_MARK) for number in range(test)] or None
     own: dict[str, Any] = {"sub_lm": text_lm(sub, "sub"), "num_threads": 1}
+    if plain:
+        own["kernel"] = dspy.LocalInterpreter
     for name in ("root_lm", "sub_lm"):
         if name in options:  # the address of a server
             options[name] = dspy.LM("openai/held", api_base=options[name], api_key="none", cache=False)

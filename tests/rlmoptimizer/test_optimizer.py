@@ -23,6 +23,9 @@ from rlmoptimizer.other_optimizers import advice_on
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.program import fingerprint, read_prompts
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+KERNEL = toy.KERNEL  # of the tests in which it has a part
+
 SUBMIT_FIX = f"""
 update_prompt("topic", {toy.FIX!r})
 print(evaluate_program()["summary_line"], evaluate_program("val")["summary_line"])
@@ -531,7 +534,7 @@ def test_what_the_caller_has_set_reaches_the_program_and_is_left_as_it_was() -> 
 
 
 def test_the_run_store_is_kept_where_it_was_asked_for(tmp_path: Path) -> None:
-    result, _ = toy.compiled([SUBMIT_FIX], run_storage_dir=tmp_path / "runs")
+    result, _ = toy.compiled([SUBMIT_FIX], run_storage_dir=tmp_path / "runs", kernel=KERNEL)
     with RunStore.open_in(tmp_path / "runs") as store:
         assert [record.run_id for record in store.runs()] == [log["run_id"] for log in result.trial_logs]
         assert [turn.output[:5] for turn in store.iterations()] == ["FINAL"]

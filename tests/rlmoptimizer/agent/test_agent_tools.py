@@ -79,6 +79,13 @@ def at(tmp_path: Path) -> Iterator[Desk]:
         yield ready
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """One for all calls that are refused: each test sees that its own has left it as it was."""
+    with desk(tmp_path_factory.mktemp("untouched")) as ready:
+        yield ready
+
+
 # what an evaluation gives back
 
 
@@ -169,12 +176,12 @@ def test_selectors_choose_examples_and_only_those_are_paid(
         {"split": ["val"]},
     ],
 )
-def test_a_selection_that_means_nothing_is_refused_free_of_charge(at: Desk, selectors: dict[str, Any]) -> None:
+def test_a_selection_that_means_nothing_is_refused_free_of_charge(untouched: Desk, selectors: dict[str, Any]) -> None:
     with pytest.raises((SelectionError, UnknownRunError)) as refused:
-        at.evaluate(**selectors)
+        untouched.evaluate(**selectors)
     assert len(str(refused.value)) > 20
-    assert at.ledger.spent == 0
-    assert len(at.store.runs()) == 2
+    assert untouched.ledger.spent == 0
+    assert len(untouched.store.runs()) == 2
 
 
 def test_a_random_sample_can_be_asked_for_again_by_the_seed_in_its_config(at: Desk) -> None:
@@ -236,19 +243,19 @@ def test_a_set_prompt_holds_for_every_later_evaluation(at: Desk) -> None:
     ("step", "text"),
     [("nobody", "x"), ("topic", ""), ("topic", "  \n"), ("topic", None), ("topic", 3), (None, "x"), (["topic"], "x")],
 )
-def test_a_prompt_that_cannot_be_set_is_refused_and_changes_nothing(at: Desk, step: Any, text: Any) -> None:
-    before = at.bench.tools.optimization_status()["current_prompts"]
+def test_a_prompt_that_cannot_be_set_is_refused_and_changes_nothing(untouched: Desk, step: Any, text: Any) -> None:
+    before = untouched.bench.tools.optimization_status()["current_prompts"]
     with pytest.raises(PromptUpdateError):
-        at.bench.tools.update_prompt(step, text)
-    assert at.bench.tools.optimization_status()["current_prompts"] == before
+        untouched.bench.tools.update_prompt(step, text)
+    assert untouched.bench.tools.optimization_status()["current_prompts"] == before
 
 
 @pytest.mark.parametrize("prompts", [{"nobody": "x"}, {"topic": ""}, {"topic": 1}, "topic", ["topic"], {3: "x"}])
-def test_a_candidate_that_cannot_be_made_is_refused_free_of_charge(at: Desk, prompts: Any) -> None:
+def test_a_candidate_that_cannot_be_made_is_refused_free_of_charge(untouched: Desk, prompts: Any) -> None:
     with pytest.raises(PromptUpdateError):
-        at.evaluate(prompts=prompts)
-    assert at.ledger.spent == 0
-    assert len(at.store.runs()) == 2
+        untouched.evaluate(prompts=prompts)
+    assert untouched.ledger.spent == 0
+    assert len(untouched.store.runs()) == 2
 
 
 def test_candidates_evaluated_at_once_do_not_touch_each_other(at: Desk) -> None:
@@ -586,9 +593,9 @@ def test_the_agent_cannot_know_of_runs_on_the_test_set(at: Desk) -> None:
 
 
 @pytest.mark.parametrize("run_id", ["r99", "", None, 1, ["r1"]])
-def test_an_unknown_run_is_refused_with_the_known_ones(at: Desk, run_id: Any) -> None:
+def test_an_unknown_run_is_refused_with_the_known_ones(untouched: Desk, run_id: Any) -> None:
     with pytest.raises(UnknownRunError, match="r1, r2"):
-        at.bench.tools.run_data(run_id)
+        untouched.bench.tools.run_data(run_id)
 
 
 def test_the_status_says_where_the_optimization_stands(at: Desk) -> None:
@@ -790,10 +797,10 @@ def test_a_submission_with_every_step_is_taken_in_the_programs_order(at: Desk) -
     ],
 )
 def test_a_submission_that_is_not_complete_is_refused_with_all_that_is_wrong(
-    at: Desk, submitted: Any, said: str
+    untouched: Desk, submitted: Any, said: str
 ) -> None:
     with pytest.raises(SubmissionError, match=said):
-        at.bench.submission.prompts_in({"optimized_dspy_program": submitted})
+        untouched.bench.submission.prompts_in({"optimized_dspy_program": submitted})
 
 
 # events
@@ -902,12 +909,12 @@ HUGE = 10**6
         (lambda at: at.bench.tools.run_data(["r"] * HUGE), "there is no run"),
     ],
 )
-def test_what_is_too_large_is_refused_in_few_words(at: Desk, call: Callable[[Desk], Any], said: str) -> None:
+def test_what_is_too_large_is_refused_in_few_words(untouched: Desk, call: Callable[[Desk], Any], said: str) -> None:
     with pytest.raises(AgentError, match=re.escape(said)) as refused:
-        call(at)
+        call(untouched)
     assert len(str(refused.value)) < 1500
-    assert at.ledger.spent == 0
-    assert at.store.path.with_name(at.store.path.name + "-wal").stat().st_size < 2**20
+    assert untouched.ledger.spent == 0
+    assert untouched.store.path.with_name(untouched.store.path.name + "-wal").stat().st_size < 2**20
 
 
 @pytest.mark.parametrize(
@@ -921,10 +928,10 @@ def test_what_is_too_large_is_refused_in_few_words(at: Desk, call: Callable[[Des
     ],
 )
 def test_a_submission_that_is_too_large_is_refused_in_few_words(
-    at: Desk, submitted: Callable[[], Any], said: str
+    untouched: Desk, submitted: Callable[[], Any], said: str
 ) -> None:
     with pytest.raises(SubmissionError, match=said) as refused:
-        at.bench.submission.prompts_in({"optimized_dspy_program": submitted()})
+        untouched.bench.submission.prompts_in({"optimized_dspy_program": submitted()})
     assert len(str(refused.value)) < 1500
 
 

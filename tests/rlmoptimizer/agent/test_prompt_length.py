@@ -12,6 +12,8 @@ from desk import Desk, desk
 
 from rlmoptimizer import PromptUpdateError, SubmissionError
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+
 SUBMIT = f"SUBMIT(optimized_dspy_program={ {'topic': toy.FIX, 'reply': 'Answer by the topic.'} })"
 WAYS: dict[str, Callable[[Desk, dict[str, str]], Any]] = {
     "update_prompt": lambda at, prompts: [at.bench.tools.update_prompt(*one) for one in prompts.items()],

@@ -18,6 +18,9 @@ from rlmoptimizer.agent.agent_signature import agent_instructions
 from rlmoptimizer.agent.rlm_agent import Agent
 from rlmoptimizer.agent.tools import AgentTools
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+KERNEL = toy.KERNEL  # of the tests in which it has a part
+
 PROMPTS = {"topic": toy.FIX, "reply": "Answer by the topic."}
 SUBMIT = f"SUBMIT(optimized_dspy_program={PROMPTS!r})"
 TOOLS = (
@@ -35,13 +38,47 @@ def local() -> Any:
     return dspy.LocalInterpreter()
 
 
-# the prompt
+SPENT = "print(optimization_status()['spent_budget'])"
+WRONG_CALLS = {
+    "evaluate_program(splitt='val')": "evaluate_program",
+    "update_prompt('topic')": "text",
+    "run_data()": "run_id",
+    "evaluate_program(ids='99')": "SelectionError",
+    "run_data('r99')": "UnknownRunError",
+    "update_prompt('nobody', 'x')": "PromptUpdateError",
+    "evaluate_program(limit=0)": "SelectionError",
+}
+WRONG_PROMPTS = ("llm_query(3)", "llm_query('')", "llm_query_batched('abc')", "llm_query_batched(['a', None])")
+CELLS = {
+    **{call: f"print('before')\n{call}" for call in WRONG_CALLS},
+    **{call: f"try:\n    {call}\nexcept (TypeError, ValueError) as e:\n    print(e)" for call in WRONG_PROMPTS},
+    "caught": "try:\n    evaluate_program(ids='99')\nexcept Exception as e:\n    print(type(e).__name__, '|', e)",
+    "spent": SPENT,
+    "prompts": "print(llm_query('a'), llm_query_batched(['b', 'c', 'd']), llm_query_batched([]))",
+    "keys": "print(sorted(run_data('r1')), sorted(run_data('r1')['examples'][0]))",
+    "help": "\n".join(f"help({name})" for name in TOOLS),
+}
 
 
 @pytest.fixture(scope="module")
-def first_request() -> Asked:
+def work() -> tuple[Any, ScriptedRootLM]:
+    """All of the cells, one after the other in one kernel."""
+    return toy.compiled([*CELLS.values(), SUBMIT], rlm_max_iterations=len(CELLS) + 1)
+
+
+@pytest.fixture(scope="module")
+def seen(work: tuple[Any, ScriptedRootLM]) -> dict[str, str]:
+    """What the agent sees of each of them."""
+    return {name: turn["output"] for name, turn in zip(CELLS, work[0].agent_trajectory, strict=False)}
+
+
+@pytest.fixture(scope="module")
+def first_request(work: tuple[Any, ScriptedRootLM]) -> Asked:
     """What the root LM is asked first."""
-    return toy.compiled([SUBMIT])[1].seen[0]
+    return work[1].seen[0]
+
+
+# the prompt
 
 
 @pytest.mark.smoke
@@ -68,12 +105,10 @@ def test_the_kernels_rules_stand_in_every_request_once(first_request: Asked) -> 
     assert first_request.instructions.count("persistent IPython kernel") == 1
 
 
-def test_the_request_shows_the_result_of_a_run_as_it_is() -> None:
-    root = ScriptedRootLM(["print(sorted(run_data('r1')), sorted(run_data('r1')['examples'][0]))", SUBMIT])
-    result = toy.optimizer(root).compile(toy.Triage(), trainset=toy.trainset(), metric=toy.metric, valset=toy.valset())
-    shown = re.findall(r"'(\w+)'", result.agent_trajectory[0]["output"])
+def test_the_request_shows_the_result_of_a_run_as_it_is(seen: dict[str, str], first_request: Asked) -> None:
+    shown = re.findall(r"'(\w+)'", seen["keys"])
     assert len(shown) == 10 + 10
-    told = root.seen[0].instructions.partition("- `evaluate_program(")[2].partition("- `run_data(")[0]
+    told = first_request.instructions.partition("- `evaluate_program(")[2].partition("- `run_data(")[0]
     for key in (*shown, "remaining_budget", "step_index", "step_name", "signature_name", "inputs", "outputs"):
         assert re.search(rf"\b{key}\b", told), key
 
@@ -91,7 +126,7 @@ def test_a_new_work_is_told_its_variables_whole_and_nothing_of_an_interruption(f
     for name in ("program_steps", "baseline_runs", "task_facts"):
         assert f"`{name}`" in told
     assert '"prompt": "Say what the message is about."' in told
-    assert '"max_turns": 8' in told
+    assert f'"max_turns": {len(CELLS) + 1}' in told
     assert "previous_trajectory" not in first_request.text
     assert "work_so_far" not in first_request.text
 
@@ -105,9 +140,8 @@ def test_a_long_variable_is_shown_without_its_middle() -> None:
     assert len(shown) < 12_000
 
 
-def test_help_shows_a_tools_real_signature_and_description() -> None:
-    result, _ = toy.compiled(["\n".join(f"help({name})" for name in TOOLS), SUBMIT])
-    shown = result.agent_trajectory[0]["output"]
+def test_help_shows_a_tools_real_signature_and_description(seen: dict[str, str]) -> None:
+    shown = seen["help"]
     # A long signature is one line up to Python 3.12, and a line for each parameter from then on.
     flat = " ".join(shown.split()).replace("( ", "(")
     assert "evaluate_program(split='train', limit=None, ids=None, sample='first', sample_seed=None" in flat
@@ -118,7 +152,7 @@ def test_help_shows_a_tools_real_signature_and_description() -> None:
 # tools as the agent calls them
 
 
-@pytest.mark.parametrize("kernel", [toy.KERNEL, local], ids=["kernel", "local"])
+@pytest.mark.parametrize("kernel", [KERNEL, local], ids=["kernel", "local"])
 def test_tools_take_positional_and_keyword_arguments(kernel: Any) -> None:
     result, _ = toy.compiled(
         [
@@ -132,47 +166,27 @@ def test_tools_take_positional_and_keyword_arguments(kernel: Any) -> None:
     assert [turn["output"].strip() for turn in result.agent_trajectory[:3]] == ["2 3", "True True", "50.0 50.0"]
 
 
-@pytest.mark.parametrize(
-    ("call", "said"),
-    [
-        ("evaluate_program(splitt='val')", "evaluate_program"),
-        ("update_prompt('topic')", "text"),
-        ("run_data()", "run_id"),
-        ("evaluate_program(ids='99')", "SelectionError"),
-        ("run_data('r99')", "UnknownRunError"),
-        ("update_prompt('nobody', 'x')", "PromptUpdateError"),
-        ("evaluate_program(limit=0)", "SelectionError"),
-    ],
-)
-def test_a_wrong_call_is_told_to_the_agent_and_costs_nothing(call: str, said: str) -> None:
-    result, _ = toy.compiled([f"print('before')\n{call}", "print(optimization_status()['spent_budget'])", SUBMIT])
-    assert said in result.agent_trajectory[0]["output"]
-    assert result.agent_trajectory[1]["output"].strip() == "0"
+@pytest.mark.parametrize("call", WRONG_CALLS)
+def test_a_wrong_call_is_told_to_the_agent_and_costs_nothing(seen: dict[str, str], call: str) -> None:
+    assert WRONG_CALLS[call] in seen[call]
+    assert seen["spent"].strip() == "0"
 
 
-def test_a_refusal_has_the_same_class_name_in_the_kernel_and_no_traceback_of_the_host() -> None:
-    code = "try:\n    evaluate_program(ids='99')\nexcept Exception as e:\n    print(type(e).__name__, '|', e)"
-    result, _ = toy.compiled([code, "evaluate_program(ids='99')", SUBMIT])
-    assert result.agent_trajectory[0]["output"].startswith("SelectionError | ")
-    for turn in result.agent_trajectory[:2]:
-        assert "rlmoptimizer" not in turn["output"]
-        assert "workbench" not in turn["output"]
+def test_a_refusal_has_the_same_class_name_in_the_kernel_and_no_traceback_of_the_host(seen: dict[str, str]) -> None:
+    assert seen["caught"].startswith("SelectionError | ")
+    for output in (seen["caught"], seen["evaluate_program(ids='99')"]):
+        assert "rlmoptimizer" not in output
+        assert "workbench" not in output
 
 
-@pytest.mark.parametrize(
-    "call", ["llm_query(3)", "llm_query('')", "llm_query_batched('abc')", "llm_query_batched(['a', None])"]
-)
-def test_a_prompt_that_is_none_is_refused_before_it_is_paid(call: str) -> None:
-    code = f"try:\n    {call}\nexcept (TypeError, ValueError) as e:\n    print(e)"
-    result, _ = toy.compiled([code, "print(optimization_status()['spent_budget'])", SUBMIT])
-    assert "nothing was spent" in result.agent_trajectory[0]["output"]
-    assert result.agent_trajectory[1]["output"].strip() == "0"
+@pytest.mark.parametrize("call", WRONG_PROMPTS)
+def test_a_prompt_that_is_none_is_refused_before_it_is_paid(seen: dict[str, str], call: str) -> None:
+    assert "nothing was spent" in seen[call]
+    assert seen["spent"].strip() == "0"
 
 
-def test_prompts_are_answered_in_order() -> None:
-    code = "print(llm_query('a'), llm_query_batched(['b', 'c', 'd']), llm_query_batched([]))"
-    result, _ = toy.compiled([code, SUBMIT])
-    assert result.agent_trajectory[0]["output"].strip() == "heard: a ['heard: b', 'heard: c', 'heard: d'] []"
+def test_prompts_are_answered_in_order(seen: dict[str, str]) -> None:
+    assert seen["prompts"].strip() == "heard: a ['heard: b', 'heard: c', 'heard: d'] []"
 
 
 # how dspy.RLM is extended
@@ -202,7 +216,7 @@ def refused_then_mended(kernel: Any) -> Any:
     return toy.compiled(turns, kernel=kernel)[0]
 
 
-@pytest.mark.parametrize("kernel", [toy.KERNEL, local], ids=["kernel", "local"])
+@pytest.mark.parametrize("kernel", [KERNEL, local], ids=["kernel", "local"])
 def test_a_refused_submission_is_told_and_can_be_mended(kernel: Any) -> None:
     result = refused_then_mended(kernel)
     assert "SubmissionError" in result.agent_trajectory[0]["output"]
@@ -212,7 +226,7 @@ def test_a_refused_submission_is_told_and_can_be_mended(kernel: Any) -> None:
 
 def test_a_refused_submission_can_be_mended_within_the_cell() -> None:
     code = f"try:\n    SUBMIT(optimized_dspy_program={{}})\nexcept Exception as e:\n    print(e)\n    {SUBMIT}"
-    result, _ = toy.compiled([code])
+    result, _ = toy.compiled([code], kernel=KERNEL)
     assert len(result.agent_trajectory) == 1
     assert result.optimized_dspy_program == PROMPTS
 

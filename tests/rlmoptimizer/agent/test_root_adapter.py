@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import dspy
@@ -13,6 +14,9 @@ from offline import Asked, ScriptedRootLM, field_lm, text_lm
 from responses_server import ResponsesServer, turn
 
 from rlmoptimizer import RLMDocstringOptimizer
+
+pytestmark = pytest.mark.usefixtures("plain_repl")
+KERNEL = toy.KERNEL  # of the tests in which it has a part
 
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 LOOK = "print(len(run_data('r1')['examples']))"
@@ -43,7 +47,6 @@ class Noting(dspy.Module):
 
 
 ADAPTERS: dict[str, Any] = {
-    "none": None,
     "chat": dspy.ChatAdapter(use_json_adapter_fallback=False),
     "json": dspy.JSONAdapter(),
     "xml": dspy.XMLAdapter(),
@@ -68,17 +71,23 @@ def requests_under(adapter: Any, seen: set[Any] | None = None, **options: Any) -
     return root.requests
 
 
+@functools.cache
+def requests_without(multiturn: bool) -> list[lm15.Request]:
+    """The same when `dspy.settings` has none."""
+    return requests_under(None, rlm_multiturn_history=multiturn)
+
+
 def compiled(root: ScriptedRootLM, *, metric: Any, student: Any, **options: Any) -> tuple[Any, ScriptedRootLM]:
     optimizer = toy.optimizer(root, rlm_max_iterations=2, **options)
     return optimizer.compile(student, trainset=DATA, metric=metric), root
 
 
 @pytest.mark.parametrize("multiturn", [False, True])
-@pytest.mark.parametrize("name", [name for name in ADAPTERS if name != "none"])
+@pytest.mark.parametrize("name", ADAPTERS)
 def test_the_programs_adapter_does_not_reach_the_agent(name: str, multiturn: bool) -> None:
     seen: set[Any] = set()
     requests = requests_under(ADAPTERS[name], seen, rlm_multiturn_history=multiturn)
-    plain = requests_under(None, rlm_multiturn_history=multiturn)
+    plain = requests_without(multiturn)
     assert [(request.system, request.messages) for request in requests] == [
         (request.system, request.messages) for request in plain
     ]
@@ -139,7 +148,12 @@ def test_sub_agents_have_the_agents_format_too() -> None:
 
         with dspy.context(adapter=adapter):
             result, _ = compiled(
-                root, metric=lambda gold, made: 0.5, student=Noting(set()), sub_lm=field_lm(answer), sub_agents=True
+                root,
+                metric=lambda gold, made: 0.5,
+                student=Noting(set()),
+                sub_lm=field_lm(answer),
+                sub_agents=True,
+                kernel=KERNEL,
             )
         assert result.agent_trajectory[0]["output"].strip() == "fine"
     assert said[0] == said[1]

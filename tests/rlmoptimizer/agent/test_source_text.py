@@ -18,6 +18,8 @@ from offline import ScriptedRootLM
 
 from rlmoptimizer.agent.source_text import metric_source, program_source
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+
 
 class Verdict(dspy.Signature):
     """Judge the claim."""

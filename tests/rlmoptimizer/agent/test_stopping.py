@@ -26,6 +26,9 @@ from rlmoptimizer.errors import OptimizationEnded, TimeExceededError
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+KERNEL = toy.KERNEL  # of the tests in which it has a part
+
 FIX = {"topic": toy.FIX}
 FIXED = {"topic": toy.FIX, "reply": "Answer by the topic."}
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
@@ -312,7 +315,8 @@ def test_the_cell_is_interrupted_at_the_deadline(
 ) -> None:
     code = "print(evaluate_program(ids='1')['score'])\nwhile True: pass"
     with caplog.at_level(logging.WARNING, "rlmoptimizer"):
-        result, root = toy.compiled([code], metric=late(clocked(monkeypatch), 6 + 4 + 1), max_seconds=3600)
+        metric = late(clocked(monkeypatch), 6 + 4 + 1)
+        result, root = toy.compiled([code], metric=metric, max_seconds=3600, kernel=KERNEL)
     assert len(root.seen) == 1
     assert "KeyboardInterrupt" in result.agent_trajectory[0]["output"]
     assert result.optimization_result.stop_reason == "max_seconds"
@@ -335,7 +339,8 @@ while True:
         pass
 """
     with caplog.at_level(logging.WARNING, "rlmoptimizer"):
-        result, root = toy.compiled([code], metric=late(clocked(monkeypatch), 6 + 4 + 1), max_seconds=3600)
+        metric = late(clocked(monkeypatch), 6 + 4 + 1)
+        result, root = toy.compiled([code], metric=metric, max_seconds=3600, kernel=KERNEL)
     assert (len(root.seen), root.extracts) == (1, 0)
     assert result.optimized_dspy_program["topic"] == "Say what the message is about."
     assert "max_seconds=3600 is used up" in caplog.text

@@ -14,6 +14,8 @@ from offline import Asked, ScriptedRootLM, field_lm
 from rlmoptimizer.outcome.optimization_result import OptimizationResult
 from rlmoptimizer.store.store_reader import StoreReader
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 REQUESTS = """
 for step in program_steps:

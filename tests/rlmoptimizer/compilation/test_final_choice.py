@@ -15,6 +15,8 @@ from priced import by_call, priced_fields
 from rlmoptimizer.events import FellBack
 from rlmoptimizer.store.store_reader import StoreReader
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+
 WORSE = "Say nothing but the word nothing."
 
 

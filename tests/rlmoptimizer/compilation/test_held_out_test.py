@@ -20,6 +20,9 @@ from rlmoptimizer import InvalidSetup
 from rlmoptimizer.show.log_lines import printable_logs
 from rlmoptimizer.store.store_reader import StoreReader
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+KERNEL = toy.KERNEL  # of the tests in which it has a part
+
 CANARY = "wombat"  # stands in every field of every test example and nowhere else
 CANARIES = (CANARY, toy.SECRET)
 FIX = f'update_prompt("topic", {toy.FIX!r})\nprint(evaluate_program("val")["score"])'
@@ -77,7 +80,7 @@ def test_nothing_of_it_begins_before_the_agent_and_its_kernels_are_gone(tmp_path
                 raise AssertionError("an example of the test ran before the kernel was gone")
         return respond(question)
 
-    class Interpreter(type(toy.KERNEL())):  # type: ignore[misc]
+    class Interpreter(type(KERNEL())):  # type: ignore[misc]
         def shutdown(self) -> None:
             assert not begun
             super().shutdown()
@@ -190,6 +193,7 @@ def test_nothing_of_its_rows_or_of_vals_is_in_any_request_kernel_message_event_l
                 metric=metric,
                 run_storage_dir=tmp_path / "runs",
                 verbose=True,
+                kernel=KERNEL,
             )
     finally:
         root_logger.removeHandler(handler)

@@ -76,7 +76,7 @@ def check_stopped(ran: Ran, directory: Path) -> None:
 
 def check_goes_on(directory: Path, *, again: int = 0) -> None:
     """It comes to the undisturbed result; `again` units were paid for what had begun and was not finished."""
-    result = finished(directory)
+    result = finished(directory, plain=True)
     assert result["optimized_dspy_program"]["topic"] == toy.FIX
     assert result["best_score"] == 100.0
     with StoreReader.open_in(directory) as store:

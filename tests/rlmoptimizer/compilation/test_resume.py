@@ -51,21 +51,29 @@ def resumed(directory: Path, turns: list[Any], **options: Any) -> tuple[Any, Scr
 # killed
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Counter[str]]:
+    """The result of a compile that nothing happened to, and the calls of its program."""
+    directory = tmp_path_factory.mktemp("undisturbed")
+    return finished(directory), Counter(lines_of(directory))
+
+
 @pytest.mark.parametrize("point", ["created", "baseline", "evaluation", "thinking", "sub-lm", "cell", "submitted"])
-def test_a_compile_that_was_killed_at_any_point_goes_on_to_the_same_result(point: str, tmp_path: Path) -> None:
-    undisturbed = finished(tmp_path / "undisturbed")
-    killed(tmp_path / "killed", point)
-    result = finished(tmp_path / "killed")
+def test_a_compile_that_was_killed_at_any_point_goes_on_to_the_same_result(
+    point: str, undisturbed: tuple[dict[str, Any], Counter[str]], tmp_path: Path
+) -> None:
+    expected, calls = undisturbed
+    killed(tmp_path, point)
+    result = finished(tmp_path)
     for name in ("optimized_dspy_program", "best_score", "best_run_id", "latest_run_id", "baseline_run_id"):
-        assert result[name] == undisturbed[name], name
-    assert [log["score"] for log in result["trial_logs"]] == [log["score"] for log in undisturbed["trial_logs"]]
-    with StoreReader.open_in(tmp_path / "killed") as store:
+        assert result[name] == expected[name], name
+    assert [log["score"] for log in result["trial_logs"]] == [log["score"] for log in expected["trial_logs"]]
+    with StoreReader.open_in(tmp_path) as store:
         spent = store.spent()
     # Not finished when it was killed: one example, and one prompt whose price was paid before it was sent.
     again = {"sub-lm": 1, "cell": 1}.get(point, 0)
     assert spent == 2 + 6 + 4 + 1 + 1 + again
-    calls = Counter(lines_of(tmp_path / "killed"))
-    assert calls == Counter(lines_of(tmp_path / "undisturbed"))
+    assert Counter(lines_of(tmp_path)) == calls
 
 
 def test_a_cell_that_was_cut_is_told_to_the_agent_and_counts_as_a_turn(tmp_path: Path) -> None:
@@ -88,6 +96,7 @@ def test_a_cell_that_was_cut_is_told_to_the_agent_and_counts_as_a_turn(tmp_path:
 # raised
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_an_example_nested_deeper_than_python_could_follow_is_optimized_on_and_gone_on_with(tmp_path: Path) -> None:
     def nested(word: str, levels: int = 400) -> list[dspy.Example]:
         value: Any = word
@@ -118,6 +127,7 @@ def test_an_agent_whose_lm_failed_goes_on_with_its_turns_runs_prompts_and_budget
     assert [log["run_id"] for log in result.trial_logs] == ["r1", "r2", "r3", "r4"]  # the last one is the final check
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_going_on_is_shown_and_kept_as_an_event(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     begun(tmp_path, ["evaluate_program(limit=4)"])
     assert "Going on" not in capfd.readouterr().err
@@ -129,6 +139,7 @@ def test_going_on_is_shown_and_kept_as_an_event(tmp_path: Path, capfd: pytest.Ca
         assert [event.data for event in store.events("CompileResumed")] == [{"turns": 1, "runs": 3, "left": 30}]
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_a_resume_says_what_it_found(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     begun(tmp_path, ["evaluate_program(limit=4)"])
     assert "RLMDocstringOptimizer: " not in capfd.readouterr().err
@@ -143,12 +154,14 @@ def test_a_resume_says_what_it_found(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert f"there was nothing to resume in {tmp_path / 'mistyped'}; a new one begins in" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_a_new_compile_has_nothing_behind_it(tmp_path: Path) -> None:
     result, root = resumed(tmp_path / "none yet", ["print([previous_trajectory, work_so_far])", SUBMIT])
     assert "[[], '']" in root.history
     assert len(result.agent_trajectory) == 2
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_without_turns_left_the_agent_is_only_asked_for_its_conclusion(tmp_path: Path) -> None:
     begun(tmp_path, [f"update_prompt('topic', {toy.FIX!r})"], rlm_max_iterations=2)
     with RunStore.open_in(tmp_path) as store:
@@ -163,6 +176,7 @@ def test_without_turns_left_the_agent_is_only_asked_for_its_conclusion(tmp_path:
     assert CUT_OUTPUT in root.history
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_a_turn_that_was_cut_is_counted_in_the_line_that_says_what_was_found(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,6 +189,7 @@ def test_a_turn_that_was_cut_is_counted_in_the_line_that_says_what_was_found(
     assert len(result.agent_trajectory) == turns + 1
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_without_turns_or_a_conclusion_the_best_run_is_taken(tmp_path: Path) -> None:
     begun(tmp_path, [f"evaluate_program('val', prompts={{'topic': {toy.FIX!r}}})"], rlm_max_iterations=2)
     with RunStore.open_in(tmp_path) as store:
@@ -192,6 +207,7 @@ def test_the_turns_and_the_sub_lm_prompts_of_earlier_processes_count(tmp_path: P
     assert "1/2" in root.seen[0].inputs["iteration"]
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_a_metric_that_has_worked_may_fail_on_all_examples_later(tmp_path: Path) -> None:
     begun(tmp_path, [])
 
@@ -207,6 +223,7 @@ def test_a_metric_that_has_worked_may_fail_on_all_examples_later(tmp_path: Path)
 # finished
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_a_baseline_whose_metric_failed_is_no_baseline_of_the_result(tmp_path: Path) -> None:
     works = False
 
@@ -227,6 +244,7 @@ def test_a_baseline_whose_metric_failed_is_no_baseline_of_the_result(tmp_path: P
         assert store.events("CompileFinished")[0].data["baseline_score"] == 0.5
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_a_finished_optimization_gives_its_result_at_once(tmp_path: Path) -> None:
     turns = [f"update_prompt('topic', {toy.FIX!r})\nevaluate_program('val')\nllm_query('x')", SUBMIT]
     first = toy.optimizer(ScriptedRootLM(turns), run_storage_dir=tmp_path).compile(toy.Triage(), **toy.arguments())
@@ -275,6 +293,14 @@ def other_metric(gold: Any, prediction: Any, trace: Any = None) -> float:
     return 1.0
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where an optimization has begun. Each test that is refused it leaves it as it was."""
+    directory = tmp_path_factory.mktemp("stopped")
+    begun(directory, [], kernel=dspy.LocalInterpreter)
+    return directory
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -299,26 +325,25 @@ def other_metric(gold: Any, prediction: Any, trace: Any = None) -> float:
         ({"student": larger()}, "student: 'check' is new"),
     ],
 )
-def test_whatever_is_not_the_same_is_named(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
-    begun(tmp_path, [])
-    store = tmp_path / "runs-0001.sqlite"
+def test_whatever_is_not_the_same_is_named(changed: dict[str, Any], said: str, stopped: Path) -> None:
+    store = stopped / "runs-0001.sqlite"
     before = store.read_bytes()
     with pytest.raises(InvalidSetup, match="cannot be resumed, because this is another one: ") as refused:
-        resumed(tmp_path, [], **changed)
+        resumed(stopped, [], **changed)
     assert said in str(refused.value)
     assert "resume=False to begin a new one" in str(refused.value)
     assert "message" not in str(refused.value).replace("more than", "")  # no word of any example
     assert store.read_bytes() == before
 
 
-def test_all_differences_are_named_at_once(tmp_path: Path) -> None:
-    begun(tmp_path, [])
+def test_all_differences_are_named_at_once(stopped: Path) -> None:
     with pytest.raises(InvalidSetup) as refused:
-        resumed(tmp_path, [], max_iterations=6, trainset=toy.trainset(3), metric=other_metric)
+        resumed(stopped, [], max_iterations=6, trainset=toy.trainset(3), metric=other_metric)
     for name in ("max_iterations", "trainset", "metric"):
         assert name in str(refused.value)
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_what_does_not_decide_the_result_may_change(tmp_path: Path) -> None:
     begun(tmp_path, [])
     others: dict[str, Any] = {"example_timeout": 60, "target_score": 99, "patience": 9, "max_seconds": 3600}
@@ -326,6 +351,7 @@ def test_what_does_not_decide_the_result_may_change(tmp_path: Path) -> None:
     assert result.best_score == 50.0
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_a_seed_that_was_drawn_is_used_again(tmp_path: Path) -> None:
     draw = "print(evaluate_program(limit=2, sample='random')['config']['sample_seed'])"
     begun(tmp_path, [draw], seed=None)
@@ -375,6 +401,7 @@ def test_resuming_needs_a_directory_and_true_or_false() -> None:
         toy.optimizer(ScriptedRootLM([])).compile(toy.Triage(), **toy.arguments(), resume=1)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_without_resume_a_new_store_is_made_beside_the_old_one_and_the_newest_is_resumed(tmp_path: Path) -> None:
     for _ in range(2):
         begun(tmp_path, [])
@@ -401,6 +428,7 @@ def test_a_metric_has_a_name_that_is_the_same_in_every_process(metric: Any, name
 # the best so far
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_the_best_program_so_far_is_there_while_the_compile_goes_on(tmp_path: Path) -> None:
     found: list[Any] = []
 
@@ -464,6 +492,7 @@ def test_what_is_kept_in_a_directory_that_cannot_be_written_to_is_read_there(end
         assert {path.name: path.read_bytes() for path in directory.iterdir()} == held
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_a_best_program_that_cannot_be_had_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(InvalidSetup, match="there is no run store in"):
         RLMDocstringOptimizer.best_program(toy.Triage(), tmp_path)

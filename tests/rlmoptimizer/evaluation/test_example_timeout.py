@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,17 @@ from hanging_server import HangingServer, hanging_lm
 from offline import Engine, ScriptedRootLM, asked, fields_text
 
 from kernel_bridge.threads.loop_thread import LoopThread
+from rlmoptimizer.evaluation import time_limit
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.time_limit import TimeLimit
 from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.store.store_reader import StoreReader
 from rlmoptimizer.task.dataset import build_dataset
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+
 SECONDS = 0.5  # where nothing has to keep the limit but what hangs, or what asks no LM
-LONG = 5.0  # where LMs that do answer must keep it, on a busy machine
+LONG = 5.0  # where LMs that do answer must keep it; with `patience` nobody waits for so long
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 ENGINE = Engine(lambda request: fields_text(toy.respond(asked(request))))
 REPLY = "Answer by the topic."  # of the second step
@@ -52,12 +56,38 @@ def warm() -> None:
         at.score(toy.Triage(), rows(1))
 
 
+class Patience:
+    """In place of the clock of example_timeout: the time of an example is up once it waits for a server that hangs.
+
+    For one example at a time.
+    """
+
+    def __init__(self) -> None:
+        self.server: HangingServer | None = None
+        self._given_up = 0
+
+    def wait(self, outcomes: Sequence[Future[Any]], seconds: float) -> None:
+        assert seconds == LONG
+        while not outcomes[0].done():
+            if self.server is not None and self.server.hung > self._given_up:
+                self._given_up += 1
+                return
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> Patience:
+    patience = Patience()
+    monkeypatch.setattr(time_limit, "wait", patience.wait)
+    return patience
+
+
 # hung LM calls
 
 
-def test_a_hung_call_makes_a_row_with_the_steps_that_ended_and_takes_no_place_away() -> None:
+def test_a_hung_call_makes_a_row_with_the_steps_that_ended_and_takes_no_place_away(patience: Patience) -> None:
     hung = WAITS, ("message 3 ",)
-    with hanging_lm(ENGINE, *hung) as (_, lm), Evaluator(toy.metric, lm, 1, example_timeout=LONG) as at:
+    with hanging_lm(ENGINE, *hung) as (patience.server, lm), Evaluator(toy.metric, lm, 1, example_timeout=LONG) as at:
         results = at.score(toy.Triage(), rows())
         assert [(result.error_kind, result.score) for result in results] == [
             (None, 1.0),
@@ -76,12 +106,15 @@ def test_a_hung_call_makes_a_row_with_the_steps_that_ended_and_takes_no_place_aw
         assert results[3].steps == ()
 
 
-def test_what_comes_late_is_dropped_and_asks_for_nothing_more(wait_until: Callable[..., None]) -> None:
+def test_what_comes_late_is_dropped_and_asks_for_nothing_more(
+    patience: Patience, wait_until: Callable[..., None]
+) -> None:
     delivered: list[ExampleResult] = []
     with (
         hanging_lm(ENGINE, ("message 2 ", "topic")) as (server, lm),
-        Evaluator(toy.metric, lm, 2, example_timeout=SECONDS) as at,
+        Evaluator(toy.metric, lm, 1, example_timeout=LONG) as at,
     ):
+        patience.server = server
         at.score(toy.Triage(), rows(3), on_results=delivered.extend)
         assert at._limit.left == 1
         server.release()
@@ -92,35 +125,26 @@ def test_what_comes_late_is_dropped_and_asks_for_nothing_more(wait_until: Callab
         assert len(asked_for_reply) == 2  # the late example was stopped before its second step
 
 
-def test_a_late_call_is_counted_as_long_as_the_compile_lasts() -> None:
+def test_a_late_call_is_counted_as_long_as_the_compile_lasts(patience: Patience) -> None:
     with hanging_lm(ENGINE, WAITS) as (server, lm):
+        patience.server = server
 
         def releasing(_: Any) -> str:
-            before = len(server.calls)
             server.release()
-            late.wait_until(lambda: len(server.calls) > before)
+            for thread in threading.enumerate():
+                if thread.name == "rlmoptimizer-example":  # it was left behind
+                    thread.join(60)
             return SUBMIT
 
-        late = Waiting()
-        result, _ = toy.compiled([releasing], val=0, eval_lm=lm, example_timeout=LONG, trainset=toy.trainset(3))
+        options: dict[str, Any] = {"eval_lm": lm, "example_timeout": LONG, "num_threads": 1}
+        result, _ = toy.compiled([releasing], val=0, trainset=toy.trainset(3), **options)
         assert [log["error_count"] for log in result.trial_logs] == [1]
         assert result.usage["eval"]["calls"] == 6
 
 
-class Waiting:
-    """Looks until something that another thread brings about is so."""
-
-    def wait_until(self, holds: Callable[[], bool]) -> None:
-        for _ in range(3000):
-            if holds():
-                return
-            threading.Event().wait(0.01)
-        raise AssertionError("it never came")
-
-
-def test_a_row_that_ran_out_of_time_is_paid_and_shown_to_the_agent(tmp_path: Path) -> None:
-    with hanging_lm(ENGINE) as (server, lm), desk(tmp_path, val=None, lm=lm, example_timeout=LONG) as at:
-        server.hanging = (WAITS,)
+def test_a_row_that_ran_out_of_time_is_paid_and_shown_to_the_agent(tmp_path: Path, patience: Patience) -> None:
+    with hanging_lm(ENGINE) as (server, lm), desk(tmp_path, val=None, lm=lm, threads=1, example_timeout=LONG) as at:
+        patience.server, server.hanging = server, (WAITS,)
         answer = at.evaluate(ids="1-3")
         assert (answer["score"], answer["evaluated_count"], answer["remaining_budget"]) == (33.33, 3, 97)
         (row,) = [row for row in answer["examples"] if row["example_id"] == "3"]
@@ -132,9 +156,9 @@ def test_a_row_that_ran_out_of_time_is_paid_and_shown_to_the_agent(tmp_path: Pat
         assert (state.spent, state.reserved) == (6, 0)
 
 
-def test_of_a_run_on_val_only_totals_tell_of_it(tmp_path: Path) -> None:
-    with hanging_lm(ENGINE) as (server, lm), desk(tmp_path, lm=lm, example_timeout=LONG) as at:
-        server.hanging = (("message 2 ",),)
+def test_of_a_run_on_val_only_totals_tell_of_it(tmp_path: Path, patience: Patience) -> None:
+    with hanging_lm(ENGINE) as (server, lm), desk(tmp_path, lm=lm, threads=1, example_timeout=LONG) as at:
+        patience.server, server.hanging = server, (("message 2 ",),)
         answer = at.evaluate("val")
         assert (answer["score"], answer["evaluated_count"], answer["examples"]) == (25.0, 4, [])
         assert "1 with an error" in answer["summary_line"]
@@ -376,10 +400,10 @@ def test_a_halt_ends_the_wait_for_those_that_were_left_behind(loop: LoopThread, 
     assert limit.left == 1
 
 
-def test_hung_examples_leave_the_rest_of_a_compile_as_it_was() -> None:
-    with hanging_lm(ENGINE, WAITS) as (_, lm):
+def test_hung_examples_leave_the_rest_of_a_compile_as_it_was(patience: Patience) -> None:
+    with hanging_lm(ENGINE, WAITS) as (patience.server, lm):
         fix = f"update_prompt('topic', {toy.FIX!r}); print(evaluate_program()['score'])"
-        result, root = toy.compiled([fix, SUBMIT], val=0, eval_lm=lm, example_timeout=LONG)
+        result, root = toy.compiled([fix, SUBMIT], val=0, eval_lm=lm, example_timeout=LONG, num_threads=1)
         assert result.agent_trajectory[0]["output"].strip() == "83.33"
         assert isinstance(root, ScriptedRootLM)
         assert result.trial_logs[-1]["remaining_budget"] == 24

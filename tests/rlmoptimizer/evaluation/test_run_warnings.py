@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import toy
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+
 SUBMIT = 'SUBMIT(optimized_dspy_program=optimization_status()["current_prompts"])'
 
 

@@ -17,6 +17,8 @@ from rlmoptimizer.evaluation.wait_monitor import Pending, Waited, WaitMonitor
 from rlmoptimizer.events import Event, StillWaiting
 from rlmoptimizer.show.display import Display
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+
 TIMEOUT = 100
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 

@@ -25,6 +25,8 @@ from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.lms.cache_space import cache_space, rollout_space
 from rlmoptimizer.task.dataset import build_dataset
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 
 

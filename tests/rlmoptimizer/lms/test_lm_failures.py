@@ -18,6 +18,9 @@ from offline import Asked, ScriptedRootLM, field_lm
 from rlmoptimizer.errors import notes_of
 from rlmoptimizer.store.store_reader import StoreReader
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+KERNEL = toy.KERNEL  # of the tests in which it has a part
+
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 ERRORS = {
     "rate_limit": "LMRateLimitError",
@@ -134,7 +137,7 @@ def test_when_all_of_them_fail_the_tool_raises_with_the_cause_and_nothing_is_spe
         mends(server, f"run = {ask}\nprint(run['run_id'], run['score'], run['remaining_budget'])"),
         SUBMIT,
     ]
-    result = compiled(server, turns, kind=kind)
+    result = compiled(server, turns, kind=kind, kernel=KERNEL)
     refused, spent = outputs(result)[0].splitlines()[0], outputs(result)[0].splitlines()[-1]
     assert refused.startswith("LMUnavailable the LM that runs the program failed on all 3 examples of run r3")
     assert ERRORS[kind] in refused
@@ -244,7 +247,7 @@ def test_a_sub_lm_that_cannot_be_reached_is_told_to_the_agent_each_time_and_to_i
     ask = "for text in ('one', 'two'):\n    try: llm_query(text)\n    except Exception as e: print(type(e).__name__)"
     with FlakyServer(toy.eval_lm().engine) as server:
         server.kind, server.failing = kind, ("one", "two")
-        result, _ = toy.compiled([ask, SUBMIT], sub_lm=reached(server, kind=kind, model="openai/sub"))
+        result, _ = toy.compiled([ask, SUBMIT], sub_lm=reached(server, kind=kind, model="openai/sub"), kernel=KERNEL)
     assert result.agent_trajectory[0]["output"].split() == [ERRORS[kind]] * 2
     (said,) = [record.getMessage() for record in caplog.records if "sub-LM" in record.getMessage()]
     assert ERRORS[kind] in said

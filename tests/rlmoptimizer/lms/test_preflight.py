@@ -16,6 +16,8 @@ from priced import priced_text
 from rlmoptimizer import InvalidSetup
 from rlmoptimizer.lms.preflight import why_keyless, why_unpriced
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 
 

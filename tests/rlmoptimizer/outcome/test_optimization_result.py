@@ -23,6 +23,8 @@ from offline import Asked, field_lm
 from rlmoptimizer import InvalidSetup, OptimizationResult
 from rlmoptimizer.store.store_reader import StoreReader
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+
 TURNS = [
     "evaluate_program(limit=3, prompts={'topic': 'Perhaps one word.'})",
     "evaluate_program(prompts={'topic': 'In one word.'})",

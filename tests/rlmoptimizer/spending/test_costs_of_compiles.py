@@ -19,6 +19,9 @@ from rlmoptimizer import CostLimitReached, InvalidSetup
 from rlmoptimizer.records import LMCall, Role
 from rlmoptimizer.store.run_store import RunStore
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+KERNEL = toy.KERNEL  # of the tests in which it has a part
+
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 
 
@@ -73,7 +76,7 @@ BASELINE = 0.20  # dollars: ten examples, two calls each
 def test_what_each_role_used_and_cost_is_in_the_result_the_events_and_the_store(tmp_path: Path) -> None:
     eval_lm, sub_lm = priced_fields(toy.respond, "eval"), priced_text(lambda prompt: "two words", "sub")
     code = "llm_query('what is this?'); llm_query_batched(['a b', 'c']); evaluate_program(limit=3)"
-    result, root = compiled([code, SUBMIT], eval_lm=eval_lm, sub_lm=sub_lm, run_storage_dir=tmp_path)
+    result, root = compiled([code, SUBMIT], eval_lm=eval_lm, sub_lm=sub_lm, run_storage_dir=tmp_path, kernel=KERNEL)
     assert result.usage["root"]["calls"] == 2 == len(root.seen)
     assert result.usage["root"]["cost_usd"] == 0.02
     assert result.usage["sub"] == {
@@ -137,7 +140,7 @@ def test_what_sub_agents_ask_is_the_sub_lms() -> None:
 
     sub = priced_fields(fine, "sub", price=by_call(0.5))
     code = "import dspy; print(dspy.Predict('question -> answer')(question='q').answer)"
-    result, _ = compiled([code, SUBMIT], sub_lm=sub, sub_agents=True)
+    result, _ = compiled([code, SUBMIT], sub_lm=sub, sub_agents=True, kernel=KERNEL)
     assert outputs(result)[0] == "fine"
     assert result.usage["sub"]["cost_usd"] == 0.5
     assert result.usage["root"]["calls"] == 2
@@ -188,7 +191,7 @@ s = optimization_status()
 print(s['spent_budget'], len(s['runs']), s['cost_usd'])
 print(evaluate_program(limit=4)['evaluated_count'])
 """
-    result, _ = compiled([code, SUBMIT], max_cost_usd=BASELINE + 0.105)
+    result, _ = compiled([code, SUBMIT], max_cost_usd=BASELINE + 0.105, kernel=KERNEL)
     said = outputs(result)[0].splitlines()
     assert said == [
         "CostExceededError expected to cost $0.120, and $0.0950 of max_cost_usd are left; "
@@ -208,7 +211,7 @@ except Exception as e:
     print(type(e).__name__, e)
 print(optimization_status()['spent_budget'], len(llm_query_batched(['b'] * 3)))
 """
-    result, _ = compiled([code, SUBMIT], max_cost_usd=BASELINE + 0.055)
+    result, _ = compiled([code, SUBMIT], max_cost_usd=BASELINE + 0.055, kernel=KERNEL)
     assert outputs(result)[0].splitlines() == [
         "CostExceededError expected to cost $0.0400, and $0.0350 of max_cost_usd are left; send at most 3 prompts",
         "1 3",
@@ -281,7 +284,7 @@ def grab(n):
 with ThreadPoolExecutor(32) as pool:
     print(set(pool.map(grab, range(32))) - {None})
 """
-    result, _ = compiled(["llm_query('x')", code, SUBMIT], max_cost_usd=BASELINE + 0.20)
+    result, _ = compiled(["llm_query('x')", code, SUBMIT], max_cost_usd=BASELINE + 0.20, kernel=KERNEL)
     assert outputs(result)[1] == "{'CostExceededError'}"
     assert result.cost_usd <= BASELINE + 0.20 + 0.01  # the turn that submits
 

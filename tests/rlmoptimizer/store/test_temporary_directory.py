@@ -13,6 +13,8 @@ from child_process import Child, forked
 
 from rlmoptimizer.store.temporary_directory import temporary_directory
 
+pytestmark = pytest.mark.usefixtures("plain_repl")
+
 HOLDS_ONE = """
 import sys
 from rlmoptimizer.store.temporary_directory import temporary_directory
