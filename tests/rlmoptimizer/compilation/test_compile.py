@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -178,6 +179,7 @@ def test_the_ceiling_on_sub_lm_prompts_holds_beside_the_budget() -> None:
     assert said[3] == "1"
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_the_root_lm_answers_sub_lm_prompts_when_there_is_no_sub_lm() -> None:
     root = ScriptedRootLM(["print(llm_query('who are you?'))", SUBMIT], extract={"said": "the root"})
     result = toy.optimizer(root, sub_lm=None).compile(
@@ -187,6 +189,7 @@ def test_the_root_lm_answers_sub_lm_prompts_when_there_is_no_sub_lm() -> None:
     assert result.trial_logs[-1]["remaining_budget"] == 34
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_a_sub_lm_that_fails_is_told_to_the_agent_and_the_compile_goes_on() -> None:
     def fail(prompt: str) -> str:
         raise AuthError("no such key")
@@ -371,22 +374,32 @@ DEADLY = {
 }
 
 
-@pytest.mark.parametrize("name", DEADLY)
-def test_whatever_happens_to_the_kernel_the_compile_finishes_with_an_exact_ledger(name: str) -> None:
+IN_ONE_COMPILE = [
+    ["exit", "segfault", "kill"],
+    ["kill mid-tool"],
+    ["endless loop", "loop that keeps interrupts out"],
+    ["flood", "recursion", "system exit"],
+]
+assert sorted(itertools.chain(*IN_ONE_COMPILE)) == sorted(DEADLY)
+
+
+@pytest.mark.parametrize("names", IN_ONE_COMPILE, ids=", ".join)
+def test_whatever_happens_to_the_kernel_the_compile_finishes_with_an_exact_ledger(names: list[str]) -> None:
     # A cell that ends by itself must not be ended by a machine that stands still for a while.
-    kernel = KernelInterpreter.factory(
-        confinement="off", limits=Limits(cell_seconds=3.0 if "loop" in name else 100.0)
-    )
+    seconds = 3.0 if "endless loop" in names else 100.0
+    kernel = KernelInterpreter.factory(confinement="off", limits=Limits(cell_seconds=seconds))
+    turns = [turn for name in names for turn in (DEADLY[name], "print(kept)", SPENT)]
     result, _ = toy.compiled(
-        ["kept = evaluate_program(limit=2)['run_id']", DEADLY[name], "print(kept)", SPENT, SUBMIT], kernel=kernel
+        ["kept = evaluate_program(limit=2)['run_id']", *turns, SUBMIT], kernel=kernel, rlm_max_iterations=11
     )
-    said = outputs(result)
-    assert said[1]
-    assert said[2] == "r3"
-    spent = int(said[3])
+    said = outputs(result)[1:]
     evaluated = sum(log["evaluated_count"] for log in result.trial_logs if not log["baseline"])
-    assert spent == evaluated
-    assert result.trial_logs[-1]["remaining_budget"] == 34 - spent
+    for number in range(len(names)):
+        ended, kept, spent = said[3 * number : 3 * number + 3]
+        assert ended
+        assert kept == "r3"
+        assert int(spent) == evaluated
+    assert result.trial_logs[-1]["remaining_budget"] == 34 - evaluated
 
 
 def test_an_agent_that_kills_its_kernel_for_ever_gets_the_best_run_taken(caplog: pytest.LogCaptureFixture) -> None:
@@ -520,6 +533,7 @@ def test_nothing_is_left_of_a_compile_with_sub_agents(kernels_left: Left) -> Non
 # root LMs over HTTP
 
 
+@pytest.mark.usefixtures("plain_repl")
 @pytest.mark.parametrize("multiturn", [False, True])
 def test_a_responses_lm_is_told_only_what_is_new_in_every_turn(multiturn: bool) -> None:
     answers = [
@@ -543,6 +557,7 @@ def test_a_responses_lm_is_told_only_what_is_new_in_every_turn(multiturn: bool) 
     assert toy.SECRET not in str([call.body for call in calls])
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_with_multi_turn_history_a_chat_lm_gets_its_turns_as_a_conversation() -> None:
     _, root = toy.compiled(["print('first' + 'ly')", "print('second' + 'ly')", SUBMIT], rlm_multiturn_history=True)
     last = root.requests[-1]
@@ -554,6 +569,7 @@ def test_with_multi_turn_history_a_chat_lm_gets_its_turns_as_a_conversation() ->
 # programs and metrics of other kinds
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_an_async_program_with_an_async_metric_in_gepas_form_is_improved_too() -> None:
     class AsyncTriage(dspy.Module):
         def __init__(self) -> None:
@@ -580,6 +596,7 @@ def test_an_async_program_with_an_async_metric_in_gepas_form_is_improved_too() -
     assert outputs(result)[:2] == ["['was billing', 'was I believe that it is bug']", "100.0"]
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_step_names_are_right_in_nested_modules_loops_and_shared_signatures() -> None:
     shared = dspy.Signature("message -> topic", "Say what it is about.")
 
@@ -621,6 +638,7 @@ print(all(s["outputs"]["topic"].endswith(str(names.index(s["step_name"]))) for s
     ]
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_what_libraries_log_and_warn_of_in_a_compile_is_printable_and_bounded(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

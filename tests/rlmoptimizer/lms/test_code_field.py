@@ -19,21 +19,21 @@ def answer(code: str) -> str:
     return f"[[ ## reasoning ## ]]\nlook\n\n[[ ## code ## ]]\n```python\n{code}\n```\n\n[[ ## completed ## ]]"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[[ ## topic ## ]]\nbilling",
-        "[[ ## code ## ]]\nprint(2)",
-        "[[ ## completed ## ]]",
-        "No ```json please.",
-        "```\n{}\n```",
-        "```\n[[ ## topic ## ]]\n```",
-    ],
+QUOTES = (
+    "[[ ## topic ## ]]\nbilling",
+    "[[ ## code ## ]]\nprint(2)",
+    "[[ ## completed ## ]]",
+    "No ```json please.",
+    "```\n{}\n```",
+    "```\n[[ ## topic ## ]]\n```",
 )
-def test_a_prompt_that_quotes_marks_reaches_the_repl_whole(text: str) -> None:
-    code = f'text = """Before.\n{text}\nAfter."""\nprint(repr(text))'
-    result = toy.compiled([code, SUBMIT])[0]
-    assert result.agent_trajectory[0]["output"].strip() == repr(f"Before.\n{text}\nAfter.")
+
+
+def test_a_prompt_that_quotes_marks_reaches_the_repl_whole() -> None:
+    turns = [f'text = """Before.\n{text}\nAfter."""\nprint(repr(text))' for text in QUOTES]
+    result = toy.compiled([*turns, SUBMIT])[0]
+    shown = [turn["output"].strip() for turn in result.agent_trajectory[:-1]]
+    assert shown == [repr(f"Before.\n{text}\nAfter.") for text in QUOTES]
 
 
 def test_what_a_model_invents_after_its_answer_is_no_code() -> None:
