@@ -12,7 +12,7 @@ from stoppable import SUBMITTED, Ran, Running, finished, killed, lines_of
 
 from rlmoptimizer.store.store_reader import StoreReader
 
-OPTIONS: dict[str, Any] = {"test": 6, "unchecked": True}
+OPTIONS: dict[str, Any] = {"test": 6, "unchecked": True, "plain": True}  # of a kernel nothing is left by then
 SPENT = 2 + 6 + 4 + 1 + 1 + 4  # a turn's limit, a candidate on train, val, two prompts, and the final check
 
 
@@ -25,20 +25,21 @@ def comparable(result: dict[str, Any], *, seconds: bool = False) -> dict[str, An
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Counter[str]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """A result, and where it is kept."""
     directory = tmp_path_factory.mktemp("undisturbed")
     result = finished(directory, **OPTIONS)
     assert result["optimized_dspy_program"]["topic"] == SUBMITTED
     assert result["optimization_result"]["splits"]["test"]["result"] == 100.0
     assert result["optimization_result"]["splits"]["val"]["n"] == 4
-    return result, Counter(lines_of(directory))
+    return result, directory
 
 
 @pytest.mark.parametrize("point", ["final-check", "test", "submitted"])
 def test_one_that_is_killed_comes_to_the_equal_result_and_scores_nothing_twice(
-    point: str, undisturbed: tuple[dict[str, Any], Counter[str]], tmp_path: Path
+    point: str, undisturbed: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:
-    expected, lines = undisturbed
+    expected, whole = undisturbed
     killed(tmp_path, point, **OPTIONS)
     with StoreReader.open_in(tmp_path) as store:
         assert store.outcome() is None
@@ -53,13 +54,13 @@ def test_one_that_is_killed_comes_to_the_equal_result_and_scores_nothing_twice(
         assert len(store.iterations()) == turns  # the agent was not asked again
         assert [charge.amount for charge in store.charges() if charge.purpose == "final_check"] == [1] * 4
         assert store.spent("test") == 0
-    assert Counter(lines_of(tmp_path)) == lines
+    assert Counter(lines_of(tmp_path)) == Counter(lines_of(whole))
     assert set(result["optimization_result"]["seconds"]) == {"baseline", "agent", "final_check", "test"}
 
 
 @pytest.mark.parametrize("point", ["final-check", "test"])
 def test_ctrl_c_ends_it_at_once_and_the_next_process_goes_on(
-    point: str, undisturbed: tuple[dict[str, Any], Counter[str]], tmp_path: Path
+    point: str, undisturbed: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:
     expected, _ = undisturbed
     with Running(tmp_path, point, **OPTIONS) as running:
@@ -74,7 +75,6 @@ def test_ctrl_c_ends_it_at_once_and_the_next_process_goes_on(
         assert store.spent() == SPENT
 
 
-def test_a_finished_one_gives_the_very_same_again(tmp_path: Path) -> None:
-    first = finished(tmp_path, **OPTIONS)
-    again = finished(tmp_path, **OPTIONS)
-    assert again == first
+def test_a_finished_one_gives_the_very_same_again(undisturbed: tuple[dict[str, Any], Path]) -> None:
+    first, directory = undisturbed
+    assert finished(directory, **OPTIONS) == first

@@ -76,8 +76,9 @@ def test_a_compile_that_was_killed_at_any_point_goes_on_to_the_same_result(
     assert Counter(lines_of(tmp_path)) == calls
 
 
+@pytest.mark.usefixtures("plain_repl")
 def test_a_cell_that_was_cut_is_told_to_the_agent_and_counts_as_a_turn(tmp_path: Path) -> None:
-    killed(tmp_path, "evaluation")
+    killed(tmp_path, "evaluation", plain=True)
     with StoreReader.open_in(tmp_path) as store:
         cut = store.unfinished_iteration()
     result, root = resumed(
@@ -261,7 +262,7 @@ def test_a_finished_optimization_gives_its_result_at_once(tmp_path: Path) -> Non
 
 
 def test_a_submission_that_was_recorded_ends_it_without_the_agent(tmp_path: Path) -> None:
-    killed(tmp_path, "submitted")
+    killed(tmp_path, "submitted", plain=True)
     result, root = resumed(tmp_path, [], rlm_max_iterations=20)
     assert (result.optimized_dspy_program, root.seen) == (FIXED, [])
     assert result.agent_final_reasoning == "turn 6"
@@ -444,7 +445,7 @@ def test_the_best_program_so_far_is_there_while_the_compile_goes_on(tmp_path: Pa
 
 
 def test_the_best_program_so_far_is_there_after_the_process_was_killed(tmp_path: Path) -> None:
-    killed(tmp_path, "sub-lm")
+    killed(tmp_path, "sub-lm", plain=True)
     student = reworded()
     best = RLMDocstringOptimizer.best_program(student, str(tmp_path))
     assert (read_prompts(best), best.best_run_id, best.best_score) == (FIXED, "r5", 100.0)
@@ -467,6 +468,7 @@ if {ended!r}:
 """
 
 
+@pytest.mark.usefixtures("plain_repl")
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="directories cannot be closed to writing")
 @pytest.mark.parametrize("ended", [True, False], ids=["a finished optimization", "a killed one without its index"])
 def test_what_is_kept_in_a_directory_that_cannot_be_written_to_is_read_there(ended: bool) -> None:
@@ -476,7 +478,7 @@ def test_what_is_kept_in_a_directory_that_cannot_be_written_to_is_read_there(end
         if ended:
             resumed(directory, [SUBMIT])
         else:
-            killed(directory, "thinking")
+            killed(directory, "thinking", plain=True)
             (directory / "runs-0001.sqlite-shm").unlink()
         held = {path.name: path.read_bytes() for path in directory.iterdir()}
         if os.geteuid() == 0:  # whom no mode keeps from writing, so another user reads
