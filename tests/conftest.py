@@ -172,7 +172,7 @@ def nothing_left_by_the_test(request: pytest.FixtureRequest) -> Iterator[None]:
     _check_nothing_left(before, request.node.name)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def wait_until() -> Callable[..., None]:
     """`wait_until(predicate, what, seconds=60)`: returns once the predicate holds, fails with `what` if it never does.
 

@@ -159,6 +159,12 @@ def kept(file: Path, wait_until: Callable[..., None], code: str = "x = 1", **opt
     return file.read_bytes()
 
 
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory, wait_until: Callable[..., None]) -> bytes:
+    """A file as a kernel leaves it that has `x`."""
+    return kept(tmp_path_factory.mktemp("good") / "kept", wait_until)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -171,10 +177,10 @@ def kept(file: Path, wait_until: Callable[..., None], code: str = "x = 1", **opt
     ],
 )
 def test_a_file_that_is_torn_foreign_or_too_new_is_ignored_and_told(
-    spoil: Callable[[bytes], bytes], said: str, tmp_path: Path, wait_until: Callable[..., None]
+    spoil: Callable[[bytes], bytes], said: str, tmp_path: Path, good: bytes
 ) -> None:
     file = tmp_path / "kept"
-    file.write_bytes(spoil(kept(file, wait_until)))
+    file.write_bytes(spoil(good))
     with KernelInterpreter(checkpoint_file=file) as kernel:
         restored = kernel.restored
         assert restored is not None

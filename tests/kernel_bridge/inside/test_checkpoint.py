@@ -213,39 +213,57 @@ def test_functions_and_classes_with_annotations_that_name_nothing_are_kept(fresh
     assert fresh.run("f.__annotations__").text == "{'x': 'List[Row]', 'return': 'Row'}\n"
 
 
+# What a class has, whether its object is restored, and why not.
+UNWILLING = [
+    ("def __reduce__(self): raise ValueError('no')", False, "ValueError: no"),
+    ("def __reduce__(self): return (eval, ('1/0',))", False, "ZeroDivisionError"),
+    ("def __reduce__(self): return (exec, ('raise SystemExit',))", False, "SystemExit"),
+    ("def __reduce__(self): return 'no_such_name'", False, "no_such_name"),
+    ("def __setstate__(self, state): raise KeyError('set')", False, "KeyError"),
+    ("def __getattribute__(self, name): raise AttributeError(name)", False, ""),
+    ("def __sizeof__(self): import os; os._exit(3)", True, ""),
+    ("def __hash__(self): raise TypeError", True, ""),
+    ("def __eq__(self, other): import os; os._exit(3)", True, ""),
+    ("def __reduce__(self): global grown; grown = 1; return (int, ())", True, ""),
+]
+
+
+def test_objects_that_cannot_be_kept_cost_only_themselves() -> None:
+    check_what_is_kept(UNWILLING, Limits())
+
+
 @pytest.mark.parametrize(
-    ("code", "restored", "lost"),
+    "code",
     [
-        ("def __reduce__(self): raise ValueError('no')", {"C", "fine"}, {"bad": "ValueError: no"}),
-        ("def __reduce__(self):\n        while True: pass", {"C", "fine"}, {"bad": "longer than"}),
-        ("def __reduce__(self): import re; re.match('(a+)+$', 'a' * 40 + 'b')", {"C", "fine"}, {"bad": "longer than"}),
-        ("def __reduce__(self): return (eval, ('1/0',))", {"C", "fine"}, {"bad": "ZeroDivisionError"}),
-        ("def __reduce__(self): return (exec, ('raise SystemExit',))", {"C", "fine"}, {"bad": "SystemExit"}),
-        ("def __reduce__(self): return 'no_such_name'", {"C", "fine"}, {"bad": "no_such_name"}),
-        ("def __setstate__(self, state): raise KeyError('set')", {"C", "fine"}, {"bad": "KeyError"}),
-        ("def __setstate__(self, state):\n        while True: pass", {"C", "fine"}, {"bad": "longer than"}),
-        ("def __sizeof__(self): import os; os._exit(3)", {"C", "fine", "bad"}, {}),
-        ("def __hash__(self): raise TypeError", {"C", "fine", "bad"}, {}),
-        ("def __eq__(self, other): import os; os._exit(3)", {"C", "fine", "bad"}, {}),
-        ("def __getattribute__(self, name): raise AttributeError(name)", {"C", "fine"}, {"bad": ""}),
-        ("def __reduce__(self): global grown; grown = 1; return (int, ())", {"C", "fine", "bad"}, {}),
+        "def __reduce__(self):\n        while True: pass",
+        "def __reduce__(self): import re; re.match('(a+)+$', 'a' * 40 + 'b')",
+        "def __setstate__(self, state):\n        while True: pass",
     ],
 )
-def test_one_object_that_cannot_be_kept_costs_only_itself(
-    code: str, restored: set[str], lost: dict[str, str]
-) -> None:
-    # What never ends uses the time up that there is; what ends is not to be cut, however slow the machine.
-    limits = Limits(checkpoint_seconds=2.5) if "longer than" in lost.values() else Limits()
+def test_an_object_that_takes_all_the_time_there_is_costs_only_itself(code: str) -> None:
+    # It uses the time up; what ends is not to be cut, however slow the machine.
+    check_what_is_kept([(code, False, "longer than")], Limits(checkpoint_seconds=2.5))
+
+
+def check_what_is_kept(objects: list[tuple[str, bool, str]], limits: Limits) -> None:
     with KernelSession({"add": add}, confinement="off", limits=limits) as session:
         session.run("kept = 41")
-        made = "bad = C(); fine = [1]; g = (i for i in [1])"
-        session.run(f"class C:\n    def __init__(self): self.a = 1\n    {code}\n{made}")
+        made = [
+            f"class C{number}:\n    def __init__(self): self.a = 1\n    {code}\nbad{number} = C{number}(); "
+            f"fine{number} = [1]"
+            for number, (code, _, _) in enumerate(objects)
+        ]
+        assert session.run("\n".join([*made, "g = (i for i in [1])"])).failure is None
         death = session.run("import os; os._exit(9)").death
         assert death is not None
         assert death.reason == "it exited with status 9"
-        assert restored | {"kept"} <= set(death.restored)
-        for name, reason in {**lost, "g": "cannot pickle"}.items():
-            assert reason in death.lost[name]
+        assert {"kept"} <= set(death.restored)
+        for number, (_, is_restored, reason) in enumerate(objects):
+            assert {f"C{number}", f"fine{number}"} <= set(death.restored)
+            assert (f"bad{number}" in death.restored) == is_restored
+            if not is_restored:
+                assert reason in death.lost[f"bad{number}"]
+        assert "cannot pickle" in death.lost["g"]
         assert not set(death.lost) & set(death.restored)
         assert_it_works(session)
 
