@@ -24,7 +24,7 @@ from dspy_modules import DROPPED_IN_3_5, module_or_skip
 from offline import Asked, Engine, ScriptedRootLM, asked, field_lm, fields_text
 
 from kernel_bridge import KernelInterpreter, Limits
-from kernel_bridge.sub_agents.facade_guard import MOST_SUB_AGENTS
+from kernel_bridge.sub_agents import facade_guard
 from kernel_bridge.sub_agents.kinds import KINDS
 from kernel_bridge.sub_agents.quota import MOST_KERNELS
 
@@ -347,14 +347,15 @@ def predictors_alive() -> int:
     return sum(isinstance(thing, dspy.Predict) for thing in gc.get_objects())
 
 
-def test_sub_agents_that_were_not_used_for_longest_make_room(host: Host) -> None:
+def test_sub_agents_that_were_not_used_for_longest_make_room(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 8
+    monkeypatch.setattr(facade_guard, "MOST_SUB_AGENTS", most)
     seen: list[int] = []
 
     def look() -> None:
         seen.append(predictors_alive())
 
     host.tools = [look]
-    most = MOST_SUB_AGENTS
     said = host.run(
         f"look()\nkept = [dspy.Predict('q -> a') for n in range({most} + 1)]\n"
         "for one in kept[:-1]: one(q='x')\nkept[0](q='x')\nkept[-1](q='x')\n"
