@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rlmoptimizer.outcome.hygiene import check_hygiene, texts_in
+from rlmoptimizer.outcome.hygiene import check_hygiene
+from rlmoptimizer.outcome.words import texts_in
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.store.store_reader import StoreReader
 

@@ -165,9 +165,7 @@ def _split_result(store: StoreReader, split: str, before: Prompts, after: Prompt
     return SplitResult.of(measured.get(before.digest, {}), measured.get(after.digest, {}), examples)
 
 
-def _runs_behind(
-    runs: Sequence[RunRecord], split: str, before: Prompts, after: Prompts
-) -> dict[str, list[RunRecord]]:
+def _runs_behind(runs: Sequence[RunRecord], split: str, before: Prompts, after: Prompts) -> dict[str, list[RunRecord]]:
     """The runs from which the figures of both programs on a split come."""
     states = ("finished", "cancelled") if split == "train" else ("finished",)
     of_split = [run for run in runs if run.split == split and run.state in states]
