@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from kernel_bridge.text import shorten
 from rlmoptimizer.outcome.copied_passages import CopiedPassage, Passages
 from rlmoptimizer.outcome.named_labels import Labels, NamedLabel
 from rlmoptimizer.outcome.words import TrainRow, Words, texts_in, words_of
@@ -18,6 +19,8 @@ __all__ = ["Growth", "Hygiene", "RepeatedSentence", "check_hygiene"]
 _SENTENCE_WORDS: Final = 5  # of a sentence that counts as repeated
 _SHOWN: Final = 10  # repeated sentences of each step
 _TEXT_CHARS: Final = 500  # of a sentence
+_REPEATS: Final = 3  # so often a sentence is said that is worth a warning
+_QUOTED_CHARS: Final = 100  # of it in the warning
 _GROWTH_TIMES: Final = 5  # a prompt that has grown so much, and
 _GROWTH_TOKENS: Final = 1000  # has so many tokens, is worth a warning
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -95,10 +98,10 @@ class Hygiene:
             )
 
     def _of_repeated(self) -> str | None:
-        if not self.repeated:
+        worst = max(self.repeated, key=lambda one: one.times, default=None)
+        if worst is None or worst.times < _REPEATS:  # two worked examples may well share a sentence
             return None
-        worst = max(self.repeated, key=lambda one: one.times)
-        return f"the prompt of step {worst.step!r} says one sentence {worst.times} times"
+        return f"the prompt of step {worst.step!r} says {worst.times} times: {shorten(worst.text, _QUOTED_CHARS)}"
 
 
 def check_hygiene(before: Mapping[str, str], after: Mapping[str, str], train: Iterable[TrainRow]) -> Hygiene:

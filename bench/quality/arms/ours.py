@@ -30,14 +30,15 @@ class Plan:
 
 
 def plan(budget: int, train: int, val: int) -> Plan:
-    """The plan that uses most of `budget` metric calls. Val is at most a fifth of it: it is paid at least twice.
+    """The plan that uses most of `budget` metric calls. Val is at most an eighth of it: it is paid at least twice, at
+    the baseline and for what the agent submits, and what goes there is not searched with.
 
     The budget of a compile is a multiple of the train rows and the val rows once. With n iterations on t and v rows all
     comes to (n + 1) * t + 2 * v metric calls. Where that does not fit exactly, some train rows are left out.
     """
     if budget < 8:
         raise ValueError(f"a budget of {budget} metric calls is too small for the arm ours; give it 8 or more")
-    rows_val = max(1, min(val, budget // 5))
+    rows_val = max(1, min(val, budget // 8))
     left = budget - 2 * rows_val
     rounds = max(2, -(-left // train))
     return Plan(iterations=rounds - 1, train=min(train, left // rounds), val=rows_val)

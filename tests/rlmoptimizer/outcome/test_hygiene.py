@@ -116,7 +116,8 @@ def test_sentences_said_again_are_counted_and_growth_is_told() -> None:
         ("Answer with one word only.", 3),
         ("Never ever explain your answer!", 2),
     ]
-    assert found.warnings == ("the prompt of step 'a' says one sentence 3 times",)
+    assert found.warnings == ("the prompt of step 'a' says 3 times: Answer with one word only.",)
+    assert check_hygiene({"a": ""}, {"a": said * 2}, []).warnings == ()  # as two worked examples may
     assert [(one.tokens_before, one.tokens_after) for one in found.growth] == [
         (token_estimate(before), token_estimate(after))
     ]
