@@ -10,6 +10,7 @@ from typing import Any
 from rlmoptimizer.agent.answer_size import cut_to_size
 from rlmoptimizer.agent.baseline_evidence import STRAYS
 from rlmoptimizer.agent.candidate_table import candidate_table
+from rlmoptimizer.agent.constant_answers import constant_answers
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.prompt_review import PromptReview
 from rlmoptimizer.agent.request_reader import ended_run, visible_runs
@@ -81,7 +82,7 @@ class ToolAnswers:
             **({"unanswered_count": record.unanswered_count} if record.unanswered_count else {}),
             "run_id": record.run_id,
             **({} if remaining is None else {"remaining_budget": remaining}),
-            "summary_line": self._summary(record, remaining, longest),
+            "summary_line": self._summary(record, remaining, longest, results),
             "split": record.split,
             "config": dict(record.config),
             "examples": rows,
@@ -176,7 +177,9 @@ class ToolAnswers:
         """Those that may be told of a run."""
         return objective_names([record] if record.split == "train" or not record.objectives else self._store.runs())
 
-    def _summary(self, record: RunRecord, remaining: int | None, longest: int | None) -> str:
+    def _summary(
+        self, record: RunRecord, remaining: int | None, longest: int | None, results: Iterable[ExampleResult]
+    ) -> str:
         line = f"run {record.run_id} on {record.split}: {self._score(record)}, "
         line += f"{record.passed_count}/{record.evaluated_count} passed"
         if record.error_count:
@@ -205,13 +208,19 @@ class ToolAnswers:
         if longest is not None:
             line += f"; too much text to send: what is longer than {longest:,} characters has lost its middle"
         if remaining is not None:
-            line += self.beware(Prompts.of(record.prompts))
+            line += self._beware(Prompts.of(record.prompts), results)
         return line + self._note()
 
-    def beware(self, prompts: Prompts) -> str:
-        """What a summary line says of suspicious prompts, once for each; "" when all is well."""
-        news = self._review.news(prompts)
-        return f"; beware: {'; '.join(news)}" if news else ""
+    def race(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """The answer of a race, with what is suspicious in the prompts that did best and in their results."""
+        best = answer["ranking"][0]
+        results = itertools.chain.from_iterable(map(self._store.examples, best["run_ids"]))
+        return {**answer, "summary_line": answer["summary_line"] + self._beware(Prompts.of(best["prompts"]), results)}
+
+    def _beware(self, prompts: Prompts, results: Iterable[ExampleResult]) -> str:
+        """What a summary line says of suspicious results, and of suspicious prompts once; "" when all is well."""
+        found = [*constant_answers(results), *self._review.news(prompts)]
+        return f"; beware: {'; '.join(found)}" if found else ""
 
     def _all_runs(self, record: RunRecord) -> str:
         """What these prompts come to on train in all their runs together, where that is more than this one."""

@@ -26,7 +26,6 @@ from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.run_under_way import Caller
 from rlmoptimizer.evaluation.runs import Runs, is_cut_val
 from rlmoptimizer.events import PromptUpdated
-from rlmoptimizer.prompts import Prompts
 
 __all__ = ["AgentTools"]
 
@@ -221,8 +220,7 @@ class AgentTools:
         race.run()
         if race.failure is not None:
             raise self._answers.lm_unavailable(*race.failure) from None
-        answer = race.answer()
-        answer["summary_line"] += self._answers.beware(Prompts.of(answer["ranking"][0]["prompts"]))
+        answer = self._answers.race(race.answer())
         self._stop.look()  # the agent gets this answer and no other
         return answer
 

@@ -92,3 +92,32 @@ def test_a_result_on_train_comes_with_what_its_prompts_did_in_all_their_runs(tmp
         assert "all their runs" not in at.evaluate("val", prompts=fixed)["summary_line"]
         line = at.evaluate(ids="2")["summary_line"]
         assert "these prompts in all their runs: score 50.00, 6/12 of train passed" in line
+
+
+def test_a_program_that_answers_nearly_everything_the_same_is_told_of(tmp_path: Path) -> None:
+    def topics(said: list[str]) -> Any:
+        answers = iter(said)
+        return field_lm(lambda question: {name: next(answers) for name in question.outputs})
+
+    # What is wanted: billing, bug, praise, billing, bug, praise.
+    same = "beware: topic is 'bug' in 6 of 6 answers, and 2 should be"
+    for said, expected in (
+        (["bug"] * 6, same),
+        (["bug"] * 5 + ["praise"], "beware: topic is 'bug' in 5 of 6 answers, and 2 should be"),
+        (["bug"] * 4 + ["praise"] * 2, None),
+        (["bug"] * 4, None),
+    ):
+        lm = topics(said)
+        with desk(tmp_path / str(said), program=Sorter(), lm=lm, metric=metric, baseline=False, threads=1) as at:
+            line = at.evaluate(limit=len(said))["summary_line"]
+            assert (expected in line) if expected else ("beware" not in line)
+    with desk(tmp_path / "race", program=Sorter(), lm=topics(["bug"] * 12), metric=metric, baseline=False) as at:
+        line = at.bench.tools.race_prompts([None, {"topic": "Name it."}])["summary_line"]
+        assert line.endswith(same)
+
+
+def test_a_program_that_is_right_to_answer_the_same_is_not(tmp_path: Path) -> None:
+    with desk(tmp_path, train=18) as at:
+        run = at.evaluate(ids="2,5,8,11,14,17", prompts={"topic": toy.FIX})
+        assert {row["predicted"]["topic"] for row in run["examples"]} == {"bug"}
+        assert "beware" not in run["summary_line"]
