@@ -163,7 +163,7 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     ({"topic": "x"}, {}, "must be a list"),
     ("topic", {}, "must be a list"),
     ([], {}, "got 0 candidates"),
-    ([{}], {}, "got 1 candidates"),
+    ([{}], {}, "got 1 candidate;"),
     ([{"topic": str(number)} for number in range(33)], {}, "got 33 candidates"),
     ([None, {}], {}, r"candidates\[0\] and candidates\[1\] are the same prompts"),
     ([{"topic": "x"}, {"topic": "x\n"}], {}, "the same prompts"),
