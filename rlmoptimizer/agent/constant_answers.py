@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from kernel_bridge.text import shorten
 from rlmoptimizer.records import ExampleResult
+from rlmoptimizer.text import brief
 
 __all__ = ["constant_answers"]
 
@@ -44,5 +45,5 @@ def _said(name: str, both: list[tuple[Any, Any]]) -> str | None:
     wanted = sum(expected == value for _, expected in both)
     if len(both) < _LEAST_ROWS or count < _MOSTLY * len(both) or count - wanted < _TOO_MANY * len(both):
         return None
-    shown = shorten(repr(value), _SHOWN_CHARS)
+    shown = brief(value, _SHOWN_CHARS)
     return f"{shorten(name, _SHOWN_CHARS)} is {shown} in {count} of {len(both)} answers, and {wanted} should be"

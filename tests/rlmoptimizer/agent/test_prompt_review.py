@@ -12,8 +12,10 @@ from desk import desk
 from offline import Asked, field_lm
 
 from rlmoptimizer.agent import prompt_review
+from rlmoptimizer.agent.constant_answers import constant_answers
 from rlmoptimizer.agent.prompt_review import PromptReview
 from rlmoptimizer.prompts import Prompts
+from rlmoptimizer.records import ExampleResult
 
 LONG = " ".join(f"word{number}" for number in range(12))
 COPIED = {"topic": f"Name the topic. {LONG} tells it."}
@@ -121,3 +123,11 @@ def test_a_program_that_is_right_to_answer_the_same_is_not(tmp_path: Path) -> No
         run = at.evaluate(ids="2,5,8,11,14,17", prompts={"topic": toy.FIX})
         assert {row["predicted"]["topic"] for row in run["examples"]} == {"bug"}
         assert "beware" not in run["summary_line"]
+
+
+@pytest.mark.parametrize("value", [10**5000, float("nan"), "x" * 10**6, True], ids=["huge", "nan", "long", "bool"])
+def test_any_value_may_be_the_one_that_is_told(value: Any) -> None:
+    row = ExampleResult("1", None, {}, {"size": 7}, {"size": value}, 0.0, False, None, None, None, (), 0.0)
+    (said,) = constant_answers([row] * 6)
+    assert said.endswith(" in 6 of 6 answers, and 0 should be")
+    assert len(said) < 150
