@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from kernel_bridge.text import shorten
 from rlmoptimizer.records import ExampleResult
@@ -32,10 +32,9 @@ def constant_answers(results: Iterable[ExampleResult]) -> list[str]:
 
 
 def _scalars(result: ExampleResult) -> Iterator[tuple[str, Any, Any]]:
-    if not isinstance(result.predicted, dict):
-        return
+    outputs = cast("dict[str, Any]", result.predicted) if isinstance(result.predicted, dict) else {}
     for name, expected in result.expected.items():
-        predicted = result.predicted.get(name)
+        predicted = outputs.get(name)
         if isinstance(predicted, (str, int, float)) and isinstance(expected, (str, int, float)):
             yield name, predicted, expected
 
