@@ -32,7 +32,8 @@ def constant_answers(results: Iterable[ExampleResult]) -> list[str]:
 
 
 def _scalars(result: ExampleResult) -> Iterator[tuple[str, Any, Any]]:
-    outputs = cast("dict[str, Any]", result.predicted) if isinstance(result.predicted, dict) else {}
+    predictions = result.predicted
+    outputs = cast("dict[str, Any]", predictions) if isinstance(predictions, dict) else {}
     for name, expected in result.expected.items():
         predicted = outputs.get(name)
         if isinstance(predicted, (str, int, float)) and isinstance(expected, (str, int, float)):
