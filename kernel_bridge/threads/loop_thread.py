@@ -87,12 +87,12 @@ class LoopThread:
 
         try:
             loop = self._running_loop(outcome)
-            loop.call_soon_threadsafe(start, context=contextvars.copy_context())
+            with self._lock:  # what has begun must be known to whoever cancels it
+                loop.call_soon_threadsafe(start, context=contextvars.copy_context())
+                self._waiting[threading.current_thread()] = begun, loop
         except (RuntimeError, OSError):  # it is closed, or there is no thread or descriptor for it
             _drop(awaitable)
             raise
-        with self._lock:
-            self._waiting[threading.current_thread()] = begun, loop
         try:
             # As long as the program takes. Whatever becomes of the loop, `close` ends this.
             return outcome.result()

@@ -7,6 +7,7 @@ import contextvars
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -175,6 +176,42 @@ def test_what_one_thread_waits_for_is_cancelled_and_nothing_else(loop: LoopThrea
     loop.run(finish())
     threads[1].join(TIMEOUT)
     assert ended["second"] == "done"
+
+
+def test_what_has_begun_can_be_cancelled_at_once(loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, looked, ended = threading.Event(), threading.Event(), list[BaseException]()
+
+    async def event_loop() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    async def work() -> None:
+        begun.set()
+        await asyncio.sleep(TIMEOUT)
+
+    def ask() -> None:
+        try:
+            loop.run(work())
+        except asyncio.CancelledError as error:
+            ended.append(error)
+
+    running = loop.run(event_loop())
+    asking = threading.Thread(target=ask)
+    plain = running.call_soon_threadsafe
+
+    def slow(*args: Any, **options: Any) -> Any:
+        handle = plain(*args, **options)
+        if threading.current_thread() is asking:  # the work has begun, and who asked for it is not let run
+            assert begun.wait(TIMEOUT)
+            looked.wait(0.2)
+        return handle
+
+    monkeypatch.setattr(running, "call_soon_threadsafe", slow)
+    asking.start()
+    assert begun.wait(TIMEOUT)
+    loop.cancel(asking)
+    looked.set()
+    asking.join(TIMEOUT / 2)
+    assert len(ended) == 1
 
 
 def test_a_loop_that_is_blocked_is_left_behind_and_ends_when_it_comes_to_that(
