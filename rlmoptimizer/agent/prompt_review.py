@@ -5,36 +5,47 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from rlmoptimizer.outcome.hygiene import check_hygiene
 from rlmoptimizer.outcome.words import texts_in
 from rlmoptimizer.prompts import Prompts
+from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["PromptReview"]
 
-_PAGE: Final = 200  # rows that are read at once
+_PAGE: Final = 20  # rows that are read at once, with all that their baseline holds
 _MOST_CHARS: Final = 10_000_000  # of the texts of train that are looked at; they are kept in memory
+_LEAST_CHARS: Final = 50  # that a text counts for: a short one takes memory and time too
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """An example of train, without what a program made of it."""
+    """The texts of an example of train, by field. What is neither text nor a label is not kept: it may be large."""
 
     example_id: str
-    inputs: Mapping[str, Any]
-    expected: Mapping[str, Any]
+    inputs: Mapping[str, tuple[str, ...]]
+    expected: Mapping[str, tuple[str, ...]]  # numbers too
+
+    @classmethod
+    def of(cls, example: ExampleResult) -> _Row:
+        return cls(
+            example.example_id,
+            {name: tuple(texts_in(value)) for name, value in example.inputs.items()},
+            {name: tuple(texts_in(value, numbers=True)) for name, value in example.expected.items()},
+        )
 
     @property
     def chars(self) -> int:
-        return sum(map(len, (*texts_in(self.inputs), *texts_in(self.expected))))
+        fields = (*self.inputs.values(), *self.expected.values())
+        return sum(max(len(text), _LEAST_CHARS) for texts in fields for text in texts)
 
 
 class PromptReview:
     """Compares prompts with those at the start and with the first rows of train, up to 10 million characters of text.
 
-    The rows are those of the baseline. Thread-safe.
+    The rows are those of the baseline. Thread-safe; prompts are looked at one after the other, as each takes memory.
     """
 
     def __init__(self, store: StoreReader, original: Prompts) -> None:
@@ -61,7 +72,7 @@ class PromptReview:
         offset = chars = 0
         while page := self._store.examples(baseline.run_id, offset=offset, limit=_PAGE):
             for example in page:
-                row = _Row(example.example_id, example.inputs, example.expected)
+                row = _Row.of(example)
                 chars += row.chars
                 if chars > _MOST_CHARS:
                     return

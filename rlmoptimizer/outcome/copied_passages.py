@@ -15,7 +15,7 @@ from rlmoptimizer.outcome.words import Words, windows, word_spans, words_of
 
 __all__ = ["CopiedPassage", "Passages"]
 
-LEAST_WORDS: Final = 8  # of a copied passage
+_LEAST_WORDS: Final = 8  # of a copied passage
 _STRIDE: Final = 4  # half of it: of 8 words in a row the places of two are multiples of 4
 _SHOWN: Final = 10  # passages of each step, and ids of rows of one passage
 _TEXT_CHARS: Final = 500  # of a passage
@@ -37,10 +37,10 @@ class Passages:
 
     def __init__(self, prompts: Mapping[str, str], old: Sequence[Words]) -> None:
         self._prompts = prompts
-        known = {gram for words in old for gram in windows(words, LEAST_WORDS)}
+        known = {gram for words in old for gram in windows(words, _LEAST_WORDS)}
         self._places: dict[Words, dict[str, int]] = {}  # 8 new words -> where they stand first, by step
         for step, text in prompts.items():
-            for place, gram in enumerate(windows(words_of(text), LEAST_WORDS)):
+            for place, gram in enumerate(windows(words_of(text), _LEAST_WORDS)):
                 if gram not in known:
                     self._places.setdefault(gram, {}).setdefault(step, place)
         # Few rows hold such a pair of words by chance, so hardly more than a fourth of all words is looked at.
@@ -59,11 +59,11 @@ class Passages:
         for hit in hits:
             last = hit * _STRIDE  # windows of 8 that hold both words of the pair begin at it or up to 3 before
             for start in range(max(last - _STRIDE + 1, 0), last + 1):
-                for step in self._places.get(tuple(words[start : start + LEAST_WORDS]), ()):
+                for step in self._places.get(words[start : start + _LEAST_WORDS], ()):
                     starts[step].append(start)
         for step, begun in starts.items():
             for first, end in _runs(begun):
-                passage = tuple(words[first : end + LEAST_WORDS])
+                passage = words[first : end + _LEAST_WORDS]
                 self._rows.setdefault((step, passage), {})[example_id] = None
 
     def found(self) -> Iterator[CopiedPassage]:
@@ -73,7 +73,7 @@ class Passages:
         for step, found in by_step.items():
             spans = word_spans(self._prompts[step])
             for passage in sorted(found, key=lambda one: (-len(one), one))[:_SHOWN]:
-                first = self._places[passage[:LEAST_WORDS]][step]
+                first = self._places[passage[:_LEAST_WORDS]][step]
                 last = min(first + len(passage), len(spans)) - 1
                 text = self._prompts[step][spans[first][0] : spans[last][1]]
                 if words_of(text) != passage:  # it is pieced together from several places

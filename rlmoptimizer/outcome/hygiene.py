@@ -134,7 +134,7 @@ def check_hygiene(before: Mapping[str, str], after: Mapping[str, str], train: It
 def _repeated(step: str, text: str, before: str) -> list[RepeatedSentence]:
     def sentences(prompt: str) -> Iterator[tuple[Words, str]]:
         for sentence in _SENTENCE_END.split(prompt):
-            words = tuple(words_of(sentence))
+            words = words_of(sentence)
             if len(words) >= _SENTENCE_WORDS:
                 yield words, sentence.strip()
 

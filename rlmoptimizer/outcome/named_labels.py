@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ __all__ = ["Labels", "NamedLabel"]
 
 _LABEL_WORDS: Final = 50  # of a label that is looked for; a longer one is found as a passage
 _LABEL_CHARS: Final = 4  # of a label of one word
+_LABELS: Final = 100  # of one field of a row; more texts or numbers are data, and none of them is looked for
 _SHOWN: Final = 10  # labels of each step
 _TEXT_CHARS: Final = 500  # of a label
 
@@ -37,8 +39,12 @@ class Labels:
 
     def add(self, row: TrainRow) -> None:
         for field, value in row.expected.items():
+            texts = list(itertools.islice(texts_in(value, numbers=True), _LABELS + 1))
+            if len(texts) > _LABELS:
+                continue
             self._labelled[field] += 1
-            for label in {tuple(words_of(text)) for text in texts_in(value, numbers=True)}:
+            # Of a label that is too long to be looked for, no more is kept than tells that it is.
+            for label in {words_of(text)[: _LABEL_WORDS + 1] for text in texts}:
                 ids = self._rows.setdefault((field, label), [])
                 self._distinct[field] += not ids
                 if len(ids) < 2:

@@ -1,6 +1,7 @@
-"""The words of a text, as copied text is looked for by them: in any case, without punctuation. No dspy.
+"""The words of a text, by which copied text is found. No dspy.
 
-A word is a run of letters and digits, whatever its case (in Japanese and Chinese each character is one).
+A word is a run of letters and digits, whatever its case (in Japanese and Chinese each character is one). Punctuation
+does not count.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+import tracemalloc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlmoptimizer.outcome.hygiene import check_hygiene
+from rlmoptimizer.outcome.named_labels import Labels
 from rlmoptimizer.text import token_estimate
 
 
@@ -106,6 +108,20 @@ def test_what_is_no_label_of_one_example_is_not_taken_for_one(prompt: str) -> No
     rows = answers("Rua Augusta 100", 7, "so", True, "shared words", "shared words", "other words", "")
     assert check_hygiene({"a": "shared words"}, {"a": f"{prompt} shared words"}, rows).labels == ()
     assert check_hygiene({"a": "Rua Augusta 100"}, {"a": f"{prompt} Rua Augusta 100"}, rows).labels == ()
+
+
+def test_a_long_list_and_a_long_text_are_no_labels_and_are_not_kept() -> None:
+    many, long = [f"street {number}" for number in range(101)], "long " * 49 + "and so on"
+    for value, count in ((many, 0), (many[:100], 1), (long, 0)):
+        rows = [Row("1", expected={"answer": value})]
+        assert len(check_hygiene({"a": ""}, {"a": f"Say street 50, or {long}."}, rows).labels) == count
+    tracemalloc.start()
+    labels = Labels()
+    for number in range(50):
+        labels.add(Row(str(number), expected={"path": list(range(5000)), "story": f"word {number} " * 5000}))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 1_000_000
 
 
 def test_sentences_said_again_are_counted_and_growth_is_told() -> None:
