@@ -75,7 +75,7 @@ class InvalidSetupType(InvalidSetup, TypeError):
 
 
 class MetricFailed(OptimizerError):
-    """The metric gave no score on any example that reached it: it raised, or returned what is none.
+    """The metric gave no score on any example that reached it: it raised, or returned something that is no score.
 
     `traceback_text` says what the first failure was, in the caller's own frames where the metric raised; the message
     holds it too.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from kernel_bridge.text import shorten
@@ -12,38 +13,59 @@ from rlmoptimizer.text import brief
 
 __all__ = ["constant_answers"]
 
-_LEAST_ROWS: Final = 5  # fewer prove nothing
-_MOSTLY: Final = 0.8  # the share of rows with one value that is told
-_TOO_MANY: Final = 0.25  # so much more of all rows have it than want it
+_LEAST_EXAMPLES: Final = 5  # fewer prove nothing
+_MOSTLY: Final = 0.8  # the share of answers with one value that is told
+_TOO_MANY: Final = 0.25  # so much more of all answers have it than should
 _SHOWN_CHARS: Final = 50  # of a name or a value
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """One output in one row."""
+
+    example_id: str
+    value: Any  # a text, a number or a bool
+    compared: str  # the value as it is compared
+    expected: str  # what it should be, likewise
+    passed: bool
+
+    def should_be(self, compared: str) -> bool:
+        return self.expected == compared or (self.passed and self.compared == compared)
+
+
 def constant_answers(results: Iterable[ExampleResult]) -> list[str]:
-    """A sentence for each output that has the same value in nearly all rows, and is wanted to have others.
+    """A sentence for each output that has the same value in nearly all rows, and should have others.
 
-    Outputs are compared with the fields of the same name in `expected`. Values that are no text, number or bool are
-    left out.
+    Outputs are compared with the fields of the same name in `expected`, in any case; in a row that passed all are
+    right. Values that are no text, number or bool are left out.
     """
-    pairs: dict[str, list[tuple[Any, Any]]] = {}  # output -> predicted and expected
+    answers: dict[str, list[_Answer]] = {}  # by output
     for result in results:
-        for name, predicted, expected in _scalars(result):
-            pairs.setdefault(name, []).append((predicted, expected))
-    return [said for name, both in pairs.items() if (said := _said(name, both)) is not None]
+        for name, answer in _answers(result):
+            answers.setdefault(name, []).append(answer)
+    return [said for name, own in answers.items() if (said := _said(name, own)) is not None]
 
 
-def _scalars(result: ExampleResult) -> Iterator[tuple[str, Any, Any]]:
+def _answers(result: ExampleResult) -> Iterator[tuple[str, _Answer]]:
     predictions = result.predicted
     outputs = cast("dict[str, Any]", predictions) if isinstance(predictions, dict) else {}
     for name, expected in result.expected.items():
-        predicted = outputs.get(name)
-        if isinstance(predicted, (str, int, float)) and isinstance(expected, (str, int, float)):
-            yield name, predicted, expected
+        value = outputs.get(name)
+        if isinstance(value, (str, int, float)) and isinstance(expected, (str, int, float)):
+            yield name, _Answer(result.example_id, value, _compared(value), _compared(expected), result.passed)
 
 
-def _said(name: str, both: list[tuple[Any, Any]]) -> str | None:
-    ((value, count),) = Counter(predicted for predicted, _ in both).most_common(1)
-    wanted = sum(expected == value for _, expected in both)
-    if len(both) < _LEAST_ROWS or count < _MOSTLY * len(both) or count - wanted < _TOO_MANY * len(both):
+def _compared(value: str | float) -> str:
+    text = value if isinstance(value, str) else brief(value)
+    return text.strip().casefold()
+
+
+def _said(name: str, answers: list[_Answer]) -> str | None:
+    ((common, count),) = Counter(answer.compared for answer in answers).most_common(1)
+    right = sum(answer.should_be(common) for answer in answers)
+    if count < _MOSTLY * len(answers) or count - right < _TOO_MANY * len(answers):
         return None
-    shown = brief(value, _SHOWN_CHARS)
-    return f"{shorten(name, _SHOWN_CHARS)} is {shown} in {count} of {len(both)} answers, and {wanted} should be"
+    if len({answer.example_id for answer in answers}) < _LEAST_EXAMPLES:
+        return None
+    shown = brief(next(answer.value for answer in answers if answer.compared == common), _SHOWN_CHARS)
+    return f"{shorten(name, _SHOWN_CHARS)} is {shown} in {count} of {len(answers)} answers, and {right} should be"

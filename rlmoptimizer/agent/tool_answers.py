@@ -224,8 +224,10 @@ class ToolAnswers:
 
     def _all_runs(self, record: RunRecord) -> str:
         """What these prompts come to on train in all their runs together, where that is more than this one."""
+        if record.split != "train":
+            return ""
         count, passed, score = self._store.train_totals(record.candidate).get(record.candidate, (0, 0, 0.0))
-        if record.split != "train" or count <= record.evaluated_count:
+        if count <= record.evaluated_count:
             return ""
         return f"; these prompts in all their runs: score {percent(score):.2f}, {passed}/{count} of train passed"
 

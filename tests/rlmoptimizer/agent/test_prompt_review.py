@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from desk import desk
 from offline import Asked, field_lm
 
 from rlmoptimizer.agent import prompt_review
+from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.constant_answers import constant_answers
 from rlmoptimizer.agent.prompt_review import PromptReview
 from rlmoptimizer.prompts import Prompts
@@ -37,6 +40,11 @@ class Sorter(dspy.Module):
 
     def forward(self, message: str) -> dspy.Prediction:
         return self.topic(message=message)
+
+
+class Measured(Sorter):
+    def forward(self, message: str, readings: list[float]) -> dspy.Prediction:
+        return super().forward(message)
 
 
 @pytest.fixture
@@ -69,12 +77,57 @@ def test_a_race_tells_of_the_prompts_that_did_best(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("long_second_row")
 def test_only_so_much_text_of_train_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with desk(tmp_path, program=Sorter(), metric=metric, lm=field_lm(respond)) as at:
-        monkeypatch.setattr(prompt_review, "_MOST_CHARS", 50)
+        monkeypatch.setattr(prompt_review, "_MOST_CHARS", 200)  # four short texts are two rows
         review = PromptReview(at.store, at.bench.prompts.original)
         assert review.news(Prompts.of(COPIED)) == ()
         monkeypatch.setattr(prompt_review, "_MOST_CHARS", 500)
         review = PromptReview(at.store, at.bench.prompts.original)
         assert len(review.news(Prompts.of(COPIED))) == 1
+
+
+def test_what_is_no_text_of_train_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trainset(count: int) -> list[dspy.Example]:
+        measured = [float(number) for number in range(5000)]
+        rows = [dspy.Example(message=f"short {number}", readings=measured, topic="a bug") for number in range(count)]
+        return [row.with_inputs("message", "readings") for row in rows]
+
+    monkeypatch.setattr(toy, "trainset", trainset)
+    with desk(tmp_path, program=Measured(), metric=metric, lm=field_lm(respond), train=20) as at:
+        review = PromptReview(at.store, at.bench.prompts.original)
+        tracemalloc.start()
+        assert review.news(Prompts.of({"topic": "Name it."})) == ()
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept < 1_000_000
+
+
+def test_what_is_said_once_is_not_said_to_a_kernel_that_died(tmp_path: Path) -> None:
+    said = {"topic": "Answer with one word only. " * 3}
+    entered, held = threading.Event(), threading.Event()
+
+    def held_up(question: Asked) -> dict[str, object]:
+        if question.instructions.startswith("Answer with") and not held.is_set():
+            entered.set()
+            held.wait(60)
+        return toy.respond(question)
+
+    with desk(tmp_path, lm=field_lm(held_up, "eval"), threads=1) as at:
+        refused: list[BaseException] = []
+
+        def evaluate() -> None:
+            try:
+                at.evaluate(prompts=said)
+            except OptimizationStopped as stopped:
+                refused.append(stopped)
+
+        thread = threading.Thread(target=evaluate)
+        thread.start()
+        assert entered.wait(60)
+        at.bench.turns.kernel_died()
+        held.set()
+        thread.join(60)
+        assert len(refused) == 1
+        assert "says 3 times: Answer with one word only." in at.evaluate(prompts=said)["summary_line"]
 
 
 def test_the_rows_of_val_are_not_looked_at(tmp_path: Path) -> None:
@@ -125,9 +178,27 @@ def test_a_program_that_is_right_to_answer_the_same_is_not(tmp_path: Path) -> No
         assert "beware" not in run["summary_line"]
 
 
+def row(example: int, predicted: Any, expected: Any, *, passed: bool = False) -> ExampleResult:
+    values = {"label": expected}, {"label": predicted}
+    return ExampleResult(str(example), None, {}, *values, float(passed), passed, None, None, None, (), 0.0)
+
+
+def test_answers_are_compared_as_metrics_do() -> None:
+    # Nine in ten are wanted so. What differs in case only, or is a number in a text, is the same; what passed is right.
+    for said, wanted in (("Spam ", "spam"), ("1", 1), ("true", True)):
+        assert constant_answers([row(number, said, wanted if number else "other") for number in range(10)]) == []
+    assert constant_answers([row(number, "it is spam", "spam", passed=number > 0) for number in range(10)]) == []
+    (told,) = constant_answers([row(number, "Spam" if number % 2 else "spam", "ham") for number in range(10)])
+    assert told == "label is 'spam' in 10 of 10 answers, and 0 should be"
+
+
+def test_few_examples_prove_nothing_however_often_they_are_repeated() -> None:
+    assert constant_answers([row(number % 4, "spam", "ham") for number in range(40)]) == []
+    assert len(constant_answers([row(number % 5, "spam", "ham") for number in range(40)])) == 1
+
+
 @pytest.mark.parametrize("value", [10**5000, float("nan"), "x" * 10**6, True], ids=["huge", "nan", "long", "bool"])
 def test_any_value_may_be_the_one_that_is_told(value: Any) -> None:
-    row = ExampleResult("1", None, {}, {"size": 7}, {"size": value}, 0.0, False, None, None, None, (), 0.0)
-    (said,) = constant_answers([row] * 6)
+    (said,) = constant_answers([row(number, value, 7) for number in range(6)])
     assert said.endswith(" in 6 of 6 answers, and 0 should be")
     assert len(said) < 150
