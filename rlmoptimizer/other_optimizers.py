@@ -8,7 +8,7 @@ from typing import Final
 
 __all__ = ["advice_on", "unknown_keywords_text"]
 
-_TABLE: Final = "docs/coming-from-gepa.md has the whole table"
+_TABLE: Final = "docs/coming-from-gepa.md compares the parameters"
 _BUDGET: Final = "use max_iterations or auto: the budget is max_iterations * len(trainset) + len(valset) units"
 _ROOT: Final = "use root_lm, the LM that writes the prompts"
 _AGENT: Final = "leave it out: the agent decides that while it works"

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 __all__ = [
     "EXAMPLE_TIMEOUT",
     "LM_FAILURES",
+    "METRIC_ERRORS",
     "PASSED_AT",
     "ROLES",
     "CandidateRecord",
@@ -38,6 +39,7 @@ __all__ = [
 Role: TypeAlias = Literal["root", "sub", "eval"]
 ROLES: Final[tuple[Role, ...]] = ("root", "sub", "eval")
 
+METRIC_ERRORS: Final = frozenset({"metric", "score"})  # error kinds of an example: the metric raised, or gave no score
 LM_FAILURES: Final = frozenset(
     {
         "rate_limit",

@@ -179,10 +179,11 @@ class Race:
         score = f"score {percent(mean(list(first.scores.values()))):.2f} on {len(first.scores)}"
         common = [one for one in first.scores if one in second.scores]
         against = compare([second.scores[one] for one in common], [first.scores[one] for one in common])
+        said = comparison_text(against, judged=second.left_after is None)  # the race has judged who left, by its rule
         left = sum(runner.left_after is not None for runner in self._runners.values())
         return (
             f"{text}: candidates[{first.candidate.index}] is best with {score}; against candidates"
-            f"[{second.candidate.index}] on {against.n}: {comparison_text(against)}; {left} left early"
+            f"[{second.candidate.index}] on {against.n}: {said}; {left} left early"
         )
 
 

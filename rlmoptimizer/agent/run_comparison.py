@@ -48,14 +48,14 @@ def compared_runs(store: RunStore, run_a: Any, run_b: Any) -> dict[str, Any]:
         "better": found.better,
         "worse": found.worse,
         "same": found.same,
-        "p_value": round(found.p_value, 4),
+        "p_value": float(f"{found.p_value:.2g}"),
         **(_examples(store, (a, b), (before, after), common) if a.split == "train" else {}),
         "summary_line": _summary(a, b, found),
     }
 
 
-def comparison_text(found: Comparison) -> str:
-    """How big the difference is and how sure, in words."""
+def comparison_text(found: Comparison, *, judged: bool = True) -> str:
+    """How big the difference is and how sure, in words. `judged`: it says so where it may be chance."""
     if found.difference is None:
         return "no example in common"
     text = f"{100 * found.difference:+.2f} points"
@@ -63,7 +63,7 @@ def comparison_text(found: Comparison) -> str:
         low, high = (100 * bound for bound in found.interval)
         text += f" (95% interval {low:+.1f} to {high:+.1f})"
     text += f"; {found.better} better, {found.worse} worse, {found.same} same, p = {found.p_value:.2g}"
-    return text if found.p_value <= _SIGNIFICANT else f"{text}: may be chance"
+    return f"{text}: may be chance" if judged and found.p_value > _SIGNIFICANT else text
 
 
 def _summary(a: RunRecord, b: RunRecord, found: Comparison) -> str:

@@ -18,7 +18,7 @@ from rlmoptimizer.evaluation.run_under_way import Caller
 from rlmoptimizer.evaluation.runs import Runs, is_cut_val
 from rlmoptimizer.events import Split
 from rlmoptimizer.prompts import Prompts
-from rlmoptimizer.records import RunRecord, dollars
+from rlmoptimizer.records import METRIC_ERRORS, RunRecord, dollars
 from rlmoptimizer.task.dataset import Dataset
 
 __all__ = ["HostRuns"]
@@ -51,6 +51,8 @@ class HostRuns:
         self._accounts.emit_usage()
         if "train" in records:
             self._warn_of_no_score(records["train"])
+        if "val" in records:
+            self._warn_of_val(records["val"])
         return records
 
     def _warn_of_no_score(self, baseline: RunRecord) -> None:
@@ -69,19 +71,35 @@ class HostRuns:
 
     def _warn_of_wrong_scores(self, baseline: RunRecord) -> None:
         """A metric that gives 100 for a right answer and no `perfect_score` makes right answers count as wrong ones."""
-        wrong = self._accounts.store.error_kinds(baseline.run_id).get("score", 0)
+        wrong = self._without_score(baseline)
         if not wrong:
             return
         rows = self._accounts.store.examples(baseline.run_id)
-        error = next((row.error for row in rows if row.error_kind == "score"), None) or ""
+        error = next((row.error for row in rows if row.error_kind in METRIC_ERRORS), None) or ""
         logger.warning(
-            "Of the %d examples of %s, %d count as 0 because the metric returned no valid score. The first error: %s. "
+            "Of the %d examples of %s, %d count as 0 because the metric gave no valid score. The first error: %s. "
             "Stop here and mend that: the optimization would take such answers for wrong ones",
             baseline.evaluated_count,
             baseline.split,
             wrong,
             printable_line(error, _ERROR_CHARS),
         )
+
+    def _warn_of_val(self, baseline: RunRecord) -> None:
+        """The same of val, and that its examples all fail. An error may quote an example, so none is shown."""
+        wrong, count = self._without_score(baseline), baseline.evaluated_count
+        if wrong:
+            what = f"{wrong} count as 0 because the metric gave no valid score"
+        elif count and baseline.error_count == count:
+            what = "none could be scored: the program fails on each"
+        else:
+            return
+        logger.warning("Of the %d examples of %s, %s. Stop here and mend that", count, baseline.split, what)
+
+    def _without_score(self, run: RunRecord) -> int:
+        """On how many examples of a run the metric raised, or returned no score."""
+        kinds = self._accounts.store.error_kinds(run.run_id)
+        return sum(kinds.get(kind, 0) for kind in METRIC_ERRORS)
 
     def _baseline(self, request: Request) -> RunRecord:
         record = failure = None

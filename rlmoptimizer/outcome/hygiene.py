@@ -53,6 +53,7 @@ class Hygiene:
     repeated: tuple[RepeatedSentence, ...]
     growth: tuple[Growth, ...]  # of every step
     rows: int  # that were looked at
+    copied_rows: int  # of which some passage stands in a prompt, also one that is not among `copied`
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -84,7 +85,10 @@ class Hygiene:
         rows = f"example{'' if worst.row_count == 1 else 's'} {', '.join(worst.example_ids)}"
         others = worst.row_count - len(worst.example_ids)
         more = f" and {others} more" if others else ""
-        return f"the prompt of step {worst.step!r} holds {worst.words} words in a row of {rows}{more} of train"
+        text = f"the prompt of step {worst.step!r} holds {worst.words} words in a row of {rows}{more} of train"
+        if self.copied_rows > worst.row_count:
+            text += f"; text of {self.copied_rows} of its {self.rows} examples stands in the prompts"
+        return text
 
     def _of_growth(self) -> Iterator[str]:
         grown = [
@@ -128,6 +132,7 @@ def check_hygiene(before: Mapping[str, str], after: Mapping[str, str], train: It
             Growth(step, token_estimate(before.get(step, "")), token_estimate(text)) for step, text in after.items()
         ),
         rows=rows,
+        copied_rows=passages.row_count,
     )
 
 

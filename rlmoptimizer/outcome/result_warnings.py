@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rlmoptimizer.outcome.recorded_setup import SPLITS, digests_of, split_sizes
-from rlmoptimizer.records import LM_FAILURES, RunRecord
+from rlmoptimizer.records import LM_FAILURES, METRIC_ERRORS, RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["STRAYS_SEEN", "result_warnings", "shared_examples"]
 
 STRAYS_SEEN: Final = "StraysSeen"  # an event of the store: steps were called where DSPy's settings do not reach
-
-_METRIC_ERRORS: Final = frozenset({"metric", "score"})
 
 
 def result_warnings(
@@ -30,7 +28,7 @@ def result_warnings(
             counts = ", ".join(f"{kind}: {count}" for kind, count in failures.items())
             failed = _examples(sum(failures.values()))
             found.append(f"an LM failed on {failed} of {where}, which are left out ({counts})")
-        if errors := sum(kinds.get(kind, 0) for kind in _METRIC_ERRORS):
+        if errors := sum(kinds.get(kind, 0) for kind in METRIC_ERRORS):
             found.append(f"the metric gave no score on {_examples(errors)} of {where}, which count as 0")
     if store.events(STRAYS_SEEN):
         found.append(

@@ -86,24 +86,32 @@ def build_dataset(trainset: Any, valset: Any = None) -> Dataset:
     """Number the examples of both splits.
 
     Takes any iterable of `dspy.Example`. Raises `InvalidSetup` for an empty split, an item that is no `dspy.Example`,
-    or an example whose inputs were not marked with `.with_inputs(...)`; the message names the example and the fix.
+    an example whose inputs were not marked with `.with_inputs(...)`, or one of val whose input fields are not those of
+    any example of train; the message names the example and the fix.
     """
     train = _build_split("trainset", trainset)
-    return Dataset(train=train, val=None if valset is None else _build_split("valset", valset))
+    val = None if valset is None else _build_split("valset", valset)
+    _check_inputs(val or (), train)
+    return Dataset(train, val)
 
 
 def build_test_rows(testset: Any, data: Dataset) -> tuple[Row, ...]:
     """Number the examples of a test set for programs that take what `data` holds. The rows are no part of `data`.
 
-    Raises `InvalidSetup` as `build_dataset` does, and for an example whose input fields are not those of any other.
+    Raises `InvalidSetup` as `build_dataset` does for val.
     """
     rows = _build_split("testset", testset)
-    known = {_input_names(row) for row in (*data.train, *(data.val or ()))}
+    _check_inputs(rows, data.train)
+    return rows
+
+
+def _check_inputs(rows: Iterable[Row], train: Iterable[Row]) -> None:
+    """Raises `InvalidSetup` for a row with other input fields than any of train: the program would fail on it."""
+    known = {_input_names(row) for row in train}
     for row in rows:
         if (names := _input_names(row)) not in known:
             usual = " or ".join(sorted(_spelled_names(fields) for fields in known))
             raise InvalidSetup(f"{row.where} has the input fields {_spelled_names(names)}; those of train are {usual}")
-    return rows
 
 
 def _input_names(row: Row) -> frozenset[str]:

@@ -163,3 +163,14 @@ def test_thousands_of_long_rows_take_seconds() -> None:
 def test_a_token_is_four_bytes(text: str) -> None:
     size = len(text.encode("utf-8", "surrogatepass"))
     assert 4 * token_estimate(text) - 3 <= size <= 4 * token_estimate(text)
+
+
+def test_text_of_more_rows_than_are_listed_is_told_by_their_number() -> None:
+    texts = [" ".join(f"row{row}word{place}" for place in range(8 + row)) for row in range(14)]
+    rows = [Row(str(place), {"text": text}, {}) for place, text in enumerate(texts, start=1)]
+    found = check_hygiene({"a": ""}, {"a": " and ".join(texts)}, rows)
+    assert (len(found.copied), found.copied_rows) == (10, 14)
+    assert found.warnings == (
+        "the prompt of step 'a' holds 21 words in a row of example 14 of train; "
+        "text of 14 of its 14 examples stands in the prompts",
+    )

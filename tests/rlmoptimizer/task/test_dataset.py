@@ -79,6 +79,14 @@ def test_a_data_set_that_cannot_be_used_says_which_example_and_how_to_mend_it(tr
         build_dataset(trainset)
 
 
+def test_an_example_of_val_with_other_inputs_than_train_is_refused() -> None:
+    train = [dspy.Example(q=1).with_inputs("q"), dspy.Example(q=1, hint=2).with_inputs("q", "hint")]
+    assert len(build_dataset(train, train[1:]).val or ()) == 1
+    message = "example 2 of valset has the input fields 'text'; those of train are 'hint', 'q' or 'q'"
+    with pytest.raises(InvalidSetup, match=message):
+        build_dataset(train, [train[0], dspy.Example(text="?").with_inputs("text")])
+
+
 def test_an_empty_validation_set_is_not_taken_for_none() -> None:
     with pytest.raises(InvalidSetup, match=r"valset is empty.*valset=None"):
         build_dataset([dspy.Example(q=1).with_inputs("q")], [])
