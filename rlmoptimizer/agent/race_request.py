@@ -56,7 +56,17 @@ class RaceRequest:
         chosen = Selection(ids=tuple((int(row.example_id), int(row.example_id)) for row in rows))
         config = {**run_config("train", chosen, candidate.changes, reuse=self.reuse), "race_round": number + 1}
         asked = {**asked_for(self.selection, repeats=1, reuse=self.reuse), "race_round": number + 1}
-        return Request("train", candidate.prompts, rows, self.source, config, asked, self.turn, reuse=self.reuse)
+        return Request(
+            "train",
+            candidate.prompts,
+            rows,
+            self.source,
+            config,
+            asked,
+            self.turn,
+            reuse=self.reuse,
+            later_round=number > 0,
+        )
 
 
 class RaceReader:

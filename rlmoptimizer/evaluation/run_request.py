@@ -29,6 +29,7 @@ class Request:
     repeats: int = 1  # rollouts of each example, >= 1
     reuse: bool = False  # verdicts that earlier runs have on the same prompts are taken from the store
     charged_as: str | None = None  # the purpose of what is spent on it; None: by the split
+    later_round: bool = False  # of a race that has begun: it is not refused because many runs have cost nothing
     # What it comes to in the run that begins after so many runs of the same request. None: nothing is left to chance.
     draw: Callable[[int], Request] | None = None
 

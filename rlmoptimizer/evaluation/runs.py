@@ -265,6 +265,8 @@ class Runs:
 
     def _check_free_runs(self, request: Request) -> None:
         """Raise `SelectionError` when runs that cost nothing have filled the place that they may fill."""
+        if request.later_round:
+            return
         count, size = self._store.free_runs()
         if count >= _MOST_FREE_RUNS or size >= _MOST_FREE_BYTES:
             raise SelectionError(

@@ -18,6 +18,7 @@ from offline import Asked, field_lm
 from rlmoptimizer import BudgetExceededError, CostExceededError, PromptUpdateError, SelectionError
 from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.errors import LMUnavailable
+from rlmoptimizer.evaluation import runs
 from rlmoptimizer.records import LMCall
 from rlmoptimizer.spending.cost_ledger import CostLedger
 
@@ -89,6 +90,20 @@ def test_with_reuse_only_who_is_new_is_paid(tmp_path: Path) -> None:
         assert (at.ledger.spent, again["remaining_budget"]) == (45, 0)
         with pytest.raises(SelectionError, match="reuse='yes' is not valid; pass True or False"):
             raced(at, close, reuse="yes")
+
+
+def test_a_race_that_has_begun_is_not_refused_because_much_was_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, new = {"reply": "Answer."}, {"reply": "Answer it."}
+    with desk(tmp_path, train=40) as at:
+        raced(at, [None, known], limit=16)
+        monkeypatch.setattr(runs, "_MOST_FREE_RUNS", 1)
+        assert told(raced(at, [known, new], limit=16, reuse=True)) == [(0, 50.0, 16, None), (1, 50.0, 16, None)]
+        spent = at.ledger.spent
+        with pytest.raises(SelectionError, match="verdicts were reused"):
+            raced(at, [known, {"reply": "Do answer."}], limit=16, reuse=True)
+        assert at.ledger.spent == spent
 
 
 def test_as_many_are_kept_as_were_asked_for(tmp_path: Path) -> None:
