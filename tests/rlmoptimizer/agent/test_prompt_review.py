@@ -92,7 +92,7 @@ def test_what_is_no_text_of_train_is_not_kept(tmp_path: Path, monkeypatch: pytes
         return [row.with_inputs("message", "readings") for row in rows]
 
     monkeypatch.setattr(toy, "trainset", trainset)
-    with desk(tmp_path, program=Measured(), metric=metric, lm=field_lm(respond), train=20) as at:
+    with desk(tmp_path, program=Measured(), metric=metric, lm=field_lm(respond), train=20, val=None) as at:
         review = PromptReview(at.store, at.bench.prompts.original)
         tracemalloc.start()
         assert review.news(Prompts.of({"topic": "Name it."})) == ()
