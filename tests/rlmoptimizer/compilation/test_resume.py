@@ -278,8 +278,8 @@ def reworded() -> dspy.Module:
     return student
 
 
-def more_inputs(examples: list[dspy.Example]) -> list[dspy.Example]:
-    return [example.with_inputs("message", "topic") for example in examples]
+def more_inputs(**splits: list[dspy.Example]) -> dict[str, list[dspy.Example]]:
+    return {name: [row.with_inputs("message", "topic") for row in rows] for name, rows in splits.items()}
 
 
 def with_demos() -> dspy.Module:
@@ -324,7 +324,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"trainset": [*toy.trainset(5), toy.example(9)]}, "trainset: example 6 differs (of 6)"),
         ({"trainset": [toy.example(n) for n in (0, 7, 8, 3, 4, 5)]}, "trainset: examples 2, 3 differ (of 6)"),
         ({"trainset": toy.trainset()[::-1]}, "trainset: the same 6 examples in another order"),
-        ({"trainset": more_inputs(toy.trainset()), "valset": more_inputs(toy.valset())}, "1, 2, 3, 4, 5, 6 differ (of 6)"),
+        (more_inputs(trainset=toy.trainset(), valset=toy.valset()), "1, 2, 3, 4, 5, 6 differ (of 6)"),
         ({"student": reworded()}, "student: other instructions in 'reply'"),
         ({"student": with_demos()}, "student: 'topic' differs in more than its instructions"),
         ({"student": larger()}, "student: 'check' is new"),
