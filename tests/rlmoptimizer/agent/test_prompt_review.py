@@ -130,11 +130,17 @@ def test_what_is_said_once_is_not_said_to_a_kernel_that_died(tmp_path: Path) -> 
         assert "says 3 times: Answer with one word only." in at.evaluate(prompts=said)["summary_line"]
 
 
-def test_the_rows_of_val_are_not_looked_at(tmp_path: Path) -> None:
-    with desk(tmp_path) as at:
-        held = toy.valset(1)[0].message
-        line = at.evaluate("val", prompts={"topic": f"{toy.FIX} {held} {held} and what follows on it"})["summary_line"]
-        assert "beware" not in line
+def test_the_rows_of_val_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def valset(count: int) -> list[dspy.Example]:
+        row = dspy.Example(message=f"It says {LONG} and more", topic="a bug of val alone").with_inputs("message")
+        return [row, *toy.trainset(count - 1)]
+
+    monkeypatch.setattr(toy, "valset", valset)
+    copied = {"topic": f"{COPIED['topic']} Or it is a bug of val alone."}
+    with desk(tmp_path, program=Sorter(), metric=metric, lm=field_lm(respond)) as at:
+        assert "beware" not in at.evaluate("val", prompts=copied)["summary_line"]
+        review = PromptReview(at.store, at.bench.prompts.original)
+        assert review.news(Prompts.of(copied)) == ()
 
 
 def test_a_result_on_train_comes_with_what_its_prompts_did_in_all_their_runs(tmp_path: Path) -> None:
