@@ -66,10 +66,9 @@ class Passages:
                 passage = words[first : end + _LEAST_WORDS]
                 self._rows.setdefault((step, passage), {})[example_id] = None
 
-    @property
-    def row_count(self) -> int:
-        """How many rows have been copied from."""
-        return len({example_id for ids in self._rows.values() for example_id in ids})
+    def row_count(self, most: int) -> int:
+        """How many rows have been copied from, going by passages that stand in at most `most` rows."""
+        return len({example_id for ids in self._rows.values() if len(ids) <= most for example_id in ids})
 
     def found(self) -> Iterator[CopiedPassage]:
         by_step: defaultdict[str, list[Words]] = defaultdict(list)

@@ -53,7 +53,7 @@ class Hygiene:
     repeated: tuple[RepeatedSentence, ...]
     growth: tuple[Growth, ...]  # of every step
     rows: int  # that were looked at
-    copied_rows: int  # of which some passage stands in a prompt, also one that is not among `copied`
+    copied_rows: int  # of which a passage of their own stands in a prompt, also one that is not among `copied`
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -77,8 +77,7 @@ class Hygiene:
         )
 
     def _of_copied(self) -> str | None:
-        # What stands in most rows is the task's own wording.
-        single = [passage for passage in self.copied if 2 * passage.row_count <= max(self.rows, 2)]
+        single = [passage for passage in self.copied if passage.row_count <= _most_rows(self.rows)]
         if not single:
             return None
         worst = max(single, key=lambda passage: passage.words)
@@ -132,8 +131,13 @@ def check_hygiene(before: Mapping[str, str], after: Mapping[str, str], train: It
             Growth(step, token_estimate(before.get(step, "")), token_estimate(text)) for step, text in after.items()
         ),
         rows=rows,
-        copied_rows=passages.row_count,
+        copied_rows=passages.row_count(_most_rows(rows)),
     )
+
+
+def _most_rows(rows: int) -> int:
+    """In so many of `rows` rows a passage may stand; one that stands in more is the task's own wording."""
+    return max(rows // 2, 1)
 
 
 def _repeated(step: str, text: str, before: str) -> list[RepeatedSentence]:

@@ -59,6 +59,14 @@ def test_a_passage_of_most_rows_is_the_tasks_own_wording() -> None:
     assert found.warnings == ()
 
 
+def test_the_tasks_own_wording_is_not_counted_as_text_of_examples() -> None:
+    own = "on Tuesday a blue one with two handles was sent"
+    rows = [Row(str(number), {"text": f"{STORY} {number}"}) for number in range(1, 30)] + [Row("30", {"text": own})]
+    found = check_hygiene({"a": "Sort."}, {"a": f"The text begins with: {STORY}. Then {own}"}, rows)
+    assert (len(found.copied), found.copied_rows) == (2, 1)
+    assert found.warnings == ("the prompt of step 'a' holds 10 words in a row of example 30 of train",)
+
+
 def test_passages_are_found_in_other_scripts() -> None:
     greek = "το δέμα που παρήγγειλα τη Δευτέρα ήρθε σπασμένο και κανείς"
     chinese = "我星期一订的包裹到了但是坏了"
