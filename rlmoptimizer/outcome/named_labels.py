@@ -15,6 +15,7 @@ __all__ = ["Labels", "NamedLabel"]
 _LABEL_WORDS: Final = 50  # of a label that is looked for; a longer one is found as a passage
 _LABEL_CHARS: Final = 4  # of a label of one word
 _LABELS: Final = 100  # of one field of a row; more texts or numbers are data, and none of them is looked for
+_CLASSES: Final = 0.75  # a field with fewer different labels than this share of its rows has classes
 _SHOWN: Final = 10  # labels of each step
 _TEXT_CHARS: Final = 500  # of a label
 
@@ -51,11 +52,11 @@ class Labels:
                     ids.append(row.example_id)
 
     def named_in(self, prompts: Mapping[str, str], old: Sequence[Words]) -> Iterator[NamedLabel]:
-        """Not counted are names of classes: labels of a field in which most labels are shared. Nor are labels of a
-        single short word, and those that a prompt named before."""
+        """Not counted are names of classes, which a prompt should give: a class that is rare in train may have one row.
+        Nor are labels of a single short word, and those that a prompt named before."""
         single: dict[Words, list[tuple[str, str]]] = {}
         for (field, label), ids in self._rows.items():
-            is_class = 2 * self._distinct[field] <= self._labelled[field]
+            is_class = self._distinct[field] < _CLASSES * self._labelled[field]
             telling = len(label) > 1 or (len(label) == 1 and len(label[0]) >= _LABEL_CHARS)
             if len(ids) == 1 and telling and len(label) <= _LABEL_WORDS and not is_class:
                 single.setdefault(label, []).append((field, ids[0]))

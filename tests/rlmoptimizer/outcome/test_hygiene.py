@@ -111,6 +111,13 @@ def test_a_label_that_one_example_has_is_found_and_names_of_classes_are_not() ->
     assert check_hygiene({"a": ""}, {"a": "Say billing question, bug report or other things."}, classes).labels == ()
 
 
+def test_classes_of_which_many_have_one_row_are_no_labels_of_one_example() -> None:
+    rng = random.Random(0)
+    names = [f"class number {number}" for number in range(77)]
+    rows = answers(*rng.choices(names, k=60))
+    assert check_hygiene({"a": ""}, {"a": f"Answer with one of: {', '.join(names)}."}, rows).labels == ()
+
+
 @pytest.mark.parametrize("prompt", ["Answer 7 or so.", "It is no more.", "Look for Rua Augusta 1000.", "Reply: true."])
 def test_what_is_no_label_of_one_example_is_not_taken_for_one(prompt: str) -> None:
     rows = answers("Rua Augusta 100", 7, "so", True, "shared words", "shared words", "other words", "")
