@@ -208,7 +208,9 @@ class ToolAnswers:
         if longest is not None:
             line += f"; too much text to send: what is longer than {longest:,} characters has lost its middle"
         if remaining is not None:
-            line += self._beware(Prompts.of(record.prompts), results)
+            # What failed before is alike in its answers, so it tells nothing of all.
+            selected = record.config.get("failed_from_run") is not None
+            line += self._beware(Prompts.of(record.prompts), () if selected else results)
         return line + self._note()
 
     def race(self, answer: dict[str, Any]) -> dict[str, Any]:

@@ -187,6 +187,7 @@ def _fraction(value: Any, perfect_score: float) -> float:
     if value is None or not hasattr(kind, "__float__"):
         shown = "None" if value is None else f"{shorten(repr(value), 100)} of type {kind.__name__}"
         hint = "; with feedback, return dspy.Prediction(score=..., feedback=...)" if isinstance(value, tuple) else ""
+        hint = "; return False where an answer is wrong" if value is None else hint
         raise InvalidScore(f"the metric returned {shown}; {wanted}{hint}")
     try:
         number = float(value)

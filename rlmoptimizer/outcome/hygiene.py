@@ -19,6 +19,7 @@ __all__ = ["Growth", "Hygiene", "RepeatedSentence", "check_hygiene"]
 _SENTENCE_WORDS: Final = 5  # of a sentence that counts as repeated
 _SHOWN: Final = 10  # repeated sentences of each step
 _TEXT_CHARS: Final = 500  # of a sentence
+_SINGLE_WORDS: Final = 3  # so many labels of one word are worth a warning without a longer one
 _REPEATS: Final = 3  # so often a sentence is said that is worth a warning
 _QUOTED_CHARS: Final = 100  # of it in the warning
 _GROWTH_TIMES: Final = 5  # a prompt that has grown so much, and
@@ -67,10 +68,12 @@ class Hygiene:
         return {**asdict(self), "warnings": list(self.warnings)}
 
     def _of_labels(self) -> str | None:
-        if not self.labels:
+        # A single word is in the prompts of any task now and then.
+        telling = [label for label in self.labels if " " in label.label]
+        if not telling and len(self.labels) < _SINGLE_WORDS:
             return None
         ids = {label.example_id for label in self.labels}
-        first = self.labels[0]
+        first = (telling or self.labels)[0]
         return (
             f"the prompt of step {first.step!r} names the label of example {first.example_id} of train alone"
             f"{f' (and {len(ids) - 1} more like it)' if len(ids) > 1 else ''}: it may know answers instead of the rule"
@@ -137,7 +140,7 @@ def check_hygiene(before: Mapping[str, str], after: Mapping[str, str], train: It
 
 def _most_rows(rows: int) -> int:
     """In so many of `rows` rows a passage may stand; one that stands in more is the task's own wording."""
-    return max(rows // 2, 1)
+    return max(rows // 20, 2 if rows > 2 else 1)
 
 
 def _repeated(step: str, text: str, before: str) -> list[RepeatedSentence]:

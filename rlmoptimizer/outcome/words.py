@@ -17,6 +17,8 @@ Words: TypeAlias = tuple[str, ...]
 _CHARACTERS = "\u3040-\u30ff\u3400-\u9fff"  # kana and ideographs: written without spaces
 _WORD = re.compile(rf"[{_CHARACTERS}]|[^\W_{_CHARACTERS}]+")
 _ASCII_WORDS = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
+_BASE64 = ";base64,"  # in the head of a data URI
+_HEAD_CHARS = 200
 
 
 class TrainRow(Protocol):
@@ -48,12 +50,13 @@ def windows(words: Words, length: int) -> Iterator[Words]:
 
 
 def texts_in(value: Any, *, numbers: bool = False) -> Iterator[str]:
-    """All texts in a plain value; with `numbers`, numbers too."""
+    """All texts in a plain value but what is no language, the base64 of attachments; with `numbers`, numbers too."""
     waiting = [value]
     while waiting:
         one = waiting.pop()
         if isinstance(one, str):
-            yield one
+            if not (one.startswith("data:") and _BASE64 in one[:_HEAD_CHARS]):
+                yield one
         elif isinstance(one, Mapping):
             waiting.extend(cast("Mapping[str, Any]", one).values())
         elif isinstance(one, list | tuple):

@@ -208,3 +208,10 @@ def test_any_value_may_be_the_one_that_is_told(value: Any) -> None:
     (said,) = constant_answers([row(number, value, 7) for number in range(6)])
     assert said.endswith(" in 6 of 6 answers, and 0 should be")
     assert len(said) < 150
+
+
+def test_failures_that_were_chosen_are_not_told_of_as_constant_answers(tmp_path: Path) -> None:
+    lm = field_lm(lambda question: dict.fromkeys(question.outputs, "bug"))
+    with desk(tmp_path, program=Sorter(), lm=lm, metric=metric, train=12) as at:
+        assert "topic is 'bug' in 12 of 12" in at.evaluate()["summary_line"]
+        assert "beware" not in at.evaluate(failed_from_run="r1")["summary_line"]

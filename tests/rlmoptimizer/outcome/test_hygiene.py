@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from rlmoptimizer.outcome.hygiene import check_hygiene
 from rlmoptimizer.outcome.named_labels import Labels
+from rlmoptimizer.outcome.words import texts_in
 from rlmoptimizer.text import token_estimate
 
 
@@ -189,3 +190,30 @@ def test_text_of_more_rows_than_are_listed_is_told_by_their_number() -> None:
         "the prompt of step 'a' holds 21 words in a row of example 14 of train; "
         "text of 14 of its 14 examples stands in the prompts",
     )
+
+
+def test_a_label_of_one_word_is_worth_a_warning_only_with_others() -> None:
+    rows = answers("three", "author", "british", "Avenue Foch 12", "no more than that", "another one of them")
+    for prompt, warns in (("three", False), ("three british", False), ("three british author", True)):
+        found = check_hygiene({"a": ""}, {"a": f"Find the {prompt}."}, rows)
+        assert len(found.labels) == len(prompt.split())
+        assert bool(found.warnings) == warns
+    (warning,) = check_hygiene({"a": ""}, {"a": "Find three, or avenue foch 12."}, rows).warnings
+    assert "names the label of example 4 of train alone (and 1 more like it)" in warning
+
+
+def test_what_stands_in_several_rows_is_the_tasks_own_wording() -> None:
+    stock = "where m and n are relatively prime positive integers"
+    rows = [Row(str(number), {"text": f"Number {number}, {stock}"}) for number in range(1, 41)]
+    for shared, warns in ((1, True), (2, True), (3, False)):
+        train = rows[:shared] + [Row(str(number), {"text": "something else"}) for number in range(shared + 1, 41)]
+        found = check_hygiene({"a": ""}, {"a": f"Find it, {stock}."}, train)
+        assert found.copied[0].row_count == shared
+        assert bool(found.warnings) == warns
+
+
+def test_the_base64_of_an_attachment_is_no_text() -> None:
+    image = {"url": f"data:image/png;base64,{'AAAA/' * 1000}"}
+    assert list(texts_in({"image": image, "title": "a cat"})) == ["a cat"]
+    told = "it begins with data:image/png;base64,"
+    assert list(texts_in([told])) == [told]
