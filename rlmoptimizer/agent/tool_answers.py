@@ -66,23 +66,30 @@ class ToolAnswers:
         self._noted_strays = False
 
     def run(
-        self, record: RunRecord, *, remaining: int | None, ids: Collection[str] | None = None
+        self, record: RunRecord, *, remaining: int | None, ids: Collection[str] | None = None, heard: bool = True
     ) -> dict[str, Any]:
         """What an evaluation returns. `remaining` None: for `run_data`, which tells nothing of the budget.
 
-        `ids`: only these examples; None: all that the agent may see. Texts are cut when they are too long together to
-        be sent; the summary says so.
+        `ids`: only these examples; None: all that the agent may see. `heard` False: whoever asked is gone, so what is
+        said once is kept for the next. Texts are cut when they are too long together to be sent; the summary says so.
         """
         results = self._store.examples(record.run_id, ids) if record.split == "train" else ()
         rows, longest = cut_to_size(_rows(results, record.repeats))
         totals = run_totals(record, self._objectives(record))
         del totals["run_id"], totals["split"]
+        summary = self._summary(record, remaining, longest)
+        if remaining is not None and heard:
+            # What failed before is alike in its answers, so it tells nothing of all.
+            selected = record.config.get("failed_from_run") is not None
+            summary += self._beware(Prompts.of(record.prompts), () if selected else results)
+        if heard:
+            summary += self._note()
         return {
             **totals,
             **({"unanswered_count": record.unanswered_count} if record.unanswered_count else {}),
             "run_id": record.run_id,
             **({} if remaining is None else {"remaining_budget": remaining}),
-            "summary_line": self._summary(record, remaining, longest, results),
+            "summary_line": summary,
             "split": record.split,
             "config": dict(record.config),
             "examples": rows,
@@ -177,9 +184,7 @@ class ToolAnswers:
         """Those that may be told of a run."""
         return objective_names([record] if record.split == "train" or not record.objectives else self._store.runs())
 
-    def _summary(
-        self, record: RunRecord, remaining: int | None, longest: int | None, results: Iterable[ExampleResult]
-    ) -> str:
+    def _summary(self, record: RunRecord, remaining: int | None, longest: int | None) -> str:
         line = f"run {record.run_id} on {record.split}: {self._score(record)}, "
         line += f"{record.passed_count}/{record.evaluated_count} passed"
         if record.error_count:
@@ -207,11 +212,7 @@ class ToolAnswers:
                 line += left if costs.left > 0 else "; max_cost_usd is reached: submit now"
         if longest is not None:
             line += f"; too much text to send: what is longer than {longest:,} characters has lost its middle"
-        if remaining is not None:
-            # What failed before is alike in its answers, so it tells nothing of all.
-            selected = record.config.get("failed_from_run") is not None
-            line += self._beware(Prompts.of(record.prompts), () if selected else results)
-        return line + self._note()
+        return line
 
     def race(self, answer: dict[str, Any]) -> dict[str, Any]:
         """The answer of a race, with what is suspicious in the prompts that did best and in their results."""

@@ -236,8 +236,6 @@ class AgentTools:
             # By max_cost_usd. Any figure of units or dollars would now say how far it came.
             self._stop.end(Ending("max_cost_usd", "max_cost_usd is used up"))
             self._gate.check()
-        if caller.is_gone:  # nobody reads what is said once
-            raise OptimizationStopped
-        answer = self._answers.run(record, remaining=record.budget_left)
+        answer = self._answers.run(record, remaining=record.budget_left, heard=not caller.is_gone)
         self._stop.look()  # the agent gets this answer and no other
         return answer

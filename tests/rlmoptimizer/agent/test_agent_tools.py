@@ -394,8 +394,7 @@ def test_a_val_run_comes_to_its_end_when_its_kernel_dies_and_its_answer_can_be_a
         go()
         told = again.result(60)
         assert (told["run_id"], told["score"], told["passed_count"], told["remaining_budget"]) == ("r3", 100.0, 4, 96)
-        with pytest.raises(OptimizationStopped):
-            running.result(60)
+        running.result(60)
         assert len(at.store.runs()) == 3
         assert at.evaluate("val", prompts={"topic": toy.FIX})["run_id"] == "r4"  # the agent had the answer
 

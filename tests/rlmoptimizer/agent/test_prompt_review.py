@@ -14,7 +14,6 @@ from desk import desk
 from offline import Asked, field_lm
 
 from rlmoptimizer.agent import prompt_review
-from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.constant_answers import constant_answers
 from rlmoptimizer.agent.prompt_review import PromptReview
 from rlmoptimizer.prompts import Prompts
@@ -112,21 +111,14 @@ def test_what_is_said_once_is_not_said_to_a_kernel_that_died(tmp_path: Path) -> 
         return toy.respond(question)
 
     with desk(tmp_path, lm=field_lm(held_up, "eval"), threads=1) as at:
-        refused: list[BaseException] = []
-
-        def evaluate() -> None:
-            try:
-                at.evaluate(prompts=said)
-            except OptimizationStopped as stopped:
-                refused.append(stopped)
-
-        thread = threading.Thread(target=evaluate)
+        lost: list[str] = []
+        thread = threading.Thread(target=lambda: lost.append(at.evaluate(prompts=said)["summary_line"]))
         thread.start()
         assert entered.wait(60)
         at.bench.turns.kernel_died()
         held.set()
         thread.join(60)
-        assert len(refused) == 1
+        assert "beware" not in lost[0]
         assert "says 3 times: Answer with one word only." in at.evaluate(prompts=said)["summary_line"]
 
 
