@@ -43,17 +43,22 @@ def resident(pid: int) -> int:
 def _first(pid: int) -> tuple[str, int]:
     """The first task of a process that has memory, and how much; 0 when none has: it has ended, or is about to."""
     for task in tasks(pid):
-        try:
-            with open(f"/proc/{pid}/task/{task}/status", "rb") as file:
-                lines = file.read().splitlines()
-        except PermissionError:
-            raise Unmeasurable("it hid its memory from the watchdog") from None
-        except OSError:
-            continue
-        found = [int(line.split()[1]) * 1024 for line in lines if line.startswith(_LINES)]
-        if found:
-            return task, sum(found)
+        if (has := _memory_of(pid, task)) is not None:
+            return task, has
     return "", 0
+
+
+def _memory_of(pid: int, task: str) -> int | None:
+    """Bytes of memory that a thread has; None: it has ended, or is about to. Raises: Unmeasurable."""
+    try:
+        with open(f"/proc/{pid}/task/{task}/status", "rb") as file:
+            lines = file.read().splitlines()
+    except PermissionError:
+        raise Unmeasurable("it hid its memory from the watchdog") from None
+    except OSError:
+        return None
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith(_LINES)]
+    return sum(found) if found else None
 
 
 def memory(pids: Iterable[int]) -> int:
@@ -236,8 +241,9 @@ def _read_links(place: str) -> Iterator[tuple[str, str]]:
     try:
         names = os.listdir(place)
     except PermissionError:
-        # Of a process that is ending they cannot be seen either: then it has no memory any more that could show.
-        if resident(int(place.split("/")[2])):
+        # Of a thread that has ended they cannot be seen either, also where others of its process live: it has none.
+        _, _, pid, _, task, _ = place.split("/")
+        if _memory_of(int(pid), task) is not None:
             raise Unmeasurable("it hid its open files from the watchdog") from None
         return
     except OSError:

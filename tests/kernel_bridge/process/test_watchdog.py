@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from child_process import Child, fresh
+from child_process import Child, forked, fresh
 from dspy.primitives.code_interpreter import CodeExecutionError
 
 from kernel_bridge import Confinement, KernelInterpreter
@@ -154,6 +154,38 @@ def test_processes_whose_first_threads_have_ended_are_not_taken_for_one(tree: Ca
     root = tree(2 * LEADERLESS.format(what="touched(120)"))
     assert look(root, bounds(memory_bytes=400 * MIB)) is None
     assert "MiB of memory; 200 MiB are allowed" in str(look(root, bounds(memory_bytes=200 * MIB)))
+
+
+# Without root's rights nobody may list the open files of a thread that has ended.
+LOOKS_AS_ANOTHER_USER = """
+import ctypes, os, platform, signal, threading, time
+from kernel_bridge.process.resource_use import Descriptors
+if os.getuid() == 0:
+    os.setresgid(54321, 54321, 54321)
+    os.setresuid(54321, 54321, 54321)
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: else no process of this user could be looked at
+child = os.fork()
+if child == 0:
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0)
+try:
+    while b"State:\\tZ" not in open(f"/proc/{child}/task/{child}/status", "rb").read():
+        time.sleep(0.01)
+    try:
+        os.listdir(f"/proc/{child}/task/{child}/fd")
+    except PermissionError:
+        print("hidden")
+    print(Descriptors([child]).count() >= 3)
+finally:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_first_thread_that_has_ended_hides_nothing_from_a_watchdog_without_rights() -> None:
+    with forked(LOOKS_AS_ANOTHER_USER) as child:
+        ended = child.ended()
+    assert ended.out == "hidden\nTrue\n", ended.err
 
 
 @pytest.mark.parametrize("own_table", ["False", "ctypes.CDLL(None).unshare(0x400)"])
