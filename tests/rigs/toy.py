@@ -7,6 +7,8 @@ the second step does not know what to answer: the baseline scores 50, the right 
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from typing import Any
 
 import dspy
@@ -75,6 +77,23 @@ def respond(question: Asked) -> dict[str, object]:
 
 def eval_lm() -> dspy.LM:
     return field_lm(respond, "eval")
+
+
+def luck_on_val(right: dict[str, list[str]]) -> dspy.LM:
+    """As the toy; with a prompt in `right` the n-th run on val is right on the n-th entry's messages, "a" the first."""
+    lock, asked = threading.Lock(), Counter[tuple[str, int]]()
+
+    def answer(question: Asked) -> dict[str, object]:
+        message, prompt = question.inputs["message"], question.instructions
+        if prompt not in right:
+            return respond(question)
+        number = int(message.removeprefix(f"{SECRET} ").split()[1])
+        with lock:
+            run = asked[prompt, number]
+            asked[prompt, number] += 1
+        return {"topic": message.rpartition(" ")[2] if "abcd"[number] in right[prompt][run] else "nothing"}
+
+    return field_lm(answer, "eval")
 
 
 def sub_lm() -> dspy.LM:

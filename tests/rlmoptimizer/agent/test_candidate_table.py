@@ -59,16 +59,8 @@ def test_an_example_that_passed_only_sometimes_has_not_passed(tmp_path: Path) ->
 
 
 def test_one_lucky_run_on_val_does_not_make_the_best_candidate(tmp_path: Path) -> None:
-    luck = iter([True] * 4)
-
-    def respond(question: Asked) -> dict[str, object]:
-        message, prompt = question.inputs["message"], question.instructions
-        if prompt not in ("lucky", "steady"):
-            return toy.respond(question)
-        knows = next(luck, False) if prompt == "lucky" else "message 1" not in message
-        return {"topic": message.rpartition(" ")[2] if knows else "nothing"}
-
-    with desk(tmp_path, lm=field_lm(respond, "eval")) as at:
+    lm = toy.luck_on_val({"lucky": ["abcd", "", "", ""], "steady": ["acd"]})
+    with desk(tmp_path, lm=lm) as at:
         assert at.evaluate("val", prompts={"topic": "lucky"})["score"] == 100.0
         assert at.bench.tools.optimization_status()["best_run_id"] == "r3"
         assert at.evaluate("val", prompts={"topic": "lucky"}, repeats=3)["score"] == 0.0

@@ -5,18 +5,16 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import dspy
 import pytest
 import toy
 from desk import desk
 from hypothesis import given
 from hypothesis import strategies as st
-from offline import Asked, ScriptedRootLM, field_lm
+from offline import ScriptedRootLM
 
 from rlmoptimizer import AgentError
 from rlmoptimizer.agent import stopping
@@ -42,23 +40,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def luck_on_val(right: dict[str, list[str]]) -> dspy.LM:
-    """As the toy; with a prompt in `right` the n-th run on val is right on the n-th entry's messages, "a" the first."""
-    lock, asked = threading.Lock(), Counter[tuple[str, int]]()
-
-    def respond(question: Asked) -> dict[str, object]:
-        message, prompt = question.inputs["message"], question.instructions
-        if prompt not in right:
-            return toy.respond(question)
-        number = int(message.removeprefix(f"{toy.SECRET} ").split()[1])
-        with lock:
-            run = asked[prompt, number]
-            asked[prompt, number] += 1
-        return {"topic": message.rpartition(" ")[2] if "abcd"[number] in right[prompt][run] else "nothing"}
-
-    return field_lm(respond, "eval")
 
 
 # a target
@@ -124,7 +105,7 @@ def test_a_submission_in_the_cell_that_reached_the_target_counts() -> None:
 
 
 def test_a_lucky_run_of_prompts_that_ran_before_reaches_no_target(tmp_path: Path) -> None:
-    lm = luck_on_val({"fixed": ["ab", "abcd"]})
+    lm = toy.luck_on_val({"fixed": ["ab", "abcd"]})
     with desk(tmp_path, lm=lm, limits=StoppingLimits(target_score=80)) as at:
         assert at.evaluate("val", prompts={"topic": "fixed"})["score"] == 50.0
         assert at.evaluate("val", prompts={"topic": "fixed"})["score"] == 100.0
@@ -157,7 +138,7 @@ def test_checkpoints_that_are_not_better_use_up_the_patience(tmp_path: Path) -> 
 
 
 def test_a_lucky_run_is_no_longer_what_is_to_be_beaten_when_its_prompts_ran_again(tmp_path: Path) -> None:
-    lm = luck_on_val({"lucky": ["abcd", ""], "steady": ["abc"], "other": ["abc"]})
+    lm = toy.luck_on_val({"lucky": ["abcd", ""], "steady": ["abc"], "other": ["abc"]})
     with desk(tmp_path, lm=lm, limits=StoppingLimits(patience=3)) as at:
         for topic, score in (("lucky", 100.0), ("lucky", 0.0), ("steady", 75.0), ("other", 75.0)):
             assert at.evaluate("val", prompts={"topic": topic})["score"] == score

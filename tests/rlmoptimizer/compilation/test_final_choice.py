@@ -82,21 +82,13 @@ def test_an_unchanged_program_that_is_submitted_has_the_baseline_as_its_measure(
 
 
 def test_without_a_submission_one_lucky_run_does_not_make_the_best_candidate() -> None:
-    luck = iter([True] * 4)
-
-    def respond(question: Asked) -> dict[str, object]:
-        message, prompt = question.inputs["message"], question.instructions
-        if prompt not in ("lucky", "steady"):
-            return toy.respond(question)
-        knows = next(luck, False) if prompt == "lucky" else "message 1" not in message
-        return {"topic": message.rpartition(" ")[2] if knows else "nothing"}
-
+    lm = toy.luck_on_val({"lucky": ["abcd", "", "", ""], "steady": ["acd"]})
     turns = [
         'evaluate_program("val", prompts={"topic": "lucky"})',
         'evaluate_program("val", prompts={"topic": "lucky"}, repeats=3)',
         'evaluate_program("val", prompts={"topic": "steady"})',
     ]
-    program = compiled(turns, eval_lm=field_lm(respond, "eval"), rlm_max_iterations=3)
+    program = compiled(turns, eval_lm=lm, rlm_max_iterations=3)
     result = program.optimization_result
     assert [log["score"] for log in program.trial_logs if log["split"] == "val"] == [50.0, 100.0, 0.0, 75.0]
     assert result.val_scores == (50.0, 25.0, 75.0)
