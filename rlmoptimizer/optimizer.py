@@ -34,7 +34,7 @@ from rlmoptimizer.lms.failures import failure_line, without_traceback
 from rlmoptimizer.other_optimizers import advice_on, unknown_keywords_text
 from rlmoptimizer.outcome.ending import Outcome
 from rlmoptimizer.settings import Settings, a_bool, a_directory
-from rlmoptimizer.show.log_lines import printable_logs
+from rlmoptimizer.show.terminal.log_lines import printable_logs
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 from rlmoptimizer.store.temporary_directory import temporary_directory

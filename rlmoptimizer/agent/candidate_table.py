@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from rlmoptimizer.agent.run_totals import percent
+from rlmoptimizer.outcome.run_totals import percent
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 

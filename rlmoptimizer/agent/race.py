@@ -14,7 +14,6 @@ from typing import Any
 from rlmoptimizer.agent.race_request import Candidate, RaceRequest
 from rlmoptimizer.agent.race_rule import leavers, level, ranked
 from rlmoptimizer.agent.run_comparison import comparison_text
-from rlmoptimizer.agent.run_totals import percent
 from rlmoptimizer.comparison import compare
 from rlmoptimizer.errors import BudgetExceededError, CostExceededError
 from rlmoptimizer.evaluation.accounts import Accounts
@@ -23,6 +22,7 @@ from rlmoptimizer.evaluation.run_price import Funds
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.run_under_way import Caller
 from rlmoptimizer.evaluation.runs import Runs
+from rlmoptimizer.outcome.run_totals import percent
 from rlmoptimizer.records import mean
 from rlmoptimizer.spending.ledger import Ledger, Slot
 

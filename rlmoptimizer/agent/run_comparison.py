@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rlmoptimizer.agent.request_reader import ended_run
-from rlmoptimizer.agent.run_totals import percent
 from rlmoptimizer.comparison import Comparison, compare
 from rlmoptimizer.errors import SelectionError
+from rlmoptimizer.outcome.run_totals import percent
 from rlmoptimizer.records import ExampleResult, RunRecord, StepTrace, mean
 from rlmoptimizer.store.json_text import encode
 from rlmoptimizer.store.run_store import RunStore

@@ -14,7 +14,6 @@ from rlmoptimizer.agent.constant_answers import constant_answers
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.prompt_review import PromptReview
 from rlmoptimizer.agent.request_reader import ended_run, visible_runs
-from rlmoptimizer.agent.run_totals import objective_names, percent, progress, reused, run_totals
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.comparison import mean_interval
 from rlmoptimizer.errors import LMUnavailable, SelectionError
@@ -23,6 +22,7 @@ from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.runs import is_cut_val
 from rlmoptimizer.outcome.measured import best_measured_run, whole_scores
+from rlmoptimizer.outcome.run_totals import objective_names, percent, progress, reused, run_totals
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import (
     LM_FAILURES,

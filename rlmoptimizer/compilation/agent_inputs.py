@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from kernel_bridge.text import printable
-from rlmoptimizer.agent import run_totals as answers
 from rlmoptimizer.agent.baseline_evidence import STRAYS, read_baseline
 from rlmoptimizer.agent.source_text import metric_source, program_source
 from rlmoptimizer.agent.task_facts import describe_steps, describe_task
@@ -18,6 +17,7 @@ from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.compilation.resume import EarlierWork
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.events import Split
+from rlmoptimizer.outcome import run_totals as answers
 from rlmoptimizer.outcome.result_warnings import STRAYS_SEEN
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.run_store import RunStore

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 
 from kernel_bridge.text import printable
-from rlmoptimizer.agent import run_totals as answers
 from rlmoptimizer.compilation.phase import phase
 from rlmoptimizer.errors import BudgetExceededError, CostExceededError, MetricFailed, SelectionError
 from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import EvaluatorClosed, LMsFailed
 from rlmoptimizer.evaluation.host_runs import HostRuns
 from rlmoptimizer.events import AgentSubmitted, FellBack
+from rlmoptimizer.outcome import run_totals as answers
 from rlmoptimizer.outcome.choice import rival_of
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice
 from rlmoptimizer.outcome.measured import best_measured_run, measured_scores, whole_scores

@@ -19,7 +19,6 @@ from kernel_bridge import KernelInterpreter
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.kernels import AgentKernels, InterpreterFactory
 from rlmoptimizer.agent.llm_tools import PURPOSE, SubLMMeter
-from rlmoptimizer.agent.run_totals import cut_line
 from rlmoptimizer.agent.stopping import StoppingLimits, WorkStop
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.agent.workbench import Workbench
@@ -37,7 +36,8 @@ from rlmoptimizer.events import (
     SubmissionRefused,
     TurnFinished,
 )
-from rlmoptimizer.show.display import Display
+from rlmoptimizer.outcome.run_totals import cut_line
+from rlmoptimizer.show.terminal.display import Display
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import UnitLedger
 from rlmoptimizer.spending.usage_meter import UsageMeter

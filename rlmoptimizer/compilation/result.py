@@ -10,10 +10,10 @@ from typing import Any
 
 import dspy
 
-from rlmoptimizer.agent import run_totals as answers
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.compilation.setup_record import check_student, scored_split
 from rlmoptimizer.errors import InvalidSetup
+from rlmoptimizer.outcome import run_totals as answers
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice
 from rlmoptimizer.outcome.measured import best_measured_run, whole_scores
 from rlmoptimizer.outcome.optimization_result import OptimizationResult

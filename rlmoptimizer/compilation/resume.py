@@ -11,10 +11,10 @@ from typing import Any, Final
 from kernel_bridge import Restored
 from kernel_bridge.text import shorten, shorten_list
 from rlmoptimizer.agent.answer_size import cut_to_size
-from rlmoptimizer.agent.run_totals import cut_line, percent
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.compilation.setup_record import differences
 from rlmoptimizer.errors import InvalidSetup
+from rlmoptimizer.outcome.run_totals import cut_line, percent
 from rlmoptimizer.records import IterationRecord, RunRecord
 from rlmoptimizer.store.file import stores_in
 from rlmoptimizer.store.run_store import RunStore

@@ -1,1 +1,1 @@
-"""What a person sees of a compile. Imports no dspy."""
+"""What people see of an optimization, while it runs and afterwards. Imports no dspy."""

@@ -15,8 +15,8 @@ READING = [
     "rlmoptimizer.events",
     "rlmoptimizer.store.store_reader",
     "rlmoptimizer.store.run_store",
-    "rlmoptimizer.show.display",
-    "rlmoptimizer.show.log_lines",
+    "rlmoptimizer.show.terminal.display",
+    "rlmoptimizer.show.terminal.log_lines",
 ]
 
 

@@ -30,7 +30,6 @@ from rlmoptimizer import (
 from rlmoptimizer.agent import current_prompts
 from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.llm_tools import checked_llm_tools
-from rlmoptimizer.agent.run_totals import cut_line
 from rlmoptimizer.compilation import parts
 from rlmoptimizer.errors import LMUnavailable, StoreCorrupt
 from rlmoptimizer.evaluation import runs
@@ -41,6 +40,7 @@ from rlmoptimizer.events import (
     PromptUpdated,
     SubmissionRefused,
 )
+from rlmoptimizer.outcome.run_totals import cut_line
 from rlmoptimizer.records import LMCall
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.store.run_store import RunStore

@@ -17,7 +17,7 @@ from priced import by_call, priced_fields, priced_text
 
 from kernel_bridge.wire.codec import Codec
 from rlmoptimizer import InvalidSetup
-from rlmoptimizer.show.log_lines import printable_logs
+from rlmoptimizer.show.terminal.log_lines import printable_logs
 from rlmoptimizer.store.store_reader import StoreReader
 
 pytestmark = pytest.mark.usefixtures("plain_repl")

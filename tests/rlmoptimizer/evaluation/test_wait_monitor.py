@@ -15,7 +15,7 @@ from offline import Asked, ScriptedRootLM, field_lm, text_lm
 from rlmoptimizer.compilation import parts
 from rlmoptimizer.evaluation.wait_monitor import Pending, Waited, WaitMonitor
 from rlmoptimizer.events import Event, StillWaiting
-from rlmoptimizer.show.display import Display
+from rlmoptimizer.show.terminal.display import Display
 
 pytestmark = pytest.mark.usefixtures("plain_repl")
 

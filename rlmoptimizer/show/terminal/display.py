@@ -36,7 +36,7 @@ from rlmoptimizer.events import (
     SubmissionRefused,
     TurnFinished,
 )
-from rlmoptimizer.show.progress import (
+from rlmoptimizer.show.terminal.progress import (
     Bars,
     PlainLines,
     ProgressView,

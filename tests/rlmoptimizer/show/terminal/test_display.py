@@ -25,7 +25,7 @@ from rlmoptimizer.events import (
     SubmissionRefused,
     TurnFinished,
 )
-from rlmoptimizer.show.display import Display
+from rlmoptimizer.show.terminal.display import Display
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 EVIL = "[bold red]markup[/] \x1b[2J\x1b]0;title\x07 \x9b31m \r gone \u202e reversed \x00"

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from rich.logging import RichHandler
 
-from rlmoptimizer.show.log_lines import printable_logs
+from rlmoptimizer.show.terminal.log_lines import printable_logs
 
 EVIL = "\x1b]0;OWNED\x07\x9b31m\u202e\x00\ud800"
 

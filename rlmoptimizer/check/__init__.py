@@ -1,0 +1,1 @@
+"""What can be seen of an optimization before it is begun."""

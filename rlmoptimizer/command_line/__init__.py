@@ -1,0 +1,1 @@
+"""The command `rlmoptimizer`. Imports no dspy."""

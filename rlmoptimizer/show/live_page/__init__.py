@@ -1,0 +1,1 @@
+"""The page of an optimization, served on loopback while the optimization goes on."""

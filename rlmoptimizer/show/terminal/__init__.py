@@ -1,0 +1,1 @@
+"""What a compile writes on stderr and in a notebook cell."""
