@@ -306,6 +306,12 @@ class StoreReader:
         rows = self._query(every) if purpose is None else self._query(f"{every} WHERE purpose = ?", as_column(purpose))
         return rows[0][0]
 
+    def units_by_run(self) -> dict[str, int]:
+        """The units charged for each run that cost any."""
+        return dict(
+            self._query("SELECT run_id, SUM(amount) FROM charges JOIN runs ON runs.number = run GROUP BY run_id")
+        )
+
     def lm_usage(self) -> dict[Role, RoleUsage]:
         """What all LM calls so far amount to, by role."""
         rows = self._query(LM_USAGE)

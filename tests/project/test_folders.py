@@ -11,8 +11,8 @@ import pytest
 # From the top down. A part imports only parts that come after it, so there can be no circle.
 PARTS = {
     "rlmoptimizer": [
-        "__init__", "command_line", "optimizer", "check", "compilation", "agent", "evaluation", "task", "show",
-        "outcome", "steering", "store", "settings", "lms", "spending", "events", "other_optimizers", "prompts",
+        "__init__", "__main__", "command_line", "optimizer", "check", "compilation", "agent", "evaluation", "task",
+        "show", "outcome", "steering", "store", "settings", "lms", "spending", "events", "other_optimizers", "prompts",
         "records", "comparison", "errors", "text",
     ],
     "kernel_bridge": [

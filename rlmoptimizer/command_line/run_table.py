@@ -1,0 +1,68 @@
+"""The evaluations of an optimization as a table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rlmoptimizer.command_line.table import Column, table_lines
+from rlmoptimizer.prompts import Prompts
+from rlmoptimizer.records import RunRecord
+from rlmoptimizer.store.store_reader import StoreReader
+
+__all__ = ["changed_steps", "run_table", "score_text"]
+
+_COLUMNS = (
+    Column("run"),
+    Column("split"),
+    Column("examples", right=True),
+    Column("score", right=True),
+    Column("passed", right=True),
+    Column("errors", right=True),
+    Column("units", right=True),
+    Column("left", right=True, spare=True),
+    Column("state"),
+    Column("prompts changed", flexible=True),
+)
+
+
+def run_table(store: StoreReader, width: int) -> Iterator[str]:
+    """The lines of the table."""
+    units = store.units_by_run()
+    setup = store.setup()
+    before: dict[str, str] = {} if setup is None else setup["student"]["steps"]
+    rows = [_row(record, units.get(record.run_id, 0), before) for record in store.runs()]
+    if not rows:
+        yield "no evaluation has begun yet"
+        return
+    yield from table_lines(_COLUMNS, rows, width)
+
+
+def score_text(score: float | None) -> str:
+    """A fraction as the percentage that people see."""
+    return "-" if score is None else f"{100 * score:.2f}"
+
+
+def changed_steps(prompts: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
+    """The steps whose prompts differ, in their order."""
+    return [step for step, text in prompts.items() if before.get(step) != text]
+
+
+def _row(record: RunRecord, units: int, before: Mapping[str, str]) -> list[str]:
+    planned = record.planned_count * record.repeats
+    done = str(planned) if record.judged_count == planned else f"{record.judged_count}/{planned}"
+    if Prompts.of(before).digest == record.candidate:
+        changed = "none (baseline)" if record.baseline else "none"
+    else:
+        changed = ", ".join(changed_steps(record.prompts, before)) or "none"
+    return [
+        record.run_id,
+        record.split,
+        done,
+        score_text(record.score),
+        str(record.passed_count),
+        str(record.error_count or ""),
+        "free" if record.baseline else str(units),
+        "" if record.budget_left is None else str(record.budget_left),
+        "" if record.state == "finished" else record.state,
+        changed,
+    ]
