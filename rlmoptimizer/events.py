@@ -17,6 +17,7 @@ from kernel_bridge.text import traceback_shown
 
 __all__ = [
     "AgentSubmitted",
+    "Branched",
     "BudgetCharged",
     "CompileFinished",
     "CompileResumed",
@@ -27,15 +28,20 @@ __all__ = [
     "Event",
     "ExamplesScored",
     "FellBack",
+    "KernelDied",
     "KernelStarted",
     "LMUsageCounted",
+    "NoteGiven",
     "Observer",
     "PhaseFinished",
     "PhaseStarted",
     "PromptUpdated",
     "StillWaiting",
+    "StopRequested",
     "SubmissionRefused",
     "TurnFinished",
+    "WorkPaused",
+    "WorkUnpaused",
 ]
 
 logger = logging.getLogger(__name__)
@@ -73,7 +79,7 @@ class PhaseFinished:
 
 @dataclass(frozen=True, slots=True)
 class KernelStarted:
-    """The agent's interpreter runs; told after the baseline, during which it starts."""
+    """The agent's interpreter runs; told after the baseline, during which it starts, and again after a death."""
 
     interpreter: str  # the name of its class
     summary: str  # what it runs under, in one line
@@ -81,6 +87,15 @@ class KernelStarted:
     requested: tuple[str, ...] = ()  # guarantees that had to hold
     in_force: Mapping[str, str] = field(default_factory=dict[str, str])  # guarantee -> the mechanism that gives it
     missing: Mapping[str, str] = field(default_factory=dict[str, str])  # guarantee -> why it is not given
+    connection_file: str | None = None  # what a Jupyter console attaches to; None: the interpreter has none
+
+
+@dataclass(frozen=True, slots=True)
+class KernelDied:
+    """The agent's kernel died under a cell. `KernelStarted` follows when there is a successor."""
+
+    turn: int
+    reason: str  # as the agent reads it; it may quote what the kernel wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +195,42 @@ class FellBack:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteGiven:
+    """A person's words, which the root LM reads from this turn on."""
+
+    before_turn: int  # 1-based; its request is the first that has the note
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkPaused:
+    """A person has asked for a pause, and the agent waits; evaluations under way come to their end."""
+
+    before_turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkUnpaused:
+    before_turn: int
+    seconds: float  # of the pause, in this process
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """A person has asked to stop and to take the best."""
+
+    turn: int  # that was under way, or ended last
+
+
+@dataclass(frozen=True, slots=True)
+class Branched:
+    """The optimization in this store was begun as a branch: its first prompts are those of a run of another one."""
+
+    store: str  # the name of the other store's file
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class CompileFinished:
     baseline_score: float | None
     best_score: float | None
@@ -195,6 +246,7 @@ Event: TypeAlias = (
     | PhaseStarted
     | PhaseFinished
     | KernelStarted
+    | KernelDied
     | EvaluationStarted
     | ExamplesScored
     | EvaluationFinished
@@ -206,6 +258,11 @@ Event: TypeAlias = (
     | AgentSubmitted
     | SubmissionRefused
     | FellBack
+    | NoteGiven
+    | WorkPaused
+    | WorkUnpaused
+    | StopRequested
+    | Branched
     | CompileFinished
 )
 Observer: TypeAlias = Callable[[Event], None]

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from kernel_bridge.files.private_files import open_new
 from rlmoptimizer.errors import InvalidSetup, StoreCorrupt, StoreInUse
-from rlmoptimizer.store.file_lock import FileLock, Held, check_own
+from rlmoptimizer.store.file_lock import FileLock, Held, check_own, lock_path
 from rlmoptimizer.store.temporary_directory import temporary_directory
 
 __all__ = ["BUSY_SECONDS", "VERSION", "StoreFile", "store_path", "stores_in"]
@@ -201,7 +201,7 @@ def _is_disk_full(path: Path) -> bool:
 def _locked(path: Path) -> Generator[FileLock]:
     """The lock of the process that writes; released only when the block raises."""
     try:
-        lock = FileLock(_beside(path, ".lock"))
+        lock = FileLock(lock_path(path))
     except Held as held:
         raise StoreInUse(str(path), held.pid) from None
     except OSError as error:

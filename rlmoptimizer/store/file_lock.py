@@ -10,10 +10,15 @@ import contextlib
 import errno
 import os
 import stat
+import time
 import weakref
 from pathlib import Path
+from typing import Final
 
-__all__ = ["FileLock", "Held", "check_own"]
+__all__ = ["FileLock", "Held", "check_own", "holder", "lock_path"]
+
+_LOOKS: Final = 10  # how often a lock that somebody has is tried again, because `holder` has it while it looks
+_LOOK_SECONDS: Final = 0.005
 
 
 class Held(Exception):
@@ -59,6 +64,32 @@ class FileLock:
         self.release()
 
 
+def lock_path(store: Path) -> Path:
+    """The file of the lock that the process holds which writes to a store."""
+    return store.with_name(f"{store.name}.lock")
+
+
+def holder(store: Path) -> int | None:
+    """The process that writes to a store, 0 when it does not say which it is; None: nobody does.
+
+    Changes nothing, and works where nothing can be written.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"):
+        flags |= getattr(os, name, 0)
+    try:
+        fd = os.open(lock_path(store), flags)
+    except OSError:
+        return None
+    try:
+        check_own(os.fstat(fd), lock_path(store))
+        return None if _try_lock(fd, shared=True) else _pid_in(fd) or 0
+    except OSError:  # something else lies in the place of a lock
+        return None
+    finally:
+        os.close(fd)  # which ends the lock too
+
+
 def check_own(found: os.stat_result, path: Path) -> None:
     """See that what lies at a path is a plain file without other names, of this user or of the directory's owner.
 
@@ -90,9 +121,8 @@ def _acquire(path: Path) -> int:
     while True:
         fd = _open(path)
         try:
-            if not _try_lock(fd):
-                text = os.pread(fd, 32, 0) if hasattr(os, "pread") else b""
-                raise Held(int(text) if text.isdigit() else None)
+            if not _locked_in_time(fd):
+                raise Held(_pid_in(fd))
             # Its last holder may have removed the file after we opened it.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(fd), os.lstat(path)):
@@ -101,6 +131,19 @@ def _acquire(path: Path) -> int:
             os.close(fd)
             raise
         os.close(fd)
+
+
+def _locked_in_time(fd: int) -> bool:
+    for _ in range(_LOOKS):
+        if _try_lock(fd):
+            return True
+        time.sleep(_LOOK_SECONDS)
+    return _try_lock(fd)
+
+
+def _pid_in(fd: int) -> int | None:
+    text = os.pread(fd, 32, 0) if hasattr(os, "pread") else b""
+    return int(text) if text.isdigit() else None
 
 
 def _open(path: Path) -> int:
@@ -126,9 +169,9 @@ def _open(path: Path) -> int:
 if os.name == "nt":  # pragma: no cover
     import msvcrt
 
-    def _try_lock(fd: int) -> bool:
+    def _try_lock(fd: int, *, shared: bool = False) -> bool:
         try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            msvcrt.locking(fd, msvcrt.LK_NBRLCK if shared else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         except OSError:
             return False
         return True
@@ -136,10 +179,10 @@ if os.name == "nt":  # pragma: no cover
 else:
     import fcntl
 
-    def _try_lock(fd: int) -> bool:
+    def _try_lock(fd: int, *, shared: bool = False) -> bool:
         # Not SQLite's kind of lock: a process loses that when it closes any descriptor of the file.
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
