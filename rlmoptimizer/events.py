@@ -40,6 +40,7 @@ __all__ = [
     "StopRequested",
     "SubmissionRefused",
     "TurnFinished",
+    "TurnStarted",
     "WorkPaused",
     "WorkUnpaused",
 ]
@@ -55,6 +56,12 @@ class CompileStarted:
     train_count: int
     val_count: int  # 0: no validation set
     budget: int  # units
+    test_count: int = 0  # 0: no test set
+    models: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, Any])  # "root", "sub", "eval" -> models
+    metric: str = ""  # its name
+    max_cost_usd: float | None = None  # None: no limit
+    store: str = ""  # path of the run store
+    is_kept: bool = True  # False: the store is removed when `compile` ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +171,19 @@ class LMUsageCounted:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnStarted:
+    """The root LM has written code, and the kernel is about to run it.
+
+    A turn whose answer holds nothing that could be run has only its `TurnFinished`.
+    """
+
+    number: int  # 1-based
+    limit: int
+    reasoning: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
 class TurnFinished:
     """The root LM has written code and the kernel has run it."""
 
@@ -174,6 +194,7 @@ class TurnFinished:
     output: str  # what the agent sees of it, before it is cut for the root LM
     left: int
     seconds: float  # of the whole turn, the root LM's thinking included
+    submitted: bool = False  # its code submitted prompts, and they were taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +259,9 @@ class CompileFinished:
     turns: int
     usage: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Any])  # of all LM calls, as in the result
     verdict: str = ""  # whether the result is better, and how sure that is, in words
+    splits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Any])  # as `SplitResult.to_dict` has them
+    prompts_changed: tuple[str, ...] = ()  # steps whose prompt is another one now
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])  # by phase, as in the result
 
 
 Event: TypeAlias = (
@@ -254,6 +278,7 @@ Event: TypeAlias = (
     | PromptUpdated
     | BudgetCharged
     | LMUsageCounted
+    | TurnStarted
     | TurnFinished
     | AgentSubmitted
     | SubmissionRefused

@@ -32,7 +32,7 @@ from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.errors import AgentError
 from rlmoptimizer.evaluation.step_recorder import describe_error
-from rlmoptimizer.events import TurnFinished
+from rlmoptimizer.events import TurnFinished, TurnStarted
 from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.lms.sub_lm import SubLM
 from rlmoptimizer.outcome.ending import AgentOutcome
@@ -206,14 +206,15 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         reasoning, code, output = entry["reasoning"], entry["code"], entry["output"]
         self._bench.turns.record(reasoning, code, output, seconds, submission)
         before = len(self._earlier)
-        number, limit = before + iteration + 1, before + self.max_iters
-        accounts = self._bench.accounts
-        accounts.emitter.emit(TurnFinished(number, limit, reasoning, code, output, accounts.ledger.left, seconds))
+        number, limit, left = before + iteration + 1, before + self.max_iters, self._bench.accounts.ledger.left
+        finished = TurnFinished(number, limit, reasoning, code, output, left, seconds, submission is not None)
+        self._bench.accounts.emitter.emit(finished)
 
     def _execute_code(self, repl: Any, code: str, input_args: dict[str, Any]) -> Any:
         if (ending := self._bench.stop.look()) is not None:  # while the root LM thought
             return f"[Error] This was not run: {ending.said}"
         self._bench.accounts.store.begin_iteration(code)
+        self._begin_turn(code)
         if isinstance(repl, KernelInterpreter):  # label the kept namespace with its turn
             repl.checkpoint_label = str(self._bench.turns.count)
         try:
@@ -224,6 +225,12 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             self._lost = lost
             logger.warning("The agent's interpreter is lost, so the agent ends here: %s", printable(str(lost)))
             return f"[Error] The REPL has ended and cannot be used any more: {lost}"
+
+    def _begin_turn(self, code: str) -> None:
+        number, limit = self._bench.turns.count, len(self._earlier) + self.max_iters
+        answer: Any = getattr(self.generate_action, "answer", None)  # of the session that DSPy's predictor is behind
+        reasoning = str(getattr(answer, "reasoning", ""))
+        self._bench.accounts.emitter.emit(TurnStarted(number, limit, reasoning, code))
 
     def _raise_failure(self) -> None:
         if (failure := self._bench.gate.failure) is not None:

@@ -32,6 +32,7 @@ from rlmoptimizer.compilation.phase import phase
 from rlmoptimizer.compilation.result import attach_record, program_with, trajectory_of
 from rlmoptimizer.compilation.resume import EarlierWork, close_and_read_past, namespace_text
 from rlmoptimizer.compilation.setup import Setup
+from rlmoptimizer.compilation.setup_record import metric_name
 from rlmoptimizer.compilation.versions import versions
 from rlmoptimizer.errors import SubmissionError
 from rlmoptimizer.events import CompileFinished, CompileResumed, CompileStarted, Split
@@ -125,9 +126,21 @@ class _Compilation:
         return choice
 
     def _emit_begin(self) -> None:
-        ledger, data, past = self._accounts.ledger, self._setup.data, self._past
-        steps = self._bench.prompts.steps
-        self._accounts.emitter.emit(CompileStarted(steps, len(data.train), len(data.val or ()), ledger.limit))
+        ledger, setup, past = self._accounts.ledger, self._setup, self._past
+        self._accounts.emitter.emit(
+            CompileStarted(
+                self._bench.prompts.steps,
+                len(setup.data.train),
+                len(setup.data.val or ()),
+                ledger.limit,
+                test_count=len(setup.test or ()),
+                models=setup.model_names(),
+                metric=metric_name(setup.metric),
+                max_cost_usd=self._settings.max_cost_usd,
+                store=str(self._store.path),
+                is_kept=self._settings.run_storage_dir is not None,
+            )
+        )
         if past.runs:
             self._accounts.emitter.emit(CompileResumed(len(past.turns), len(past.runs), ledger.left))
 
@@ -144,6 +157,11 @@ class _Compilation:
                 turns=self._bench.turns.count,
                 usage=result.usage,
                 verdict=result.verdict_text,
+                splits={name: found.to_dict() for name, found in result.splits.items()},
+                prompts_changed=tuple(
+                    step for step, text in result.prompts_after.items() if text != result.prompts_before[step]
+                ),
+                seconds=result.seconds,
             )
         )
 

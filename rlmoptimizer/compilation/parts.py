@@ -35,6 +35,7 @@ from rlmoptimizer.events import (
     StillWaiting,
     SubmissionRefused,
     TurnFinished,
+    TurnStarted,
 )
 from rlmoptimizer.outcome.run_totals import cut_line
 from rlmoptimizer.show.terminal.display import Display
@@ -138,7 +139,7 @@ def _recorder(store: RunStore) -> Callable[[Event], None]:
     refused = itertools.count(1)
 
     def record(event: Event) -> None:
-        if isinstance(event, (ExamplesScored, TurnFinished)):
+        if isinstance(event, (ExamplesScored, TurnStarted, TurnFinished)):
             return
         if isinstance(event, SubmissionRefused) and next(refused) > _MOST_REFUSALS:
             return  # it costs an agent nothing to be refused

@@ -70,6 +70,10 @@ class Setup:
             "eval": self._eval_lms(),
         }
 
+    def model_names(self) -> dict[str, tuple[str, ...]]:
+        """The models that may be asked, by role; the sub-LM only where it is another than the root LM."""
+        return {role: tuple(dict.fromkeys(str(lm.model) for lm in lms)) for role, lms in self.lms().items() if lms}
+
     def _eval_lms(self, *, connected: bool = True) -> list[dspy.BaseLM]:
         """Those of the predictors; without `connected`, only of predictors that have no connection of their own."""
         lms: list[Any] = [

@@ -160,6 +160,7 @@ class _Predictor:
     def __init__(self, predict: Any, session: RootSession) -> None:
         self._predict = predict
         self._session = session
+        self.answer: dspy.Prediction | None = None  # the last one that could be read
 
     @property
     def signature(self) -> type[dspy.Signature]:
@@ -171,6 +172,7 @@ class _Predictor:
         while turn.prediction is None:
             with turn.attempt() as options, self._session.asking():
                 turn.prediction = self._predict(**options, **inputs)
+        self.answer = turn.prediction
         return turn.prediction
 
     async def acall(self, **inputs: Any) -> dspy.Prediction:
@@ -179,6 +181,7 @@ class _Predictor:
         while turn.prediction is None:
             with turn.attempt() as options, self._session.asking():
                 turn.prediction = await self._predict.acall(**options, **inputs)
+        self.answer = turn.prediction
         return turn.prediction
 
 
