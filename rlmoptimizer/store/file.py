@@ -23,13 +23,14 @@ from rlmoptimizer.errors import InvalidSetup, StoreCorrupt, StoreInUse
 from rlmoptimizer.store.file_lock import FileLock, Held, check_own, lock_path
 from rlmoptimizer.store.temporary_directory import temporary_directory
 
-__all__ = ["BUSY_SECONDS", "VERSION", "StoreFile", "store_path", "stores_in"]
+__all__ = ["BUSY_SECONDS", "VERSION", "StoreFile", "number_of", "store_path", "stores_in"]
 
 VERSION: Final = 3
 BUSY_SECONDS = 60.0  # how long a lock of another program on the database is waited for; read when a store is opened
 
 _APPLICATION_ID: Final = 0x524C4D4F  # "RLMO", so that `file` and we know a store when we see one
 _NAME: Final = "runs-{:04d}.sqlite"
+_NAMES: Final = re.compile(r"runs-(\d{4}|[1-9]\d{4,8})\.sqlite")
 _SQLITE_SUFFIXES: Final = ("-wal", "-shm", "-journal")  # of files that SQLite keeps beside a database
 _INDEX_BYTES: Final = 65536  # SQLite's index of its log begins with half of it
 _SMALLEST: Final = 512  # bytes; SQLite takes a file shorter than a page for an empty database
@@ -97,6 +98,8 @@ class StoreFile:
             lock, self._file_lock = self._file_lock, None
             try:
                 if connection is not None:
+                    if lock is not None:
+                        _move_log_into_file(connection)
                     connection.close()
             finally:
                 if lock is not None:
@@ -146,6 +149,12 @@ class StoreFile:
         return self._connection
 
 
+def _move_log_into_file(connection: sqlite3.Connection) -> None:
+    """So that the file alone is whole. SQLite sees to it by itself only where nobody else has it open to read."""
+    with contextlib.suppress(sqlite3.Error):  # a full disk: the log keeps it
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
 def store_path(directory: Path, number: int) -> Path:
     return directory / _NAME.format(number)
 
@@ -156,13 +165,19 @@ def stores_in(directory: Path) -> list[int]:
     Raises `InvalidSetup` when it cannot be searched.
     """
     try:
-        names = [path.name for path in directory.iterdir()]
+        paths = list(directory.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise InvalidSetup(f"{directory} cannot be searched for run stores: {error}") from error
-    matches = (re.fullmatch(r"runs-(\d{4}|[1-9]\d{4,8})\.sqlite", name) for name in names)
-    return sorted(int(match[1]) for match in matches if match)
+    numbers = (number_of(path) for path in paths)
+    return sorted(number for number in numbers if number is not None)
+
+
+def number_of(path: Path) -> int | None:
+    """The number that a store has in its directory; None: the file has a name of its own."""
+    match = _NAMES.fullmatch(path.name)
+    return int(match[1]) if match else None
 
 
 @contextmanager

@@ -492,6 +492,16 @@ def test_others_read_while_one_writes(tmp_path: Path) -> None:
             database.execute("DELETE FROM charges")
 
 
+def test_the_file_alone_is_whole_when_the_store_is_closed_while_others_read(tmp_path: Path) -> None:
+    store = RunStore.create(tmp_path / "runs.sqlite")
+    with StoreReader.open(store.path):
+        store.record_setup({"a": 1})
+        store.close()
+        shutil.copy(store.path, tmp_path / "copy.sqlite")
+    with StoreReader.open(tmp_path / "copy.sqlite") as copy:
+        assert copy.setup() == {"a": 1}
+
+
 def test_reading_changes_nothing_in_the_store_of_a_killed_process(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite"
     _run_and_kill("store.charge(3, 'evaluate')", path)
