@@ -1,0 +1,93 @@
+/* What follows from the document: names, states, which example was fixed. Draws nothing. */
+
+const PASSED = 100 - 1e-7; // a score of at least this is a pass
+const SPLITS = ["train", "val", "test"];
+
+/** A row of `examples.rows`. */
+const ROW = { id: 0, source: 1, before: 2, after: 3, error: 4, head: 5 };
+
+function passes(value) {
+  return value !== null && value >= PASSED;
+}
+
+/** Of an example: what the new prompts made of it. One word for each state, and whether the filters show it. */
+function outcomeOf(row) {
+  const [before, after] = [row[ROW.before], row[ROW.after]];
+  if (before !== null && after !== null) {
+    if (!passes(before) && passes(after)) return "fixed";
+    if (passes(before) && !passes(after)) return "broken";
+    if (after > before) return "better";
+    if (after < before) return "worse";
+  }
+  const last = after ?? before;
+  return last === null ? "not run" : passes(last) ? "passed" : "failed";
+}
+
+const OUTCOME_SIGNS = { fixed: "▲", broken: "▼", better: "△", worse: "▽", passed: "✓", failed: "✕", "not run": "·" };
+
+function outcomeMark(outcome) {
+  return el("span", { class: `outcome outcome-${outcome.replace(" ", "-")}` }, `${OUTCOME_SIGNS[outcome]} ${outcome}`);
+}
+
+function isFailed(row) {
+  const last = row[ROW.after] ?? row[ROW.before];
+  return last !== null && !passes(last);
+}
+
+function candidateName(index) {
+  return `C${index}`;
+}
+
+/** The candidate that the examples compare the unchanged program with: that of the result, else the best so far. */
+function comparedWith(doc) {
+  return doc.examples.compared_with ?? null;
+}
+
+function comparedName(doc) {
+  return doc.result ? "result" : "best so far";
+}
+
+/** Short marks of what a candidate is. */
+function candidateMarks(doc, candidate) {
+  const marks = [];
+  if (candidate.is_baseline) marks.push("baseline");
+  if (candidate.is_result) marks.push("result");
+  if (candidate.is_submitted && !candidate.is_result) marks.push("submitted");
+  if (!doc.result && doc.so_far && doc.so_far.best === candidate.index && !candidate.is_baseline) marks.push("best so far");
+  return marks;
+}
+
+function candidateLink(index, text = candidateName(index), attributes = {}) {
+  return el("a", { href: State.link("candidates", { candidate: index }), ...attributes }, text);
+}
+
+function runLink(doc, id) {
+  const run = doc.runs.find((one) => one.run_id === id);
+  const what = run ? ` ${run.split} ${run.score === null ? run.state : score(run.score)}` : "";
+  return run
+    ? el("a", { href: State.link("candidates", { candidate: run.candidate }) }, id, el("span", { class: "quiet" }, what))
+    : id;
+}
+
+function turnLink(turn) {
+  if (turn === null) return "after the agent's work";
+  return turn ? el("a", { href: State.link("turns", { turn }) }, `turn ${turn}`) : "before the first turn";
+}
+
+/** What a candidate has on a split, or null. */
+function scoreOn(candidate, split) {
+  const found = candidate.scores[split];
+  return found && found.score !== null ? found : null;
+}
+
+/** The figures of the head: of the result, or of the best so far. */
+function comparedSplits(doc) {
+  return (doc.result ?? doc.so_far)?.splits ?? {};
+}
+
+const STATES = {
+  running: "running",
+  paused: "paused",
+  finished: "finished",
+  interrupted: "interrupted: no process works on it; compile(..., resume=True) goes on",
+};

@@ -1,0 +1,50 @@
+/* Numbers, times and plurals as people read them. Scores are 0 to 100, times Unix seconds, durations seconds. */
+
+const NONE = "–";
+const GROUPED = new Intl.NumberFormat("en");
+const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+
+function number(value) {
+  return value === null || value === undefined ? NONE : GROUPED.format(value);
+}
+
+function compact(value) {
+  return value === null || value === undefined ? NONE : value < 10000 ? GROUPED.format(value) : COMPACT.format(value);
+}
+
+/** 83.333 as "83.3", 100 as "100". */
+function score(value) {
+  if (value === null || value === undefined) return NONE;
+  return Number.isInteger(value) ? String(value) : value.toFixed(1);
+}
+
+/** A difference in points, with its sign. */
+function points(value) {
+  if (value === null || value === undefined) return NONE;
+  const text = Math.abs(value).toFixed(1);
+  return text === "0.0" ? "±0.0" : (value > 0 ? "+" : "−") + text;
+}
+
+function dollars(value) {
+  if (value === null || value === undefined) return "not known";
+  if (value === 0) return "$0";
+  return value >= 1 ? `$${value.toFixed(2)}` : `$${value.toPrecision(2)}`;
+}
+
+function duration(seconds) {
+  if (seconds === null || seconds === undefined) return NONE;
+  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor((whole % 3600) / 60)];
+  return hours ? `${hours} h ${minutes} min` : `${minutes} min ${whole % 60} s`;
+}
+
+function moment(seconds) {
+  if (seconds === null || seconds === undefined) return NONE;
+  return new Date(seconds * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" });
+}
+
+function plural(count, one, many = `${one}s`) {
+  return `${number(count)} ${count === 1 ? one : many}`;
+}

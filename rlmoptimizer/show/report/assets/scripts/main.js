@@ -1,0 +1,95 @@
+/* The page: its views, of which one is shown at a time, and the head above them. A view is made when it is first shown. */
+
+const VIEWS = [
+  // [name in the address, title, maker]. A maker gets the element to fill and gives { update(doc, params) }.
+  ["", "Overview", createOverview],
+  ["turns", "Turns", createTurns],
+  ["setup", "Setup", createSetup],
+];
+
+const Page = (() => {
+  const made = new Map(); // name -> { section, view }
+  let current = null;
+
+  function counts(doc) {
+    return { candidates: doc.candidates.length, examples: doc.examples.count, turns: doc.turns.length };
+  }
+
+  function drawHead(doc) {
+    const title = shownLine(doc.title, 120);
+    const name = VIEWS.find(([one]) => one === current)[1];
+    document.title = `${title} – ${name}`;
+    document.getElementById("title").textContent = title;
+    const pill = document.getElementById("state");
+    if (pill.textContent && pill.textContent !== doc.state) announce(`The optimization is now ${doc.state}.`);
+    pill.textContent = doc.state;
+    pill.className = `pill state-${doc.state}`;
+    const found = counts(doc);
+    const nav = document.getElementById("views");
+    redraw(
+      nav,
+      VIEWS.map(([one, text]) =>
+        el(
+          "a",
+          { href: State.link(one), "data-key": one, "aria-current": one === current ? "page" : null },
+          text,
+          found[one] === undefined ? null : el("span", { class: "count" }, ` ${number(found[one])}`),
+        ),
+      ),
+    );
+    const link = nav.querySelector("[aria-current]");
+    nav.scrollLeft = Math.max(0, link.offsetLeft - nav.clientWidth / 2 + link.offsetWidth / 2); // in sight on a phone
+  }
+
+  function show({ view, params }) {
+    const [name, title, create] = VIEWS.find(([one]) => one === view) ?? VIEWS[0];
+    const isNew = current !== name;
+    current = name;
+    if (!made.has(name)) {
+      const section = el("div", { class: `view view-${name || "overview"}` });
+      document.getElementById("main").append(section);
+      made.set(name, { section, view: create(section) });
+    }
+    for (const [one, { section }] of made) section.hidden = one !== name;
+    drawHead(Data.document);
+    if (isNew) {
+      window.scrollTo(0, 0);
+      announce(`${title} shown`);
+    }
+    made.get(name).view.update(Data.document, params);
+  }
+
+  function update(doc) {
+    drawHead(doc);
+    made.get(current).view.update(doc, State.read().params);
+    document.dispatchEvent(new CustomEvent("drawn")); // a newer document is on the page
+  }
+
+  function fail(error) {
+    const text = `This page could not be shown: ${error.message}`;
+    replace(document.getElementById("main"), el("p", { class: "notice", role: "alert" }, text));
+  }
+
+  async function start() {
+    Theme.start();
+    document.getElementById("skip").addEventListener("click", (event) => {
+      event.preventDefault(); // the address is the state
+      document.getElementById("main").focus();
+    });
+    try {
+      await Data.start();
+      document.getElementById("waiting").remove();
+      show(State.read());
+    } catch (error) {
+      fail(error);
+      throw error;
+    }
+    State.onChange(show);
+    Data.onChange(update);
+    if (Data.mode === "live") Live.start();
+  }
+
+  return { start };
+})();
+
+Page.start();

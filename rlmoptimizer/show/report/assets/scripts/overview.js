@@ -1,0 +1,168 @@
+/* The first view: how much better, how sure, what it took. While the work goes on: how far it has come. */
+
+function createOverview(container) {
+  const head = el("section", { class: "head", "aria-labelledby": "head-title" });
+  const chart = scoreChart();
+  const runTable = el("div", { class: "table-holder", tabindex: "0", role: "region", "aria-label": "All evaluations" });
+  const chartPart = el(
+    "section",
+    { "aria-labelledby": "chart-title" },
+    el("h2", { id: "chart-title" }, "Score against budget spent"),
+    legend(),
+    chart.node,
+    el("details", { class: "table-toggle" }, el("summary", {}, "All evaluations as a table"), runTable),
+  );
+  const spending = el("section", { "aria-labelledby": "spending-title" });
+  replace(container, head, chartPart, spending);
+
+  function legend() {
+    const shape = (split, node) => el("li", {}, svg("svg", { viewBox: "0 0 14 14", class: `key key-${split}`, "aria-hidden": "true" }, node));
+    const items = [
+      ["train", svg("circle", { cx: 7, cy: 7, r: 5 }), "train"],
+      ["val", svg("path", { d: "M7 1 13 7 7 13 1 7Z" }), "val (a checkpoint)"],
+      ["test", svg("rect", { x: 2, y: 2, width: 10, height: 10 }), "test"],
+      ["best", svg("path", { d: "M0 10H7V4H14", fill: "none" }), "best so far"],
+    ];
+    const list = el("ul", { class: "legend" });
+    for (const [name, node, text] of items) {
+      const item = shape(name, node);
+      item.append(text);
+      list.append(item);
+    }
+    list.append(el("li", { class: "quiet" }, "larger: more examples; whiskers: 95% interval"));
+    return list;
+  }
+
+  function verdict(doc) {
+    if (doc.result) {
+      const kind = doc.result.verdict.replaceAll(" ", "-");
+      return [
+        el("h2", { id: "head-title", class: "verdict" }, el("span", { class: `badge badge-${kind}` }, doc.result.verdict)),
+        el("p", { class: "lead" }, inline(doc.result.verdict_text, "span", { dir: "auto" })),
+      ];
+    }
+    const best = doc.so_far?.best ?? null;
+    const found = best === null ? "no candidate is better than the unchanged prompts yet" : "the best candidate so far is ";
+    return [
+      el("h2", { id: "head-title", class: "verdict" }, el("span", { class: "badge" }, doc.state), " not finished"),
+      el("p", { class: "lead" }, `${STATES[doc.state] ?? doc.state}. So far `, found, best === null ? null : candidateLink(best), "."),
+    ];
+  }
+
+  function fact(name, value, note = null) {
+    return el("div", { class: "fact" }, el("dt", {}, name), el("dd", {}, value, note ? el("span", { class: "note" }, note) : null));
+  }
+
+  function budgetNote(doc) {
+    const { spent, limit } = doc.budget;
+    return svg(
+      "svg",
+      { viewBox: "0 0 100 4", preserveAspectRatio: "none", class: "meter", role: "img", "aria-label": `${number(spent)} of ${plural(limit, "unit")} spent` },
+      svg("rect", { x: 0, y: 0, width: 100, height: 4, class: "meter-all" }),
+      svg("rect", { x: 0, y: 0, width: limit ? Math.min(100, (100 * spent) / limit) : 0, height: 4, class: "meter-spent" }),
+    );
+  }
+
+  function changedSteps(doc) {
+    const shown = doc.candidates.find((one) => one.is_result) ?? doc.candidates[doc.so_far?.best ?? 0];
+    const before = doc.candidates[0].prompts;
+    const changed = doc.task.steps.filter((step) => shown.prompts[step] !== before[step]);
+    if (!changed.length) return "none";
+    return changed.map((step) => el("a", { href: State.link("prompts", { step }), class: "chip" }, inline(step)));
+  }
+
+  function facts(doc) {
+    const { spent, limit } = doc.budget;
+    const seconds = Object.values(doc.seconds).reduce((sum, one) => sum + one, 0);
+    const stop = doc.result?.stop_reason;
+    return el(
+      "dl",
+      { class: "facts" },
+      fact("Budget", `${number(spent)} / ${number(limit)} units`, budgetNote(doc)),
+      fact("Cost", dollars(doc.cost_usd), Object.keys(doc.usage).length ? "all roles together" : null),
+      fact("Time", duration(seconds), `began ${moment(doc.started_at)}`),
+      fact("Turns", el("a", { href: State.link("turns") }, number(doc.turns.length)), stop ? `ended: ${stop.replaceAll("_", " ")}` : null),
+      fact("Candidates", el("a", { href: State.link("candidates") }, number(doc.candidates.length)), plural(doc.runs.length, "evaluation")),
+      fact("Prompts changed", changedSteps(doc), `of ${plural(doc.task.steps.length, "step")}`),
+    );
+  }
+
+  function warnings(doc) {
+    const found = doc.result?.warnings ?? [];
+    if (!found.length) return null;
+    return el(
+      "section",
+      { class: "notice", "aria-labelledby": "warnings-title" },
+      el("h3", { id: "warnings-title" }, plural(found.length, "warning")),
+      el("ul", {}, found.map((text) => el("li", {}, inline(text, "span", {})))),
+    );
+  }
+
+  function returned(doc) {
+    if (!doc.result) return null;
+    return el("p", { class: "quiet" }, "Returned: ", inline(doc.result.returned_because, "span"));
+  }
+
+  function drawRuns(doc) {
+    const head = ["run", "split", "score", "± error", "passed", "examples", "units spent", "candidate", "turn", "state"];
+    const rows = doc.runs.map((run) =>
+      el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, run.run_id),
+        el("td", {}, run.split, run.baseline ? el("span", { class: "quiet" }, " baseline") : null),
+        el("td", { class: "number" }, score(run.score)),
+        el("td", { class: "number" }, run.standard_error === null || run.standard_error === undefined ? NONE : score(run.standard_error)),
+        el("td", { class: "number" }, number(run.passed_count)),
+        el("td", { class: "number" }, `${number(run.evaluated_count)} / ${number(run.planned_count)}`),
+        el("td", { class: "number" }, number(run.spent)),
+        el("td", {}, candidateLink(run.candidate)),
+        el("td", {}, run.turn ? turnLink(run.turn) : NONE),
+        el("td", {}, run.state),
+      ),
+    );
+    redraw(
+      runTable,
+      el("table", {}, el("caption", { class: "unseen" }, "All evaluations"), el("thead", {}, el("tr", {}, head.map((name) => el("th", { scope: "col" }, name)))), el("tbody", {}, rows)),
+    );
+  }
+
+  function drawSpending(doc) {
+    const roles = Object.entries(doc.usage);
+    const names = { root: "root LM (the agent)", sub: "sub-LM", eval: "program under test" };
+    const rows = roles.map(([role, used]) =>
+      el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, names[role] ?? role),
+        el("td", { class: "number" }, number(used.calls), used.cached_calls ? el("span", { class: "quiet" }, ` (${number(used.cached_calls)} cached)`) : null),
+        el("td", { class: "number" }, number(used.prompt_tokens)),
+        el("td", { class: "number" }, number(used.completion_tokens)),
+        el("td", { class: "number" }, dollars(used.cost_usd)),
+      ),
+    );
+    const head = ["", "calls", "tokens in", "tokens out", "cost"];
+    const phases = Object.entries(doc.seconds).map(([phase, seconds]) =>
+      el("tr", {}, el("th", { scope: "row" }, phase.replaceAll("_", " ")), el("td", { class: "number" }, duration(seconds))),
+    );
+    redraw(
+      spending,
+      el("h2", { id: "spending-title" }, "What it took"),
+      el(
+        "div",
+        { class: "pair" },
+        el("div", { class: "table-holder" }, el("table", {}, el("caption", {}, "LM calls by role"), el("thead", {}, el("tr", {}, head.map((name) => (name ? el("th", { scope: "col" }, name) : el("td", {}))))), el("tbody", {}, rows))),
+        el("div", { class: "table-holder" }, el("table", {}, el("caption", {}, "Time by phase"), el("tbody", {}, phases))),
+      ),
+    );
+  }
+
+  return {
+    update(doc) {
+      redraw(head, verdict(doc), Splits.cards(doc), returned(doc), facts(doc), warnings(doc));
+      chart.update(doc);
+      drawRuns(doc);
+      drawSpending(doc);
+    },
+  };
+}

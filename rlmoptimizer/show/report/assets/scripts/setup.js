@@ -1,0 +1,72 @@
+/* What it ran with: the task, the settings, what confined the kernel, the versions, and how to repeat it. */
+
+function createSetup(container) {
+  function terms(map) {
+    const list = el("dl", { class: "terms" });
+    for (const [name, value] of Object.entries(map)) {
+      if (value === undefined) continue;
+      list.append(el("dt", {}, inline(name.replaceAll("_", " "))), el("dd", {}, value instanceof Node ? value : plainValue(value)));
+    }
+    return list;
+  }
+
+  function plainValue(value) {
+    if (value === null) return el("span", { class: "quiet" }, "none");
+    if (typeof value === "object") return inline(JSON.stringify(value), "span", { class: "datum plain" });
+    return inline(value, "span");
+  }
+
+  function part(id, title, ...nodes) {
+    return el("section", { "aria-labelledby": id }, el("h2", { id }, title), nodes);
+  }
+
+  function task(doc) {
+    const { splits } = doc.task;
+    const sizes = SPLITS.filter((split) => splits[split]).map((split) => `${split} ${number(splits[split])}`);
+    return terms({
+      steps: el("span", {}, doc.task.steps.map((step) => el("a", { href: State.link("prompts", { step }), class: "chip" }, inline(step)))),
+      metric: doc.task.metric,
+      examples: sizes.join(", "),
+      "begun": moment(doc.started_at),
+      "ended": doc.finished_at ? moment(doc.finished_at) : STATES[doc.state],
+      "run store": doc.store.path ?? doc.store.name,
+      "branched from": doc.task.branch ? JSON.stringify(doc.task.branch) : undefined,
+    });
+  }
+
+  function guarantees(map, sign, kind) {
+    const names = Object.entries(map);
+    if (!names.length) return null;
+    return el(
+      "ul",
+      { class: "guarantees plain-list" },
+      names.map(([name, why]) => el("li", {}, el("span", { class: kind }, `${sign} ${name.replaceAll("_", " ")} `), inline(why, "span", { class: "datum quiet" }))),
+    );
+  }
+
+  function confinement(doc) {
+    const found = doc.confinement;
+    if (!found) return el("p", { class: "quiet" }, "The kernel has not started yet.");
+    const missing = Object.keys(found.missing ?? {}).length;
+    return [
+      el("p", {}, inline(found.summary, "span")),
+      el("h3", {}, `In force: ${plural(Object.keys(found.in_force ?? {}).length, "guarantee")}`),
+      guarantees(found.in_force ?? {}, "✓", "outcome-fixed"),
+      missing ? el("h3", {}, `Missing: ${plural(missing, "guarantee")}`) : null,
+      guarantees(found.missing ?? {}, "✕", "outcome-broken"),
+    ];
+  }
+
+  return {
+    update(doc) {
+      redraw(
+        container,
+        part("task-title", "Task", task(doc)),
+        part("confinement-title", "What confined the agent's kernel", confinement(doc)),
+        part("settings-title", "Settings", terms(doc.task.settings)),
+        part("versions-title", "Versions", terms(doc.versions)),
+        part("repeat-title", "How to repeat it", longText(doc.repeat.join("\n"), { className: "text code", label: "how to repeat it" })),
+      );
+    },
+  };
+}

@@ -1,0 +1,112 @@
+/* Baseline to result on each split, as figures and as a small drawing. */
+
+const Splits = (() => {
+  const WIDTH = 400;
+  const HEIGHT = 40;
+  const SIDE = 8; // left and right of the scale, for half a dot
+
+  function at(value) {
+    return SIDE + (Math.max(0, Math.min(100, value)) / 100) * (WIDTH - 2 * SIDE);
+  }
+
+  /** From the baseline's dot to the result's, above a scale of 0 to 100; the band is the 95% interval. */
+  function drawing(found) {
+    const y = 16;
+    const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "dumbbell", "aria-hidden": "true" });
+    picture.append(svg("line", { x1: SIDE, x2: WIDTH - SIDE, y1: y, y2: y, class: "scale" }));
+    for (const tick of [0, 25, 50, 75, 100]) {
+      const anchor = tick === 0 ? "start" : tick === 100 ? "end" : "middle";
+      const x = tick === 0 ? 0 : tick === 100 ? WIDTH : at(tick);
+      picture.append(
+        svg("line", { x1: at(tick), x2: at(tick), y1: y - 4, y2: y + 4, class: "scale" }),
+        svg("text", { x, y: HEIGHT - 3, "text-anchor": anchor, class: "tick" }, tick),
+      );
+    }
+    if (found.baseline === null || found.result === null) return picture;
+    if (found.interval) {
+      const [low, high] = found.interval.map((end) => at(found.baseline + end));
+      picture.append(svg("rect", { x: low, width: Math.max(1, high - low), y: y - 7, height: 14, rx: 3, class: "interval" }));
+    }
+    const direction = found.difference > 0 ? "rise" : found.difference < 0 ? "fall" : "level";
+    picture.append(
+      svg("line", { x1: at(found.baseline), x2: at(found.result), y1: y, y2: y, class: `change ${direction}` }),
+      svg("circle", { cx: at(found.baseline), cy: y, r: 5, class: "before" }),
+      svg("circle", { cx: at(found.result), cy: y, r: 6, class: `after ${direction}` }),
+    );
+    return picture;
+  }
+
+  /** Better, same and worse as lengths of one bar. */
+  function shares(found) {
+    const all = found.better + found.same + found.worse;
+    if (!all) return null;
+    const bar = svg("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", class: "shares", "aria-hidden": "true" });
+    let x = 0;
+    for (const name of ["better", "same", "worse"]) {
+      const width = (100 * found[name]) / all;
+      bar.append(svg("rect", { x, y: 0, width, height: 6, class: `share-${name}` }));
+      x += width;
+    }
+    return bar;
+  }
+
+  function counts(found) {
+    return el(
+      "p",
+      { class: "split-counts" },
+      el("span", { class: "outcome-fixed" }, `▲ ${number(found.better)} better`),
+      el("span", { class: "outcome-broken" }, `▼ ${number(found.worse)} worse`),
+      el("span", { class: "quiet" }, `＝ ${number(found.same)} same`),
+      found.left_out ? el("span", { class: "quiet" }, `${number(found.left_out)} left out`) : null,
+    );
+  }
+
+  function interval(found) {
+    if (!found.interval) return found.n === 1 ? "one example: no interval" : null;
+    const [low, high] = found.interval;
+    return `95% interval ${points(low)} to ${points(high)}; p = ${found.p_value.toPrecision(2)}`;
+  }
+
+  function card(split, found, isOfVerdict, resultName) {
+    if (!found.n) {
+      return el("article", { class: "split" }, el("h3", {}, split), el("p", { class: "quiet" }, "not compared yet"));
+    }
+    return el(
+      "article",
+      { class: "split" },
+      el(
+        "h3",
+        {},
+        split,
+        el("span", { class: "quiet" }, ` ${plural(found.n, "example")}`),
+        isOfVerdict ? el("span", { class: "tag" }, "verdict") : null,
+      ),
+      el(
+        "p",
+        { class: "split-figures" },
+        unseen("from "),
+        el("span", { class: "figure-before" }, score(found.baseline)),
+        el("span", { class: "arrow", "aria-hidden": "true" }, " → "),
+        unseen(" to "),
+        el("strong", { class: "figure-after" }, score(found.result)),
+        el("span", { class: `figure-change change-${Math.sign(found.difference)}` }, ` ${points(found.difference)}`),
+        unseen(` points, ${resultName}`),
+      ),
+      drawing(found),
+      el("p", { class: "quiet" }, interval(found)),
+      shares(found),
+      counts(found),
+    );
+  }
+
+  function cards(doc) {
+    const found = comparedSplits(doc);
+    const made = SPLITS.filter((split) => found[split]).map((split) =>
+      card(split, found[split], doc.result?.verdict_split === split, comparedName(doc)),
+    );
+    if (!made.length) return el("p", { class: "quiet" }, "No score yet: the baseline is being measured.");
+    return el("div", { class: "splits" }, made);
+  }
+
+  return { cards };
+})();

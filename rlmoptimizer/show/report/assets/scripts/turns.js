@@ -1,0 +1,111 @@
+/* The agent's turns: what it thought, ran and saw; deaths of its kernel and notes of people where they fell. */
+
+function createTurns(container) {
+  const heading = el("h2", { id: "turns-title" }, "The agent's turns");
+  const tools = el("div", { class: "toolbar" });
+  const list = el("div", { class: "turns" });
+  replace(container, el("section", { "aria-labelledby": "turns-title" }, heading, tools, list));
+  const drawn = new Map(); // turn number -> { element, text }: only what has changed is drawn again
+  let told = null; // the turn that the address named last
+
+  function event(kind, title, text) {
+    return el("div", { class: `event event-${kind}` }, el("p", { class: "event-title" }, title), text ? longText(text, { className: "text reasoning", label: title }) : null);
+  }
+
+  function noteNode(note) {
+    return event("note", "Note of a person, given before this turn", note.text);
+  }
+
+  function deathNode(death) {
+    return event("death", "The kernel died", typeof death === "string" ? death : death.reason);
+  }
+
+  function pauseNode(pause) {
+    return event("pause", `Paused by a person before this turn for ${duration(pause.seconds)}`, "");
+  }
+
+  function side(doc, turn) {
+    return el(
+      "div",
+      { class: "turn-side" },
+      el("h3", {}, el("a", { href: State.link("turns", { turn: turn.number }) }, `Turn ${turn.number}`)),
+      el("p", { class: "quiet" }, `${duration(turn.seconds)} in all`),
+      el("p", { class: "quiet" }, moment(turn.at)),
+      turn.prompts_set.length
+        ? el("p", {}, "set ", turn.prompts_set.map((step) => el("a", { href: State.link("prompts", { step }), class: "chip" }, inline(step))))
+        : null,
+    );
+  }
+
+  function output(turn) {
+    if (turn.output === null) return el("p", { class: "quiet" }, "No output: the turn was cut.");
+    if (!turn.output) return el("p", { class: "quiet" }, "No output.");
+    const lines = turn.output.split("\n").length;
+    const open = lines <= 14 && turn.output.length < 1500;
+    return folded({ open, class: "output-fold" }, `Output, ${plural(lines, "line")}`, () =>
+      longText(turn.output, { className: "text output", label: `output of turn ${turn.number}` }),
+    );
+  }
+
+  function body(doc, turn) {
+    return el(
+      "div",
+      { class: "turn-body" },
+      doc.pauses.filter((pause) => pause.before_turn === turn.number && pause.seconds !== null).map(pauseNode),
+      turn.notes.map(noteNode),
+      turn.reasoning ? longText(turn.reasoning, { className: "text reasoning", label: `reasoning of turn ${turn.number}` }) : null,
+      turn.code
+        ? folded({ open: true, class: "code-fold" }, `Code, ${plural(turn.code.split("\n").length, "line")}`, () =>
+            Code.block(turn.code, `code of turn ${turn.number}`),
+          )
+        : null,
+      turn.deaths.map(deathNode),
+      output(turn),
+      turn.runs.length ? el("ul", { class: "turn-runs" }, turn.runs.map((id) => el("li", {}, runLink(doc, id)))) : null,
+    );
+  }
+
+  function foldAll(open) {
+    for (const one of list.querySelectorAll("details")) one.open = open;
+  }
+
+  function drawTools(doc) {
+    if (!doc.turns.length) return replace(tools, el("p", { class: "quiet" }, "The agent has not finished a turn yet."));
+    if (tools.childElementCount) return null;
+    return replace(
+      tools,
+      el("button", { type: "button", class: "small", id: "fold-all", onclick: () => foldAll(false) }, "Fold all"),
+      el("button", { type: "button", class: "small", id: "unfold-all", onclick: () => foldAll(true) }, "Unfold all"),
+    );
+  }
+
+  /** A note that no finished turn has read yet. */
+  function waitingNotes(doc) {
+    const next = (doc.turns.at(-1)?.number ?? 0) + 1;
+    return doc.notes.filter((note) => note.before_turn >= next).map(noteNode);
+  }
+
+  function drawTurn(doc, turn) {
+    const text = JSON.stringify([turn, turn.runs.map((id) => doc.runs.find((run) => run.run_id === id)?.score)]);
+    const known = drawn.get(turn.number);
+    if (known?.text === text) return;
+    const element = el("article", { class: "turn", id: `turn-${turn.number}`, "aria-label": `Turn ${turn.number}` }, side(doc, turn), body(doc, turn));
+    if (known) known.element.replaceWith(element);
+    else list.insertBefore(element, list.querySelector(".waiting"));
+    drawn.set(turn.number, { element, text });
+  }
+
+  return {
+    update(doc, params) {
+      drawTools(doc);
+      list.querySelector(".waiting")?.remove();
+      for (const turn of doc.turns) drawTurn(doc, turn);
+      const waiting = waitingNotes(doc);
+      if (waiting.length) list.append(el("div", { class: "waiting" }, waiting));
+      const wanted = params.turn ?? null;
+      for (const [number_, { element }] of drawn) element.classList.toggle("current", String(number_) === wanted);
+      if (wanted !== null && wanted !== told) drawn.get(Number(wanted))?.element.scrollIntoView({ block: "start" });
+      told = wanted;
+    },
+  };
+}
