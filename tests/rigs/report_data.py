@@ -22,7 +22,7 @@ BASE = {
     "classify": "Say what the message is about.",
     "reply": "Answer the customer politely. Use the topic.",
 }
-_WORDS = "refund order late parcel broken lamp thank invoice twice charged app crash login colour size return".split()
+_WORDS = ["refund", "order", "late", "parcel", "broken", "lamp", "invoice", "twice", "app", "crash", "login", "colour"]
 _BEGAN = 1_790_000_000.0
 
 
@@ -327,8 +327,8 @@ evaluate_program(split="train", limit=20)
 '''
     return {
         "number": number,
-        "reasoning": "Half of the messages that are long fail, since the first step explains the topic instead of naming "
-        "it. I will ask for one word, look at what still fails, and only then spend units on val.",
+        "reasoning": "Half of the messages that are long fail, since the first step explains the topic instead of "
+        "naming it. I will ask for one word, look at what still fails, and only then spend units on val.",
         "code": code,
         "output": "\n".join(f"e{place} 0.0 'expected billing'" for place in range(10 + 8 * number)),
         "seconds": 20.0 + number,

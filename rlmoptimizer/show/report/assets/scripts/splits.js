@@ -56,7 +56,7 @@ const Splits = (() => {
       { class: "split-counts" },
       el("span", { class: "outcome-fixed" }, `▲ ${number(found.better)} better`),
       el("span", { class: "outcome-broken" }, `▼ ${number(found.worse)} worse`),
-      el("span", { class: "quiet" }, `＝ ${number(found.same)} same`),
+      el("span", { class: "quiet" }, `= ${number(found.same)} same`),
       found.left_out ? el("span", { class: "quiet" }, `${number(found.left_out)} left out`) : null,
     );
   }
