@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from bisect import bisect_left
 from collections import Counter
@@ -11,7 +10,8 @@ from typing import Final, Literal, TypeAlias
 
 __all__ = ["Change", "word_diff"]
 
-Change: TypeAlias = tuple[Literal["same", "removed", "added"], str]
+_Kind: TypeAlias = Literal["same", "removed", "added"]
+Change: TypeAlias = tuple[_Kind, str]
 
 _WORD = re.compile(r"\w+|\s+|[^\w\s]")
 _MOST_EDITS: Final = 256  # words that differ in a passage, up to which its shortest difference is looked for
@@ -33,13 +33,20 @@ def word_diff(old: str, new: str) -> list[Change]:
     changes: list[Change] = []
     i = j = 0
     for start, other in [*_without_lone_spaces(pairs, before, after), (len(before), len(after))]:
-        changes += [("removed", word) for word in before[i:start]]
-        changes += [("added", word) for word in after[j:other]]
-        changes += [("same", word) for word in before[start : start + 1]]
+        _add(changes, "removed", before[i:start])
+        _add(changes, "added", after[j:other])
+        _add(changes, "same", before[start : start + 1])
         i, j = start + 1, other + 1
-    return [
-        (kind, "".join(word for _, word in words)) for kind, words in itertools.groupby(changes, lambda one: one[0])
-    ]
+    return changes
+
+
+def _add(changes: list[Change], kind: _Kind, words: _Words) -> None:
+    if not words:
+        return
+    text = "".join(words)
+    if changes and changes[-1][0] == kind:
+        text = changes.pop()[1] + text
+    changes.append((kind, text))
 
 
 def _without_lone_spaces(pairs: Sequence[_Pair], old: _Words, new: _Words) -> Iterator[_Pair]:
@@ -77,7 +84,7 @@ def _equal_words(old: _Words, new: _Words) -> int:
 
 def _split_pairs(old: _Words, new: _Words, at: _Pair, splits: int) -> Iterator[_Pair]:
     """Split two passages where both have what stands once in them, and go on with the parts."""
-    anchors = next((found for size in _GRAMS if (found := _anchors(old, new, size))), [])
+    anchors = next((found for size in _GRAMS if (found := _anchors(old, new, size))), list[_Pair]())
     i = j = 0
     for start, other in anchors:
         yield from _pairs(old[i:start], new[j:other], (at[0] + i, at[1] + j), splits)

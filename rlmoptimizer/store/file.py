@@ -130,6 +130,23 @@ class StoreFile:
                 if not survives_power_cut:
                     database.execute("PRAGMA synchronous = FULL")
 
+    @contextmanager
+    def snapshot(self) -> Generator[None]:
+        """All that the block reads is as it was when the block first read, whatever others write meanwhile.
+
+        For a file that is only read. Other threads wait with their queries.
+        """
+        self._check_process()
+        with self.lock, _translated(self.path):
+            database = self._open()
+            if database.in_transaction:  # a Ctrl-C came at the end of an earlier one
+                database.execute("ROLLBACK")
+            database.execute("BEGIN")
+            try:
+                yield
+            finally:
+                database.execute("ROLLBACK")
+
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         self._check_process()
         with self.lock, _translated(self.path):

@@ -9,20 +9,30 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rlmoptimizer.records import ExampleResult, Rollout
 from rlmoptimizer.store.file import StoreFile
 from rlmoptimizer.store.json_text import encode
-from rlmoptimizer.store.rows import RESULTS, as_column, decoded, detail_row, example_result
+from rlmoptimizer.store.rows import RESULTS, as_column, decoded, detail_row, example_result, from_column
 from rlmoptimizer.store.totals import JudgedRollout, totals_row
 
-__all__ = ["JUDGED", "SHOWN", "Place", "StoredResults"]
+__all__ = ["JUDGED", "SHOWN", "Place", "RolloutScore", "StoredResults"]
 
 JUDGED: Final = "counted = 1"  # has a verdict
 SHOWN: Final = "counted = 2 AND NOT taken"  # has none, but shows what was answered before its LM failed
 
 Place = tuple[int, int, int]  # of a result: the number of its run, the position of its example, its rollout
+
+
+class RolloutScore(NamedTuple):
+    """What is counted of a rollout."""
+
+    example_id: str
+    score: float  # 0..1
+    is_judged: int  # 1: it has a verdict
+    error_kind: str | None  # None: no error
+    detail: int  # which the runs that share a result have in common
 
 
 class StoredResults:
@@ -108,6 +118,26 @@ class StoredResults:
         sql = f"SELECT example_id, rollout, score FROM results WHERE run = ? AND {JUDGED} ORDER BY position, rollout"
         return [(example_id, rollout, score) for example_id, rollout, score in self._file.query(sql, number)]
 
+    def rollout_scores(self, number: int) -> list[RolloutScore]:
+        """All of a run, by place."""
+        sql = (
+            f"SELECT example_id, score, {JUDGED}, error_kind, detail FROM results WHERE run = ? "
+            "ORDER BY position, rollout"
+        )
+        return [RolloutScore(*row) for row in self._file.query(sql, number)]
+
+    def example_heads(self, number: int, chars: int) -> list[tuple[str, str | None, str]]:
+        """Of a run's examples: id, source id, and the first characters of the inputs, as JSON; by place."""
+        sql = (
+            "SELECT example_id, source_example_id, substr(inputs, 1, ?) FROM results JOIN details ON id = detail "
+            "WHERE run = ? GROUP BY position ORDER BY position"
+        )
+        rows = self._file.query(sql, chars, number)
+        return [
+            (example_id, None if source is None else from_column(source), _text_of_part(text))
+            for example_id, source, text in rows
+        ]
+
     def failed_ids(self, number: int) -> list[str]:
         """The ids of the examples with a result that did not pass, by place: no verdict, or one that is no pass."""
         failed = (
@@ -129,3 +159,8 @@ class StoredResults:
     def evaluated(self) -> int:
         """Rollouts that were run, in all runs together."""
         return self._file.query("SELECT COUNT(*) FROM results WHERE origin IS NULL")[0][0]
+
+
+def _text_of_part(column: str | bytes) -> str:
+    """Of a column's first bytes or characters."""
+    return column if isinstance(column, str) else column.decode("utf-8", "replace")

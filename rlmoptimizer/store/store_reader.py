@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -27,7 +28,7 @@ from rlmoptimizer.records import (
 )
 from rlmoptimizer.store.file import StoreFile, store_path, stores_in
 from rlmoptimizer.store.json_text import decode, encode
-from rlmoptimizer.store.results import SHOWN, Place, StoredResults
+from rlmoptimizer.store.results import SHOWN, Place, RolloutScore, StoredResults
 from rlmoptimizer.store.rows import (
     LM_USAGE,
     RUNS,
@@ -96,6 +97,18 @@ class StoreReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """All that the block reads is of one moment, whatever another process writes. For a store opened to be read.
+
+        Other threads wait with their reading.
+        """
+        return self._file.snapshot()
+
+    def began_and_ended(self) -> tuple[float | None, float | None]:
+        """When the optimization began and when it ended, Unix time; None: it has not."""
+        rows = self._query("SELECT started_at, finished_at FROM compile")
+        return rows[0] if rows else (None, None)
 
     def setup(self) -> dict[str, Any] | None:
         """What this store is about; None: nobody said."""
@@ -205,6 +218,17 @@ class StoreReader:
         totals = f"SELECT candidate, COUNT(*), SUM(mean >= ?), AVG(mean) FROM ({means}) GROUP BY candidate"
         return {row[0]: cast("tuple[int, int, float]", row[1:]) for row in self._query(totals, PASSED_AT, *values)}
 
+    def rollout_scores(self, run_id: str) -> list[RolloutScore]:
+        """What is counted of each rollout of a run, by place. Raises `UnknownRunError`."""
+        return self._results.rollout_scores(self._number(run_id))
+
+    def example_heads(self, run_id: str, chars: int) -> list[tuple[str, str | None, str]]:
+        """Of a run's examples by place: id, source id, and the first characters of the inputs, as the store's JSON.
+
+        Raises `UnknownRunError`.
+        """
+        return self._results.example_heads(self._number(run_id), chars)
+
     def error_kinds(self, run_id: str) -> dict[str, int]:
         """How many rollouts of a run have an error of each kind. Raises `UnknownRunError`."""
         return self._results.error_kinds(self._number(run_id))
@@ -300,6 +324,11 @@ class StoreReader:
         rows = self._query("SELECT amount, purpose FROM charges ORDER BY number")
         return self._read(lambda row: Charge(row[0], from_column(row[1])), rows)
 
+    def charges_after(self, number: int) -> list[tuple[int, int, float]]:
+        """Number, amount and Unix time of the charges after the one with this number, oldest first; 0: all."""
+        rows = self._query("SELECT number, amount, at FROM charges WHERE number > ? ORDER BY number", number)
+        return cast("list[tuple[int, int, float]]", rows)
+
     def spent(self, purpose: str | None = None) -> int:
         """Units charged, for one purpose or for all."""
         every = "SELECT COALESCE(SUM(amount), 0) FROM charges"
@@ -349,11 +378,18 @@ class StoreReader:
         found = self._iterations("WHERE output IS NULL")
         return found[0] if found else None
 
-    def events(self, kind: str | None = None) -> list[EventRecord]:
-        """All events, or those of one kind, oldest first."""
-        which, values = ("", ()) if kind is None else ("WHERE kind = ? ", (as_column(kind),))
-        rows = self._query(f"SELECT number, kind, data, at FROM events {which}ORDER BY number", *values)
+    def events(self, kind: str | None = None, *, after: int = 0) -> list[EventRecord]:
+        """All events, or those of one kind, oldest first; only those after the one with this number."""
+        which, values = ("", ()) if kind is None else (" AND kind = ?", (as_column(kind),))
+        rows = self._query(
+            f"SELECT number, kind, data, at FROM events WHERE number > ?{which} ORDER BY number", after, *values
+        )
         return self._read(event_record, rows)
+
+    def last_written_at(self) -> float | None:
+        """When something was last written down as it happened, Unix time; None: nothing ever was."""
+        latest = " UNION ALL ".join(f"SELECT MAX({column}) AS at FROM {table}" for table, column in _WRITTEN_AT)
+        return self._query(f"SELECT MAX(at) FROM ({latest})")[0][0]
 
     def worked_seconds(self) -> float:
         """How long processes have worked on this optimization, together, as far as the store can tell.

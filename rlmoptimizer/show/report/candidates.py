@@ -1,0 +1,100 @@
+"""The candidates as the page shows them: their prompts, where they came from, and what they scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from rlmoptimizer.outcome.ending import AgentOutcome, Choice
+from rlmoptimizer.outcome.run_totals import percent
+from rlmoptimizer.outcome.split_scores import CandidateScores
+from rlmoptimizer.prompts import Prompts
+from rlmoptimizer.records import PASSED_AT, CandidateRecord, RunRecord
+
+__all__ = ["CandidateEntry", "Candidates", "SplitTotals", "TrainTotals"]
+
+Scores = Mapping[str, Mapping[str, CandidateScores]]  # split -> candidate -> what it has there
+
+
+class SplitTotals(TypedDict):
+    n: int  # examples of the split with a score
+    score: float  # the mean over them, 0 to 100
+
+
+class TrainTotals(SplitTotals):
+    passed: int  # of these: every verdict is a pass
+
+
+class CandidateEntry(TypedDict):
+    index: int  # its place in the list
+    id: str
+    parent: int | None  # the candidate that was set when it came up; None: it is the unchanged program
+    prompts: dict[str, str]  # by step
+    changed: list[str]  # steps whose prompts differ from the parent's
+    at: float
+    turn: int  # of the agent, in which it came up; 0: before the first
+    runs: list[str]
+    scores: dict[str, Any]  # "train": TrainTotals | None, "val" and "test": SplitTotals | None; splits that there are
+    is_baseline: bool
+    is_result: bool  # it is given back
+    is_submitted: bool  # by the agent
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """All candidates in the order of the page: the unchanged program first, then as they came up."""
+
+    records: Sequence[CandidateRecord]
+    places: Mapping[str, int]  # of their ids
+
+    @classmethod
+    def of(cls, records: Sequence[CandidateRecord], unchanged: Prompts, began: float) -> Candidates:
+        first = next((one for one in records if one.candidate == unchanged.digest), None)
+        first = first or CandidateRecord(unchanged.digest, None, dict(unchanged), began)  # no run has begun
+        ordered = [first, *(one for one in records if one.candidate != unchanged.digest)]
+        return cls(ordered, {one.candidate: place for place, one in enumerate(ordered)})
+
+    def entries(
+        self,
+        runs: Sequence[RunRecord],
+        scores: Scores,
+        turn_at: Callable[[float], int],
+        agent: AgentOutcome | None,
+        choice: Choice | None,
+    ) -> list[CandidateEntry]:
+        submitted = None if agent is None or agent.prompts is None else Prompts.of(agent.prompts).digest
+        of_candidate: dict[str, list[str]] = {}
+        for run in runs:
+            of_candidate.setdefault(run.candidate, []).append(run.run_id)
+        entries: list[CandidateEntry] = []
+        for index, record in enumerate(self.records):
+            # Before any prompt was set, the unchanged ones were.
+            parent = self.places.get(record.parent or "", 0) if index else None
+            before = {} if parent is None else self.records[parent].prompts
+            entries.append(
+                {
+                    "index": index,
+                    "id": record.candidate,
+                    "parent": parent,
+                    "prompts": record.prompts,
+                    "changed": [step for step, text in record.prompts.items() if index and before.get(step) != text],
+                    "at": record.at,
+                    "turn": turn_at(record.at) if index else 0,
+                    "runs": of_candidate.get(record.candidate, []),
+                    "scores": {split: _totals(split, own.get(record.candidate)) for split, own in scores.items()},
+                    "is_baseline": not index,
+                    "is_result": choice is not None and choice.candidate == record.candidate,
+                    "is_submitted": submitted == record.candidate,
+                }
+            )
+        return entries
+
+
+def _totals(split: str, found: CandidateScores | None) -> SplitTotals | TrainTotals | None:
+    if found is None or not found.scores:
+        return None
+    values = found.scores.values()
+    totals: SplitTotals = {"n": len(values), "score": percent(math.fsum(values) / len(values)) or 0.0}
+    return {**totals, "passed": sum(value >= PASSED_AT for value in values)} if split == "train" else totals
