@@ -3,6 +3,9 @@
 const VIEWS = [
   // [name in the address, title, maker]. A maker gets the element to fill and gives { update(doc, params) }.
   ["", "Overview", createOverview],
+  ["candidates", "Candidates", createCandidates],
+  ["prompts", "Prompts", createPrompts],
+  ["examples", "Examples", createExamples],
   ["turns", "Turns", createTurns],
   ["setup", "Setup", createSetup],
 ];

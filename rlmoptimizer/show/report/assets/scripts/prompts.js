@@ -1,0 +1,139 @@
+/* The prompts of a step: all its versions, where each came from and what it did, and any two of them compared. */
+
+/** The different texts of a step, in the order in which they came up; with the candidates that have each. */
+function versionsOf(doc, step) {
+  const versions = new Map();
+  for (const candidate of doc.candidates) {
+    const text = candidate.prompts[step];
+    if (!versions.has(text)) versions.set(text, { text, number: versions.size, first: candidate, candidates: [] });
+    versions.get(text).candidates.push(candidate);
+  }
+  return [...versions.values()];
+}
+
+function createPrompts(container) {
+  const tools = el("div", { class: "toolbar" });
+  const versionList = el("div", { class: "versions", role: "group", "aria-label": "Versions" });
+  const compared = el("section", { class: "panel", "aria-labelledby": "compared-title" });
+  replace(
+    container,
+    el(
+      "section",
+      { "aria-labelledby": "prompts-title" },
+      el("h2", { id: "prompts-title" }, "Prompts"),
+      tools,
+      el("div", { class: "prompts-split" }, versionList, compared),
+    ),
+  );
+  let drawn = null;
+
+  function name(version) {
+    return `v${version.number}`;
+  }
+
+  /** The version that the result has, or the best so far. */
+  function shownVersion(doc, versions) {
+    const shown = doc.candidates.find((one) => one.is_result) ?? doc.candidates[doc.so_far?.best ?? 0] ?? doc.candidates[0];
+    return versions.find((version) => version.candidates.includes(shown)) ?? versions[0];
+  }
+
+  function effect(doc, version) {
+    const { first } = version;
+    if (first.parent === null) return null;
+    const found = ["val", "train"].map((split) => {
+      const [own, before] = [scoreOn(first, split), scoreOn(doc.candidates[first.parent], split)];
+      if (!own) return null;
+      const change = before ? own.score - before.score : null;
+      return el(
+        "span",
+        { class: "version-effect" },
+        `${split} `,
+        el("strong", {}, score(own.score)),
+        change === null ? null : el("span", { class: `change-${Math.sign(Math.round(change * 10))}` }, ` ${points(change)}`),
+        own.n ? el("span", { class: "quiet" }, ` n ${number(own.n)}`) : null,
+      );
+    });
+    return found.some(Boolean) ? found : el("span", { class: "quiet" }, "not evaluated");
+  }
+
+  function marks(doc, version) {
+    const all = new Set(version.candidates.flatMap((candidate) => candidateMarks(doc, candidate)));
+    return [...all].map((mark) => [" ", el("span", { class: `tag tag-${mark.replaceAll(" ", "-")}` }, mark)]);
+  }
+
+  function versionRow(doc, version, from, to) {
+    const current = version === to ? "true" : null;
+    const known = version.candidates;
+    return el(
+      "div",
+      { class: `version${version === to ? " current" : ""}${version === from ? " from" : ""}` },
+      el(
+        "button",
+        {
+          type: "button",
+          class: "version-name",
+          "data-key": `version-${version.number}`,
+          "aria-current": current,
+          onclick: () => State.set({ to: version.number, from: version.number === from.number ? null : from.number }, { push: true }),
+        },
+        el("strong", {}, name(version)),
+        marks(doc, version),
+        version === from && version !== to ? el("span", { class: "quiet" }, " compared with") : null,
+      ),
+      el(
+        "p",
+        { class: "version-facts" },
+        version.first.parent === null ? "from the start" : [turnLink(version.first.turn), ", ", candidateLink(version.first.index)],
+        known.length > 1 ? el("span", { class: "quiet" }, ` and ${plural(known.length - 1, "more candidate")}`) : null,
+      ),
+      el("p", { class: "version-facts" }, effect(doc, version)),
+    );
+  }
+
+  function drawTools(doc, step, versions, from, to, show) {
+    const options = versions.map((version) => [
+      String(version.number),
+      `${name(version)}${version.first.parent === null ? " (baseline)" : `, turn ${version.first.turn ?? NONE}`}`,
+    ]);
+    const ways = [
+      ["diff", "Difference"],
+      ["sides", "Side by side"],
+      ["text", "Text"],
+    ];
+    redraw(
+      tools,
+      choice("prompt-step", "Step", doc.task.steps.map((one) => [one, one]), step, (one) => State.set({ step: one, from: null, to: null }, { push: true })),
+      choice("prompt-from", "From", options, String(from.number), (one) => State.set({ from: one, to: to.number })),
+      choice("prompt-to", "To", options, String(to.number), (one) => State.set({ to: one, from: from.number })),
+      switches("Show", ways, show, (one) => State.set({ show: one === "diff" ? null : one })),
+    );
+  }
+
+  function drawCompared(step, from, to, show) {
+    const title = show === "text" || from === to ? [name(to)] : [name(from), " → ", name(to)];
+    redraw(
+      compared,
+      el("h2", { id: "compared-title" }, inline(step), " ", el("span", { class: "quiet" }, title)),
+      el("p", { class: "quiet" }, show === "text" ? plural(to.text.length, "character") : WordDiff.summary(from.text, to.text)),
+      show === "text" ? longText(to.text, { className: "text prompt", label: "prompt" }) : WordDiff.node(from.text, to.text, { sides: show === "sides" }),
+    );
+  }
+
+  return {
+    update(doc, params) {
+      const step = doc.task.steps.includes(params.step) ? params.step : doc.task.steps[0];
+      const versions = versionsOf(doc, step);
+      const to = versions[Number(params.to ?? -1)] ?? shownVersion(doc, versions);
+      const parent = to.first.parent === null ? null : doc.candidates[to.first.parent];
+      const before = parent && versions.find((version) => version.candidates.includes(parent));
+      const from = versions[Number(params.from ?? -1)] ?? (params.to === undefined ? versions[0] : (before ?? versions[0]));
+      const show = ["sides", "text"].includes(params.show) ? params.show : "diff";
+      const text = JSON.stringify([step, from.number, to.number, show, doc.candidates, doc.so_far?.best]);
+      if (text === drawn) return;
+      drawn = text;
+      drawTools(doc, step, versions, from, to, show);
+      redraw(versionList, versions.map((version) => versionRow(doc, version, from, to)));
+      drawCompared(step, from, to, show);
+    },
+  };
+}
