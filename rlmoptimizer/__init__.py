@@ -1,7 +1,7 @@
 """A prompt optimizer for DSPy whose search is an LLM agent at work in its own Jupyter kernel.
 
 Importing this package does not import dspy: `RLMDocstringOptimizer` is loaded when it is first used. A stored result
-(`OptimizationResult`) is read without it.
+(`OptimizationResult`) is read without it, and so are events.
 """
 
 from __future__ import annotations
@@ -25,24 +25,76 @@ from rlmoptimizer.errors import (
 )
 
 if TYPE_CHECKING:
+    from rlmoptimizer.events import (
+        AgentSubmitted,
+        Branched,
+        BudgetCharged,
+        CompileFinished,
+        CompileResumed,
+        CompileStarted,
+        EvaluationFinished,
+        EvaluationStarted,
+        Event,
+        ExamplesScored,
+        FellBack,
+        KernelDied,
+        KernelStarted,
+        LMUsageCounted,
+        NoteGiven,
+        PhaseFinished,
+        PhaseStarted,
+        PromptUpdated,
+        StillWaiting,
+        StopRequested,
+        SubmissionRefused,
+        TurnFinished,
+        TurnStarted,
+        WorkPaused,
+        WorkUnpaused,
+    )
     from rlmoptimizer.optimizer import RLMDocstringOptimizer
     from rlmoptimizer.outcome.optimization_result import OptimizationResult
 
 __all__ = [
     "AgentError",
+    "AgentSubmitted",
+    "Branched",
+    "BudgetCharged",
     "BudgetExceededError",
+    "CompileFinished",
+    "CompileResumed",
+    "CompileStarted",
     "CostExceededError",
     "CostLimitReached",
+    "EvaluationFinished",
+    "EvaluationStarted",
+    "Event",
+    "ExamplesScored",
+    "FellBack",
     "InvalidSetup",
+    "KernelDied",
+    "KernelStarted",
+    "LMUsageCounted",
     "MetricFailed",
+    "NoteGiven",
     "OptimizationResult",
     "OptimizerError",
+    "PhaseFinished",
+    "PhaseStarted",
     "PromptUpdateError",
+    "PromptUpdated",
     "RLMDocstringOptimizer",
     "SelectionError",
+    "StillWaiting",
+    "StopRequested",
     "StoreCorrupt",
     "SubmissionError",
+    "SubmissionRefused",
+    "TurnFinished",
+    "TurnStarted",
     "UnknownRunError",
+    "WorkPaused",
+    "WorkUnpaused",
 ]
 
 
@@ -53,8 +105,8 @@ _LOADED_WHEN_USED = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LOADED_WHEN_USED:
-        return getattr(importlib.import_module(_LOADED_WHEN_USED[name]), name)
+    if name in __all__:  # the others are events
+        return getattr(importlib.import_module(_LOADED_WHEN_USED.get(name, "rlmoptimizer.events")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -141,7 +141,7 @@ class EvaluationFinished:
 class StillWaiting:
     """Nothing has come for long: no example of a run, no answer of an LM, no kernel. Again after twice the time."""
 
-    kind: Literal["examples", "root", "sub", "kernel"]
+    waits_for: Literal["examples", "root", "sub", "kernel"]
     name: str  # the run and its split, or the model; "" for the kernel
     pending: int  # examples or prompts that are waited for
     ids: tuple[str, ...]  # of the examples, where the split is train

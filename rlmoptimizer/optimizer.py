@@ -12,7 +12,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from rlmoptimizer.compilation.resume import found_line, how_to_resume_line, how_
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.compilation.setup_record import describe_setup
 from rlmoptimizer.errors import CostLimitReached, InvalidSetup, InvalidSetupType, add_note, notes_of
+from rlmoptimizer.event_delivery import EventCallback
 from rlmoptimizer.lms.failures import failure_line, without_traceback
 from rlmoptimizer.other_optimizers import advice_on, unknown_keywords_text
 from rlmoptimizer.outcome.ending import Outcome
@@ -133,6 +134,8 @@ class RLMDocstringOptimizer(Teleprompter):
         max_seconds: of one optimization, from the beginning of `compile`, those of earlier processes included. Then the
             work ends in the same way, and the agent's cell is interrupted. The baseline, a run on val, examples and an
             answer of the root LM that are under way come to their end. None: no limit.
+        callbacks: functions that get every event (the classes of `rlmoptimizer.events`), in order, each on a thread of
+            its own. One that raises gets nothing more; a slow one never holds up the work.
 
     Raises:
         InvalidSetup: naming the parameter, what came and what is accepted.
@@ -168,6 +171,7 @@ class RLMDocstringOptimizer(Teleprompter):
         max_seconds: float | None = None,
         share_source: bool = False,
         max_prompt_tokens: int | None = None,
+        callbacks: Sequence[EventCallback] = (),
     ) -> None:
         super().__init__()
         self.settings = Settings(
@@ -197,6 +201,7 @@ class RLMDocstringOptimizer(Teleprompter):
             max_seconds=max_seconds,
             share_source=share_source,
             max_prompt_tokens=max_prompt_tokens,
+            callbacks=callbacks,  # pyright: ignore[reportArgumentType] # they become EventCallbacks there
         )
 
     def __getattr__(self, name: str) -> Any:

@@ -15,13 +15,28 @@ from typing import Any, Final, cast
 
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
+from dspy.utils.callback import BaseCallback
 
 from kernel_bridge.text import shorten
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
+from rlmoptimizer.event_delivery import EventCallback
 from rlmoptimizer.records import picodollars
 from rlmoptimizer.text import brief
 
-__all__ = ["Settings", "a_bool", "a_directory", "an_lm"]
+__all__ = ["EventCallbacks", "Settings", "a_bool", "a_directory", "an_lm"]
+
+
+class EventCallbacks(tuple[EventCallback, ...]):
+    """The functions that get the events.
+
+    DSPy takes the attribute `callbacks` of an optimizer for a list of its own callbacks, and adds it to those of its
+    settings. These are none of that kind, so they add nothing.
+    """
+
+    __slots__ = ()
+
+    def __radd__(self, others: list[Any]) -> list[Any]:
+        return others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +69,7 @@ class Settings:
     max_seconds: float | None
     share_source: bool
     max_prompt_tokens: int | None
+    callbacks: EventCallbacks
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -204,6 +220,19 @@ def _factory(name: str, value: Any) -> Callable[[], CodeInterpreter] | None:
     return cast("Callable[[], CodeInterpreter]", value)
 
 
+def _callbacks(name: str, value: Any) -> EventCallbacks:
+    if not isinstance(value, (list, tuple)):
+        raise _refuse(name, value, "a list of functions, each of which takes one event", wrong_type=True)
+    callbacks = cast("list[Any]", value)
+    for place, callback in enumerate(callbacks):
+        if isinstance(callback, type) or not callable(callback):
+            accepted = "a function that takes one event"
+            if isinstance(callback, BaseCallback):
+                accepted += " (DSPy's own callbacks belong in dspy.configure(callbacks=[...]))"
+            raise _refuse(f"{name}[{place}]", callback, accepted, wrong_type=True)
+    return EventCallbacks(callbacks)
+
+
 _SECONDS: Final = _number("a number of seconds above 0, or None", lambda value: value > 0)
 
 _CHECKS: Final[dict[str, _Check]] = {
@@ -238,4 +267,5 @@ _CHECKS: Final[dict[str, _Check]] = {
     "max_seconds": _or_none(_SECONDS),
     "share_source": a_bool,
     "max_prompt_tokens": _or_none(_at_least(1)),
+    "callbacks": _callbacks,
 }

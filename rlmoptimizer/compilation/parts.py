@@ -7,9 +7,6 @@
 from __future__ import annotations
 
 import contextvars
-import dataclasses
-import itertools
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,21 +19,13 @@ from rlmoptimizer.agent.llm_tools import PURPOSE, SubLMMeter
 from rlmoptimizer.agent.stopping import StoppingLimits, WorkStop
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.agent.workbench import Workbench
+from rlmoptimizer.compilation.observers import make_emitter
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.metric import bind_metric
 from rlmoptimizer.evaluation.wait_monitor import Pending, Waited, WaitMonitor
-from rlmoptimizer.events import (
-    Emitter,
-    Event,
-    ExamplesScored,
-    PromptUpdated,
-    StillWaiting,
-    SubmissionRefused,
-    TurnFinished,
-    TurnStarted,
-)
+from rlmoptimizer.events import StillWaiting
 from rlmoptimizer.outcome.run_totals import cut_line
 from rlmoptimizer.show.terminal.display import Display
 from rlmoptimizer.spending.cost_ledger import CostLedger
@@ -48,7 +37,6 @@ from rlmoptimizer.task.program import clone
 __all__ = ["Parts", "make_parts"]
 
 _STALL_SECONDS = 60.0  # after so long without an example, an answer or a kernel, a line says what is waited for
-_MOST_REFUSALS = 1000  # submissions refused that are kept as events
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +81,7 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
     evaluator.metric_works = store.metric_works()
     display = Display(verbose=settings.verbose)
     stack.callback(display.close)
-    emitter = Emitter([_recorder(store), display])
-    stack.callback(emitter.close)
+    emitter = make_emitter(store, display, settings.callbacks, stack, kept=namespace is not None)
     stack.callback(waits.close)
     budget = UnitLedger(settings.iterations * len(data.train) + len(data.val or ()), journal=store)
     meter = SubLMMeter(
@@ -132,18 +119,3 @@ def _kernel_died(turns: Turns) -> str:
     turns.kernel_died()
     untouched = "What is on the host is untouched: budget, runs, prompts and everything that tool calls did."
     return "\n".join([untouched, *map(cut_line, turns.cut_runs())])
-
-
-def _recorder(store: RunStore) -> Callable[[Event], None]:
-    """An observer that keeps what is not kept otherwise: results, prompts and turns have tables of their own."""
-    refused = itertools.count(1)
-
-    def record(event: Event) -> None:
-        if isinstance(event, (ExamplesScored, TurnStarted, TurnFinished)):
-            return
-        if isinstance(event, SubmissionRefused) and next(refused) > _MOST_REFUSALS:
-            return  # it costs an agent nothing to be refused
-        data = {"step": event.step} if isinstance(event, PromptUpdated) else dataclasses.asdict(event)
-        store.record_event(type(event).__name__, data)
-
-    return record

@@ -203,11 +203,11 @@ class Optimization:
         self.look(undisturbed.accounts.finished)
 
     def check_clean(self, *, only_read: bool = False) -> None:
-        """Nothing is left but the store. `only_read`: by the last process, so its log may be there."""
+        """Nothing is left but the store and its events. `only_read`: by the last process, so its log may be there."""
         assert self.processes() == []
         names = {path.name for path in self.runs.iterdir()}
         log = {f"runs-0001.sqlite{end}" for end in ("-wal", "-shm", ".lock")} if only_read else set[str]()
-        assert names - log == {"runs-0001.sqlite"}
+        assert names - log == {"runs-0001.sqlite", "runs-0001.events.jsonl"}
         for sessions in self.tmp.iterdir():  # one, or none when no kernel was ever started
             # A host that was killed before its guardian ran left its session's directory; whoever looks removes it.
             # One that was killed before it had written whose that is left an empty description, which goes when it is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import io
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import dspy
 import pexpect
@@ -25,7 +26,7 @@ from terminal import console_environment
 
 import example
 from kernel_bridge import GUARANTEES, KernelInterpreter
-from rlmoptimizer import RLMDocstringOptimizer
+from rlmoptimizer import Event, RLMDocstringOptimizer
 
 ROOT = Path(__file__).resolve().parents[2]
 # The pages for users, in the order in which their Python blocks run.
@@ -40,6 +41,7 @@ PAGES = {
         "docs/kernel-bridge.md",
         "docs/confinement.md",
         "docs/coming-from-gepa.md",
+        "docs/events.md",
     )
 }
 README = PAGES["README.md"]
@@ -280,14 +282,28 @@ def on_path() -> dict[str, str]:
     return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 
 
-def table_after(marker: str) -> list[list[str]]:
-    lines = PAGES["docs/configuration.md"].partition(f"<!-- {marker} -->\n")[2].splitlines()
+def table_after(marker: str, page: str = "docs/configuration.md") -> list[list[str]]:
+    lines = PAGES[page].partition(f"<!-- {marker} -->\n")[2].splitlines()
     rows: list[list[str]] = []
     for line in lines:
         if not line.startswith("|"):
             break
         rows.append([cell.strip() for cell in line.strip("|").split("|")])
     return rows[2:]
+
+
+def test_the_table_of_events_has_every_event_with_its_fields() -> None:
+    rows = table_after("events", "docs/events.md")
+    documented = {kind.strip("`"): fields.replace("`", "").split(", ") for kind, fields, _ in rows}
+    kinds: tuple[type, ...] = get_args(Event)
+    assert documented == {kind.__name__: [field.name for field in dataclasses.fields(kind)] for kind in kinds}
+
+
+def test_a_callback_and_the_events_file_tell_of_every_run(session: Session) -> None:
+    followed, told = session.names["followed"], session.names["scores"]
+    assert [run_id for run_id, _, _ in told] == [run["run_id"] for run in followed.trial_logs]
+    (lines,) = [text for (page, _), text in session.printed.items() if page == "docs/events.md" and text]
+    assert [line.split()[1:] for line in lines.splitlines()] == [[str(one) for one in run] for run in told]
 
 
 def test_the_configuration_table_is_the_constructor() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import dspy
 import pytest
 import toy
+from dspy.utils.callback import BaseCallback
 from offline import ScriptedRootLM
 
 from kernel_bridge import KernelInterpreter
@@ -69,6 +70,7 @@ def test_the_parameters_are_keyword_only_and_have_the_documented_defaults() -> N
         "max_seconds": None,
         "share_source": False,
         "max_prompt_tokens": None,
+        "callbacks": (),
     }
 
 
@@ -132,6 +134,9 @@ def test_the_parameters_are_keyword_only_and_have_the_documented_defaults() -> N
         ("share_source", 1),
         ("max_prompt_tokens", 0),
         ("max_prompt_tokens", 100.0),
+        ("callbacks", None),
+        ("callbacks", print),
+        ("callbacks", "log"),
     ],
 )
 def test_a_wrong_parameter_is_refused_with_its_name_what_came_and_what_is_accepted(name: str, wrong: Any) -> None:
@@ -149,6 +154,13 @@ def test_a_number_too_large_to_be_one_is_refused(name: str, wrong: int) -> None:
     options: dict[str, Any] = {"root_lm": ScriptedRootLM([]).lm, name: wrong}
     with pytest.raises(InvalidSetup, match=f"{name} must be "):
         RLMDocstringOptimizer(**options)
+
+
+@pytest.mark.parametrize("wrong", [3, None, list, BaseCallback()])
+def test_a_callback_that_takes_no_event_is_refused_by_its_place(wrong: Any) -> None:
+    with pytest.raises(InvalidSetup, match=r"callbacks\[1\] must be a function that takes one event") as refused:
+        RLMDocstringOptimizer(root_lm=ScriptedRootLM([]).lm, callbacks=[print, wrong])
+    assert ("dspy.configure(callbacks=[...])" in str(refused.value)) is isinstance(wrong, BaseCallback)
 
 
 def test_an_interpreter_in_place_of_a_factory_is_refused() -> None:

@@ -143,15 +143,15 @@ class Display:
 def _waiting_line(event: StillWaiting, now: float) -> str:
     since = time.strftime("%H:%M:%S", time.localtime(now - event.seconds))
     long = f"for {clock_text(event.seconds)} (since {since})"
-    if event.kind == "examples":
+    if event.waits_for == "examples":
         which = f": {', '.join(event.ids[:_IDS])}{', ...' if len(event.ids) > _IDS else ''}" if event.ids else ""
         long += ", see example_timeout"
         text = f"{event.name}: no example has finished {long}; {event.pending} under way{which}"
-    elif event.kind == "kernel":
+    elif event.waits_for == "kernel":
         text = f"the agent's interpreter has been starting {long}"
     else:
         asked = f"; {event.pending} prompts are under way" if event.pending > 1 else ""
-        text = f"the {event.kind} LM {event.name} has not answered {long}{asked}"
+        text = f"the {event.waits_for} LM {event.name} has not answered {long}{asked}"
     return printable_line(text)
 
 

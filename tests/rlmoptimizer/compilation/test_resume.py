@@ -395,7 +395,7 @@ def test_a_directory_is_the_one_that_was_named_whatever_the_metric_does_to_the_w
         toy.optimizer(root, run_storage_dir="runs").compile(toy.Triage(), **toy.arguments(metric=restless))
     assert list(elsewhere.iterdir()) == []
     kept = sorted(path.name for path in (tmp_path / "runs").iterdir())
-    assert kept == ["runs-0001.namespace", "runs-0001.sqlite"]
+    assert kept == ["runs-0001.events.jsonl", "runs-0001.namespace", "runs-0001.sqlite"]
     assert f"run_storage_dir={str(tmp_path / 'runs')!r}" in capfd.readouterr().err
 
 

@@ -162,7 +162,7 @@ def test_examples_of_val_are_counted_and_not_named(monkeypatch: pytest.MonkeyPat
 def test_a_sub_lm_that_hangs_is_told_with_the_number_of_its_prompts(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    stalls = Stalls(monkeypatch, lambda event: (event.kind, event.name, event.pending) == ("sub", "offline/sub", 3))
+    stalls = Stalls(monkeypatch, lambda event: (event.name, event.pending) == ("offline/sub", 3))
 
     def hangs(prompt: str) -> str:
         stalls.hold()
@@ -174,7 +174,7 @@ def test_a_sub_lm_that_hangs_is_told_with_the_number_of_its_prompts(
 
 
 def test_a_root_lm_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    stalls = Stalls(monkeypatch, lambda event: (event.kind, event.name) == ("root", "offline/root"))
+    stalls = Stalls(monkeypatch, lambda event: (event.waits_for, event.name) == ("root", "offline/root"))
 
     def thinks(asked: Asked) -> str:
         stalls.hold()
@@ -187,7 +187,7 @@ def test_a_root_lm_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch, capfd: py
 def test_a_kernel_that_does_not_start_is_told(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    stalls = Stalls(monkeypatch, lambda event: event.kind == "kernel")
+    stalls = Stalls(monkeypatch, lambda event: event.waits_for == "kernel")
 
     class Slow(dspy.LocalInterpreter):
         def start(self) -> None:
