@@ -15,7 +15,7 @@ import typer
 
 from kernel_bridge.errors import BridgeError
 from kernel_bridge.text import error_text, printable_line
-from rlmoptimizer.command_line import reading
+from rlmoptimizer.command_line import making, probing, reading
 from rlmoptimizer.command_line.errors import WrongCall
 from rlmoptimizer.command_line.output import write_lines
 from rlmoptimizer.errors import OptimizerError, SelectionError
@@ -53,6 +53,11 @@ def _common(  # pyright: ignore[reportUnusedFunction] - typer calls it
 
 # To add a command: a function in a module of its subject, whose docstring is its help, and a line here.
 app.command(rich_help_panel="Read")(reading.runs)
+app.command(rich_help_panel="Read")(reading.show)
+app.command(rich_help_panel="Read")(reading.diff)
+app.command(rich_help_panel="Read")(reading.prompts)
+app.command(rich_help_panel="Make")(making.export)
+app.command(rich_help_panel="Machine")(probing.probe)
 
 
 def main() -> None:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 import typer
 
 from rlmoptimizer.store.json_text import encode
 
-__all__ = ["json_text", "plain_json", "terminal_width", "write_json", "write_lines"]
+__all__ = ["is_terminal", "json_text", "plain_json", "terminal_width", "write_json", "write_lines", "write_pieces"]
 
 _PIPE_COLUMNS = 120  # where there is no terminal, and COLUMNS does not say
+
+
+def is_terminal() -> bool:
+    """Whether a person sees what is written to stdout."""
+    out = cast("TextIO | None", sys.stdout)  # None: the caller has closed it
+    return out is not None and out.isatty()
 
 
 def terminal_width() -> int:
@@ -29,17 +38,43 @@ def write_lines(lines: Iterable[str]) -> None:
 
     Where the reader has left, as `head` does, the command ends quietly.
     """
+    write_pieces(f"{line}\n" for line in lines)
+
+
+def write_pieces(pieces: Iterable[str], path: Path | None = None) -> None:
+    """Write texts one after another, to stdout (see `write_lines`) or to a file, which is whole or not there.
+
+    Raises OSError for a file that cannot be written.
+    """
+    if path is not None:
+        with _replaced(path) as file:
+            file.writelines(pieces)
+        return
     out = cast("TextIO | None", sys.stdout)
     if out is None:  # the caller has closed it
         return
     try:
-        for line in lines:
-            print(line, file=out)
+        out.writelines(pieces)
         out.flush()
     except BrokenPipeError:
         # Python would try once more to write at its end, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         raise typer.Exit from None
+
+
+@contextmanager
+def _replaced(path: Path) -> Generator[TextIO]:
+    """A file that takes the place of `path` when it is whole."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(path.parent))
+    new = path.with_name(f".{path.name[:100]}.{os.getpid()}.new")
+    try:
+        with new.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            yield file
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def write_json(value: Any) -> None:

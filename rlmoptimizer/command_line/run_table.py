@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from rlmoptimizer.command_line.table import Column, table_lines
+from kernel_bridge.text import printable_line
+from rlmoptimizer.command_line.table import Column, fit, table_lines
+from rlmoptimizer.outcome.recorded_setup import unit_limit
+from rlmoptimizer.outcome.state import state_of
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
-__all__ = ["changed_steps", "run_table", "score_text"]
+__all__ = ["changed_steps", "run_table", "score_text", "steps_before"]
 
 _COLUMNS = (
     Column("run"),
@@ -26,10 +29,10 @@ _COLUMNS = (
 
 
 def run_table(store: StoreReader, width: int) -> Iterator[str]:
-    """The lines of the table."""
+    """A line on the optimization, then a line for each evaluation."""
+    yield fit(printable_line(_state_line(store)), width)
     units = store.units_by_run()
-    setup = store.setup()
-    before: dict[str, str] = {} if setup is None else setup["student"]["steps"]
+    before = steps_before(store)
     rows = [_row(record, units.get(record.run_id, 0), before) for record in store.runs()]
     if not rows:
         yield "no evaluation has begun yet"
@@ -42,9 +45,22 @@ def score_text(score: float | None) -> str:
     return "-" if score is None else f"{100 * score:.2f}"
 
 
+def steps_before(store: StoreReader) -> dict[str, str]:
+    """The prompts of the unchanged program; {}: they are not recorded yet."""
+    setup = store.setup()
+    return {} if setup is None else setup["student"]["steps"]
+
+
 def changed_steps(prompts: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
     """The steps whose prompts differ, in their order."""
     return [step for step, text in prompts.items() if before.get(step) != text]
+
+
+def _state_line(store: StoreReader) -> str:
+    state, setup = state_of(store), store.setup()
+    limit = "" if setup is None else f" of {unit_limit(setup)}"
+    said = ", to be resumed" if state == "interrupted" else ""
+    return f"{store.path.name}: {state}{said}, {store.spent()}{limit} units spent"
 
 
 def _row(record: RunRecord, units: int, before: Mapping[str, str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kernel_bridge.text import printable_line
@@ -11,6 +12,7 @@ __all__ = ["Column", "fit", "table_lines", "text_width"]
 
 _GAP = "  "
 _CELL_CHARS = 400  # more of a cell is never shown
+_MEASURED = 500  # rows
 _NARROWEST = 16  # columns that a flexible one keeps
 
 
@@ -20,24 +22,36 @@ class Column:
     right: bool = False  # numbers stand at the right
     flexible: bool = False  # cut where the terminal is too narrow; others are shown whole
     spare: bool = False  # left out where the terminal is too narrow
+    always: bool = False  # shown also where no row has text in it
 
 
-def table_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """A line of titles, then one for each row. Columns that hold no text in any row are left out."""
-    shown = [[printable_line(cell, _CELL_CHARS) for cell in row] for row in rows]
-    kept = [place for place, _ in enumerate(columns) if not rows or any(row[place] for row in shown)]
-    columns = [columns[place] for place in kept]
-    shown = [[column.title for column in columns], *([row[place] for place in kept] for row in shown)]
-    widths = [max(text_width(row[place]) for row in shown) for place, _ in enumerate(columns)]
-    if _least(widths, columns) > width:
-        kept = [place for place, column in enumerate(columns) if not column.spare]
-        columns = [columns[place] for place in kept]
-        shown = [[row[place] for place in kept] for row in shown]
-        widths = [widths[place] for place in kept]
-    _shrink(widths, columns, width - len(_GAP) * (len(columns) - 1))
-    for row in shown:
-        cells = (_cell(text, size, column.right) for text, size, column in zip(row, widths, columns, strict=True))
-        yield _GAP.join(cells).rstrip()
+def table_lines(columns: Sequence[Column], rows: Iterable[Sequence[str]], width: int) -> Iterator[str]:
+    """A line of titles, then one for each row as it comes.
+
+    The first 500 rows decide how wide the columns are, and which are left out because they hold no text.
+    """
+    following = ([_shown(cell) for cell in row] for row in rows)
+    first = list(itertools.islice(following, _MEASURED))
+    kept = [
+        place for place, column in enumerate(columns) if column.always or not first or any(row[place] for row in first)
+    ]
+    kept, widths = _sizes(columns, kept, first, width)
+    layout = [(place, size, columns[place].right) for place, size in zip(kept, widths, strict=True)]
+    titles = [column.title for column in columns]
+    for row in itertools.chain([titles], first, following):
+        yield _GAP.join([_cell(row[place], size, right) for place, size, right in layout]).rstrip()
+
+
+def _sizes(
+    columns: Sequence[Column], kept: list[int], rows: Sequence[Sequence[str]], width: int
+) -> tuple[list[int], list[int]]:
+    """The places of the columns that are shown, and how wide each is."""
+    widths = [max(text_width(text) for text in (columns[at].title, *(row[at] for row in rows))) for at in kept]
+    if _least(widths, [columns[at] for at in kept]) > width:
+        pairs = [(at, size) for at, size in zip(kept, widths, strict=True) if not columns[at].spare]
+        kept, widths = [at for at, _ in pairs], [size for _, size in pairs]
+    _shrink(widths, [columns[at] for at in kept], width - len(_GAP) * (len(kept) - 1))
+    return kept, widths
 
 
 def fit(text: str, width: int) -> str:
@@ -58,10 +72,19 @@ def text_width(text: str) -> int:
     return cell_len(text)
 
 
+def _shown(text: str) -> str:
+    # Nearly all are so, and the other way takes ten times as long.
+    if len(text) <= _CELL_CHARS and text.isascii() and text.isprintable():
+        return text
+    return printable_line(text, _CELL_CHARS)
+
+
 def _cell(text: str, width: int, right: bool) -> str:
-    text = fit(text, width)
-    padding = " " * (width - text_width(text))
-    return padding + text if right else text + padding
+    if not text.isascii() or len(text) > width:
+        text = fit(text, width)
+        padding = " " * (width - text_width(text))
+        return padding + text if right else text + padding
+    return text.rjust(width) if right else text.ljust(width)
 
 
 def _least(widths: list[int], columns: Sequence[Column]) -> int:

@@ -88,10 +88,12 @@ class StoredResults:
         judged = [JudgedRollout(*row) for is_judged, *row in rows if is_judged]
         return decoded(totals_row, [(judged, len(rows) - len(judged))], self._file.path)[0]
 
-    def examples(self, number: int, ids: Collection[str] | None, offset: int, limit: int | None) -> list[ExampleResult]:
+    def examples(
+        self, number: int, ids: Collection[str] | None, offset: int, limit: int | None, *, columns: str = RESULTS
+    ) -> list[ExampleResult]:
         """The results of a run by place; `ids` filters (None: all), then `offset` and `limit` (None: no end) cut.
 
-        They count examples; each comes with all of its rollouts.
+        They count examples; each comes with all of its rollouts. `columns`: the query that reads them.
         """
         # Chosen in the narrow rows: OFFSET over the join would read the details of what it skips.
         chosen, values = "SELECT DISTINCT position FROM results WHERE run = ?", list[Any]([number])
@@ -99,7 +101,7 @@ class StoredResults:
             chosen += " AND example_id IN (SELECT value FROM json_each(?))"
             values.append(json.dumps(list(ids)))
         rows = self._file.query(
-            f"{RESULTS} WHERE run = ? AND position IN ({chosen} ORDER BY position LIMIT ? OFFSET ?) "
+            f"{columns} WHERE run = ? AND position IN ({chosen} ORDER BY position LIMIT ? OFFSET ?) "
             "ORDER BY position, rollout",
             number,
             *values,

@@ -14,6 +14,7 @@ from rlmoptimizer.store.json_text import decode, encode
 __all__ = [
     "LM_USAGE",
     "RESULTS",
+    "RESULT_HEADS",
     "RUNS",
     "as_column",
     "decoded",
@@ -38,6 +39,8 @@ SELECT example_id, rollout, score, passed, error_kind, origin, seconds, objectiv
     inputs, expected, predicted, steps
 FROM results JOIN details ON details.id = detail
 """
+# The same without what is large and seldom looked at.
+RESULT_HEADS: Final = RESULTS.replace("inputs, expected, predicted, steps", "inputs, '{}', 'null', '[]'")
 # Fields of a step that most steps lack, and the value of those that lack them.
 _STEP_EXTRAS: Final = tuple((field.name, field.default) for field in fields(StepTrace)[5:])
 # A row holds the role, then the fields of `RoleUsage` in their order.

@@ -1,0 +1,43 @@
+"""The commands that make something of an optimization for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from kernel_bridge.text import printable
+from rlmoptimizer.command_line.exported_rows import csv_text, exported_runs, json_lines
+from rlmoptimizer.command_line.output import is_terminal, write_pieces
+from rlmoptimizer.command_line.parameters import Directory, Number
+from rlmoptimizer.command_line.target import open_target
+
+__all__ = ["export"]
+
+
+def export(
+    directory: Directory,
+    form: Annotated[Literal["csv", "jsonl"], typer.Option("--format", help="CSV, or a JSON object a line.")] = "csv",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write; without it, to stdout.")
+    ] = None,
+    run: Annotated[
+        list[str] | None, typer.Option("--run", metavar="RUN", help="Only this run on train; may be given again.")
+    ] = None,
+    steps: Annotated[bool, typer.Option("--steps", help="Also what each step got and gave.")] = False,
+    number: Number = None,
+) -> None:
+    """The results on train for a spreadsheet or a data frame, one row each; never a row of val or test."""
+    with open_target(directory, number) as store:
+        runs = exported_runs(store, run or ())
+        if form == "jsonl":
+            write_pieces(json_lines(store, runs, steps=steps), output)
+        else:
+            # On a terminal nothing in a text may steer it; in a file and in a pipe texts are as they are.
+            shown = _shown if output is None and is_terminal() else None
+            write_pieces(csv_text(store, runs, steps=steps, shown=shown), output)
+
+
+def _shown(text: str) -> str:
+    return printable(text, None)
