@@ -90,7 +90,7 @@ function switches(label, options, value, changed) {
         "aria-pressed": String(one === value),
         onclick: () => changed(one),
       },
-      text,
+      text[0].toUpperCase() + text.slice(1),
       count === null ? null : el("span", { class: "count" }, ` ${number(count)}`),
     ),
   );

@@ -7,7 +7,7 @@ function scoreGrid(open) {
   const CELL = { width: 14, height: 20 };
   const LEFT = 48; // the candidates' names
   const TOP = 20; // the numbers of the columns
-  const SHADES = 6;
+  const SHADES = 7;
   const canvas = el("canvas", { class: "grid-canvas", "aria-hidden": "true" });
   const space = el("div", { class: "grid-space" });
   const spoken = el("span", { role: "gridcell", id: "grid-cell" });
@@ -64,10 +64,12 @@ function scoreGrid(open) {
 
   function readColours() {
     const rgb = (name) => Theme.colour(name).match(/[\d.]+/g).slice(0, 3).map(Number);
-    const [low, high] = [rgb("worse"), rgb("better")];
+    const stops = [rgb("worse"), rgb("middle"), rgb("better")];
     shades = Array.from({ length: SHADES }, (_, at) => {
-      const share = at / (SHADES - 1);
-      return `rgb(${low.map((value, part) => Math.round(value + (high[part] - value) * share)).join(" ")})`;
+      const place = (2 * at) / (SHADES - 1);
+      const first = Math.min(1, Math.floor(place));
+      const mixed = stops[first].map((value, part) => Math.round(value + (stops[first + 1][part] - value) * (place - first)));
+      return `rgb(${mixed.join(" ")})`;
     });
   }
 

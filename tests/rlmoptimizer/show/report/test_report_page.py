@@ -1,0 +1,281 @@
+"""The page of the report in a real browser: what it shows, and that all of it can be used."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import report_data
+from browser import OpenPage
+
+pytest.importorskip("playwright", reason="playwright does not support this Python yet")
+from playwright.sync_api import Page, expect
+
+VIEWS = ["", "candidates?candidate=3&example=e2", "prompts", "examples?open=e3", "turns", "setup"]
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return report_data.document()
+
+
+@pytest.fixture(scope="module")
+def report(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    return report_data.page(document, report_data.examples_of(document), path).as_uri()
+
+
+def ids_shown(page: Page) -> list[str]:
+    return page.locator("#example-list .row-id").all_inner_texts()
+
+
+def outcomes(document: dict[str, Any]) -> dict[str, list[str]]:
+    rows = document["examples"]["rows"]
+    return {
+        "all": [row[0] for row in rows],
+        "failed": [row[0] for row in rows if row[3] < 100],
+        "fixed": [row[0] for row in rows if row[2] < 100 == row[3]],
+        "broken": [row[0] for row in rows if row[3] < 100 == row[2]],
+        "error": [row[0] for row in rows if row[4]],
+    }
+
+
+def test_the_overview_tells_how_much_better_and_how_sure(open_page: OpenPage, report: str) -> None:
+    page = open_page(report)
+    expect(page.get_by_role("heading", name="gain", exact=True)).to_be_visible()
+    test = page.locator(".split", has=page.get_by_text("verdict", exact=True))
+    expect(test).to_contain_text("from 51.7")
+    expect(test).to_contain_text("78.3 +26.7 points")
+    expect(test).to_contain_text("95% interval +17.5 to +35.8; p = 0.0000012")
+    expect(test.locator(".split-counts")).to_have_text("▲ 38 better▼ 6 worse= 75 same1 left out")
+    facts = page.locator(".facts")
+    expect(facts).to_contain_text("Prompts changedclassifyof 2 steps")
+    expect(page.get_by_role("img", name=re.compile("of 224 units spent"))).to_be_visible()
+    expect(page.get_by_role("region", name="2 warnings")).to_contain_text("classify grew from 30 to 281 characters")
+    expect(page.get_by_role("row", name="sub-LM 3 1,200 300 not known")).to_be_visible()
+
+
+def test_the_chart_is_read_by_arrows_by_pointing_and_as_a_table(open_page: OpenPage, report: str) -> None:
+    page = open_page(report)
+    chart = page.get_by_role("application", name="Score against budget spent")
+    chart.press("Home")
+    expect(page.locator("#announcer")).to_contain_text("r1 · train · baseline, score")
+    chart.press("ArrowRight")
+    expect(page.locator("#announcer")).to_contain_text("r2 · val · baseline, score 54.2")
+    expect(page.locator("#chart .bubble")).to_contain_text("24 of 24 examples")
+    page.get_by_text("All evaluations as a table").click()
+    expect(page.get_by_role("row", name=re.compile("^r2 val"))).to_contain_text("C0")
+    chart.press("End")
+    chart.press("Enter")
+    expect(page).to_have_url(re.compile("#/candidates\\?candidate=5$"))
+
+
+@pytest.mark.parametrize("name", ["failed", "fixed", "broken", "error"])
+def test_a_filter_shows_just_its_examples(
+    open_page: OpenPage, report: str, document: dict[str, Any], name: str
+) -> None:
+    page = open_page(f"{report}#/examples")
+    wanted = outcomes(document)[name]
+    assert 0 < len(wanted) < 40
+    button = page.get_by_role("button", name=f"{name} {len(wanted)}")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#example-status")).to_contain_text(f"{len(wanted)} of 40 examples")
+    assert ids_shown(page) == wanted[: len(ids_shown(page))]
+    expect(page).to_have_url(re.compile(f"filter={name}$"))
+
+
+def test_a_search_finds_what_stands_only_in_the_details(open_page: OpenPage, report: str) -> None:
+    page = open_page(f"{report}#/examples")
+    page.get_by_role("searchbox").fill("NEEDLE-e17-")
+    expect(page.locator("#example-status")).to_have_text("1 of 40 examples")
+    assert ids_shown(page) == ["e17"]
+    expect(page.locator(".search-progress")).to_be_hidden()
+    page.get_by_role("searchbox").fill("(.*[")  # a text, no pattern
+    expect(page.locator("#example-status")).to_have_text("0 of 40 examples")
+    page.get_by_role("searchbox").fill("")
+    expect(page.locator("#example-status")).to_have_text("40 of 40 examples")
+
+
+def test_examples_are_sorted_by_what_they_lost(open_page: OpenPage, report: str, document: dict[str, Any]) -> None:
+    page = open_page(f"{report}#/examples")
+    page.get_by_label("Sort").select_option("most lost first")
+    expect(page).to_have_url(re.compile("sort=loss$"))
+    rows = document["examples"]["rows"]
+    ordered = sorted(range(40), key=lambda place: (rows[place][3] - rows[place][2], place))
+    shown = ids_shown(page)
+    assert shown == [rows[place][0] for place in ordered][: len(shown)]
+
+
+def test_an_address_leads_back_to_what_was_seen(open_page: OpenPage, report: str, document: dict[str, Any]) -> None:
+    page = open_page(f"{report}#/examples")
+    fixed = outcomes(document)["fixed"]
+    page.get_by_role("button", name="Fixed").click()
+    page.get_by_role("searchbox").fill("needle-e1")
+    page.get_by_label("Sort").select_option("lowest baseline first")
+    found = [one for one in fixed if one.startswith("e1")]
+    expect(page.locator("#example-status")).to_have_text(f"{len(found)} of 40 examples")
+    page.locator("#example-list .row", has_text=found[0]).first.click()
+    expect(page.locator("#example-title")).to_contain_text(found[0])
+    again = open_page(page.url)
+    expect(again.get_by_role("button", name="Fixed")).to_have_attribute("aria-pressed", "true")
+    expect(again.get_by_role("searchbox")).to_have_value("needle-e1")
+    expect(again.get_by_label("Sort")).to_have_value("baseline")
+    expect(again.locator("#example-status")).to_have_text(f"{len(found)} of 40 examples")
+    expect(again.locator("#example-title")).to_contain_text(found[0])
+    page.go_back()
+    expect(page.locator(".details")).to_be_hidden()
+    expect(page.get_by_role("searchbox")).to_have_value("needle-e1")
+
+
+def test_an_example_opens_to_both_predictions_feedback_and_steps(
+    open_page: OpenPage, report: str, document: dict[str, Any]
+) -> None:
+    page = open_page(f"{report}#/examples?open={outcomes(document)['fixed'][0]}")
+    example = page.locator(".example")
+    expect(example).to_contain_text("needle-")
+    before, after = (page.locator(".side", has=page.get_by_role("heading", name=name, exact=True)) for name in
+                     ("baseline C0", "result C5"))  # fmt: skip
+    expect(before).to_contain_text("I believe that it is a bug")
+    expect(before).to_contain_text("expected 'billing'")
+    expect(after).to_contain_text("✓ 100")
+    step = example.locator(".step").first
+    expect(step).not_to_contain_text("Outputs")  # made when it is opened
+    step.locator("summary").click()
+    expect(step).to_contain_text("Outputs")
+    page.get_by_role("button", name="Next example").click()
+    expect(page.locator("#example-title")).not_to_contain_text(outcomes(document)["fixed"][0])
+    page.keyboard.press("Escape")
+    expect(page.locator(".details")).to_be_hidden()
+    expect(page.locator("#example-list")).to_be_focused()
+
+
+def test_any_two_versions_of_a_prompt_are_compared_word_by_word(open_page: OpenPage, report: str) -> None:
+    page = open_page(f"{report}#/prompts?step=classify&from=1&to=2")
+    shown = page.locator("[aria-labelledby=compared-title]")
+    added = ["letter", "\nA message about money is billing, also when it is angry."]
+    assert shown.locator("ins").all_inner_texts() == added
+    assert shown.locator("del").all_inner_texts() == ["customer's", "message "]
+    expect(shown).to_contain_text("12 words added")
+    page.get_by_role("button", name="Side by side").click()
+    expect(shown.locator("pre")).to_have_count(2)
+    expect(shown.locator("pre").first).to_contain_text("customer's message")
+    expect(shown.locator("pre").last).not_to_contain_text("customer's message")
+    page.get_by_label("From").select_option("0")
+    expect(page).to_have_url(re.compile("from=0"))
+    version = page.locator(".version", has_text="v2")
+    expect(version).to_contain_text("turn 2")
+    expect(version).to_contain_text("val 65.8")
+    page.get_by_role("button", name=re.compile("^v4")).click()  # with what it came from
+    expect(page.locator("#compared-title")).to_contain_text("v0 → v4")
+
+
+def test_the_candidates_are_a_tree_that_arrows_walk(open_page: OpenPage, report: str, document: dict[str, Any]) -> None:
+    page = open_page(f"{report}#/candidates?candidate=0")
+    row = page.get_by_role("treeitem").first
+    row.press("ArrowRight")
+    child = page.get_by_role("treeitem", name=re.compile("^C1"))
+    expect(child).to_be_focused()
+    expect(child).to_have_attribute("aria-level", "2")
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="C5 result")).to_be_visible()
+    expect(page.locator(".candidate-panel")).to_contain_text(f"from C{document['candidates'][5]['parent']}")
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("treeitem").nth(document["candidates"][5]["parent"])).to_be_focused()
+
+
+def test_a_cell_of_the_grid_opens_its_candidate_and_its_example(open_page: OpenPage, report: str) -> None:
+    page = open_page(f"{report}#/candidates")
+    grid = page.get_by_role("grid", name="Scores of the candidates")
+    grid.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("End")
+    expect(page.locator("#grid-cell")).to_contain_text("C1 on e39")
+    page.keyboard.press("Enter")
+    expect(page.locator("#candidate-title")).to_have_text("C1")
+    expect(page.get_by_role("heading", name="Example e39")).to_be_visible()
+    expect(page.locator(".example")).to_contain_text("needle-e39-end")
+    grid.click(position={"x": 48 + 14 * 2 + 5, "y": 20 + 20 * 4 + 5})  # the third column of the fifth row
+    expect(page).to_have_url(re.compile("candidate=4&example=e2$"))
+    expect(page.get_by_role("heading", name="Example e2")).to_be_visible()
+
+
+def test_the_turns_fold_and_tell_of_notes_deaths_and_runs(open_page: OpenPage, report: str) -> None:
+    page = open_page(f"{report}#/turns")
+    turns = page.locator(".turn")
+    expect(turns).to_have_count(5)
+    expect(turns.nth(1)).to_contain_text("The kernel died")
+    expect(turns.nth(2)).to_contain_text("Look at the refunds first.")
+    expect(turns.nth(2)).to_contain_text("Paused by a person before this turn for 42.0 s")
+    code = turns.first.locator(".code")
+    expect(code.locator(".code-tool").first).to_have_text("run_data")
+    expect(code.locator(".code-comment")).to_have_text("# Turn 1: look at what fails, then try a rule.")
+    expect(turns.first.locator(".output")).to_have_count(0)  # long output is folded
+    page.get_by_role("button", name="Unfold all").click()
+    expect(turns.first.locator(".output")).to_contain_text("e17 0.0")
+    page.get_by_role("button", name="Fold all", exact=True).click()
+    expect(code).to_be_hidden()
+    turns.first.get_by_role("link", name=re.compile("^r3")).click()
+    expect(page).to_have_url(re.compile("candidate=1$"))
+
+
+def test_the_setup_tells_what_confined_the_kernel_and_how_to_repeat_it(open_page: OpenPage, report: str) -> None:
+    page = open_page(f"{report}#/setup")
+    confined = page.get_by_role("region", name="What confined the agent's kernel")
+    expect(confined).to_contain_text("✓ no network a network namespace")
+    expect(confined).to_contain_text("✕ cpu capped no limit was asked for")
+    expect(page.get_by_role("region", name="Versions")).to_contain_text("dspy3.4.1")
+    expect(page.get_by_role("region", name="How to repeat it")).to_contain_text("RLMDocstringOptimizer(")
+    expect(page.get_by_role("region", name="Task")).to_contain_text("train 40, val 24, test 120")
+
+
+def test_only_rows_in_sight_exist(open_page: OpenPage, tmp_path: Path) -> None:
+    many = report_data.document(examples=2000, candidates=3, turns=1)
+    path = report_data.page(many, report_data.examples_of(many, trace_chars=0), tmp_path / "many.html")
+    page = open_page(f"{path.as_uri()}#/examples")
+    rows = page.locator("#example-list .row:not(.row-head)")
+    assert 10 < rows.count() < 80
+    grid = page.get_by_role("grid", name="Examples of train")
+    expect(grid).to_have_attribute("aria-rowcount", "2001")
+    grid.focus()
+    page.keyboard.press("End")
+    expect(page.locator("#example-list .row.active")).to_contain_text("e1999")
+    page.keyboard.press("Enter")
+    expect(page.locator(".example")).to_contain_text("needle-e1999-end")  # of the last chunk
+    assert rows.count() < 80
+
+
+def test_an_optimization_that_goes_on_shows_its_best_so_far(open_page: OpenPage, tmp_path: Path) -> None:
+    document = report_data.document(finished=False, turns=2)
+    path = report_data.page(document, report_data.examples_of(document), tmp_path / "running.html")
+    page = open_page(path.as_uri())
+    expect(page.locator("#state")).to_have_text("running")
+    expect(page.locator(".head")).to_contain_text("the best candidate so far is C5")
+    expect(page.locator(".split")).to_have_count(2)
+    page.goto(f"{path.as_uri()}#/candidates")
+    expect(page.get_by_role("treeitem", name=re.compile("^C5 best so far"))).to_be_visible()
+    page.goto(f"{path.as_uri()}#/turns")
+    expect(page.locator(".waiting")).to_contain_text("Look at the refunds first.")  # nobody has read it yet
+
+
+def test_one_that_has_just_begun_has_little_to_show(open_page: OpenPage, tmp_path: Path) -> None:
+    document = report_data.document(finished=False, candidates=1, examples=3, turns=0)
+    nothing: dict[str, Any] = {
+        "runs": [], "best_so_far": [], "so_far": {"splits": {}, "best": None}, "usage": {}, "versions": {},
+        "notes": [], "pauses": [], "deaths": [], "confinement": None, "seconds": {},
+    }  # fmt: skip
+    document.update(nothing)
+    document["candidates"][0] |= {"runs": [], "scores": {"train": None, "val": None, "test": None}}
+    document["grid"]["cells"] = [{"places": [], "scores": []}]
+    document["examples"]["compared_with"] = None
+    for row in document["examples"]["rows"]:
+        row[2:5] = None, None, None
+    path = report_data.page(document, report_data.examples_of(document), tmp_path / "begun.html")
+    page = open_page(path.as_uri())
+    expect(page.locator(".head")).to_contain_text("the baseline is being measured")
+    for view in VIEWS[1:]:
+        page.goto(f"{path.as_uri()}#/{view}")
+        expect(page.locator("#views [aria-current]")).to_contain_text(view.partition("?")[0].title())
