@@ -27,7 +27,7 @@ from dspy.utils.exceptions import AdapterParseError, LMError
 
 from kernel_bridge.agent_text.instructions import execution_instructions
 from kernel_bridge.agent_text.outcomes import death_text, failure_text, output_text
-from kernel_bridge.cells import Cell, CellHost, CellOutcome, Restored
+from kernel_bridge.cells import Cell, CellHost, CellOutcome, Death, Restored
 from kernel_bridge.confine import Confinement, ConfinementReport, limits_asked
 from kernel_bridge.errors import BridgeError, NotSendable, Refusal, SessionBusy, SubAgentError
 from kernel_bridge.live.bindings import check_names, checked_fields, checked_tools
@@ -199,6 +199,11 @@ class KernelInterpreter:
         Its label is what `checkpoint_label` was at the cell that it is from.
         """
         return self._session.restored
+
+    @property
+    def death(self) -> Death | None:
+        """How its kernel died the last time; None: it never did."""
+        return self._session.death
 
     @with_callbacks
     def start(self) -> None:

@@ -67,6 +67,7 @@ class KernelSession:
         self.checkpoint_file = self.options.checkpoint_file  # read at the start
         self.report: ConfinementReport | None = None  # None before the start
         self.restored: Restored | None = None  # from the checkpoint file; None: there was none
+        self.death: Death | None = None  # of the kernel that died last
         self._dispatcher = ToolDispatcher() if dispatcher is None else dispatcher
         self._encoder = CellEncoder(self.options.limits)
         self._setup: list[Cell] = []
@@ -292,9 +293,10 @@ class KernelSession:
                 kind = KernelUnresponsive if gone.unresponsive else KernelDied
                 over = kind(f"the kernel died{in_a_row}: {reason}", ended.code, ended.stderr_tail)
                 self.close(str(over))
+                self.death = Death(reason, (), {}, False, told)
                 if gone.submitted is None:
                     raise over
-                return CellOutcome(text, submitted=gone.submitted, death=Death(reason, (), {}, False, told))
+                return CellOutcome(text, submitted=gone.submitted, death=self.death)
             try:
                 successor, lost = starter.successor()
                 self._kernel = successor
@@ -304,8 +306,8 @@ class KernelSession:
             except BaseException:
                 self.close("no successor could be started for a kernel that died")
                 raise
-            death = Death(reason, successor.restored_names, lost, self.options.checkpoint, told)
-            return CellOutcome(text, submitted=gone.submitted, death=death)
+            self.death = Death(reason, successor.restored_names, lost, self.options.checkpoint, told)
+            return CellOutcome(text, submitted=gone.submitted, death=self.death)
 
 
 def _tell_of_death(host: CellHost) -> str | None:

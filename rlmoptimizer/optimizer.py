@@ -12,7 +12,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,8 @@ from rlmoptimizer.other_optimizers import advice_on, unknown_keywords_text
 from rlmoptimizer.outcome.ending import Outcome
 from rlmoptimizer.settings import Settings, a_bool, a_directory
 from rlmoptimizer.show.terminal.log_lines import printable_logs
+from rlmoptimizer.steering.branches import branch_of
+from rlmoptimizer.steering.requests import Requests
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 from rlmoptimizer.store.temporary_directory import temporary_directory
@@ -263,7 +265,8 @@ class RLMDocstringOptimizer(Teleprompter):
 
         `resume=True` resumes the newest optimization in `run_storage_dir`, however it ended: everything that had
         finished, its budget, its prompts, and the agent's turns and variables are kept. Student, data, metric and
-        settings must be the same. A finished one gives its result at once; if there is none, a new one begins.
+        settings must be the same. A finished one gives its result at once; if there is none, a new one begins. One that
+        was branched by a person while it ran ends, and the result is that of the branch.
 
         What comes back has the prompts that the agent has submitted. They are first run on the whole of `valset`, if
         they never were and the budget allows; if another candidate is better there beyond chance, its prompts come back
@@ -323,17 +326,28 @@ class RLMDocstringOptimizer(Teleprompter):
 
 
 def _compiled(setup: Setup, *, resume: bool) -> dspy.Module:
-    """The result of a compile, with the run store that it works in."""
+    """The result of a compile, with the run stores that it works in: one, and those of its branches."""
     recorded = describe_setup(setup, drawn_seed=fresh_seed() if setup.settings.seed is None else setup.settings.seed)
     kept_in = setup.settings.run_storage_dir
-    saying = _saying_how_to_go_on(kept=kept_in is not None)
-    with printable_logs(), PromptCtrlC(), saying as opened, ExitStack() as stack:
+    with printable_logs(), PromptCtrlC(), ExitStack() as stack:
         directory = stack.enter_context(temporary_directory()) if kept_in is None else kept_in
-        store = stack.enter_context(open_store(directory, recorded, resume=resume))
+        while True:
+            program, branch = _worked(setup, recorded, directory, resume=resume)
+            if branch is None:
+                return program
+            resume = True  # of the branch, which is the newest store
+
+
+def _worked(
+    setup: Setup, recorded: Mapping[str, Any], directory: Path, *, resume: bool
+) -> tuple[dspy.Module, Path | None]:
+    """The result of the optimization in one store, and its branch that is to be gone on with."""
+    kept = setup.settings.run_storage_dir is not None
+    with _saying_how_to_go_on(kept=kept) as opened, open_store(directory, recorded, resume=resume) as store:
         opened.append(store)
         if resume:
             _say(printable_line(found_line(store)))
-        namespace = None if kept_in is None else store.path.with_suffix(".namespace")
+        namespace = store.path.with_suffix(".namespace") if kept else None
         if Outcome.of(store) is not None:
             program = finished_program(setup, store)
         else:
@@ -342,7 +356,8 @@ def _compiled(setup: Setup, *, resume: bool) -> dspy.Module:
                 setup.check_keys()
             program = compiled(setup, store, namespace)
         _remove(namespace)
-        return program
+        Requests(store.path).clear()
+        return program, branch_of(store.path)
 
 
 @contextmanager

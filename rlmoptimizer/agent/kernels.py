@@ -35,6 +35,7 @@ InterpreterFactory = Callable[[], CodeInterpreter]
 def kernel_started(interpreter: CodeInterpreter) -> KernelStarted:
     """What an interpreter says of its own confinement; not every one does."""
     kind, report = type(interpreter).__name__, getattr(interpreter, "report", None)
+    file = getattr(interpreter, "connection_file", None)
     if not isinstance(report, ConfinementReport):
         return KernelStarted(kind, f"{kind}, which does not say how it is confined", None)
     return KernelStarted(
@@ -44,6 +45,7 @@ def kernel_started(interpreter: CodeInterpreter) -> KernelStarted:
         requested=tuple(sorted(report.requested)),
         in_force=dict(report.in_force),
         missing=dict(report.missing),
+        connection_file=str(file) if isinstance(file, Path) else None,
     )
 
 

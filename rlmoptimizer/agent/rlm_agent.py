@@ -24,15 +24,17 @@ from dspy.utils.exceptions import AdapterParseError
 from kernel_bridge import KernelInterpreter
 from kernel_bridge.text import printable, printable_line
 from rlmoptimizer.agent.agent_signature import agent_signature
+from rlmoptimizer.agent.kernels import kernel_started
 from rlmoptimizer.agent.llm_tools import Paid, checked_llm_tools
 from rlmoptimizer.agent.no_sub_agents import refuse_sub_agents
+from rlmoptimizer.agent.person_requests import PersonRequests
 from rlmoptimizer.agent.root_request import action_instructions, bare_signature, tools_text, variables_shown
 from rlmoptimizer.agent.stopping import Ending, StopReason
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.errors import AgentError
 from rlmoptimizer.evaluation.step_recorder import describe_error
-from rlmoptimizer.events import TurnFinished, TurnStarted
+from rlmoptimizer.events import KernelDied, TurnFinished, TurnStarted
 from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.lms.sub_lm import SubLM
 from rlmoptimizer.outcome.ending import AgentOutcome
@@ -52,6 +54,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
     Args:
         turns: that are left.
+        person: may pause it between turns, leave it notes and end its work.
         interpreter_factory: tells how the agent's interpreter is described to it; the interpreter itself is passed
             when the agent is run.
         earlier: the turns of earlier processes, as `reasoning`, `code` and `output`.
@@ -64,6 +67,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         settings: Settings,
         turns: int,
         *,
+        person: PersonRequests,
         interpreter_factory: Callable[[], Any],
         earlier: Sequence[Mapping[str, Any]] = (),
         resumable: bool = False,
@@ -71,6 +75,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         # Set first: DSPy asks for the tools' descriptions while it is being constructed.
         self._bench = bench
         self._meter = bench.meter
+        self._person = person
         self._earlier = earlier
         self._resumable = resumable
         self._sub_agents = settings.sub_agents
@@ -152,7 +157,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     def _execute_iteration(
         self, repl: Any, variables: Any, history: REPLHistory, iteration: int, *args: Any, **kwargs: Any
     ) -> Any:
-        if (ending := self._bench.stop.look_before_root_call()) is not None:
+        if (ending := self._ending_before(history)) is not None:
             return self._ended_by(ending, history)
         started = time.monotonic()
         self._bench.turns.count += 1
@@ -179,6 +184,15 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         if self._lost is not None:
             return self._extract_fallback(variables, result, [SUBMISSION_FIELD])
         return result
+
+    def _ending_before(self, history: REPLHistory) -> Ending | None:
+        """Before every request: wait while a person wants a pause, then why there is to be no further one, or None."""
+        turn, stop = self._bench.turns.count + 1, self._bench.stop
+        self._person.wait_while_paused(turn, stop)
+        self._raise_failure()
+        if (ending := stop.look_before_root_call()) is None:
+            self._person.begin_turn(turn, len(history.entries))
+        return ending
 
     def _unreadable_turn(self, history: REPLHistory) -> REPLHistory:
         # A turn is lost, not the run: what was evaluated so far has been paid for.
@@ -225,6 +239,17 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             self._lost = lost
             logger.warning("The agent's interpreter is lost, so the agent ends here: %s", printable(str(lost)))
             return f"[Error] The REPL has ended and cannot be used any more: {lost}"
+        finally:
+            self._tell_of_death(repl)
+
+    def _tell_of_death(self, repl: Any) -> None:
+        """Of a kernel that died in this turn, and of its successor."""
+        if (death := self._bench.turns.death_of(repl)) is None:
+            return
+        emitter = self._bench.accounts.emitter
+        emitter.emit(KernelDied(self._bench.turns.count, death.reason))
+        if repl.connection_file is not None:
+            emitter.emit(kernel_started(repl))
 
     def _begin_turn(self, code: str) -> None:
         number, limit = self._bench.turns.count, len(self._earlier) + self.max_iters
@@ -257,7 +282,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
         An LM that could not be reached is worth asking again: that is raised where the compile can be resumed.
         """
-        if (ending := self._bench.stop.look_before_root_call()) is not None:
+        if (ending := self._ending_before(history)) is not None:
             return self._ended_by(ending, history)
         self._bench.gate.close()
         self._stop_reason = "turns" if self._lost is None else "kernel_lost"

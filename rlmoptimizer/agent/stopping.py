@@ -1,4 +1,4 @@
-"""What ends the agent's work: a target score, patience, a deadline or a cost limit; the first one that is reached.
+"""What ends the agent's work: a target score, patience, a deadline, a cost limit or a person; whichever comes first.
 
 It ends in the same way whichever it is: calls of the agent are refused, evaluations on train begin no further example,
 one on val comes to its end, the root LM is not asked again, and the best candidate so far is the result.
@@ -32,10 +32,12 @@ StopReason: TypeAlias = Literal[
     "max_seconds",
     "kernel_lost",  # the agent's interpreter ended for good
     "unreadable",  # the root LM's answers were no turns any more
+    "stopped_by_person",
+    "branched",  # by a person: another optimization goes on from one of its runs
 ]
 
-_LOOK_SECONDS: Final = 1.0  # how often the deadline's thread looks at the clock
-_GRACE_SECONDS: Final = 15.0  # what a cell that was interrupted at the deadline has, to end
+_LOOK_SECONDS: Final = 0.5  # how often the watching thread looks at the clock and at what a person asks
+_GRACE_SECONDS: Final = 15.0  # what a cell that was interrupted has, to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class WorkStop:
 
     Args:
         worked: seconds that earlier processes have worked on this optimization.
+        asked: why a person wants the work to end; None: nobody does. Called from any thread.
         clock: seconds; its present value is the start of this process's work.
     """
 
@@ -76,6 +79,7 @@ class WorkStop:
         costs: CostLedger,
         *,
         worked: float = 0.0,
+        asked: Callable[[], Ending | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
@@ -84,7 +88,9 @@ class WorkStop:
         self._costs = costs
         split, rows = data.scored
         self._split, self._size = split, len(rows)
+        self._asked = asked
         self._clock = clock
+        self._stopped_at: float | None = None  # when the clock was stopped; None: it goes
         self._deadline = None if limits.max_seconds is None else clock() + limits.max_seconds - worked
         self._lock = threading.Lock()  # of the next one
         self._ending: Ending | None = None  # the first one stays
@@ -92,7 +98,21 @@ class WorkStop:
     @property
     def seconds_left(self) -> float | None:
         """Until the deadline, not below 0; None: there is none."""
-        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+        if self._deadline is None:
+            return None
+        now = self._clock() if (stopped_at := self._stopped_at) is None else stopped_at
+        return max(0.0, self._deadline - now)
+
+    @contextmanager
+    def clock_stopped(self) -> Generator[None]:
+        """The time of the block does not count. Blocks do not nest."""
+        self._stopped_at = began = self._clock()
+        try:
+            yield
+        finally:
+            if self._deadline is not None:
+                self._deadline += self._clock() - began  # first: another thread must not see less than is left
+            self._stopped_at = None
 
     def facts(self) -> dict[str, float]:
         """What the agent is told of the limits that are set."""
@@ -105,8 +125,9 @@ class WorkStop:
 
     def look(self) -> Ending | None:
         """Why the work must end; None: it goes on. When it must, the gate is closed."""
+        asked = self._asked()
         with self._lock:
-            ending = self._ending or self._reached()
+            ending = self._ending or asked or self._reached()
         return None if ending is None else self.end(ending)
 
     def look_before_root_call(self) -> Ending | None:
@@ -141,27 +162,24 @@ class WorkStop:
 
     @contextmanager
     def watching(self, interrupt: Callable[[], None], kill: Callable[[], None]) -> Generator[None]:
-        """Watch the deadline for the block, on a thread of its own.
+        """Watch the deadline and what a person asks for the block, on a thread of its own.
 
-        When it comes, the work ends and `interrupt` is called; `kill`, where that has not ended the block after some
+        When the work is to end for that, `interrupt` is called; `kill`, where that has not ended the block after some
         seconds.
         """
-        if self._deadline is None:
-            yield
-            return
         over = threading.Event()
 
         def watch() -> None:
-            while (left := self.seconds_left) and not over.wait(min(left, _LOOK_SECONDS)):
-                pass
-            if over.is_set():
-                return
-            self.look()
+            while (ending := self._asked() or self._timed_out()) is None:
+                left = self.seconds_left
+                if over.wait(_LOOK_SECONDS if left is None else min(left, _LOOK_SECONDS)):
+                    return
+            self.end(ending)
             interrupt()
             if not over.wait(_GRACE_SECONDS):
                 kill()
 
-        thread = threading.Thread(target=watch, name="rlmoptimizer-deadline", daemon=True)
+        thread = threading.Thread(target=watch, name="rlmoptimizer-stop", daemon=True)
         thread.start()
         try:
             yield
@@ -172,8 +190,8 @@ class WorkStop:
     # what is reached; under the lock
 
     def _reached(self) -> Ending | None:
-        if self.seconds_left == 0:
-            return Ending("max_seconds", f"max_seconds={self._limits.max_seconds:g} is used up")
+        if (timed_out := self._timed_out()) is not None:
+            return timed_out
         if self._limits.target_score is None and self._limits.patience is None:
             return None
         checkpoints = [run for run in self._store.runs() if self._is_checkpoint(run)]
@@ -182,6 +200,11 @@ class WorkStop:
         every = whole_scores(self._store, self._split, self._size)
         scores = {run.candidate: every[run.candidate] for run in checkpoints}
         return self._reached_target(checkpoints, scores) or self._ran_out_of_patience(checkpoints, scores)
+
+    def _timed_out(self) -> Ending | None:
+        if self.seconds_left != 0:
+            return None
+        return Ending("max_seconds", f"max_seconds={self._limits.max_seconds:g} is used up")
 
     def _is_checkpoint(self, run: RunRecord) -> bool:
         return run.covers(self._split, self._size)

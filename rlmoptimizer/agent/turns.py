@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kernel_bridge.cells import Death
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.runs import Runs
@@ -50,6 +51,11 @@ class Turns:
         self._kernel_died = True
         self._cut = self._runs.kernel_died()
         self._gate.send_away()
+
+    def death_of(self, interpreter: object) -> Death | None:
+        """How the kernel of the agent's interpreter died in this turn; None: it did not."""
+        death = getattr(interpreter, "death", None) if self._kernel_died else None
+        return death if isinstance(death, Death) else None
 
     def cut_runs(self) -> list[RunRecord]:
         """The evaluations that were under way at the last death of the kernel; once."""

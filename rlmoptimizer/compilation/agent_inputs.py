@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kernel_bridge.text import printable
@@ -14,10 +14,11 @@ from rlmoptimizer.agent.baseline_evidence import STRAYS, read_baseline
 from rlmoptimizer.agent.source_text import metric_source, program_source
 from rlmoptimizer.agent.task_facts import describe_steps, describe_task
 from rlmoptimizer.agent.workbench import Workbench
-from rlmoptimizer.compilation.resume import EarlierWork
+from rlmoptimizer.compilation.resume import EarlierWork, branch_text
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.events import Split
 from rlmoptimizer.outcome import run_totals as answers
+from rlmoptimizer.outcome.recorded_setup import branch_in
 from rlmoptimizer.outcome.result_warnings import STRAYS_SEEN
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.run_store import RunStore
@@ -71,12 +72,16 @@ def agent_inputs(
         | bench.stop.facts(),
         **sources,
         "previous_trajectory": past.trajectory(),
-        "work_so_far": past.summary(
-            max_turns=settings.rlm_max_iterations, budget_left=accounts.ledger.left, namespace=namespace
-        )
-        if past.turns
-        else "",
+        "work_so_far": "\n".join(_work_so_far(setup, bench, past, namespace)),
     }
+
+
+def _work_so_far(setup: Setup, bench: Workbench, past: EarlierWork, namespace: str) -> Iterator[str]:
+    branch, left = branch_in(bench.accounts.store.setup()), bench.accounts.ledger.left
+    if branch is not None:
+        yield branch_text(branch, past.runs)
+    if past.turns:
+        yield past.summary(max_turns=setup.settings.rlm_max_iterations, budget_left=left, namespace=namespace)
 
 
 def note_strays(store: RunStore, *, seen: bool) -> bool:

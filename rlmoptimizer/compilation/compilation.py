@@ -35,14 +35,16 @@ from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.compilation.setup_record import metric_name
 from rlmoptimizer.compilation.versions import versions
 from rlmoptimizer.errors import SubmissionError
-from rlmoptimizer.events import CompileFinished, CompileResumed, CompileStarted, Split
+from rlmoptimizer.events import Branched, CompileFinished, CompileResumed, CompileStarted, Split
 from rlmoptimizer.lms.failures import note_role
 from rlmoptimizer.lms.root_session import RootSession
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice, Outcome
 from rlmoptimizer.outcome.measured import whole_scores
 from rlmoptimizer.outcome.optimization_result import OptimizationResult
+from rlmoptimizer.outcome.recorded_setup import branch_in
 from rlmoptimizer.outcome.result_warnings import shared_examples
 from rlmoptimizer.records import RunRecord, total_usd, usage_dict
+from rlmoptimizer.steering.branches import begin_branch
 from rlmoptimizer.store.run_store import RunStore
 
 __all__ = ["compiled"]
@@ -58,6 +60,7 @@ def compiled(setup: Setup, store: RunStore, namespace: Path | None) -> dspy.Modu
 
     `namespace`: where the agent's variables are kept for another process to go on with; None: no other one will.
     """
+    begin_branch(store)
     past = close_and_read_past(store)  # first: the parts count what is in the store
     with ExitStack() as stack:
         parts = make_parts(setup, store, namespace, stack)
@@ -83,7 +86,7 @@ class _Compilation:
         self._warn(shared)
         agent = AgentOutcome.of(self._store) or self._agent_outcome()
         choice = Choice.of(self._store) or self._choice(agent)
-        test_problem = self._test.run(self._bench.prompts.original, self._bench.prompts.stored(choice.prompts))
+        test_problem = self._tested(choice)
         self._raise_failure()
         program = program_with(self._setup.student, choice.prompts)  # before the end is recorded: it may refuse
         note_strays(self._store, seen=self._parts.evaluator.strays)
@@ -94,6 +97,11 @@ class _Compilation:
         self._warn(warning for warning in result.warnings if warning not in shared)
         self._emit_end(result)
         return program
+
+    def _tested(self, choice: Choice) -> str | None:
+        if self._parts.person.is_branching:
+            return "the optimization was branched before it"
+        return self._test.run(self._bench.prompts.original, self._bench.prompts.stored(choice.prompts))
 
     def _warn(self, warnings: Iterable[str]) -> None:
         for warning in warnings:
@@ -119,7 +127,8 @@ class _Compilation:
         self._test.hold_back_price()  # an earlier process may have ended the agent's work
         with ExitStack() as ending:
             ending.push(self._call_off)
-            choice = FinalChoice(self._bench.host_runs, self._accounts, self._setup.data).make(agent)
+            final = FinalChoice(self._bench.host_runs, self._accounts, self._setup.data)
+            choice = final.make(agent, measured=not self._parts.person.is_branching)
             self._raise_failure()
             ending.pop_all()
         choice.record(self._store)
@@ -141,7 +150,10 @@ class _Compilation:
                 is_kept=self._settings.run_storage_dir is not None,
             )
         )
-        if past.runs:
+        branch = branch_in(self._store.setup())
+        if branch is not None and not self._store.events("Branched"):
+            self._accounts.emitter.emit(Branched(branch["store"], branch["run_id"]))
+        elif past.runs:
             self._accounts.emitter.emit(CompileResumed(len(past.turns), len(past.runs), ledger.left))
 
     def _emit_end(self, result: OptimizationResult) -> None:
@@ -251,12 +263,14 @@ class _Compilation:
                 multiturn_history=settings.rlm_multiturn_history,
                 max_output_chars=settings.rlm_max_output_chars,
                 asking=self._asking_root,
+                notes=lambda: self._parts.person.notes,
             ) as session,
         ):
             agent = Agent(
                 self._bench,
                 settings,
                 turns,
+                person=self._parts.person,
                 interpreter_factory=cast("Any", self._parts.kernels),
                 earlier=trajectory_of(self._store),
                 resumable=self._resumable,

@@ -23,7 +23,9 @@ __all__ = ["FinalChoice"]
 
 logger = logging.getLogger(__name__)
 
-_ENDED_BY_SETTINGS = frozenset({"target_score", "patience", "max_seconds", "max_cost_usd"})  # as the person wanted it
+_ENDED_AS_WANTED = frozenset(  # by the person, or by what the person has set
+    {"target_score", "patience", "max_seconds", "max_cost_usd", "stopped_by_person", "branched"}
+)
 
 
 class FinalChoice:
@@ -35,15 +37,18 @@ class FinalChoice:
         self._store = accounts.store
         self._data = data
 
-    def make(self, agent: AgentOutcome) -> Choice:
-        """The prompts to give back: the submission, unless there is none or another candidate is surely better."""
+    def make(self, agent: AgentOutcome, *, measured: bool = True) -> Choice:
+        """The prompts to give back: the submission, unless there is none or another candidate is surely better.
+
+        `measured` False: nothing more is run.
+        """
         if agent.prompts is None:
             return self._without_submission(agent)
         self._accounts.emitter.emit(AgentSubmitted(agent.prompts))
         if self._data.val is None:
             return Choice(agent.prompts, None, "the agent submitted it; there is no validation set to check it on")
         submission = Prompts.of(agent.prompts)
-        problem = self._measure(submission)
+        problem = self._measure(submission, measured)
         scores, size = measured_scores(self._store, "val"), len(self._data.val)
         if problem is not None:
             return Choice(agent.prompts, None, f"the agent submitted it; it was not measured on val: {problem}")
@@ -64,11 +69,11 @@ class FinalChoice:
         self._accounts.emitter.emit(FellBack(reason, run.run_id))
         return Choice(dict(run.prompts), run.run_id, reason)
 
-    def _measure(self, submission: Prompts) -> str | None:
+    def _measure(self, submission: Prompts, measured: bool) -> str | None:
         """Run the submission on val unless it has a score on all of it; gives why it has none at all."""
         if submission.digest in whole_scores(self._store, "val", len(self._data.val or ())):
             return None
-        problem = self._final_check(submission)
+        problem = self._final_check(submission) if measured else "the optimization was branched before that"
         return None if self._has_scores(submission) else problem or "the run was stopped before its end"
 
     def _final_check(self, submission: Prompts) -> str | None:
@@ -111,7 +116,7 @@ class FinalChoice:
             found = f"taking the prompts of run {best.run_id}, the best on {split} with a score of "
             found += str(answers.percent(scores[best.candidate]))
         problem = str(agent.problem)
-        was_ended = agent.stop_reason in _ENDED_BY_SETTINGS
+        was_ended = agent.stop_reason in _ENDED_AS_WANTED
         said = "the work ended before a submission" if was_ended else "there is no valid submission"
         logger.warning("%s (%s); %s", said.capitalize(), printable(problem), found)
         self._accounts.emitter.emit(FellBack(problem, best.run_id))

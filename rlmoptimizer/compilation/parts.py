@@ -16,6 +16,7 @@ from kernel_bridge import KernelInterpreter
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.kernels import AgentKernels, InterpreterFactory
 from rlmoptimizer.agent.llm_tools import PURPOSE, SubLMMeter
+from rlmoptimizer.agent.person_requests import PersonRequests
 from rlmoptimizer.agent.stopping import StoppingLimits, WorkStop
 from rlmoptimizer.agent.turns import Turns
 from rlmoptimizer.agent.workbench import Workbench
@@ -26,11 +27,13 @@ from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.metric import bind_metric
 from rlmoptimizer.evaluation.wait_monitor import Pending, Waited, WaitMonitor
 from rlmoptimizer.events import StillWaiting
+from rlmoptimizer.outcome.recorded_setup import branch_in, unit_limit
 from rlmoptimizer.outcome.run_totals import cut_line
 from rlmoptimizer.show.terminal.display import Display
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import UnitLedger
 from rlmoptimizer.spending.usage_meter import UsageMeter
+from rlmoptimizer.steering.requests import Requests
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.task.program import clone
 
@@ -48,6 +51,7 @@ class Parts:
     evaluator: Evaluator
     bench: Workbench
     kernels: AgentKernels
+    person: PersonRequests
 
 
 def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: ExitStack) -> Parts:
@@ -59,7 +63,10 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
     assert recorded is not None  # when the store was opened
     gate = CallGate(on_failure=lambda: kernels.interrupt())
     lms = {id(lm): lm for users in setup.lms().values() for lm in users}
-    usage = UsageMeter(CostLedger(settings.max_cost_usd, journal=store), lms.values(), gate.fail)
+    branch = branch_in(recorded)
+    before = 0 if branch is None else branch["picodollars_before"]
+    costs = CostLedger(settings.max_cost_usd, journal=store, spent_before=before)
+    usage = UsageMeter(costs, lms.values(), gate.fail)
     stack.callback(usage.close)
     # The LM and adapter that are set for the agent's turns must not reach the program.
     with usage.role("eval"):
@@ -83,7 +90,7 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
     stack.callback(display.close)
     emitter = make_emitter(store, display, settings.callbacks, stack, kept=namespace is not None)
     stack.callback(waits.close)
-    budget = UnitLedger(settings.iterations * len(data.train) + len(data.val or ()), journal=store)
+    budget = UnitLedger(unit_limit(recorded), journal=store)
     meter = SubLMMeter(
         settings.rlm_max_llm_calls,
         budget,
@@ -95,7 +102,10 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
     )
     accounts = Accounts(store, budget, usage.ledger, emitter)
     limits = StoppingLimits(settings.target_score, settings.patience, settings.max_seconds)
-    stop = WorkStop(limits, gate, store, data, usage.ledger, worked=store.worked_seconds())
+    person = PersonRequests(Requests(store.path), store, emitter)
+    stop = WorkStop(
+        limits, gate, store, data, usage.ledger, worked=store.worked_seconds(), asked=person.ending
+    )
     bench = Workbench(
         clone(setup.student), data, evaluator, accounts, meter, stop, recorded["drawn_seed"], settings.max_prompt_tokens
     )
@@ -106,7 +116,7 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
         checkpoint_file=namespace,
         sub_agents=meter.check if settings.sub_agents else None,
     )
-    return Parts(usage, waits, evaluator, bench, kernels)
+    return Parts(usage, waits, evaluator, bench, kernels, person)
 
 
 def _still_waiting(waited: Waited, pending: Pending, seconds: float) -> StillWaiting:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,8 +14,11 @@ from rlmoptimizer.agent.answer_size import cut_to_size
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.compilation.setup_record import differences
 from rlmoptimizer.errors import InvalidSetup
+from rlmoptimizer.outcome.recorded_setup import branch_in
 from rlmoptimizer.outcome.run_totals import cut_line, percent
 from rlmoptimizer.records import IterationRecord, RunRecord
+from rlmoptimizer.steering.branches import check_parent_at_rest
+from rlmoptimizer.steering.requests import Requests
 from rlmoptimizer.store.file import stores_in
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
@@ -23,6 +26,7 @@ from rlmoptimizer.store.store_reader import StoreReader
 __all__ = [
     "CUT_OUTPUT",
     "EarlierWork",
+    "branch_text",
     "close_and_read_past",
     "found_line",
     "how_to_resume_line",
@@ -75,6 +79,20 @@ class EarlierWork:
         return "\n".join(lines)
 
 
+def branch_text(branch: Mapping[str, Any], runs: Sequence[RunRecord]) -> str:
+    """What the agent reads about the run that its optimization was branched from. `runs`: of this optimization."""
+    measured = branch["run"]
+    score = "no score" if measured["score"] is None else f"score {percent(measured['score']):.2f}"
+    copied = [_run_text(run) for run in runs if run.turn == 0 and not run.baseline]
+    here = f" Finished runs of these prompts came along, paid for: {'; '.join(copied)}." if copied else ""
+    return (
+        "A person has begun this work from a run of an earlier optimization of the same program on the same data. The "
+        "current prompts are those of that run, and not the ones in program_steps; see optimization_status()"
+        f"[\"current_prompts\"]. There it had {score} on {measured['evaluated_count']} of {measured['planned_count']} "
+        f"examples of {measured['split']}.{here}"
+    )
+
+
 def namespace_text(interpreter: object, inputs: Collection[str]) -> str:
     """What the agent's new interpreter holds of its variables, as far as it says; `inputs` are there in any case."""
     restored = getattr(interpreter, "restored", None)
@@ -102,6 +120,7 @@ def open_store(directory: Path, setup: Mapping[str, Any], *, resume: bool) -> St
     # Looked at without writing first: a store that is refused stays as it was.
     with StoreReader.open_in(directory) as store:
         _check_same(store, setup)
+        check_parent_at_rest(store)
         path, finished = store.path, store.outcome() is not None
     return StoreReader.open(path) if finished else _recorded(RunStore.open(path), setup)
 
@@ -122,6 +141,9 @@ def found_line(store: StoreReader) -> str:
     where = str(store.path)
     if store.outcome() is not None:
         return f"RLMDocstringOptimizer: the optimization in {where} is finished; this is its result."
+    branch = branch_in(store.setup())
+    if branch is not None and not branch["begun"]:
+        return f"RLMDocstringOptimizer: the branch in {where} begins, from run {branch['run_id']} of {branch['store']}."
     runs = store.run_count()
     turns = len(store.iterations()) + (store.unfinished_iteration() is not None)  # that was cut counts as one
     if not runs:
@@ -132,9 +154,12 @@ def found_line(store: StoreReader) -> str:
 
 def how_to_resume_line(store_path: Path, error: BaseException) -> str:
     """What is said when an optimization ends before its end."""
+    paused = ""
+    if Requests(store_path).pausing:
+        paused = f" It is paused, and waits again then, until `rlmoptimizer unpause {store_path.parent}`."
     return (
         f"RLMDocstringOptimizer stopped ({type(error).__name__}). All that had finished is in {store_path}: go on with "
-        f"{_how(store_path)}."
+        f"{_how(store_path)}.{paused}"
     )
 
 

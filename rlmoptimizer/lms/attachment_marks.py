@@ -1,6 +1,7 @@
-"""Keeps DSPy from finding attachments in text of the agent, its kernel and LMs.
+"""Keeps text of the agent, its kernel and LMs from being more than text in a request.
 
-DSPy reads what stands between two marks of its own, in any text of a message, as a part such as an image's URL.
+DSPy reads what stands between two marks of its own, in any text of a message, as a part such as an image's URL. And
+what a kernel prints could look like the field of a person's notes, so it never has that field's name.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, cast
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
 
 from kernel_bridge.interpreter import only_text, only_text_in
+from rlmoptimizer.lms.person_notes import without_notes_field
 
 __all__ = ["has_attachments", "text_messages", "turn_inputs"]
 
@@ -27,12 +29,16 @@ def turn_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _turn_input(value: Any) -> Any:
-    return _history(value) if isinstance(value, REPLHistory) else only_text_in(value)
+    return _history(value) if isinstance(value, REPLHistory) else without_notes_field(only_text_in(value))
 
 
 def _history(history: REPLHistory) -> REPLHistory:
     entries = [
-        REPLEntry(reasoning=only_text(entry.reasoning), code=only_text(entry.code), output=only_text(entry.output))
+        REPLEntry(
+            reasoning=only_text(entry.reasoning),
+            code=only_text(entry.code),
+            output=without_notes_field(only_text(entry.output)),
+        )
         for entry in history.entries
     ]
     return history.model_copy(update={"entries": entries})

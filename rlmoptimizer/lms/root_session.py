@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,6 +18,7 @@ from dspy.primitives.repl_types import REPLEntry, REPLHistory
 
 from rlmoptimizer.lms.attachment_marks import turn_inputs
 from rlmoptimizer.lms.chained_lm import ChainedLM, ParentIgnored, StoredResponse, why_stateless
+from rlmoptimizer.lms.person_notes import PersonNote, with_notes
 from rlmoptimizer.lms.turn_messages import ConversationSoFar, TurnFormat, history_field
 
 __all__ = ["RootSession"]
@@ -66,6 +67,7 @@ class RootSession:
         multiturn_history: a turn that tells the whole history tells it as user and assistant messages.
         max_output_chars: of one turn's output that the LM sees, head and tail kept; None: as the RLM was told.
         asking: entered around every request to `root_lm`.
+        notes: of a person, that a request is to have.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class RootSession:
         multiturn_history: bool = False,
         max_output_chars: int | None = None,
         asking: Callable[[], AbstractContextManager[None]] = nullcontext,
+        notes: Callable[[], Sequence[PersonNote]] = tuple[PersonNote, ...],
     ) -> None:
         self.root_lm = root_lm
+        self.notes = notes
         self.asking = asking
         self.multiturn_history = multiturn_history
         self.max_output_chars = max_output_chars
@@ -167,8 +171,7 @@ class _Predictor:
         return cast("type[dspy.Signature]", self._predict.signature)
 
     def __call__(self, **inputs: Any) -> dspy.Prediction:
-        inputs = turn_inputs(inputs)
-        turn = _Turn(self._session, inputs.get("signature", self.signature), inputs)
+        inputs, turn = self._begun(inputs)
         while turn.prediction is None:
             with turn.attempt() as options, self._session.asking():
                 turn.prediction = self._predict(**options, **inputs)
@@ -176,25 +179,37 @@ class _Predictor:
         return turn.prediction
 
     async def acall(self, **inputs: Any) -> dspy.Prediction:
-        inputs = turn_inputs(inputs)
-        turn = _Turn(self._session, inputs.get("signature", self.signature), inputs)
+        inputs, turn = self._begun(inputs)
         while turn.prediction is None:
             with turn.attempt() as options, self._session.asking():
                 turn.prediction = await self._predict.acall(**options, **inputs)
         self.answer = turn.prediction
         return turn.prediction
 
+    def _begun(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], _Turn]:
+        """What the predictor gets, and the turn."""
+        notes = self._session.notes()
+        inputs = with_notes(turn_inputs(inputs), self.signature, notes)
+        return inputs, _Turn(self._session, inputs.get("signature", self.signature), inputs, notes)
+
 
 class _Turn:
     """One turn: asked until an answer parses. All its attempts continue the same parent."""
 
-    def __init__(self, session: RootSession, signature: type[dspy.Signature], inputs: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        session: RootSession,
+        signature: type[dspy.Signature],
+        inputs: Mapping[str, Any],
+        notes: Sequence[PersonNote],
+    ) -> None:
         field = history_field(signature)
         self.prediction: dspy.Prediction | None = None
         self._instructions = signature.instructions
         self._session = session
         self._history = cast("REPLHistory | None", inputs.get(field) if field is not None else None)
         self._inputs = {name: inputs[name] for name in signature.input_fields if name != field and name in inputs}
+        self._notes = notes
         self._parent = session.parent_of(self._history)
         self._unparsed = 0
 
@@ -216,6 +231,7 @@ class _Turn:
             continued=session.chained,
             so_far=parent.so_far if parent else None,
             max_output_chars=session.max_output_chars,
+            notes=self._notes,
         )
         lm = None
         if session.chained:

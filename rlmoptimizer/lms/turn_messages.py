@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ import dspy
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
 
 from rlmoptimizer.lms.code_field import whole_code
+from rlmoptimizer.lms.person_notes import NOTES_FIELD, PersonNote, notes_first_told
 
 __all__ = ["ConversationSoFar", "TurnFormat", "history_field"]
 
@@ -43,7 +44,7 @@ class TurnFormat:
     - `so_far` given: the execution result of its last answer, what else the history holds since, and the inputs that
       changed, as one user message (after a system message when the task is another one);
     - else `conversation`: the first request, then for each earlier turn the model's answer as an assistant message and
-      its execution result in the user message that follows;
+      its execution result in the user message that follows, with the `notes` of a person that came then;
     - else: one user message with the whole history, as DSPy does it.
 
     Output is cut as DSPy cuts it (head and tail kept, length stated), to `max_output_chars`, or, when that is None, to
@@ -58,8 +59,10 @@ class TurnFormat:
         continued: bool = False,
         so_far: ConversationSoFar | None = None,
         max_output_chars: int | None = None,
+        notes: Sequence[PersonNote] = (),
     ) -> None:
         self._adapter = adapter
+        self._notes = notes
         self._conversation = conversation
         # Follow-ups come later or already now, so the instructions describe what they hold.
         self._continued = continued or so_far is not None
@@ -133,14 +136,16 @@ class TurnFormat:
         demos: list[Any],
         inputs: dict[str, Any],
     ) -> list[Message]:
-        rest = {name: value for name, value in inputs.items() if name != field}
+        rest = {name: value for name, value in inputs.items() if name not in (field, NOTES_FIELD)}
         count = len(history.entries)
-        messages = self._adapter.format(signature, demos, {**rest, **_iteration(inputs, count)})
+        first = {**rest, **notes_first_told(inputs, self._notes, 0), **_iteration(inputs, count)}
+        messages = self._adapter.format(signature, demos, first)
         for index, entry in enumerate(history.entries, start=1):
             answer = {"reasoning": entry.reasoning, "code": _fenced(entry.code)}
             content = self._adapter.format_assistant_message_content(signature, answer)
             result = REPLEntry.format_output(entry.output, history.max_output_chars)
-            following = self._user(signature, {_RESULT: result, **_iteration(inputs, count - index)})
+            noted = notes_first_told(inputs, self._notes, index)
+            following = self._user(signature, {_RESULT: result, **_iteration(inputs, count - index), **noted})
             messages += [{"role": "assistant", "content": content}, following]
         return messages
 

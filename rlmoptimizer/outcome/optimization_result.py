@@ -15,7 +15,7 @@ from rlmoptimizer.outcome.ending import AgentOutcome, Choice, Outcome
 from rlmoptimizer.outcome.hygiene import Hygiene, check_hygiene
 from rlmoptimizer.outcome.measured import best_candidate, mean_score, measured_scores
 from rlmoptimizer.outcome.phases import phase_seconds
-from rlmoptimizer.outcome.recorded_setup import split_sizes, unit_limit
+from rlmoptimizer.outcome.recorded_setup import branch_in, split_sizes, unit_limit
 from rlmoptimizer.outcome.result_warnings import result_warnings
 from rlmoptimizer.outcome.split_result import SplitResult, Verdict
 from rlmoptimizer.prompts import Prompts
@@ -55,6 +55,7 @@ class OptimizationResult:
     run_ids: dict[str, dict[str, tuple[str, ...]]]  # split -> "baseline" and "result" -> the runs behind its figures
     hygiene: Hygiene  # what is suspicious in `prompts_after`: text copied from train, labels named, growth
     warnings: tuple[str, ...]
+    branched_from: dict[str, str] | None  # "store" (the name of its file) and "run_id"; None: it is no branch
     versions: dict[str, str]  # "python", "dspy", "rlmoptimizer", "os"
     store_path: str | None  # of the run store; None: it was temporary
 
@@ -107,6 +108,7 @@ class OptimizationResult:
             },
             hygiene=hygiene,
             warnings=(*result_warnings(store, setup, held_out, outcome.test_problem), *hygiene.warnings),
+            branched_from=_branched_from(setup),
             versions=outcome.versions,
             store_path=None if temporary else str(store.path),
         )
@@ -125,6 +127,8 @@ class OptimizationResult:
         spent += "" if self.turns == 1 else "s"
         lines.append(f"returned: {self.returned_because}")
         lines.append(f"the agent's work ended with {self.stop_reason!r}, after {spent}")
+        if self.branched_from is not None:
+            lines.append(f"branched from run {self.branched_from['run_id']} of {self.branched_from['store']}")
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(printable_line(line, _LINE_CHARS) for line in lines)  # what the agent wrote is in some
 
@@ -158,6 +162,11 @@ class _Candidates:
             split=split,
             best=None if best is None else places[best],
         )
+
+
+def _branched_from(setup: Mapping[str, Any]) -> dict[str, str] | None:
+    branch = branch_in(setup)
+    return None if branch is None else {"store": branch["store"], "run_id": branch["run_id"]}
 
 
 def _split_result(store: StoreReader, split: str, before: Prompts, after: Prompts, examples: int) -> SplitResult:

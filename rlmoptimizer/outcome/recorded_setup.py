@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["SPLITS", "digests_of", "split_sizes", "unit_limit"]
+__all__ = ["SPLITS", "branch_in", "digests_of", "split_sizes", "unit_limit"]
 
 SPLITS: Final = ("train", "val", "test")
 
@@ -21,7 +21,14 @@ def digests_of(setup: Mapping[str, Any], split: str) -> list[str]:
     return [] if described is None else described["digests"]
 
 
+def branch_in(setup: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the optimization was branched from, as `steering.branches` writes it; None: it is no branch."""
+    return None if setup is None else setup.get("branch")
+
+
 def unit_limit(setup: Mapping[str, Any]) -> int:
-    """The whole budget, in units."""
+    """The whole budget, in units. That of a branch which has not begun may become less."""
+    if (branch := branch_in(setup)) is not None:
+        return branch["limit"]
     sizes = split_sizes(setup)
     return setup["settings"]["max_iterations"] * sizes["train"] + sizes.get("val", 0)

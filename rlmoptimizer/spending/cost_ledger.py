@@ -71,14 +71,18 @@ class CostLedger(Ledger):
         limit_usd: float | None = None,
         journal: CallJournal | None = None,
         *,
+        spent_before: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`limit_usd` None: no limit. What the journal already holds counts as spent. `clock`: seconds."""
+        """`limit_usd` None: no limit. What the journal already holds counts as spent. `clock`: seconds.
+
+        `spent_before`: picodollars that count as spent too, and are no usage of this optimization.
+        """
         limit = None if limit_usd is None else picodollars(limit_usd)
         if limit is None and limit_usd is not None:
             raise ValueError(f"{limit_usd!r} is not an amount of dollars")
         kept: Mapping[Role, RoleUsage] = {} if journal is None else journal.lm_usage()
-        super().__init__(limit, sum(usage.cost for usage in kept.values()))
+        super().__init__(limit, spent_before + sum(usage.cost for usage in kept.values()))
         self._forecast = _Forecast(kept, 0 if journal is None else journal.evaluated_examples())
         self._for_calls = 0  # of what is reserved: for prompts and turns under way
         self._held = 0  # of what is reserved: for the end, see `hold_back`

@@ -74,6 +74,11 @@ class Requests:
         """Ask to stop, and to go on with the branch that was prepared."""
         self._raise_flag("branch")
 
+    def check(self) -> None:
+        """Raise `InvalidSetup` where this user cannot ask."""
+        with self._writing():
+            pass
+
     def note(self, text: str) -> None:
         """Leave words for the agent's next turn. Raises `InvalidSetup` also for a text that cannot be one."""
         data = json.dumps({"text": checked_note(text)}).encode()

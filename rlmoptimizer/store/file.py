@@ -12,7 +12,7 @@ import re
 import shutil
 import sqlite3
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from importlib import resources
 from pathlib import Path
@@ -50,8 +50,11 @@ class StoreFile:
         self._process = os.getpid()
 
     @classmethod
-    def create(cls, path: Path) -> StoreFile:
-        """Make a new store. Raises `InvalidSetup` when there is something already or the place cannot hold one."""
+    def create(cls, path: Path, fill: Callable[[sqlite3.Connection], None] | None = None) -> StoreFile:
+        """Make a new store, with what `fill` puts into it before anybody sees it.
+
+        Raises `InvalidSetup` when there is something already or the place cannot hold one.
+        """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -60,7 +63,7 @@ class StoreFile:
             if path.exists():
                 raise InvalidSetup(f"{path} exists already; pass another place for the run store")
             _remove_strays(path)
-            _make(path)
+            _make(path, fill)
             return cls(path, _connect(path, "rw"), lock)
 
     @classmethod
@@ -298,7 +301,7 @@ def _connect(path: Path, mode: str, options: str = "") -> sqlite3.Connection:
     return database
 
 
-def _make(path: Path) -> None:
+def _make(path: Path, fill: Callable[[sqlite3.Connection], None] | None) -> None:
     """Make the file under another name first, so that nobody ever sees half a store."""
     new = _beside(path, ".new")
     new.unlink(missing_ok=True)
@@ -310,6 +313,8 @@ def _make(path: Path) -> None:
             schema = (resources.files("rlmoptimizer.store") / "schema.sql").read_text("utf-8")
             marks = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {VERSION};"
             database.executescript(f"BEGIN; {schema} {marks} COMMIT;")
+            if fill is not None:
+                fill(database)
             database.execute("PRAGMA journal_mode = WAL")
     except BaseException:
         new.unlink(missing_ok=True)

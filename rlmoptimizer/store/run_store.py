@@ -59,13 +59,18 @@ class RunStore(StoreReader):
         return cls(StoreFile.write(Path(path)), clock=clock)
 
     @classmethod
-    def create_in(cls, directory: str | Path) -> RunStore:
-        """Make the next store of a directory: `runs-0001.sqlite`, then `runs-0002.sqlite`, ..."""
+    def create_in(
+        cls, directory: str | Path, fill: Callable[[sqlite3.Connection], None] | None = None
+    ) -> RunStore:
+        """Make the next store of a directory: `runs-0001.sqlite`, then `runs-0002.sqlite`, ...
+
+        With what `fill` puts into it before anybody sees it.
+        """
         directory = Path(directory)
         for number in itertools.count(max(stores_in(directory), default=0) + 1):
             path = store_path(directory, number)
             try:
-                return cls.create(path)
+                return cls(StoreFile.create(path, fill))
             except StoreInUse:
                 continue
             except InvalidSetup:
@@ -80,6 +85,11 @@ class RunStore(StoreReader):
                 "INSERT INTO compile (number, setup, started_at) VALUES (1, ?, ?)",
                 (as_column(encode(dict(setup))), self._clock()),
             )
+
+    def replace_setup(self, setup: Mapping[str, Any]) -> None:
+        """Record what this store is about anew: that of a branch is known in full only when it begins."""
+        with self._file.transaction() as database:
+            database.execute("UPDATE compile SET setup = ?", (as_column(encode(dict(setup))),))
 
     def record_agent_end(self, agent_end: Mapping[str, Any]) -> None:
         """Record how the agent's work ended."""

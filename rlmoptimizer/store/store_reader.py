@@ -401,15 +401,29 @@ class StoreReader:
     def worked_seconds(self) -> float:
         """How long processes have worked on this optimization, together, as far as the store can tell.
 
-        Each from its beginning to the last thing that it wrote down.
+        Each from its beginning to the last thing that it wrote down, without the time in which the agent was paused.
         """
         begins = [record.at for record in self.events("CompileStarted")]
+        pauses = self._pauses()
         written = " UNION ALL ".join(f"SELECT {column} FROM {table}" for table, column in _WRITTEN_AT)
         total = 0.0
         for begin, end in itertools.pairwise([*begins, float("inf")]):
             rows = self._query(f"SELECT max(at) FROM (SELECT 0.0 AS at UNION ALL {written}) WHERE at < ?", end)
-            total += max(0.0, rows[0][0] - begin)
+            last = max(begin, rows[0][0])
+            paused = sum(max(0.0, min(end_, last) - max(start, begin)) for start, end_ in pauses)
+            total += last - begin - paused
         return total
+
+    def _pauses(self) -> list[tuple[float, float]]:
+        """Begin and end of each pause. A process that ended in one has no end of it; there it ends with the next."""
+        kinds = ("CompileStarted", "WorkPaused", "WorkUnpaused")
+        marks = sorted(
+            (record for kind in kinds for record in self.events(kind)), key=lambda record: record.number
+        )
+        ends = [record.at for record in marks[1:]] + [float("inf")]
+        return [
+            (record.at, end) for record, end in zip(marks, ends, strict=False) if record.kind == "WorkPaused"
+        ]
 
     # SQLite.
 

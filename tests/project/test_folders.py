@@ -12,7 +12,7 @@ import pytest
 PARTS = {
     "rlmoptimizer": [
         "__init__", "__main__", "command_line", "optimizer", "check", "compilation", "agent", "evaluation", "task",
-        "show", "outcome", "steering", "store", "settings", "lms", "spending", "event_delivery", "events",
+        "show", "steering", "outcome", "store", "settings", "lms", "spending", "event_delivery", "events",
         "other_optimizers", "prompts", "records", "comparison", "errors", "text",
     ],
     "kernel_bridge": [

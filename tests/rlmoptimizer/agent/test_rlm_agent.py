@@ -200,7 +200,8 @@ def test_dspys_rlm_still_has_every_place_where_it_is_extended() -> None:
     ]
     inherited = {name: getattr(dspy.RLM, name, None) for name in extended}
     own = {
-        "_outcome_of", "_unreadable_turn", "_ended_unreadable", "_begin_turn", "_saw_turn", "_raise_failure",
+        "_outcome_of", "_ending_before", "_unreadable_turn", "_ended_unreadable", "_begin_turn", "_saw_turn",
+        "_tell_of_death", "_raise_failure",
         "_ended_by", "_ended_without_outputs",
     }  # fmt: skip
     assert {name for name, value in inherited.items() if value is None} == own
