@@ -56,6 +56,7 @@ app.command(rich_help_panel="Read")(reading.runs)
 app.command(rich_help_panel="Read")(reading.show)
 app.command(rich_help_panel="Read")(reading.diff)
 app.command(rich_help_panel="Read")(reading.prompts)
+app.command(rich_help_panel="Make")(making.report)
 app.command(rich_help_panel="Make")(making.export)
 app.command(rich_help_panel="Machine")(probing.probe)
 

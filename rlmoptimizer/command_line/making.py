@@ -1,4 +1,4 @@
-"""The commands that make something of an optimization for other programs."""
+"""The commands that make something of an optimization: a report, or its results for other programs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,31 @@ from typing import Annotated, Literal
 
 import typer
 
-from kernel_bridge.text import printable
+from kernel_bridge.text import printable, printable_line
 from rlmoptimizer.command_line.exported_rows import csv_text, exported_runs, json_lines
-from rlmoptimizer.command_line.output import is_terminal, write_pieces
+from rlmoptimizer.command_line.output import is_terminal, write_lines, write_pieces
 from rlmoptimizer.command_line.parameters import Directory, Number
 from rlmoptimizer.command_line.target import open_target
 
-__all__ = ["export"]
+__all__ = ["export", "report"]
+
+
+def report(
+    directory: Directory,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file; one of this name is replaced.")] = Path(
+        "report.html"
+    ),
+    number: Number = None,
+) -> None:
+    """Write all of it into one HTML file that any browser opens, without a server or a network.
+
+    It holds the examples of train, so only you may read the file. Of val and test it holds totals.
+    """
+    from rlmoptimizer.show.report.page import write_report  # takes time that other commands need not take
+
+    with open_target(directory, number) as store:
+        write_report(store, output)
+    write_lines([f"{printable_line(str(output))} ({output.stat().st_size / 1e6:,.1f} MB)"])
 
 
 def export(

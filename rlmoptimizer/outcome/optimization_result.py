@@ -77,8 +77,8 @@ class OptimizationResult:
         looks = sum(run.split == "val" and not run.baseline and run.state == "finished" for run in runs)
         verdict, verdict_split, text = _verdict(splits, looks, choice, outcome.test_problem)
         candidates = _Candidates.of(store, before, sizes)
-        train_rows = store.examples(next(run.run_id for run in behind["train"]["baseline"] if run.baseline))
-        hygiene = check_hygiene(before, after, train_rows)
+        train_run = next(run.run_id for run in behind["train"]["baseline"] if run.baseline)
+        hygiene = check_hygiene(before, after, store.each_example(train_run, steps=False))
         held_out = [run for split in ("val", "test") for of in behind.get(split, {}).values() for run in of]
         return cls(
             verdict=verdict,

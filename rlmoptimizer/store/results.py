@@ -14,7 +14,14 @@ from typing import Any, Final, NamedTuple
 from rlmoptimizer.records import ExampleResult, Rollout
 from rlmoptimizer.store.file import StoreFile
 from rlmoptimizer.store.json_text import encode
-from rlmoptimizer.store.rows import RESULTS, as_column, decoded, detail_row, example_result, from_column
+from rlmoptimizer.store.rows import (
+    RESULTS,
+    as_column,
+    decoded,
+    detail_row,
+    example_result,
+    from_column,
+)
 from rlmoptimizer.store.totals import JudgedRollout, totals_row
 
 __all__ = ["JUDGED", "SHOWN", "Place", "RolloutScore", "StoredResults"]

@@ -14,6 +14,7 @@ from rlmoptimizer.store.json_text import decode, encode
 __all__ = [
     "LM_USAGE",
     "RESULTS",
+    "RESULTS_WITHOUT_STEPS",
     "RESULT_HEADS",
     "RUNS",
     "as_column",
@@ -41,6 +42,7 @@ FROM results JOIN details ON details.id = detail
 """
 # The same without what is large and seldom looked at.
 RESULT_HEADS: Final = RESULTS.replace("inputs, expected, predicted, steps", "inputs, '{}', 'null', '[]'")
+RESULTS_WITHOUT_STEPS: Final = RESULTS.replace("predicted, steps", "predicted, '[]'")
 # Fields of a step that most steps lack, and the value of those that lack them.
 _STEP_EXTRAS: Final = tuple((field.name, field.default) for field in fields(StepTrace)[5:])
 # A row holds the role, then the fields of `RoleUsage` in their order.

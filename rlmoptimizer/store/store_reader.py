@@ -7,7 +7,7 @@ validation set are stored too: they are for the host only.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -32,6 +32,8 @@ from rlmoptimizer.store.results import SHOWN, Place, RolloutScore, StoredResults
 from rlmoptimizer.store.rows import (
     LM_USAGE,
     RESULT_HEADS,
+    RESULTS,
+    RESULTS_WITHOUT_STEPS,
     RUNS,
     as_column,
     decoded,
@@ -49,6 +51,8 @@ __all__ = ["Spare", "StoreReader"]
 _T = TypeVar("_T")
 
 Spare = dict[Rollout, Place]  # a rollout -> the result that a new run may take over for it
+
+_PAGE: Final = 50  # examples that are read at once
 
 _WRITTEN_AT: Final = (  # where something is written down as it happens: table and column of a time
     ("events", "at"),
@@ -165,6 +169,19 @@ class StoreReader:
     ) -> list[ExampleResult]:
         """As `examples`, but without what was expected, predicted and traced: these are empty. Much quicker."""
         return self._results.examples(self._number(run_id), ids, offset, limit, columns=RESULT_HEADS)
+
+    def each_example(self, run_id: str, *, steps: bool = True) -> Iterator[ExampleResult]:
+        """The results of a run as `examples` gives them, with few in memory at once; `steps=False` leaves these out.
+
+        Raises `UnknownRunError`.
+        """
+        number = self._number(run_id)
+        columns = RESULTS if steps else RESULTS_WITHOUT_STEPS
+        for offset in itertools.count(0, _PAGE):
+            page = self._results.examples(number, None, offset, _PAGE, columns=columns)
+            if not page:
+                return
+            yield from page
 
     def failed_ids(self, run_id: str) -> tuple[str, ...]:
         """The ids of the examples that did not pass in a run on train, in planned order.

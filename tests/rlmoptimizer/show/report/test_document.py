@@ -21,7 +21,6 @@ from rlmoptimizer.show.report.json_values import as_json, json_bytes
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 
-SECRET_ID = "91827364509"  # the ids of val are whole numbers
 OTHER = {**BEFORE, "reply": "Answer in a friendly way."}
 
 
@@ -176,29 +175,3 @@ def test_an_example_opens_to_both_sides_with_all_that_was_traced(tmp_path: Path)
         "none": None,
     }
     assert json.loads(json_bytes(plain)) == plain
-
-
-def test_nothing_of_val_and_test_is_in_the_document_or_its_examples(tmp_path: Path) -> None:
-    secret = "quokka"
-    fields: dict[str, Any] = {name: {secret: [secret]} for name in ("inputs", "expected", "predicted")}
-    fields |= {"source_example_id": secret, "error": secret, "error_kind": "program", "feedback": secret}
-    fields |= {
-        "objectives": {secret: 1.0},
-        "steps": (StepTrace(0, secret, secret, {secret: secret}, {}, error=secret),),
-    }
-    kinds: dict[str, Any] = {**fields, "error_kind": secret}
-    rows = [result(f"{SECRET_ID}1", 0.5, **fields), result(f"{SECRET_ID}2", 0.0, **kinds)]
-    with RunStore.create_in(tmp_path) as store:
-        store.record_setup(setup_of(2, 2, 2))
-        add_run(store, "train", [1.0, 0.0], BEFORE, baseline=True)
-        add_run(store, "val", [1.0, 0.0], BEFORE, baseline=True)
-        add_run(store, "val", rows, AFTER)
-        add_run(store, "test", rows, BEFORE, baseline=True)
-        add_run(store, "test", rows, AFTER)
-        for ended in (False, True):
-            if ended:
-                finish(store)
-            with StoreReader.open_in(tmp_path) as reading:
-                written = json_bytes(read_document(reading)) + json_bytes(read_examples(reading, 0))
-            assert secret.encode() not in written
-            assert SECRET_ID.encode() not in written
