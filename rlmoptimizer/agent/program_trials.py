@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 import dspy
 
-from rlmoptimizer.agent.answer_size import cut_to_size
+from rlmoptimizer.outcome.answer_size import cut_to_size
 from rlmoptimizer.agent.call_gate import CallGate, OptimizationStopped
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.trial_inputs import TrialInputs

@@ -24,7 +24,9 @@ from dspy.utils.exceptions import AdapterParseError
 from kernel_bridge import KernelInterpreter
 from kernel_bridge.text import printable, printable_line
 from rlmoptimizer.agent.agent_signature import agent_signature
+from rlmoptimizer.agent.call_recording import CellEnd
 from rlmoptimizer.agent.kernels import kernel_started
+
 from rlmoptimizer.agent.llm_tools import Paid, checked_llm_tools
 from rlmoptimizer.agent.no_sub_agents import refuse_sub_agents
 from rlmoptimizer.agent.person_requests import PersonRequests
@@ -95,6 +97,8 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
     def work(self, *, interpreter_factory: Callable[[], Any], **inputs: Any) -> AgentOutcome:
         """Run the agent to its end. Raises what the root LM raised, or what stopped the workbench."""
+        tools = {tool.name: tool.func for tool in self.tools.values()} | checked_llm_tools(str, lambda count: None)
+        self._bench.calls.agent_began(inputs, tools, self._get_output_fields_info())
         return self._outcome_of(self(interpreter_factory=interpreter_factory, **inputs))
 
     def conclude(self, **inputs: Any) -> AgentOutcome:
@@ -115,7 +119,8 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
 
     def _prepare_execution_tools(self, budget: Any = None) -> dict[str, Callable[..., Any]]:
         tools = super()._prepare_execution_tools(cast("Any", Paid()))
-        return {**tools, **checked_llm_tools(tools["llm_query"], self._meter.reserve, self._bench.gate.turn)}
+        tools |= checked_llm_tools(tools["llm_query"], self._meter.reserve, self._bench.gate.turn)
+        return {name: self._bench.calls.recorded(name, tool) for name, tool in tools.items()}
 
     def _setup_facade(self, repl: Any, budget: Any, interpreter_factory: Any) -> str:
         if not self._sub_agents:
@@ -231,9 +236,14 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._begin_turn(code)
         if isinstance(repl, KernelInterpreter):  # label the kept namespace with its turn
             repl.checkpoint_label = str(self._bench.turns.count)
+        calls = self._bench.calls
         try:
-            return super()._execute_code(repl, code, input_args)
+            with calls.cell():
+                result = super()._execute_code(repl, code, input_args)
+            calls.cell_ended(_end_of(result, died=self._bench.turns.has_died))
+            return result
         except CodeInterpreterError as lost:
+            calls.cell_ended("died")
             # The session is over, not the compile: the runs are stored, and the history is enough to conclude from.
             self._raise_failure()
             self._lost = lost
@@ -305,6 +315,15 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._problem = problem
         trajectory = [entry.model_dump() for entry in history]
         return dspy.Prediction(trajectory=trajectory, final_reasoning="", **{SUBMISSION_FIELD: None})
+
+
+def _end_of(result: Any, *, died: bool) -> CellEnd:
+    """How a cell ended, from what DSPy makes of it: the text of an error begins as it does there."""
+    if died:
+        return "died"
+    if isinstance(result, FinalOutput):
+        return "submitted"
+    return "error" if isinstance(result, str) and result.startswith("[Error]") else "ok"
 
 
 def _after(earlier: Sequence[Mapping[str, Any]], history: REPLHistory) -> REPLHistory:

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from rlmoptimizer.agent.answer_size import cut_to_size
 from rlmoptimizer.agent.baseline_evidence import STRAYS
 from rlmoptimizer.agent.candidate_table import candidate_table
 from rlmoptimizer.agent.constant_answers import constant_answers
@@ -21,6 +20,8 @@ from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.runs import is_cut_val
+from rlmoptimizer.outcome.answer_size import cut_to_size
+from rlmoptimizer.outcome.example_rows import example_rows
 from rlmoptimizer.outcome.measured import best_measured_run, whole_scores
 from rlmoptimizer.outcome.run_totals import objective_names, percent, progress, reused, run_totals
 from rlmoptimizer.prompts import Prompts
@@ -28,7 +29,6 @@ from rlmoptimizer.records import (
     LM_FAILURES,
     ExampleResult,
     RunRecord,
-    combined,
     dollars,
     mean,
     total_usd,
@@ -74,7 +74,7 @@ class ToolAnswers:
         said once is kept for the next. Texts are cut when they are too long together to be sent; the summary says so.
         """
         results = self._store.examples(record.run_id, ids) if record.split == "train" else ()
-        rows, longest = cut_to_size(_rows(results, record.repeats))
+        rows, longest = cut_to_size(example_rows(results, record.repeats))
         totals = run_totals(record, self._objectives(record))
         del totals["run_id"], totals["split"]
         summary = self._summary(record, remaining, longest)
@@ -276,11 +276,3 @@ class ToolAnswers:
     def _paid_unanswered(self, split: str, run_id: str) -> int:
         """How many examples of a run were paid and have no verdict."""
         return len(self._store.shown_rollouts(run_id)) if split == "train" else 0
-
-
-def _rows(results: Iterable[ExampleResult], repeats: int) -> list[dict[str, Any]]:
-    """The rows of a run: one for each example, whatever its rollouts are."""
-    if repeats == 1:
-        return [result.as_row() for result in results]
-    examples = itertools.groupby(results, lambda result: result.example_id)
-    return [combined(list(rollouts)).as_row() for _, rollouts in examples]

@@ -57,6 +57,11 @@ class Turns:
         death = getattr(interpreter, "death", None) if self._kernel_died else None
         return death if isinstance(death, Death) else None
 
+    @property
+    def has_died(self) -> bool:
+        """Whether the kernel has died in this turn."""
+        return self._kernel_died
+
     def cut_runs(self) -> list[RunRecord]:
         """The evaluations that were under way at the last death of the kernel; once."""
         cut, self._cut = self._cut, ()

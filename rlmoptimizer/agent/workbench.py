@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dspy
 
+from rlmoptimizer.agent.call_recording import CallRecording
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.program_trials import ProgramTrials
@@ -54,6 +55,7 @@ class Workbench:
         self.host_runs = HostRuns(self.runs, accounts, data, gate.closed)
         self.prompts = CurrentPrompts(program, accounts.store, max_prompt_tokens)
         self.turns = Turns(self.runs, accounts, gate)
+        self.calls = CallRecording(accounts.store, lambda: self.turns.count, gate)
         self.submission = SubmissionCheck(self.prompts, accounts.emitter, gate)
         requests = RequestReader(data, self.prompts, self.turns, accounts.store, seed)
         races = RaceReader(data, self.prompts, self.turns, seed)

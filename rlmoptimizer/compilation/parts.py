@@ -111,7 +111,7 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
     )
     kernels = AgentKernels(
         cast("InterpreterFactory", settings.kernel or KernelInterpreter.factory()),
-        bench.submission.validate,
+        bench.calls.judging(bench.submission.validate),
         on_death=lambda: _kernel_died(bench.turns),
         checkpoint_file=namespace,
         sub_agents=meter.check if settings.sub_agents else None,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from kernel_bridge import Restored
 from kernel_bridge.text import shorten, shorten_list
-from rlmoptimizer.agent.answer_size import cut_to_size
+from rlmoptimizer.outcome.answer_size import cut_to_size
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.compilation.setup_record import differences
 from rlmoptimizer.errors import InvalidSetup

@@ -25,9 +25,10 @@ from rlmoptimizer.store.temporary_directory import temporary_directory
 
 __all__ = ["BUSY_SECONDS", "VERSION", "StoreFile", "number_of", "store_path", "stores_in"]
 
-VERSION: Final = 3
+VERSION: Final = 4
 BUSY_SECONDS = 60.0  # how long a lock of another program on the database is waited for; read when a store is opened
 
+_READABLE: Final = (3, VERSION)  # version 3 has no table of calls, and is not written to any more
 _APPLICATION_ID: Final = 0x524C4D4F  # "RLMO", so that `file` and we know a store when we see one
 _NAME: Final = "runs-{:04d}.sqlite"
 _NAMES: Final = re.compile(r"runs-(\d{4}|[1-9]\d{4,8})\.sqlite")
@@ -348,11 +349,11 @@ def _check_identity(path: Path) -> None:
         raise StoreCorrupt(str(path), "it is a database of another program", "It is left as it was; pass another path")
 
 
-def _check_version(database: sqlite3.Connection, path: Path) -> None:
+def _check_version(database: sqlite3.Connection, path: Path, accepted: tuple[int, ...] = _READABLE) -> None:
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version < 1:
         raise _torn(path, f"its format has version {version}, and there never was one")
-    if version != VERSION:
+    if version not in accepted:
         raise StoreCorrupt(
             str(path),
             f"its format has version {version}, this is version {VERSION}",
@@ -363,7 +364,7 @@ def _check_version(database: sqlite3.Connection, path: Path) -> None:
 def _check_whole(path: Path) -> None:
     """Read all of the file before anything is written to it."""
     with closing(_connect(path, "ro", "" if _beside(path, "-wal").exists() else "&immutable=1")) as database:
-        _check_version(database, path)
+        _check_version(database, path, (VERSION,))
         (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise _torn(path, found)

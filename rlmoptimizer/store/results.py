@@ -122,6 +122,14 @@ class StoredResults:
         sql = f"SELECT example_id, rollout FROM results WHERE run = ? AND {which} ORDER BY position, rollout"
         return [(example_id, rollout) for example_id, rollout in self._file.query(sql, number)]
 
+    def complete_ids(self, number: int) -> list[str]:
+        """The ids of the examples of a run all of whose rollouts have a verdict, by place."""
+        sql = (
+            "SELECT example_id FROM results JOIN runs ON runs.number = run WHERE run = ? GROUP BY position "
+            f"HAVING SUM({JUDGED}) = MAX(repeats) ORDER BY position"
+        )
+        return [row[0] for row in self._file.query(sql, number)]
+
     def scores(self, number: int) -> list[tuple[str, int, float]]:
         """Example id, rollout and score of those that have a verdict, by place."""
         sql = f"SELECT example_id, rollout, score FROM results WHERE run = ? AND {JUDGED} ORDER BY position, rollout"

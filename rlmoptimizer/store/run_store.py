@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rlmoptimizer.errors import InvalidSetup, StoreInUse
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import Charge, ExampleResult, LMCall, Rollout, RunRecord, rollouts_of
+from rlmoptimizer.store.calls import ToolCall, ToolReply, reply_columns
 from rlmoptimizer.store.file import StoreFile, store_path, stores_in
 from rlmoptimizer.store.json_text import encode
 from rlmoptimizer.store.results import JUDGED
@@ -281,6 +282,19 @@ class RunStore(StoreReader):
             )
             if charge is not None:
                 self._charge(database, charge, None)
+
+    def record_call(self, call: ToolCall, reply: ToolReply) -> int:
+        """Record a call of a tool and what it got; gives its bytes. What such a call spent is safe already."""
+        columns = reply_columns(reply)
+        texts = (as_column(text) for text in (call.tool, call.shown, call.request))
+        with self._file.transaction(survives_power_cut=False) as database:
+            database.execute(
+                "INSERT INTO calls (turn, tool, shown, request, stray, answer, examples, error, left_out, at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (call.turn, *texts, int(call.stray), *columns, self._clock()),
+            )
+        texts_kept = (text.encode() if isinstance(text, str) else text for text in columns[:3] if text is not None)
+        return sum(map(len, texts_kept))
 
     # SQLite.
 

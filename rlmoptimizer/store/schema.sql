@@ -1,4 +1,4 @@
--- The run store: everything one optimization did. Version 3 (PRAGMA user_version).
+-- The run store: everything one optimization did. Version 4 (PRAGMA user_version).
 --
 -- Columns named in "JSON" comments hold JSON, with three additions for what JSON cannot say:
 --   {"$bytes": "<base64>"}   {"$int": "<hexadecimal>"} for integers too long to print   {"$dict": [[key, value], ...]}
@@ -132,3 +132,21 @@ CREATE TABLE events (
     data    TEXT NOT NULL,                            -- JSON
     at      REAL NOT NULL
 );
+
+CREATE TABLE calls (                                  -- what the agent's code asked of its tools, and what it got
+    number    INTEGER PRIMARY KEY,                    -- in the order of the answers
+    turn      INTEGER NOT NULL,                       -- of the agent, in which the call was made
+    tool      TEXT NOT NULL,                          -- 'SUBMIT' too
+    shown     TEXT NOT NULL,                          -- the call as one would write it, shortened; for messages only
+    request   TEXT NOT NULL,                          -- a digest of tool and arguments
+    stray     INTEGER NOT NULL,                       -- 1: it was made or answered while its turn ran no code, so by a
+                                                      -- thread that outlived the code that began it
+    answer    TEXT,                                   -- JSON; NULL: it raised, or the answer is too long to be kept
+    examples  TEXT,                                   -- JSON: [run id, [example ids]], where the answer's `examples`
+                                                      -- are rows of the results; NULL: the answer is whole
+    error     TEXT,                                   -- JSON: [class name, text] of what it raised; NULL: it did not
+    left_out  INTEGER NOT NULL,                       -- bytes of the answer, where it is not kept; else 0
+    at        REAL NOT NULL
+);
+
+CREATE INDEX calls_by_turn ON calls (turn);

@@ -26,6 +26,7 @@ from rlmoptimizer.records import (
     Rollout,
     RunRecord,
 )
+from rlmoptimizer.store.calls import MadeCall, ToolReply, made_call, tool_reply
 from rlmoptimizer.store.file import StoreFile, store_path, stores_in
 from rlmoptimizer.store.json_text import decode, encode
 from rlmoptimizer.store.results import SHOWN, Place, RolloutScore, StoredResults
@@ -414,6 +415,36 @@ class StoreReader:
         """When something was last written down as it happened, Unix time; None: nothing ever was."""
         latest = " UNION ALL ".join(f"SELECT MAX({column}) AS at FROM {table}" for table, column in _WRITTEN_AT)
         return self._query(f"SELECT MAX(at) FROM ({latest})")[0][0]
+
+    # Calls of tools.
+
+    def keeps_calls(self) -> bool:
+        """Whether the store is of a version that keeps the calls of tools."""
+        return self._query("PRAGMA user_version")[0][0] >= 4
+
+    def calls(self) -> list[MadeCall]:
+        """All calls that the agent's code made of its tools, in the order of their answers, without these."""
+        if not self.keeps_calls():
+            return []
+        rows = self._query("SELECT number, turn, tool, shown, request, stray FROM calls ORDER BY number")
+        return self._read(made_call, rows)
+
+    def call_reply(self, number: int) -> ToolReply:
+        """What the call of this number got. Raises KeyError when there is none."""
+        rows = self._query("SELECT answer, examples, error, left_out FROM calls WHERE number = ?", number)
+        if not rows:
+            raise KeyError(number)
+        return self._read(tool_reply, rows)[0]
+
+    def calls_size(self) -> tuple[int, int]:
+        """How many calls are kept, and how many bytes what they got has together."""
+        size = "LENGTH(CAST(COALESCE(answer, '') AS BLOB)) + LENGTH(CAST(COALESCE(examples, '') AS BLOB))"
+        size += " + LENGTH(CAST(COALESCE(error, '') AS BLOB))"
+        return cast("tuple[int, int]", self._query(f"SELECT COUNT(*), COALESCE(SUM({size}), 0) FROM calls")[0])
+
+    def complete_ids(self, run_id: str) -> frozenset[str]:
+        """The ids of the examples all of whose rollouts have a verdict: nothing of them will change any more."""
+        return frozenset(self._results.complete_ids(self._number(run_id)))
 
     def worked_seconds(self) -> float:
         """How long processes have worked on this optimization, together, as far as the store can tell.

@@ -8,7 +8,7 @@ import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlmoptimizer.agent.answer_size import cut_to_size
+from rlmoptimizer.outcome.answer_size import cut_to_size
 
 SUBMIT = 'SUBMIT(optimized_dspy_program=optimization_status()["current_prompts"])'
 
