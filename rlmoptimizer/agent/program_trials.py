@@ -14,7 +14,6 @@ from typing import Any, Final, cast
 
 import dspy
 
-from rlmoptimizer.outcome.answer_size import cut_to_size
 from rlmoptimizer.agent.call_gate import CallGate, OptimizationStopped
 from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.trial_inputs import TrialInputs
@@ -25,6 +24,7 @@ from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.run_execution import SPACES
 from rlmoptimizer.evaluation.run_under_way import Caller
 from rlmoptimizer.events import BudgetCharged
+from rlmoptimizer.outcome.answer_size import cut_to_size
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.store.json_text import encode

@@ -58,6 +58,7 @@ app.command(rich_help_panel="Read")(reading.diff)
 app.command(rich_help_panel="Read")(reading.prompts)
 app.command(rich_help_panel="Make")(making.report)
 app.command(rich_help_panel="Make")(making.export)
+app.command(rich_help_panel="Make")(making.notebook)
 app.command(rich_help_panel="Machine")(probing.probe)
 
 

@@ -13,7 +13,7 @@ from rlmoptimizer.command_line.output import is_terminal, write_lines, write_pie
 from rlmoptimizer.command_line.parameters import Directory, Number
 from rlmoptimizer.command_line.target import open_target
 
-__all__ = ["export", "report"]
+__all__ = ["export", "notebook", "report"]
 
 
 def report(
@@ -55,6 +55,22 @@ def export(
             # On a terminal nothing in a text may steer it; in a file and in a pipe texts are as they are.
             shown = _shown if output is None and is_terminal() else None
             write_pieces(csv_text(store, runs, steps=steps, shown=shown), output)
+
+
+def notebook(
+    directory: Directory,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write.")],
+    number: Number = None,
+) -> None:
+    """The agent's turns as a Jupyter notebook, which replays them from the store.
+
+    The code in it is the agent's: its first cell says how it is confined when the notebook is run.
+    """
+    from rlmoptimizer.show.notebook.export import write_notebook
+
+    with open_target(directory, number) as store:
+        write_notebook(store, output)
+    write_lines([printable_line(str(output), 4000)])
 
 
 def _shown(text: str) -> str:

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from kernel_bridge import Restored
 from kernel_bridge.text import shorten, shorten_list
-from rlmoptimizer.outcome.answer_size import cut_to_size
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.compilation.setup_record import differences
 from rlmoptimizer.errors import InvalidSetup
+from rlmoptimizer.outcome.answer_size import cut_to_size
 from rlmoptimizer.outcome.recorded_setup import branch_in
 from rlmoptimizer.outcome.run_totals import cut_line, percent
 from rlmoptimizer.records import IterationRecord, RunRecord

@@ -73,12 +73,12 @@ def made_call(row: tuple[Any, ...]) -> MadeCall:
 
 def tool_reply(row: tuple[Any, ...]) -> ToolReply:
     """What `reply_columns` made the columns from. Raises ValueError or TypeError for any others."""
-    answer, examples, error, left_out = (from_column(one) if isinstance(one, (str, bytes)) else one for one in row)
+    answer, examples, error = (None if one is None else from_column(one) for one in row[:3])
     run_id, ids = (None, ()) if examples is None else decode(examples)
     name, text = ("", "") if error is None else decode(error)
     return ToolReply(
         answer=None if answer is None else decode(answer),
         examples=None if run_id is None else (str(run_id), tuple(map(str, ids))),
         error=None if error is None else (str(name), str(text)),
-        left_out=left_out,
+        left_out=row[3],
     )

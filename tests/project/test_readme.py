@@ -38,6 +38,7 @@ PAGES = {
         "docs/agent.md",
         "docs/spending.md",
         "docs/results.md",
+        "docs/notebook.md",
         "docs/kernel-bridge.md",
         "docs/confinement.md",
         "docs/coming-from-gepa.md",

@@ -1,5 +1,8 @@
 """A stored run as a Jupyter notebook: reasoning, code and output turn by turn, and a first cell that replays it."""
 
+# nbformat's functions have no types.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import os
@@ -34,8 +37,10 @@ replay"""
 _NO_OUTPUT: Final = "(no output - did you forget to print?)"  # which DSPy tells the agent
 _ERROR: Final = "[Error] "
 # Characters that make code read as other code than it is, or that no file can hold; in a string they mean the same.
-_TURNING: Final = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
-_VISIBLE: Final = {code: f"\\u{code:04x}" for code in _TURNING}
+# A form feed is white space in code.
+_HIDING: Final = (*range(9), 0x0B, *range(0x0E, 0x20), 0x7F, 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F),
+                  *range(0x2066, 0x206A), *range(0xD800, 0xE000))  # fmt: skip
+_VISIBLE: Final = {code: f"\\u{code:04x}" for code in _HIDING}
 _TRACEBACK: Final = "Traceback (most recent call last):"
 _MARKS: Final[Mapping[str, str]] = {
     "died": "**The kernel died in this cell.** A new one went on with the variables from before it. A replay does not "
@@ -50,9 +55,8 @@ def notebook_of(store: StoreReader) -> nbformat.NotebookNode:
 
     It holds nothing of val or test but what the agent was told: scores and counts.
     """
-    cells = list(_cells(store))
     notebook = v4.new_notebook(
-        cells=cells,
+        cells=list(_cells(store)),
         metadata={
             "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
             "language_info": {"name": "python"},
@@ -131,12 +135,19 @@ def _turn_cells(turn: TurnRecord, death: str) -> Iterator[nbformat.NotebookNode]
         return
     tags = {"error": ["raises-exception"], "ok": [], "submitted": ["submitted"]}.get(turn.ended, [turn.ended])
     yield v4.new_code_cell(
-        f"%%turn {turn.number}\n{turn.code.translate(_VISIBLE)}",
+        f"%%turn {turn.number}\n{_code_shown(turn.code)}",
         id=f"turn-{turn.number}-code",
         execution_count=turn.number,
-        metadata={"tags": [tag.replace("_", "-") for tag in tags], "rlmoptimizer": {"turn": turn.number, "ended": turn.ended}},
+        metadata={
+            "tags": [tag.replace("_", "-") for tag in tags],
+            "rlmoptimizer": {"turn": turn.number, "ended": turn.ended},
+        },
         outputs=_outputs(turn),
     )
+
+
+def _code_shown(code: str) -> str:
+    return code.replace("\r\n", "\n").replace("\r", "\n").translate(_VISIBLE)
 
 
 def _outputs(turn: TurnRecord) -> list[nbformat.NotebookNode]:
@@ -160,10 +171,8 @@ def _split(text: str) -> tuple[str, str]:
 
 def _name_and_message(error: str) -> tuple[str, str]:
     """Of the last exception in a traceback: the agent may be told more below it."""
-    last = None
-    for last in re.finditer(r"(?m)^([A-Za-z_]\w*)(?:: (.*))?$", error):
-        pass
-    return ("Error", error) if last is None else (last[1], last[2] or "")
+    found = list(re.finditer(r"(?m)^([A-Za-z_]\w*)(?:: (.*))?$", error))
+    return (found[-1][1], found[-1][2] or "") if found else ("Error", error)
 
 
 def _stream(text: str) -> nbformat.NotebookNode:

@@ -78,12 +78,13 @@ class Recording:
 
         `newest`: not for the agent's code: every call gets the newest answer to it, whatever the turn.
         """
-        described = self._starts[-1].tools if self._starts else {}
+        described: Mapping[str, Any] = self._starts[-1].tools if self._starts else {}
         ask = self.newest if newest else self.answer
         try:
             return {name: _tool(name, description, ask) for name, description in described.items()}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StoreCorrupt(str(self._store.path), f"its tools are not described as they should be: {error}") from error
+            reason = f"the tools are not described as they should be: {error}"
+            raise StoreCorrupt(str(self._store.path), reason) from error
 
     # what it asked
 
@@ -171,7 +172,9 @@ def _request(tool: str, arguments: Mapping[str, Any]) -> str:
         return ""  # nothing like it can have been asked
 
 
-def _tool(name: str, description: Mapping[str, Any], ask: Callable[[str, Mapping[str, Any]], Any]) -> Callable[..., Any]:
+def _tool(
+    name: str, description: Mapping[str, Any], ask: Callable[[str, Mapping[str, Any]], Any]
+) -> Callable[..., Any]:
     signature = _signature(description["parameters"])
 
     def tool(*args: Any, **kwargs: Any) -> Any:

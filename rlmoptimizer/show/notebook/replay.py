@@ -18,7 +18,7 @@ from kernel_bridge.agent_text.outcomes import death_text, failure_text, output_t
 from kernel_bridge.text import printable
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.show.notebook.recording import NotInTheRecording, RecordedError, Recording
-from rlmoptimizer.show.notebook.turn_record import TurnRecord, turn_records
+from rlmoptimizer.show.notebook.turn_record import AgentStart, TurnRecord, turn_records
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["NotInTheRecording", "RecordedError", "Replay", "connect"]
@@ -79,6 +79,7 @@ class Replay:
         self.turns: tuple[TurnRecord, ...] = tuple(turn_records(store))
         self._last = self.turns[-1].number if self.turns else 1
         self.variables: dict[str, Any] = self._recording.variables(self._last)
+        self._begun: AgentStart | None = None  # the one whose turns are run
         self._is_set_up = False
 
     @property
@@ -120,10 +121,13 @@ class Replay:
         self._store.close()
 
     def _run(self, code: str, tools: dict[str, Callable[..., Any]], turn: int) -> CellOutcome:
+        start = self._recording.start_of(turn)
         if not self._is_set_up:
             self._session.run(Cell(_NO_DSPY, setup=True), CellHost())
-            self._is_set_up = True
-        start = self._recording.start_of(turn)
+        elif start is not self._begun:
+            # A process that resumed had set-up code of its own; so the cells have the same numbers in tracebacks.
+            self._session.run(Cell("pass"), CellHost())
+        self._is_set_up, self._begun = True, start
         fields = None if start is None else start.output_fields
         cell = Cell(code, self._recording.variables(turn), fields)
         return self._session.run(cell, CellHost(tools, self._recording.submit))
@@ -170,7 +174,7 @@ def connect(path: str | os.PathLike[str], *, confinement: Any = _NEEDED, magic: 
         InvalidSetup: there is no store, or the machine does not give the confinement.
         StoreCorrupt: it cannot be read.
     """
-    store = StoreReader.open(path)
+    store = StoreReader.open(Path(path))
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
         session = KernelSession(confinement=confinement, restarts=_MOST_DEATHS)

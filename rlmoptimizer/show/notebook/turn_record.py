@@ -69,9 +69,15 @@ def turn_records(store: StoreReader) -> list[TurnRecord]:
     ends = {event.data.get("turn"): event.data.get("ended") for event in store.events("CellEnded")}
     unfinished = store.unfinished_iteration()
     turns = [*store.iterations(), *([] if unfinished is None else [unfinished])]
+    told = bool(ends)
     return [
         TurnRecord(
-            turn.number, turn.reasoning, turn.code, turn.output, turn.seconds, _end(turn, ends.get(turn.number), told=bool(ends))
+            turn.number,
+            turn.reasoning,
+            turn.code,
+            turn.output,
+            turn.seconds,
+            _end(turn, ends.get(turn.number), told=told),
         )
         for turn in turns
     ]

@@ -167,7 +167,7 @@ def test_a_log_cut_anywhere_gives_the_store_as_it_was_at_some_moment(ended: Whol
 
 @pytest.mark.parametrize(
     ("version", "reason"),
-    [(0, "there never was one"), (-1, "there never was one"), (2, "has version 2, this"), (4, "has version 4, this")],
+    [(0, "there never was one"), (-1, "there never was one"), (2, "has version 2, this"), (5, "has version 5, this")],
 )
 @pytest.mark.parametrize("read_only", [True, False])
 def test_a_version_that_is_not_its_own_is_refused(
@@ -176,6 +176,12 @@ def test_a_version_that_is_not_its_own_is_refused(
     number = version.to_bytes(4, "big", signed=True)
     changed = torn(ended.closed, NAME, lambda one: one[:60] + number + one[64:])
     assert reason in try_it(changed, None, read_only=read_only)
+
+
+def test_the_version_before_this_one_is_read_and_not_written_to(ended: Whole) -> None:
+    old = torn(ended.closed, NAME, lambda one: one[:60] + (3).to_bytes(4, "big") + one[64:])
+    assert try_it(old, None, read_only=True) == ""
+    assert "has version 3, this" in try_it(old, None, read_only=False)
 
 
 def test_a_database_of_another_program_with_a_log_is_left_as_it_was(tmp_path: Path) -> None:
