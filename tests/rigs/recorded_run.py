@@ -19,7 +19,8 @@ TURNS = [
     "for one in threads: one.join()\n"
     "print(sorted(heard), llm_query_batched(['one', 'two']), llm_query('same'), llm_query('same'))",
     "print('before')\nupdate_prompt('nosuch', 'x')",
-    "try:\n    evaluate_program('val', repeats=50)\nexcept BudgetExceededError as refused:\n    print('refused:', refused)\n"
+    "try:\n    evaluate_program('val', repeats=50)\n"
+    "except BudgetExceededError as refused:\n    print('refused:', refused)\n"
     f"print(update_prompt('topic', {toy.FIX!r}))\nprint(optimization_status()['remaining_budget'])",
     "kept, lost = 5, threading.Lock()",
     "import os\nos._exit(3)",

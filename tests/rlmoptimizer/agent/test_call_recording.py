@@ -38,10 +38,10 @@ def replayed(made: Desk) -> tuple[StoreReader, Recording]:
     return reader, recording
 
 
-def both(call: Callable[[], Any]) -> Any:
+def got(tool: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What a call gives, or what it raises."""
     try:
-        return call()
+        return tool(*args, **kwargs)
     except (AgentError, RecordedError, TypeError) as error:
         return type(error).__name__, str(error)
 
@@ -68,14 +68,14 @@ def test_every_answer_is_given_again(tmp_path: Path) -> None:
             ("llm_query", (7,), {}),
             ("llm_query_batched", (["a", "b"],), {}),
         ]
-        got = [both(lambda: tools[name](*args, **kwargs)) for name, args, kwargs in asked]
+        answers = [got(tools[name], args, kwargs) for name, args, kwargs in asked]
         with made.bench.calls.cell():
-            got.append(tools["optimization_status"]())
+            answers.append(tools["optimization_status"]())
         asked.append(("optimization_status", (), {}))
         reader, recording = replayed(made)
         with reader:
             again = recording.tools()
-            assert [both(lambda: again[name](*args, **kwargs)) for name, args, kwargs in asked] == got
+            assert [got(again[name], args, kwargs) for name, args, kwargs in asked] == answers
             for name, args, kwargs in asked:
                 with pytest.raises(NotInTheRecording):
                     again[name](*args, **kwargs)
