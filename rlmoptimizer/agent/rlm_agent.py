@@ -26,7 +26,6 @@ from kernel_bridge.text import printable, printable_line
 from rlmoptimizer.agent.agent_signature import agent_signature
 from rlmoptimizer.agent.call_recording import CellEnd
 from rlmoptimizer.agent.kernels import kernel_started
-
 from rlmoptimizer.agent.llm_tools import Paid, checked_llm_tools
 from rlmoptimizer.agent.no_sub_agents import refuse_sub_agents
 from rlmoptimizer.agent.person_requests import PersonRequests

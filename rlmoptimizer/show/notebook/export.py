@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from kernel_bridge.text import printable
 from rlmoptimizer.outcome.optimization_result import OptimizationResult
 from rlmoptimizer.show.notebook.markdown_text import as_written
 from rlmoptimizer.show.notebook.turn_record import TurnRecord, turn_records
+from rlmoptimizer.show.whole_file import write_whole
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["notebook_of", "write_notebook"]
@@ -67,17 +67,17 @@ def notebook_of(store: StoreReader) -> nbformat.NotebookNode:
     return notebook
 
 
-def write_notebook(store: StoreReader, path: str | os.PathLike[str]) -> None:
-    """Write the notebook to a file, whole or not at all. Raises OSError and what `notebook_of` raises."""
-    path = Path(path)
-    text = nbformat.writes(notebook_of(store))
-    new = path.with_name(f"{path.name}.new")
-    try:
-        new.write_text(text + "\n", encoding="utf-8")
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
+def write_notebook(store: StoreReader, path: Path) -> None:
+    """Write the notebook to a file, which only its owner may read: it holds examples of train.
+
+    A file of this name is replaced once the new one is whole.
+
+    Raises:
+        InvalidSetup: no file can be written there, or it is the store itself.
+        StoreCorrupt: the store cannot be read.
+    """
+    made = (f"{nbformat.writes(one)}\n" for one in map(notebook_of, [store]))
+    write_whole(made, path, store.path, "notebook", "run.ipynb")
 
 
 def _cells(store: StoreReader) -> Iterator[nbformat.NotebookNode]:

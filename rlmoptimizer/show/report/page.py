@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import os
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.show.report.document import DocumentReader
 from rlmoptimizer.show.report.json_values import json_bytes
 from rlmoptimizer.show.report.page_assets import script, style, template
+from rlmoptimizer.show.whole_file import write_whole
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["live_page_html", "report_html", "write_report"]
@@ -33,25 +30,7 @@ def write_report(store: StoreReader, path: Path) -> None:
         InvalidSetup: no file can be written there, or it is the store itself; or the optimization has not begun.
         StoreCorrupt: the store cannot be read.
     """
-    _check_place(store, path)
-    parts = _report_parts(store)
-    first = next(parts)  # what cannot be shown is told before a file is made
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".new")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    new = Path(name)
-    try:
-        with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
-            file.write(first)
-            file.writelines(parts)
-        new.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        if isinstance(error, OSError):
-            raise _unwritable(path, error) from error
-        raise
+    write_whole(_report_parts(store), path, store.path, "report", "report.html")
 
 
 def report_html(store: StoreReader) -> str:
@@ -108,14 +87,3 @@ def _packed(parts: Iterable[bytes]) -> str:
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
     packed = b"".join(packer.compress(part) for part in parts)
     return base64.b64encode(packed + packer.flush()).decode("ascii")
-
-
-def _check_place(store: StoreReader, path: Path) -> None:
-    if path.is_dir():
-        raise InvalidSetup(f"{path} is a directory; name a file, such as {path / 'report.html'}")
-    if path.exists() and os.path.samefile(path, store.path):
-        raise InvalidSetup(f"{path} is the run store itself; name another file, such as report.html")
-
-
-def _unwritable(path: Path, error: OSError) -> InvalidSetup:
-    return InvalidSetup(f"no report can be written to {path}: {error.strerror or error}; name another file")

@@ -217,6 +217,9 @@ def test_the_command_writes_the_notebook(command: Command, tmp_path: Path) -> No
     nbformat.validate(nbformat.read(tmp_path / "run.ipynb", as_version=4))
     assert "there is nothing at" in command("notebook", tmp_path / "nowhere", "-o", tmp_path / "x.ipynb").refused(1)
     assert command("notebook", tmp_path).code == 2
+    store = tmp_path / "runs-0001.sqlite"
+    assert "is the run store itself" in command("notebook", tmp_path, "-o", store).refused(1)
+    assert (tmp_path / "run.ipynb").stat().st_mode & 0o077 == 0
 
 
 def test_the_replay_imports_no_dspy() -> None:
