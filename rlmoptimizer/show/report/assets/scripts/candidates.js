@@ -144,7 +144,7 @@ function createCandidates(container) {
       const text = JSON.stringify([candidate, doc.runs.filter((run) => run.candidate === candidate.index), doc.so_far?.best]);
       if (text !== panelText) drawPanel(doc, candidate);
       panelText = text;
-      const place = params.example === undefined ? -1 : doc.grid.example_ids.indexOf(params.example);
+      const place = placeOf(doc, params.example);
       example.hidden = place < 0;
       const shown = place < 0 ? null : JSON.stringify([place, candidate.index, doc.examples.rows[place], doc.examples.compared_with]);
       if (shown !== null && shown !== exampleText) drawExample(doc, place, candidate);

@@ -2,7 +2,7 @@
 
 const WordDiff = (() => {
   const MOST_WORDS_CHARS = 400_000; // of both texts together
-  const MOST_CHARS = 4_000_000;
+  const MOST_CHARS = 1_000_000;
   const MOST_MS = 700;
 
   /** [{ value, added, removed }] of jsdiff, or null: too long, or too different, to be compared. */

@@ -17,6 +17,11 @@ const SORTS = {
   gain: (row) => (row[ROW.after] === null || row[ROW.before] === null ? null : row[ROW.before] - row[ROW.after]),
 };
 
+/** A name that the address gave, if the map has it. */
+function known(map, name, other) {
+  return name !== undefined && Object.hasOwn(map, name) ? name : other;
+}
+
 function createExamples(container) {
   const SEARCH_WAIT = 200; // milliseconds after the last key
   const narrow = matchMedia("(max-width: 700px)");
@@ -122,8 +127,8 @@ function createExamples(container) {
   /** Which rows are in the list, and in what order. */
   function select(params) {
     const rows = doc.examples.rows;
-    const filter = FILTERS[params.filter] ?? FILTERS.all;
-    const by = SORTS[params.sort] ?? null;
+    const filter = FILTERS[known(FILTERS, params.filter, "all")];
+    const by = SORTS[known(SORTS, params.sort, "given")];
     shown = [];
     rows.forEach((row, place) => {
       if (filter(row) && (!search || search.found.has(place))) shown.push(place);
@@ -151,7 +156,7 @@ function createExamples(container) {
   }
 
   function markOpen(params) {
-    const index = params.open === undefined ? -1 : shown.findIndex((place) => doc.examples.rows[place][ROW.id] === params.open);
+    const index = shown.indexOf(placeOf(doc, params.open));
     list.select(index < 0 ? null : index);
     return index;
   }
@@ -159,7 +164,7 @@ function createExamples(container) {
   function drawFilters(params) {
     const rows = doc.examples.rows;
     const names = Object.keys(FILTERS).map((name) => [name, name, rows.filter(FILTERS[name]).length]);
-    const current = params.filter in FILTERS ? params.filter : "all";
+    const current = known(FILTERS, params.filter, "all");
     redraw(filters, switches("Filter", names, current, (name) => State.set({ filter: name === "all" ? null : name })));
   }
 
@@ -227,7 +232,7 @@ function createExamples(container) {
   }
 
   function showOpen(params) {
-    const place = params.open === undefined ? -1 : doc.examples.rows.findIndex((row) => row[ROW.id] === params.open);
+    const place = placeOf(doc, params.open);
     details.hidden = place < 0;
     split.classList.toggle("opened", place >= 0);
     const index = markOpen(params);
@@ -253,7 +258,7 @@ function createExamples(container) {
     update(newer, params) {
       doc = newer;
       if (document.activeElement !== box) box.value = params.q ?? "";
-      sort.querySelector("select").value = params.sort in SORTS ? params.sort : "given";
+      sort.querySelector("select").value = known(SORTS, params.sort, "given");
       seek(params.q ?? "");
       drawFilters(params);
       const from = [doc.examples, params.filter, params.sort, search];

@@ -34,6 +34,13 @@ function isFailed(row) {
   return last !== null && !passes(last);
 }
 
+/** Where an example that the address names stands in `examples.rows` and in the grid; -1: nowhere. */
+function placeOf(doc, id) {
+  if (id === undefined) return -1;
+  // An address cannot hold half of a surrogate pair.
+  return doc.examples.rows.findIndex((row) => row[ROW.id] === id || row[ROW.id].toWellFormed?.() === id);
+}
+
 function candidateName(index) {
   return `C${index}`;
 }

@@ -272,7 +272,7 @@ function scoreGrid(open) {
       if (!shades.length) readColours();
       readScores();
       sortColumns(["result", "change", "mean"].includes(params.order) ? params.order : "given");
-      const place = params.example === undefined ? -1 : doc.grid.example_ids.indexOf(params.example);
+      const place = placeOf(doc, params.example);
       selected = { candidate: params.candidate === undefined ? null : Number(params.candidate), place: place < 0 ? null : place };
       space.style.width = `${LEFT + columns.length * CELL.width + 8}px`;
       space.style.height = `${TOP + scores.length * CELL.height + 2}px`;
