@@ -62,6 +62,7 @@ class CompileStarted:
     max_cost_usd: float | None = None  # None: no limit
     store: str = ""  # path of the run store
     is_kept: bool = True  # False: the store is removed when `compile` ends
+    prompts: Mapping[str, str] = field(default_factory=dict[str, str])  # of the program as it was given, by step
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class CompileResumed:
     turns: int  # of the agent, the one that was cut included
     runs: int
     left: int  # budget units
+    best: tuple[float, str] | None = None  # on all of val (train without one): a score and its run; None: no run ended
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,8 @@ class RLMDocstringOptimizer(Teleprompter):
         rlm_max_output_chars: of one turn's output, that the root LM sees; head and tail are kept.
         root_stateful_session: chain the root LM's turns by `previous_response_id` when it is a Responses LM.
         rlm_multiturn_history: tell the root LM its earlier turns as user and assistant messages.
-        verbose: show the agent's turns as panels on stderr. A progress bar is shown for every evaluation in any case.
+        verbose: show the agent's turns as they happen, and what was begun and what came of it, on stderr or in the
+            notebook cell. Every evaluation has its progress there in any case.
         run_storage_dir: the directory that keeps the run store, so that `compile(..., resume=True)` can resume it.
             None: a temporary one, removed when `compile` ends.
         sub_agents: let the agent build sub-agents (`import dspy` in its code). They run on `sub_lm`, each prompt costs

@@ -25,6 +25,7 @@ from rlmoptimizer.agent.kernels import kernel_started
 from rlmoptimizer.agent.rlm_agent import Agent
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.compilation.agent_inputs import agent_inputs, note_strays
+from rlmoptimizer.compilation.begin_and_end import emit_begin, emit_end
 from rlmoptimizer.compilation.final_choice import FinalChoice
 from rlmoptimizer.compilation.held_out_test import HeldOutTest
 from rlmoptimizer.compilation.parts import Parts, make_parts
@@ -32,16 +33,12 @@ from rlmoptimizer.compilation.phase import phase
 from rlmoptimizer.compilation.result import attach_record, program_with, trajectory_of
 from rlmoptimizer.compilation.resume import EarlierWork, close_and_read_past, namespace_text
 from rlmoptimizer.compilation.setup import Setup
-from rlmoptimizer.compilation.setup_record import metric_name
 from rlmoptimizer.compilation.versions import versions
 from rlmoptimizer.errors import SubmissionError
-from rlmoptimizer.events import Branched, CompileFinished, CompileResumed, CompileStarted, Split
+from rlmoptimizer.events import Split
 from rlmoptimizer.lms.failures import note_role
 from rlmoptimizer.lms.root_session import RootSession
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice, Outcome
-from rlmoptimizer.outcome.measured import whole_scores
-from rlmoptimizer.outcome.optimization_result import OptimizationResult
-from rlmoptimizer.outcome.recorded_setup import branch_in
 from rlmoptimizer.outcome.result_warnings import shared_examples
 from rlmoptimizer.records import RunRecord, total_usd, usage_dict
 from rlmoptimizer.steering.branches import begin_branch
@@ -80,7 +77,7 @@ class _Compilation:
         self._test = HeldOutTest(setup.test, self._bench.runs, self._accounts, parts.evaluator, self._bench.gate.stop)
 
     def run(self) -> dspy.Module:
-        self._emit_begin()
+        emit_begin(self._setup, self._bench, self._past)
         setup = self._store.setup()
         shared = [] if setup is None else shared_examples(setup)  # said before anything is spent, and not once more
         self._warn(shared)
@@ -94,8 +91,9 @@ class _Compilation:
         usage = self._accounts.costs.usage()
         Outcome(test_problem, usage_dict(usage), total_usd(usage), versions()).record(self._store)
         result = attach_record(program, self._setup, self._store)
+        self._parts.usage.warn_of_unpriced()
         self._warn(warning for warning in result.warnings if warning not in shared)
-        self._emit_end(result)
+        emit_end(self._setup, self._bench, result)
         return program
 
     def _tested(self, choice: Choice) -> str | None:
@@ -133,49 +131,6 @@ class _Compilation:
             ending.pop_all()
         choice.record(self._store)
         return choice
-
-    def _emit_begin(self) -> None:
-        ledger, setup, past = self._accounts.ledger, self._setup, self._past
-        self._accounts.emitter.emit(
-            CompileStarted(
-                self._bench.prompts.steps,
-                len(setup.data.train),
-                len(setup.data.val or ()),
-                ledger.limit,
-                test_count=len(setup.test or ()),
-                models=setup.model_names(),
-                metric=metric_name(setup.metric),
-                max_cost_usd=self._settings.max_cost_usd,
-                store=str(self._store.path),
-                is_kept=self._settings.run_storage_dir is not None,
-            )
-        )
-        branch = branch_in(self._store.setup())
-        if branch is not None and not self._store.events("Branched"):
-            self._accounts.emitter.emit(Branched(branch["store"], branch["run_id"]))
-        elif past.runs:
-            self._accounts.emitter.emit(CompileResumed(len(past.turns), len(past.runs), ledger.left))
-
-    def _emit_end(self, result: OptimizationResult) -> None:
-        (split, rows), runs = self._setup.data.scored, self._store.runs()
-        scores = whole_scores(self._store, split, len(rows))
-        self._accounts.emitter.emit(
-            CompileFinished(
-                baseline_score=next(
-                    run.score for run in runs if run.baseline and run.split == split and run.state == "finished"
-                ),
-                best_score=max(scores.values(), default=None),
-                spent=self._accounts.ledger.spent,
-                turns=self._bench.turns.count,
-                usage=result.usage,
-                verdict=result.verdict_text,
-                splits={name: found.to_dict() for name, found in result.splits.items()},
-                prompts_changed=tuple(
-                    step for step, text in result.prompts_after.items() if text != result.prompts_before[step]
-                ),
-                seconds=result.seconds,
-            )
-        )
 
     # its end
 

@@ -70,7 +70,9 @@ class UsageMeter:
         self._lms = tuple(lms)
         self._on_failure = on_failure
         self._lock = threading.Lock()
-        self._unpriced: set[str] = set()  # models that a warning has named
+        self._unpriced: dict[str, list[Role]] = {}  # models whose price is not known -> the roles they had
+        self._why_unpriced = ""  # of the first of them
+        self._is_limited = ledger.state().limit is not None
         self._closed = False
 
     @contextmanager
@@ -121,7 +123,7 @@ class UsageMeter:
         if self._closed:
             return
         if call.cost is None:
-            self._tell_unpriced(call, why_unpriced)
+            self._note_unpriced(call, why_unpriced)
         try:
             self.ledger.record(call)
         except Exception as error:  # noqa: BLE001 - the LM's caller is foreign code; whoever owns the meter raises it
@@ -144,16 +146,30 @@ class UsageMeter:
             # What else holds it, such as the module that made the call, holds nothing then.
             entry.clear()
 
-    def _tell_unpriced(self, call: LMCall, reason: object) -> None:
+    def warn_of_unpriced(self) -> None:
+        """Say in one line of which models no price is known; where there is a limit, that was said at their calls."""
         with self._lock:
-            first = call.model not in self._unpriced
-            self._unpriced.add(call.model)
-        if first:
+            models = {model: tuple(roles) for model, roles in self._unpriced.items()}
+        if models and not self._is_limited:
+            listed = ", ".join(f"{model} ({', '.join(roles)} LM)" for model, roles in models.items())
+            logger.warning("No price is known of %s%s: its cost in the result is None", listed, self._why_unpriced)
+
+    def _note_unpriced(self, call: LMCall, reason: object) -> None:
+        why = f" ({printable_line(str(reason))})" if reason else ""
+        with self._lock:
+            first = not self._unpriced
+            roles = self._unpriced.setdefault(call.model, [])
+            is_new = not roles
+            if call.role not in roles:
+                roles.append(call.role)
+            if first:
+                self._why_unpriced = why
+        if is_new and self._is_limited:
             logger.warning(
                 "The price of %s (%s LM) is not known%s: its cost is given as None, and counts against no limit",
                 call.model,
                 call.role,
-                f" ({printable_line(str(reason))})" if reason else "",
+                why,
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,7 @@ class TestTheWholeExample:
         assert ran.returncode == 0, ran.stderr
 
     def test_shows_every_turn(self, ran: subprocess.CompletedProcess[str]) -> None:
-        turns = [line for line in ran.stderr.splitlines() if "Turn " in line and "budget units left" in line]
+        turns = [line for line in ran.stderr.splitlines() if re.match(r"Turn \d/200 ──", line)]
         assert len(turns) == len(example.TURNS)
 
     def test_survives_the_crash_and_says_so(self, ran: subprocess.CompletedProcess[str]) -> None:

@@ -3,7 +3,7 @@
 A library logs what an LM or a kernel wrote as it came, with escapes that steer a terminal and of any length. The user's
 loggers, handlers, formatters and filters stay as they are. Watched are the method by which every handler gets its
 records, also one that is added meanwhile, and the functions that Python calls for a warning and for an exception that
-ends a thread.
+ends a thread. Where nobody has set up logging, Python writes bare messages: ours then say where they come from.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from contextlib import contextmanager
 from typing import Any, Final, cast
 
 from kernel_bridge.text import make_showable, printable, printable_line
+from rlmoptimizer.show.terminal.figures import WHO
 
 __all__ = ["printable_logs"]
 
+_OURS: Final = ("rlmoptimizer", "kernel_bridge")
 _PLAIN: Final = (str, int, float, bool, type(None))
 _BURST_CHARS: Final = 1_000_000  # of one library's lines at once, on one handler
 _CHARS_A_SECOND: Final = 5_000.0  # and in the long run
@@ -135,6 +137,8 @@ class _Watch:
             return self._handle.before(handler, record)
         try:
             shown = _shown(record)
+            if handler is logging.lastResort and record.name.partition(".")[0] in _OURS:
+                shown = _introduced(shown)
         except Exception as error:  # noqa: BLE001 - the objects in a record are foreign code
             text = f"(a record that cannot be shown, {type(error).__name__})"
             shown = logging.LogRecord("logging", record.levelno, record.pathname, record.lineno, text, None, None)
@@ -211,6 +215,13 @@ def _shown(record: logging.LogRecord) -> logging.LogRecord:
     shown = copy.copy(record)
     vars(shown).update(changed)
     return shown
+
+
+def _introduced(record: logging.LogRecord) -> logging.LogRecord:
+    """With the name of the optimizer in front, as every other line of a compile has it."""
+    named = copy.copy(record)
+    named.msg, named.args = f"{WHO}: {record.levelname.lower()}: {_message(record)}", None
+    return named
 
 
 def _message_shown(record: logging.LogRecord) -> dict[str, Any]:

@@ -135,9 +135,10 @@ def test_going_on_is_shown_and_kept_as_an_event(tmp_path: Path, capfd: pytest.Ca
     resumed(tmp_path, [SUBMIT], verbose=True)
     shown = capfd.readouterr().err
     assert "Going on" in shown
-    assert "so far: turns 1, runs 3; 30 budget units left" in shown
+    assert "so far: turns 1, runs 3; 30 of 34 budget units left" in shown
     with StoreReader.open_in(tmp_path) as store:
-        assert [event.data for event in store.events("CompileResumed")] == [{"turns": 1, "runs": 3, "left": 30}]
+        so_far = {"turns": 1, "runs": 3, "left": 30, "best": [0.5, "r2"]}
+        assert [event.data for event in store.events("CompileResumed")] == [so_far]
 
 
 @pytest.mark.usefixtures("plain_repl")

@@ -153,11 +153,19 @@ def test_a_price_that_is_not_known_is_said_once_and_is_none(caplog: pytest.LogCa
     assert result.usage["eval"]["unpriced_calls"] == 20
     assert result.cost_usd is None
     assert result.usage["root"]["cost_usd"] == 0.01
-    told = [record.getMessage() for record in caplog.records if "price" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "price is" in record.getMessage()]
     assert told == [
-        "The price of offline/eval (eval LM) is not known (custom engine has no pricing provider): its cost is given "
-        "as None, and counts against no limit"
+        "No price is known of offline/eval (eval LM) (custom engine has no pricing provider): its cost in the result "
+        "is None"
     ]
+
+
+def test_all_prices_that_are_not_known_are_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    root = ScriptedRootLM(["llm_query('a')", SUBMIT])
+    with caplog.at_level(logging.WARNING, "rlmoptimizer"):
+        toy.optimizer(root).compile(toy.Triage(), **toy.arguments())
+    (told,) = [record.getMessage() for record in caplog.records if "price is" in record.getMessage()]
+    assert "offline/eval (eval LM), offline/root (root LM), offline/sub (sub LM)" in told
 
 
 def test_the_figures_are_dspys_own_for_a_provider_that_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:

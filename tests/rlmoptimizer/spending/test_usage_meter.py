@@ -260,6 +260,7 @@ def test_an_entry_that_cannot_be_read_is_a_call_without_a_price_and_no_failure_o
     with metered.meter.role("eval"), dspy.context(lm=lm):
         assert ask() == "so"
     assert metered.seen == [("eval", "answered", None)]
+    metered.meter.warn_of_unpriced()
     assert "its entry in the history cannot be read" in caplog.text
 
 

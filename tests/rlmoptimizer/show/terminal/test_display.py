@@ -8,53 +8,31 @@ import unicodedata
 
 import pytest
 from rich.console import Console
+from story_events import EVIL, STORY, Clock, evaluation
 
 from rlmoptimizer.events import (
-    AgentSubmitted,
     BudgetCharged,
     CompileFinished,
-    CompileStarted,
     EvaluationFinished,
     EvaluationStarted,
     Event,
-    ExamplesScored,
-    FellBack,
-    KernelStarted,
-    PromptUpdated,
+    NoteGiven,
     StillWaiting,
-    SubmissionRefused,
+    StopRequested,
     TurnFinished,
+    WorkPaused,
+    WorkUnpaused,
 )
 from rlmoptimizer.show.terminal.display import Display
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
-EVIL = "[bold red]markup[/] \x1b[2J\x1b]0;title\x07 \x9b31m \r gone \u202e reversed \x00"
 
 
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def evaluation(total: int, run_id: str = "r3", *, clock: Clock | None = None, seconds: float = 0.0) -> list[Event]:
-    scored: list[Event] = [
-        ExamplesScored(run_id, "train", done, total, mean_score=0.5) for done in range(1, total + 1)
-    ]
-    return [
-        EvaluationStarted(run_id, "train", total, baseline=False),
-        *scored,
-        EvaluationFinished(run_id, "train", total, total, passed=total // 2, score=0.5, left=7),
-    ]
-
-
-def drawn(events: list[Event], *, terminal: bool, verbose: bool = False, step: float = 0.0) -> str:
+def drawn(
+    events: list[Event], *, terminal: bool, verbose: bool = False, step: float = 0.0, width: int = 100
+) -> str:
     clock = Clock()
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, force_jupyter=False)
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=width, force_jupyter=False)
     display = Display(verbose=verbose, console=console, clock=clock)
     for event in events:
         display(event)
@@ -64,17 +42,7 @@ def drawn(events: list[Event], *, terminal: bool, verbose: bool = False, step: f
     return console.file.getvalue()
 
 
-TURN = TurnFinished(1, 9, reasoning=EVIL, code=f"print('{EVIL}')", output=EVIL, left=3, seconds=75.0)
-STORY: list[Event] = [
-    CompileStarted(("first", "second"), 4, 2, 22),
-    KernelStarted("KernelInterpreter", f"confined by {EVIL}", "N", missing={"cpu_capped": EVIL}),
-    TURN,
-    PromptUpdated("first", EVIL, EVIL),
-    SubmissionRefused(EVIL),
-    AgentSubmitted({"first": EVIL}),
-    FellBack(EVIL, "r7"),
-    CompileFinished(0.5, 0.75, 12, 9),
-]
+# evaluations
 
 
 @pytest.mark.smoke
@@ -100,11 +68,10 @@ def test_a_slow_evaluation_says_at_intervals_that_it_is_alive_and_when_it_will_e
     assert 20 <= len(lines) <= 60
 
 
-def test_on_a_terminal_an_evaluation_has_a_bar_with_its_score() -> None:
+def test_on_a_terminal_an_evaluation_has_a_bar_and_at_its_end_a_line() -> None:
     text = ESCAPES.sub("", drawn(evaluation(10), terminal=True))
-    assert "r3 train" in text
-    assert "10/10" in text
-    assert "score 50.0% (5 passed), 7 budget units left" in text
+    assert "r3 train ━" in text
+    assert text.splitlines()[-1] == "r3 train 10/10 score 50.0% (5 passed), 7 budget units left"
 
 
 def test_a_baseline_is_called_so_and_a_stopped_run_too() -> None:
@@ -119,39 +86,140 @@ def test_evaluations_side_by_side_have_a_bar_each() -> None:
     first, second = evaluation(4, "r1"), evaluation(4, "r2")
     mixed = [event for pair in zip(first, second, strict=True) for event in pair]
     text = ESCAPES.sub("", drawn(mixed, terminal=True))
-    assert "r1 train" in text
-    assert "r2 train" in text
+    assert "r1 train ━" in text
+    assert "r2 train ━" in text
+    assert text.splitlines()[-1].startswith("r2 train 4/4")
     assert len(drawn(mixed, terminal=False).splitlines()) == 2
 
 
-def test_a_notebook_gets_one_line_that_is_rewritten(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
-    monkeypatch.setattr("sys.stderr", stream)
-    clock = Clock()
-    display = Display(console=Console(force_jupyter=True), clock=clock)
-    for event in evaluation(10):
-        display(event)
-        clock.now += 1.0
-    display.close()
-    text = stream.getvalue()
-    assert text.count("\r") >= 10
-    assert text.count("\n") == 1
-    shown = text.splitlines()[-1].split("\r")[-1]
-    assert shown.rstrip() == "r3 train 10/10 score 50.0% (5 passed), 7 budget units left"
+@pytest.mark.parametrize("width", [60, 200])
+def test_the_line_of_a_bar_fits_the_terminal(width: int) -> None:
+    events = [EvaluationStarted("r12", "train", 1200, baseline=True), *evaluation(1200, "r12")[1:]]
+    text = ESCAPES.sub("", drawn(events, terminal=True, width=width))
+    bars = [line for line in re.split("[\r\n]+", text) if "━" in line]
+    assert bars
+    assert max(map(len, bars)) <= width
+    assert not [line for line in bars if "…" in line]
 
 
-def test_without_verbose_the_agents_turns_are_not_shown() -> None:
-    assert drawn(STORY, terminal=False) == ""
+def test_events_of_a_run_that_was_never_begun_are_not_drawn() -> None:
+    assert drawn(evaluation(2)[1:], terminal=False) == ""
+
+
+# what is said however little is shown
+
+
+def test_without_verbose_progress_and_the_verdict_are_all() -> None:
+    assert drawn(STORY, terminal=False).splitlines() == [
+        "r1 baseline train 4/4 score 25.0% (1 passed), 22 budget units left",
+        "r2 baseline val 2/2 score 50.0% (1 passed), 22 budget units left",
+        "r3 val 2/2 score 100.0% (2 passed), 12 budget units left",
+        "RLMDocstringOptimizer: gain on val: 50.0 -> 100.0",
+    ]
     assert drawn([BudgetCharged(1, 2)], terminal=False, verbose=True) == ""
 
 
-def test_with_verbose_every_turn_is_a_panel() -> None:
+def test_what_a_person_asks_of_a_compile_is_said_in_any_case() -> None:
+    steering: list[Event] = [
+        STORY[0],
+        NoteGiven(3, f"look at T-1 {EVIL}"),
+        WorkPaused(3),
+        WorkUnpaused(3, 90.0),
+        StopRequested(4),
+    ]
+    lines = drawn(steering, terminal=False).splitlines()
+    note = "RLMDocstringOptimizer: the agent reads this note from turn 3 on: look at T-1 [bold red]markup"
+    assert lines[0].startswith(note)
+    assert lines[1:] == [
+        "RLMDocstringOptimizer: paused before turn 3 of the agent; to go on: rlmoptimizer unpause 'my runs'",
+        "RLMDocstringOptimizer: going on after a pause of 1:30",
+        "RLMDocstringOptimizer: asked to stop: no further turn begins, and the best so far is taken",
+    ]
+
+
+def test_what_does_not_come_is_said_in_one_line_however_progress_is_shown() -> None:
+    hung = StillWaiting("examples", f"r3 train {EVIL}", 30, tuple(map(str, range(1, 31))), 90.0)
+    line = "30 under way: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, ..."
+    events = [*evaluation(40)[:5], hung, *evaluation(40)[5:]]
+    for text in (drawn(events, terminal=False), drawn(events, terminal=True, width=1000)):
+        shown = ESCAPES.sub("", text)
+        assert f"{line}\n" in shown
+        assert "no example has finished for 1:30 (since " in shown
+        assert "\x1b]0;" not in text
+    waiting = drawn([StillWaiting("root", "model", 1, (), 60.0)], terminal=False)
+    assert waiting.startswith("RLMDocstringOptimizer: the root LM model has not answered")
+
+
+# verbose
+
+
+def test_the_head_says_what_is_optimized_and_how_to_look_at_it() -> None:
+    text = drawn(STORY[:1], terminal=False, verbose=True)
+    for fact in (
+        "steps     first, second",
+        "root_lm   openai/agent",
+        "eval_lm   openai/small, openai/other",
+        "examples  train 4, val 2, test 3",
+        "metric    my.metric",
+        "budget    22 units",
+        "at most $5.00",
+        "store     my runs/runs-0001.sqlite",
+        "watch it  rlmoptimizer view 'my runs'",
+    ):
+        assert fact in text
+
+
+def test_each_run_stands_after_the_code_of_its_turn_and_the_budget_after_its_output() -> None:
     text = drawn(STORY, terminal=False, verbose=True)
-    assert "Turn 1/9, 1:15, 3 budget units left" in text
-    assert "50.0% -> 75.0%, 12 units spent, 9 turns" in text
-    assert "train 4 examples, val 2, budget 22 units" in text
-    assert "Taken: run r7" in text
-    assert "kernel: confined by [bold red]markup[/]" in text
+    found = [text.index(part) for part in ("Turn 1/9", "─ code ─", "r3 val 2/2", "─ output ─", "12/22 units left")]
+    assert found == sorted(found)
+    assert "12/22 units left, best on val 100.0% (r3), 1:15" in text
+
+
+def test_a_submission_is_shown_once() -> None:
+    text = drawn(STORY, terminal=False, verbose=True)
+    assert text.count("Answer in one word.") == 2  # as a new prompt, and in the code that sets it
+    assert "first: as shown above, where it was set" in text
+    assert "second: as it was" in text
+    assert "FINAL" not in text
+
+
+def test_a_prompt_that_was_never_set_is_shown_where_it_is_submitted() -> None:
+    without = [event for event in STORY if type(event).__name__ != "PromptUpdated"]
+    assert drawn(without, terminal=False, verbose=True).count("Answer in one word.") == 2
+
+
+def test_the_end_is_one_table_and_the_verdict_said_once() -> None:
+    text = drawn(STORY, terminal=False, verbose=True)
+    assert re.search(r"^val +2 +50\.0 +100\.0 +\+50\.0 \(\+0\.0 to \+100\.0\) +1 +0$", text, re.MULTILINE)
+    assert re.search(r"^test +3 +- +- +- +0 +0$", text, re.MULTILINE)
+    assert "prompts changed  first (1 of 2)" in text
+    assert "spent            10 of 22 units in 2 turns" in text
+    assert "cost             $0.500, and 8 calls of unknown price" in text
+    assert "time             1:05 (agent 1:00, final check 0:05)" in text
+    assert re.search(r"^root_lm +2 +0 +1,200 +300 +\$0\.500 *$", text, re.MULTILINE)
+    assert text.count("gain on val") == 1
+    assert text.rstrip().endswith("RLMDocstringOptimizer: gain on val: 50.0 -> 100.0")
+
+
+def test_where_no_price_is_known_the_table_has_no_column_for_it() -> None:
+    usage = {"calls": 2, "cached_calls": 0, "prompt_tokens": 1, "completion_tokens": None}
+    unknown = {**usage, "cost_usd": None, "known_cost_usd": 0.0, "unpriced_calls": 2}
+    text = drawn([CompileFinished(0.5, 0.5, 0, 1, {"root": unknown})], terminal=False, verbose=True)
+    assert "cost" not in text
+
+
+def test_a_turn_whose_code_never_ran_is_shown_whole() -> None:
+    text = drawn([TurnFinished(3, 9, "I think", "", "[Error] unreadable", 3, 1.0)], terminal=False, verbose=True)
+    assert [word in text for word in ("Turn 3/9", "I think", "[Error] unreadable")] == [True] * 3
+    assert "─ code ─" not in text
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_nothing_is_wider_than_the_terminal(width: int) -> None:
+    text = ESCAPES.sub("", drawn(STORY, terminal=True, verbose=True, width=width))
+    lines = [line for line in re.split("[\r\n]+", text) if "store " not in line]
+    assert max(map(len, lines)) <= width
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -161,7 +229,9 @@ def test_nothing_the_agent_writes_is_markup_or_reaches_the_terminal_as_control(t
     remaining = ESCAPES.sub("", text) if terminal else text
     assert "\x1b]0;" not in text
     assert "\x1b[2J" not in text
-    assert not [char for char in remaining if unicodedata.category(char) in ("Cc", "Cf", "Cs") and char != "\n"]
+    assert not [
+        char for char in remaining if unicodedata.category(char) in ("Cc", "Cf", "Cs") and char not in "\n\r"
+    ]
 
 
 def test_long_texts_are_cut_in_the_middle() -> None:
@@ -172,6 +242,9 @@ def test_long_texts_are_cut_in_the_middle() -> None:
     assert len(text) < 9000
 
 
+# beside what others write
+
+
 @pytest.mark.parametrize("configured", [True, False])
 def test_what_is_logged_while_a_bar_is_live_has_lines_of_its_own(
     configured: bool, monkeypatch: pytest.MonkeyPatch
@@ -180,12 +253,12 @@ def test_what_is_logged_while_a_bar_is_live_has_lines_of_its_own(
     monkeypatch.setattr("sys.stderr", stream)
     logger = logging.Logger("of the program")  # knows no root, so Python's last resort writes what it says
     handler = logging.lastResort
+    display = Display(console=Console(file=stream, force_terminal=True, width=80))
     if configured:
         handler = logging.StreamHandler(stream)
         logger.parent = logging.getLogger()
-        logger.parent.addHandler(handler)
+        logger.parent.addHandler(handler)  # after the display was made
     assert handler is not None
-    display = Display(console=Console(file=stream, force_terminal=True, width=80))
     try:
         display(EvaluationStarted("r1", "train", 5, baseline=False))
         logger.warning("no price " + "and so on " * 10 + "[/]")
@@ -195,7 +268,7 @@ def test_what_is_logged_while_a_bar_is_live_has_lines_of_its_own(
         logger.warning("later")
     finally:
         logging.getLogger().removeHandler(handler)
-    assert re.search(r"\x1b\[2Kno price (and so on ){10}\[/\]\n", stream.getvalue())
+    assert re.search(r"\x1b\[2Kno price (and so on ){7}\n(and so on ){3}\[/\]\n", stream.getvalue())
     assert stream.getvalue().endswith("later\n")
     assert stream.getvalue().count("no price") == stream.getvalue().count("later") == 1
     assert handler.filters == []
@@ -210,25 +283,3 @@ def test_closing_ends_a_live_bar_and_its_thread() -> None:
     display.close()
     display.close()
     assert set(threading.enumerate()) <= before
-
-
-def test_events_of_a_run_that_was_never_begun_are_not_drawn() -> None:
-    assert drawn(evaluation(2)[1:], terminal=False) == ""
-
-
-def test_what_does_not_come_is_said_in_one_line_however_progress_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    hung = StillWaiting("examples", f"r3 train {EVIL}", 30, tuple(map(str, range(1, 31))), 90.0)
-    line = "30 under way: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, ..."
-    events = [*evaluation(40)[:5], hung, *evaluation(40)[5:]]
-    notebook = io.StringIO()
-    monkeypatch.setattr("sys.stderr", notebook)
-    display = Display(console=Console(force_jupyter=True))
-    for event in events:
-        display(event)
-    display.close()
-    for text in (drawn(events, terminal=False), drawn(events, terminal=True), notebook.getvalue()):
-        shown = ESCAPES.sub("", text)
-        assert f"{line}\n" in shown
-        assert "no example has finished for 1:30 (since " in shown
-        assert "\x1b]0;" not in text
-    assert drawn([StillWaiting("root", "model", 1, (), 60.0)], terminal=False).startswith("the root LM model has not")
