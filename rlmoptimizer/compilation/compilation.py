@@ -97,7 +97,7 @@ class _Compilation:
         return program
 
     def _tested(self, choice: Choice) -> str | None:
-        if self._parts.person.is_branching:
+        if self._setup.test is not None and self._parts.person.is_branching:
             return "the optimization was branched before it"
         return self._test.run(self._bench.prompts.original, self._bench.prompts.stored(choice.prompts))
 

@@ -93,7 +93,7 @@ def check_parent_at_rest(store: StoreReader) -> None:
     branch = branch_in(store.setup())
     if branch is not None and not branch["begun"]:
         parent = _parent_path(store, branch)
-        if (process := holder(parent)) is not None:
+        if parent is not None and (process := holder(parent)) is not None:
             raise StoreInUse(str(parent), process or None)
 
 
@@ -109,7 +109,12 @@ def begin_branch(store: RunStore) -> None:
     check_parent_at_rest(store)
     limit, before = branch["limit"], 0
     if branch["units"] is None:
-        with StoreReader.open(_parent_path(store, branch)) as parent:
+        if (path := _parent_path(store, branch)) is None:
+            raise InvalidSetup(
+                f"{branch['store']}, from which {store.path} was branched, is gone from its directory; put it back, or "
+                "begin a new optimization with resume=False"
+            )
+        with StoreReader.open(path) as parent:
             above = parent.setup()
             assert above is not None  # when it was branched
             limit = unit_limit(above) - parent.spent()
@@ -142,15 +147,10 @@ def _is_copied(run: RunRecord, candidates: list[str]) -> bool:
     return run.state == "finished" and run.split != "test" and run.candidate in candidates
 
 
-def _parent_path(store: StoreReader, branch: Mapping[str, Any]) -> Path:
-    """Only a store of the same directory can be one, whatever the setup says."""
-    for number in stores_in(store.path.parent):
-        if (path := store_path(store.path.parent, number)).name == branch["store"]:
-            return path
-    raise InvalidSetup(
-        f"the optimization that {store.path} was branched from is gone from its directory; put it back, or begin a new "
-        "one with resume=False"
-    )
+def _parent_path(store: StoreReader, branch: Mapping[str, Any]) -> Path | None:
+    """None: it is gone. Only a store of the same directory can be one, whatever the setup says."""
+    paths = (store_path(store.path.parent, number) for number in stores_in(store.path.parent))
+    return next((path for path in paths if path.name == branch["store"]), None)
 
 
 def _check_units(units: int | None, left: int, path: Path) -> None:
