@@ -15,7 +15,7 @@ import typer
 
 from kernel_bridge.errors import BridgeError
 from kernel_bridge.text import error_text, printable_line
-from rlmoptimizer.command_line import making, probing, reading
+from rlmoptimizer.command_line import making, probing, reading, steering
 from rlmoptimizer.command_line.errors import WrongCall
 from rlmoptimizer.command_line.output import write_lines
 from rlmoptimizer.errors import OptimizerError, SelectionError
@@ -48,7 +48,7 @@ def _common(  # pyright: ignore[reportUnusedFunction] - typer calls it
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Look at an optimization of prompts, while it runs and after it."""
+    """Look at an optimization of prompts, while it runs and after it, and steer it."""
 
 
 # To add a command: a function in a module of its subject, whose docstring is its help, and a line here.
@@ -59,6 +59,11 @@ app.command(rich_help_panel="Read")(reading.prompts)
 app.command(rich_help_panel="Make")(making.report)
 app.command(rich_help_panel="Make")(making.export)
 app.command(rich_help_panel="Make")(making.notebook)
+app.command(rich_help_panel="Steer")(steering.note)
+app.command(rich_help_panel="Steer")(steering.pause)
+app.command(rich_help_panel="Steer")(steering.unpause)
+app.command(rich_help_panel="Steer")(steering.stop)
+app.command(rich_help_panel="Steer")(steering.branch)
 app.command(rich_help_panel="Machine")(probing.probe)
 
 
