@@ -20,7 +20,7 @@ _STYLES = ("base.css", "parts.css", "views.css")
 _LIVE_STYLES = ("live.css",)
 _LIVE_SCRIPTS = ("live.js",)
 # As published. Their licences stand beside them; the notices go into the page.
-_VENDOR_SCRIPTS = (("uPlot.iife.min.js", "uPlot.LICENSE"), ("diff.min.js", "jsdiff.LICENSE"))
+_VENDOR_SCRIPTS = (("uPlot.iife.min.js", "uPlot.LICENSE"), ("diff.min.js", "diff.LICENSE"))
 _SCRIPTS = (
     "dom.js",
     "format.js",
