@@ -9,7 +9,6 @@ from typing import Any
 
 from rlmoptimizer.agent.baseline_evidence import STRAYS
 from rlmoptimizer.agent.candidate_table import candidate_table
-from rlmoptimizer.agent.constant_answers import constant_answers
 from rlmoptimizer.agent.llm_tools import SubLMMeter
 from rlmoptimizer.agent.prompt_review import PromptReview
 from rlmoptimizer.agent.request_reader import ended_run, visible_runs
@@ -21,6 +20,7 @@ from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.runs import is_cut_val
 from rlmoptimizer.outcome.answer_size import cut_to_size
+from rlmoptimizer.outcome.constant_answers import constant_answers
 from rlmoptimizer.outcome.example_rows import example_rows
 from rlmoptimizer.outcome.measured import best_measured_run, whole_scores
 from rlmoptimizer.outcome.run_totals import objective_names, percent, progress, reused, run_totals

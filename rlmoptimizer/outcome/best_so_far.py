@@ -31,6 +31,7 @@ class UnitsSpent:
         self._last = 0  # the number of the last charge that was read
         self._times: list[float] = []
         self._sums: list[int] = []  # of the charges up to each of these times
+        self.update()
 
     def update(self) -> None:
         """Read what was charged since."""

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from rlmoptimizer.comparison import Comparison, compare
+from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = [
     "ExampleScores",
+    "MeasuredCandidates",
     "best_candidate",
     "best_measured_run",
     "compare_scores",
@@ -75,3 +78,31 @@ def compare_scores(before: ExampleScores, after: ExampleScores) -> Comparison:
     """Compare on the examples that both have a score for."""
     shared = sorted(before.keys() & after.keys(), key=int)  # ids are places in the split
     return compare([before[one] for one in shared], [after[one] for one in shared])
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredCandidates:
+    """All candidates, the unchanged program first."""
+
+    prompts: tuple[dict[str, str], ...]
+    parents: tuple[int | None, ...]
+    scores: tuple[float | None, ...]  # 0 to 100
+    split: str  # of the scores
+    best: int | None
+
+    @classmethod
+    def of(cls, store: StoreReader, before: Prompts, sizes: Mapping[str, int]) -> MeasuredCandidates:
+        split = "val" if "val" in sizes else "train"
+        measured = measured_scores(store, split)
+        records = sorted(store.candidates(), key=lambda record: record.candidate != before.digest)
+        places = {record.candidate: place for place, record in enumerate(records)}
+        means = [mean_score(measured.get(record.candidate, {}), sizes[split]) for record in records]
+        best = best_candidate(measured, sizes[split])
+        return cls(
+            prompts=tuple(record.prompts for record in records),
+            # Before any prompt was set, the unchanged ones were.
+            parents=(None, *(places.get(record.parent or "", 0) for record in records[1:])),
+            scores=tuple(None if mean is None else 100 * mean for mean in means),
+            split=split,
+            best=None if best is None else places[best],
+        )

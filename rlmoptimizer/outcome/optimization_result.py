@@ -5,31 +5,39 @@ All of it is read from the run store, so a finished optimization gives the same 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
 from kernel_bridge.text import printable_line
 from rlmoptimizer.errors import InvalidSetup
+from rlmoptimizer.outcome.best_so_far import Checkpoint, UnitsSpent, best_so_far
+from rlmoptimizer.outcome.constant_answers import constant_answers
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice, Outcome
+from rlmoptimizer.outcome.example_table import pack_rows, table_rows, unpack_rows
 from rlmoptimizer.outcome.hygiene import Hygiene, check_hygiene
-from rlmoptimizer.outcome.measured import best_candidate, mean_score, measured_scores
+from rlmoptimizer.outcome.measured import MeasuredCandidates, measured_scores
 from rlmoptimizer.outcome.phases import phase_seconds
 from rlmoptimizer.outcome.recorded_setup import branch_in, split_sizes, unit_limit
+from rlmoptimizer.outcome.result_html import result_html
 from rlmoptimizer.outcome.result_warnings import result_warnings
 from rlmoptimizer.outcome.split_result import SplitResult, Verdict
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
+from rlmoptimizer.text import brief
 
 __all__ = ["OptimizationResult"]
 
 _LINE_CHARS = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class OptimizationResult:
-    """What an optimization came to. Scores are 0 to 100, differences are in points of them, times are seconds."""
+    """What an optimization came to. Scores are 0 to 100, differences are in points of them, times are seconds.
+
+    A notebook shows it with its figures, the curve of the best score, and the new prompts.
+    """
 
     verdict: Verdict
     verdict_split: str | None  # that it is from: "test", or "val" without one; None: there is neither
@@ -46,6 +54,7 @@ class OptimizationResult:
     val_scores: tuple[float | None, ...]  # on the whole of `scored_split`; None: not measured there
     scored_split: str  # "val", or "train" without a validation set
     best_index: int | None  # the candidate with the best of `val_scores`, the first of equals
+    best_so_far: tuple[Checkpoint, ...]  # the curve: every run on the whole of `scored_split`
     stop_reason: str  # why the agent's work ended: "submitted", "turns", "max_cost_usd", ...
     turns: int  # of the agent
     budget: dict[str, int]  # "limit" and "spent", in units
@@ -58,6 +67,7 @@ class OptimizationResult:
     branched_from: dict[str, str] | None  # "store" (the name of its file) and "run_id"; None: it is no branch
     versions: dict[str, str]  # "python", "dspy", "rlmoptimizer", "os"
     store_path: str | None  # of the run store; None: it was temporary
+    packed_examples: bytes | None = field(compare=False)  # see `examples`; None: in the store, or too large
 
     @classmethod
     def of(cls, store: StoreReader, *, temporary: bool = False) -> OptimizationResult:
@@ -76,7 +86,8 @@ class OptimizationResult:
         behind = {split: _runs_behind(runs, split, before, after) for split in sizes}
         looks = sum(run.split == "val" and not run.baseline and run.state == "finished" for run in runs)
         verdict, verdict_split, text = _verdict(splits, looks, choice, outcome.test_problem)
-        candidates = _Candidates.of(store, before, sizes)
+        candidates = MeasuredCandidates.of(store, before, sizes)
+        spent = UnitsSpent(store)
         train_run = next(run.run_id for run in behind["train"]["baseline"] if run.baseline)
         hygiene = check_hygiene(before, after, store.each_example(train_run, steps=False))
         held_out = [run for split in ("val", "test") for of in behind.get(split, {}).values() for run in of]
@@ -96,9 +107,10 @@ class OptimizationResult:
             val_scores=candidates.scores,
             scored_split=candidates.split,
             best_index=candidates.best,
+            best_so_far=best_so_far(store, runs, candidates.split, sizes[candidates.split], spent),
             stop_reason=agent.stop_reason,
             turns=len(store.iterations()),
-            budget={"limit": unit_limit(setup), "spent": store.spent()},
+            budget={"limit": unit_limit(setup), "spent": spent.in_all},
             usage=outcome.usage,
             cost_usd=outcome.cost_usd,
             seconds=phase_seconds(store.events()),
@@ -107,21 +119,62 @@ class OptimizationResult:
                 for split, both in behind.items()
             },
             hygiene=hygiene,
-            warnings=(*result_warnings(store, setup, held_out, outcome.test_problem), *hygiene.warnings),
+            warnings=(
+                *result_warnings(store, setup, held_out, outcome.test_problem),
+                *hygiene.warnings,
+                *_constant_answers(store, behind["train"]["result"]),
+            ),
             branched_from=_branched_from(setup),
             versions=outcome.versions,
             store_path=None if temporary else str(store.path),
+            packed_examples=pack_rows(table_rows(store, before, after)) if temporary else None,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON holds it."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        """All of it but the examples, as JSON holds it."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "packed_examples"}
         plain["splits"] = {split: found.to_dict() for split, found in self.splits.items()}
+        plain["best_so_far"] = [asdict(checkpoint) for checkpoint in self.best_so_far]
         return _plain({**plain, "hygiene": self.hygiene.as_dict()})
+
+    def examples(self, split: str = "train") -> list[dict[str, Any]]:
+        """The examples of train under the old and the new prompts: flat dicts, as `pandas.DataFrame` takes them.
+
+        The keys are "example_id", "source_example_id", "baseline.score", "baseline.passed", "baseline.error",
+        "baseline.feedback", the same of "result", and where there are such fields "inputs.<field>",
+        "expected.<field>", "baseline.predicted.<field>" and "result.predicted.<field>". Scores are 0 to 100, the mean
+        of all runs; the rest is of the newest run. None: not run, or nothing to tell.
+
+        They are read from the run store at `store_path`. Where that was temporary, the result holds them itself,
+        packed, as long as that takes no more than 32 MB.
+
+        Raises:
+            InvalidSetup: the examples of val and test are not shown; the store is gone from its place; or there was
+                none, and the examples are too large to be held.
+            StoreCorrupt: the store cannot be read.
+        """
+        if split != "train":
+            raise InvalidSetup(
+                f"only examples of 'train' are shown, got {brief(split)}; `splits` has totals of the others"
+            )
+        if self.packed_examples is not None:
+            return unpack_rows(self.packed_examples)
+        if self.store_path is None:
+            raise InvalidSetup("the examples take more than 32 MB; to have them, give the optimizer a run_storage_dir")
+        with StoreReader.open(self.store_path) as store:
+            return list(table_rows(store, self.prompts_before, self.prompts_after))
+
+    @property
+    def heading(self) -> str:
+        """`verdict_text` without the figures of the splits."""
+        text = self.verdict_text
+        for found in self.splits.values():
+            text = text.replace(f": {found.text}", "").replace(f" ({found.text})", "")
+        return text
 
     def summary(self) -> str:
         """A few lines for people."""
-        lines = [self.verdict_text]
+        lines = [self.heading]
         lines += [f"{split}: {found.text}" for split, found in self.splits.items()]
         spent = f"{self.budget['spent']} of {self.budget['limit']} units in {self.turns} turn"
         spent += "" if self.turns == 1 else "s"
@@ -135,38 +188,11 @@ class OptimizationResult:
     def __str__(self) -> str:
         return self.summary()
 
+    def __repr__(self) -> str:
+        return f"<OptimizationResult: {printable_line(self.verdict_text)}>"
 
-@dataclass(frozen=True, slots=True)
-class _Candidates:
-    """All candidates, the unchanged program first."""
-
-    prompts: tuple[dict[str, str], ...]
-    parents: tuple[int | None, ...]
-    scores: tuple[float | None, ...]  # 0 to 100
-    split: str  # of the scores
-    best: int | None
-
-    @classmethod
-    def of(cls, store: StoreReader, before: Prompts, sizes: Mapping[str, int]) -> _Candidates:
-        split = "val" if "val" in sizes else "train"
-        measured = measured_scores(store, split)
-        records = sorted(store.candidates(), key=lambda record: record.candidate != before.digest)
-        places = {record.candidate: place for place, record in enumerate(records)}
-        means = [mean_score(measured.get(record.candidate, {}), sizes[split]) for record in records]
-        best = best_candidate(measured, sizes[split])
-        return cls(
-            prompts=tuple(record.prompts for record in records),
-            # Before any prompt was set, the unchanged ones were.
-            parents=(None, *(places.get(record.parent or "", 0) for record in records[1:])),
-            scores=tuple(None if mean is None else 100 * mean for mean in means),
-            split=split,
-            best=None if best is None else places[best],
-        )
-
-
-def _branched_from(setup: Mapping[str, Any]) -> dict[str, str] | None:
-    branch = branch_in(setup)
-    return None if branch is None else {"store": branch["store"], "run_id": branch["run_id"]}
+    def _repr_html_(self) -> str:
+        return result_html(self)
 
 
 def _split_result(store: StoreReader, split: str, before: Prompts, after: Prompts, examples: int) -> SplitResult:
@@ -204,6 +230,19 @@ def _verdict(
         return found.verdict, "val", f"{found.verdict} on val: {said}{looked}{not_tested}"
     text = "there is neither a validation set nor a test set, and scores on train prove nothing"
     return "no proven gain", None, f"no proven gain: {text} ({splits['train'].text}){not_tested}"
+
+
+def _branched_from(setup: Mapping[str, Any]) -> dict[str, str] | None:
+    branch = branch_in(setup)
+    return None if branch is None else {"store": branch["store"], "run_id": branch["run_id"]}
+
+
+def _constant_answers(store: StoreReader, runs: Sequence[RunRecord]) -> Iterator[str]:
+    """A sentence for each output that is nearly always the same in the largest of these runs on train."""
+    largest = max(runs, key=lambda run: run.evaluated_count, default=None)
+    if largest is not None:
+        for said in constant_answers(store.each_example(largest.run_id, steps=False)):
+            yield f"the new program answers nearly everything the same: {said} (run {largest.run_id} on train)"
 
 
 def _plain(value: Any) -> Any:

@@ -156,14 +156,21 @@ class StoreReader:
         return self._query("SELECT COUNT(*) FROM runs")[0][0]
 
     def examples(
-        self, run_id: str, ids: Collection[str] | None = None, offset: int = 0, limit: int | None = None
+        self,
+        run_id: str,
+        ids: Collection[str] | None = None,
+        offset: int = 0,
+        limit: int | None = None,
+        *,
+        steps: bool = True,
     ) -> list[ExampleResult]:
         """The results of a run in planned order, those of one example by rollout.
 
         `ids` filters (None: all), then `offset` and `limit` cut: they count examples. Reads no other rows than those
-        it gives. Raises `UnknownRunError`.
+        it gives; `steps=False` leaves out the steps. Raises `UnknownRunError`.
         """
-        return self._results.examples(self._number(run_id), ids, offset, limit)
+        columns = RESULTS if steps else RESULTS_WITHOUT_STEPS
+        return self._results.examples(self._number(run_id), ids, offset, limit, columns=columns)
 
     def brief_examples(
         self, run_id: str, ids: Collection[str] | None = None, offset: int = 0, limit: int | None = None
@@ -176,10 +183,8 @@ class StoreReader:
 
         Raises `UnknownRunError`.
         """
-        number = self._number(run_id)
-        columns = RESULTS if steps else RESULTS_WITHOUT_STEPS
         for offset in itertools.count(0, _PAGE):
-            page = self._results.examples(number, None, offset, _PAGE, columns=columns)
+            page = self.examples(run_id, None, offset, _PAGE, steps=steps)
             if not page:
                 return
             yield from page

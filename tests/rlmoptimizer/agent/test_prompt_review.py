@@ -14,8 +14,8 @@ from desk import desk
 from offline import Asked, field_lm
 
 from rlmoptimizer.agent import prompt_review
-from rlmoptimizer.agent.constant_answers import constant_answers
 from rlmoptimizer.agent.prompt_review import PromptReview
+from rlmoptimizer.outcome.constant_answers import constant_answers
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import ExampleResult
 

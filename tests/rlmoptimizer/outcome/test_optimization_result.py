@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
 import math
 import pickle
@@ -17,10 +18,13 @@ from typing import Any
 
 import dspy
 import pytest
+import stored_runs
 import toy
 from offline import Asked, field_lm
+from stored_optimization import AFTER, BEFORE, add_run, finish, setup_of
 
 from rlmoptimizer import InvalidSetup, OptimizationResult
+from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 
 pytestmark = pytest.mark.usefixtures("plain_repl")
@@ -207,7 +211,8 @@ def test_it_is_json_and_survives_copies_and_pickles_and_cannot_be_changed(optimi
 def test_it_says_in_a_few_lines_what_a_person_wants_to_know(optimized: tuple[Any, Path]) -> None:
     result = optimized[0].optimization_result
     first, *rest = str(result).splitlines()
-    assert first == result.verdict_text
+    assert first == f"{result.verdict} on test"  # its figures are in the line of the split
+    assert repr(result) == f"<OptimizationResult: {result.verdict_text}>"
     assert [line.partition(":")[0] for line in rest[:4]] == ["train", "val", "test", "returned"]
     assert len(rest) <= 5 + len(result.warnings)
 
@@ -229,6 +234,7 @@ def test_a_reader_without_dspy_builds_the_equal_result(optimized: tuple[Any, Pat
     code = f"""
 import json, sys
 from rlmoptimizer import OptimizationResult
+from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 with StoreReader.open({str(path)!r}) as store:
     print(json.dumps(OptimizationResult.of(store).to_dict()))
@@ -247,3 +253,64 @@ def test_an_optimization_that_has_not_ended_has_no_result(tmp_path: Path) -> Non
 
 def test_a_temporary_store_has_no_path() -> None:
     assert toy.compiled([TURNS[-1]])[0].optimization_result.store_path is None
+
+
+# examples, curve and warnings
+
+
+def test_the_examples_of_train_are_flat_rows_also_where_the_store_was_temporary(
+    optimized: tuple[Any, Path], tmp_path: Path
+) -> None:
+    program, _ = optimized
+    result = program.optimization_result
+    rows = result.examples()
+    assert [row["example_id"] for row in rows] == [str(number) for number in range(1, 10)]
+    assert sum(row["baseline.score"] for row in rows) / 9 == pytest.approx(
+        sum(run["score"] for run in program.trial_logs if run["baseline"] and run["split"] == "train"), abs=0.01
+    )
+    assert rows[0]["inputs.message"] == "message 0 plainly about billing"
+    assert rows[0]["expected.topic"] == rows[0]["baseline.predicted.topic"] == "billing"
+    compared = [row for row in rows if row["result.score"] is not None]
+    assert len(compared) == result.splits["train"].n
+    for split in ("val", "test", "trainset"):
+        with pytest.raises(InvalidSetup, match="only examples of 'train' are shown"):
+            result.examples(split)
+    with StoreReader.open(result.store_path) as store:
+        packed = OptimizationResult.of(store, temporary=True)
+    again = pickle.loads(pickle.dumps(packed))
+    assert again.examples("train") == rows
+    assert "packed_examples" not in packed.to_dict()
+    with pytest.raises(InvalidSetup, match="no run store"):
+        dataclasses.replace(result, store_path=str(tmp_path / "gone.sqlite")).examples()
+    with pytest.raises(InvalidSetup, match="give the optimizer a run_storage_dir"):
+        dataclasses.replace(packed, packed_examples=None).examples()
+
+
+def test_the_curve_has_each_run_on_the_whole_of_val_with_the_best_until_then(optimized: tuple[Any, Path]) -> None:
+    program, path = optimized
+    result, store = program.optimization_result, Recomputed(path)
+    runs = store.rows(
+        "SELECT run_id, 100 * score, (SELECT COALESCE(SUM(amount), 0) FROM charges WHERE at <= finished_at) "
+        "FROM runs WHERE split = 'val' AND state = 'finished' ORDER BY finished_at"
+    )
+    assert len(runs) == 4
+    assert [(one.run_id, one.score, one.spent) for one in result.best_so_far] == [
+        (run_id, pytest.approx(score), spent) for run_id, score, spent in runs
+    ]
+    bests = [max(score for _, score, _ in runs[: place + 1]) for place in range(len(runs))]  # each prompt ran once
+    assert [one.best for one in result.best_so_far] == pytest.approx(bests)
+    assert result.best_so_far[-1].best == pytest.approx(max(filter(None, result.val_scores)))
+
+
+def test_a_program_that_answers_everything_the_same_is_warned_of(tmp_path: Path) -> None:
+    rows = [stored_runs.result(str(number), 0.0, expected={"answer": f"a{number}"}) for number in range(8)]
+    with RunStore.create_in(tmp_path) as store:
+        store.record_setup(setup_of(8, 0))
+        add_run(store, "train", rows, BEFORE, baseline=True)
+        add_run(store, "train", rows, AFTER)
+        finish(store)
+        (warning,) = OptimizationResult.of(store).warnings
+    assert warning == (
+        "the new program answers nearly everything the same: answer is 'b' in 8 of 8 answers, and 0 should be "
+        "(run r2 on train)"
+    )

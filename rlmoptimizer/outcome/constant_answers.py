@@ -1,7 +1,8 @@
-"""Whether a program answers nearly everything the same, seen in the rows of its runs."""
+"""Whether a program answers nearly everything the same, seen in the rows of its runs. Imports no DSPy."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ _LEAST_EXAMPLES: Final = 5  # fewer prove nothing
 _MOSTLY: Final = 0.8  # the share of answers with one value that is told
 _TOO_MANY: Final = 0.25  # so much more of all answers have it than should
 _SHOWN_CHARS: Final = 50  # of a name or a value
+_KEPT_CHARS: Final = 200  # of a longer answer only a digest is kept: there may be many
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class _Answer:
     """One output in one row."""
 
     example_id: str
-    value: Any  # a text, a number or a bool
+    shown: str  # the value as it is told, short
     compared: str  # the value as it is compared
     expected: str  # what it should be, likewise
     passed: bool
@@ -52,12 +54,19 @@ def _answers(result: ExampleResult) -> Iterator[tuple[str, _Answer]]:
     for name, expected in result.expected.items():
         value = outputs.get(name)
         if isinstance(value, (str, int, float)) and isinstance(expected, (str, int, float)):
-            yield name, _Answer(result.example_id, value, _compared(value), _compared(expected), result.passed)
+            yield (
+                name,
+                _Answer(
+                    result.example_id, brief(value, _SHOWN_CHARS), _compared(value), _compared(expected), result.passed
+                ),
+            )
 
 
 def _compared(value: str | float) -> str:
-    text = value if isinstance(value, str) else brief(value)
-    return text.strip().casefold()
+    text = (value if isinstance(value, str) else brief(value)).strip().casefold()
+    if len(text) <= _KEPT_CHARS:
+        return text
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _said(name: str, answers: list[_Answer]) -> str | None:
@@ -67,5 +76,5 @@ def _said(name: str, answers: list[_Answer]) -> str | None:
         return None
     if len({answer.example_id for answer in answers}) < _LEAST_EXAMPLES:
         return None
-    shown = brief(next(answer.value for answer in answers if answer.compared == common), _SHOWN_CHARS)
+    shown = next(answer.shown for answer in answers if answer.compared == common)
     return f"{shorten(name, _SHOWN_CHARS)} is {shown} in {count} of {len(answers)} answers, and {right} should be"
