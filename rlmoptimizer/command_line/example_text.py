@@ -18,8 +18,8 @@ _HEAD_CHARS = 300
 _VALUE_CHARS = 8000
 
 EXAMPLE_COLUMNS = (
-    Column("example"),
-    Column("id", flexible=True),
+    Column("example", flexible=True),
+    Column("id", flexible=True, spare=True),
     Column("score", right=True),
     Column("was", right=True),
     Column("verdict"),

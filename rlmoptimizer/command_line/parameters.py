@@ -10,7 +10,8 @@ import typer
 __all__ = ["AsJson", "Directory", "Number", "RunId"]
 
 Directory: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="DIR", help="The run_storage_dir of a compile, or a store file in it.")
+    Path,
+    typer.Argument(metavar="DIR", readable=False, help="The run_storage_dir of a compile, or a store file in it."),
 ]
 Number: TypeAlias = Annotated[
     int | None, typer.Option("--number", min=1, metavar="N", help="The optimization in DIR; without it, the newest.")

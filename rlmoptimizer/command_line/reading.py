@@ -56,6 +56,7 @@ def show(
             write_lines(_show_json(store, run, chosen))
             return
         text = RunText(store, record, selection)
+        write_spans(text.totals())
         if ids or steps:
             write_spans(text.blocks(chosen, steps=steps))
         else:

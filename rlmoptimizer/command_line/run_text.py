@@ -28,8 +28,7 @@ class RunText:
     selection: Selection
 
     def table(self, ids: Sequence[str] | None, width: int) -> Iterator[str]:
-        """Totals, and a row for each example that `ids` names; None: all."""
-        yield from self._totals()
+        """A row for each example that `ids` names; None: all."""
         if self.record.split != "train":
             return
         before = self._scores_before()
@@ -43,8 +42,7 @@ class RunText:
             yield from table_lines(EXAMPLE_COLUMNS, itertools.chain([first], rows), width)
 
     def blocks(self, ids: Sequence[str] | None, *, steps: bool) -> Iterator[Line]:
-        """Totals, and all that is known of each example that `ids` names; None: all."""
-        yield from map(plain, self._totals())
+        """All that is known of each example that `ids` names; None: all."""
         if self.record.split != "train":
             return
         before = self._scores_before()
@@ -55,6 +53,10 @@ class RunText:
             yield from example_block(example, steps=steps, was=before.get(example.example_id))
         if not has_some:
             yield plain(self._nothing())
+
+    def totals(self) -> Iterator[Line]:
+        """The whole run in a few lines."""
+        yield from map(plain, self._totals())
 
     def _totals(self) -> Iterator[str]:
         record = self.record

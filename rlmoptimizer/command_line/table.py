@@ -13,7 +13,7 @@ __all__ = ["Column", "fit", "table_lines", "text_width"]
 _GAP = "  "
 _CELL_CHARS = 400  # more of a cell is never shown
 _MEASURED = 500  # rows
-_NARROWEST = 16  # columns that a flexible one keeps
+_NARROWEST = 12  # columns that a flexible one keeps
 
 
 @dataclass(frozen=True, slots=True)
