@@ -15,7 +15,7 @@ import typer
 
 from kernel_bridge.errors import BridgeError
 from kernel_bridge.text import error_text, printable_line
-from rlmoptimizer.command_line import console, making, probing, reading, steering
+from rlmoptimizer.command_line import console, making, probing, reading, steering, viewing
 from rlmoptimizer.command_line.errors import WrongCall
 from rlmoptimizer.command_line.output import write_lines
 from rlmoptimizer.errors import OptimizerError, SelectionError
@@ -56,6 +56,7 @@ app.command(rich_help_panel="Read")(reading.runs)
 app.command(rich_help_panel="Read")(reading.show)
 app.command(rich_help_panel="Read")(reading.diff)
 app.command(rich_help_panel="Read")(reading.prompts)
+app.command(rich_help_panel="Read")(viewing.view)
 app.command(rich_help_panel="Make")(making.report)
 app.command(rich_help_panel="Make")(making.export)
 app.command(rich_help_panel="Make")(making.notebook)

@@ -18,9 +18,9 @@ __all__ = ["script", "style", "template"]
 _VENDOR_STYLES = ("uPlot.min.css",)
 _STYLES = ("base.css", "parts.css", "views.css")
 _LIVE_STYLES = ("live.css",)
-_LIVE_SCRIPTS = ("live.js",)
+_LIVE_SCRIPTS = ("connection.js", "steering.js", "live.js")
 # As published. Their licences stand beside them; the notices go into the page.
-_VENDOR_SCRIPTS = (("uPlot.iife.min.js", "uPlot.LICENSE"), ("diff.min.js", "jsdiff.LICENSE"))
+_VENDOR_SCRIPTS = (("uPlot.iife.min.js", "uPlot.LICENSE"), ("diff.min.js", "diff.LICENSE"))
 _SCRIPTS = (
     "dom.js",
     "format.js",

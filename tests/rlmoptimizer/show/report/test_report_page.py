@@ -187,6 +187,22 @@ def test_the_candidates_are_a_tree_that_arrows_walk(open_page: OpenPage, report:
     expect(page.get_by_role("treeitem").nth(document["candidates"][5]["parent"])).to_be_focused()
 
 
+def test_a_difference_on_train_is_taken_on_the_examples_that_both_candidates_have(
+    open_page: OpenPage, report: str, document: dict[str, Any]
+) -> None:
+    parent = document["candidates"][2]["parent"]
+    own, before = (
+        dict(zip(cells["places"], cells["scores"], strict=True))
+        for cells in (document["grid"]["cells"][place] for place in (2, parent))
+    )
+    shared = own.keys() & before.keys()
+    difference = sum(own[place] - before[place] for place in shared) / len(shared)
+    assert 0 < len(shared) < len(own)
+    page = open_page(f"{report}#/candidates?candidate=2")
+    row = page.locator(".candidate-panel tr", has_text="train")
+    expect(row.locator("td").last).to_have_text(f"{difference:+.1f} on {len(shared)}".replace("-", "\u2212"))
+
+
 def test_a_cell_of_the_grid_opens_its_candidate_and_its_example(open_page: OpenPage, report: str) -> None:
     page = open_page(f"{report}#/candidates")
     grid = page.get_by_role("grid", name="Scores of the candidates")

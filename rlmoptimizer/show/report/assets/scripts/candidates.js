@@ -36,7 +36,10 @@ function createCandidates(container) {
     const parent = candidate.parent === null ? null : doc.candidates[candidate.parent];
     const rows = SPLITS.filter((split) => scoreOn(candidate, split)).map((split) => {
       const own = scoreOn(candidate, split);
-      const change = (other) => (other && scoreOn(other, split) ? points(own.score - scoreOn(other, split).score) : NONE);
+      const change = (other) => {
+        const found = other && changeFrom(doc, candidate, other, split);
+        return found ? [changeNode(found), el("span", { class: "quiet" }, ` on ${number(found.n)}`)] : NONE;
+      };
       return el(
         "tr",
         {},

@@ -69,7 +69,7 @@ function exampleNode(details, row, names) {
     if (!side.steps.length) return el("div", { class: "side" }, el("h4", {}, name), el("p", { class: "quiet" }, "no step was traced"));
     const list = side.steps.map((one) => step(one, name));
     const all = (open) => list.forEach((one) => (one.open = open));
-    const button = el("button", { type: "button", class: "small", "aria-label": `Open or fold all steps of ${name}` }, "all");
+    const button = el("button", { type: "button", class: "small", "aria-label": `Open or fold all steps of ${name}` }, "Open all");
     button.addEventListener("click", () => all(!list.every((one) => one.open)));
     return el("div", { class: "side" }, el("h4", { class: "side-title" }, `${name}, ${plural(list.length, "step")}`, button), list);
   }

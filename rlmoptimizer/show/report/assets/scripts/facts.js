@@ -87,6 +87,27 @@ function scoreOn(candidate, split) {
   return found && found.score !== null ? found : null;
 }
 
+/** By how much a candidate is above another on a split, { points, n }: on the examples that both were run on. Or null. */
+function changeFrom(doc, candidate, other, split) {
+  const [own, before] = [scoreOn(candidate, split), scoreOn(other, split)];
+  if (!own || !before) return null;
+  if (split !== "train") return { points: own.score - before.score, n: Math.min(own.n, before.n) };
+  const [cells, otherCells] = [doc.grid.cells[candidate.index], doc.grid.cells[other.index]];
+  const known = new Map(otherCells.places.map((place, at) => [place, otherCells.scores[at]]));
+  let [sum, n] = [0, 0];
+  cells.places.forEach((place, at) => {
+    if (!known.has(place)) return;
+    sum += cells.scores[at] - known.get(place);
+    n += 1;
+  });
+  return n ? { points: sum / n, n } : null;
+}
+
+function changeNode(change, note = "") {
+  if (!change) return null;
+  return el("span", { class: `change-${Math.sign(Math.round(change.points * 10))}` }, ` ${points(change.points)}${note}`);
+}
+
 /** The figures of the head: of the result, or of the best so far. */
 function comparedSplits(doc) {
   return (doc.result ?? doc.so_far)?.splits ?? {};

@@ -48,15 +48,15 @@ function lineageTree(open) {
     return picture;
   }
 
-  function bar(found, parent, split) {
+  function bar(doc, candidate, parent, split) {
+    const found = scoreOn(candidate, split);
     if (!found) return el("span", { class: "lineage-score quiet" }, el("span", { class: "quiet" }, `${split} `), NONE);
-    const change = parent ? found.score - parent.score : null;
     return el(
       "span",
       { class: "lineage-score" },
       el("span", { class: "quiet" }, `${split} `),
       el("strong", {}, score(found.score)),
-      change === null ? null : el("span", { class: `change-${Math.sign(Math.round(change * 10))}` }, ` ${points(change)}`),
+      parent && changeNode(changeFrom(doc, candidate, parent, split)),
       svg(
         "svg",
         { class: `score-bar bar-${split}`, viewBox: "0 0 100 4", preserveAspectRatio: "none", "aria-hidden": "true" },
@@ -95,7 +95,7 @@ function lineageTree(open) {
         unseen(parent ? `, from ${candidateName(parent.index)}` : ""),
         el("span", { class: "quiet" }, candidate.is_baseline ? "" : candidate.turn ? `turn ${candidate.turn}` : ""),
       ),
-      ["train", "val"].filter((split) => doc.task.splits[split]).map((split) => bar(scoreOn(candidate, split), parent && scoreOn(parent, split), split)),
+      ["train", "val"].filter((split) => doc.task.splits[split]).map((split) => bar(doc, candidate, parent, split)),
     );
     item.style.height = `${HEIGHT}px`;
     return item;

@@ -41,16 +41,16 @@ function createPrompts(container) {
     const { first } = version;
     if (first.parent === null) return null;
     const found = ["val", "train"].map((split) => {
-      const [own, before] = [scoreOn(first, split), scoreOn(doc.candidates[first.parent], split)];
+      const own = scoreOn(first, split);
       if (!own) return null;
-      const change = before ? own.score - before.score : null;
+      const change = changeFrom(doc, first, doc.candidates[first.parent], split);
       return el(
         "span",
         { class: "version-effect" },
         `${split} `,
         el("strong", {}, score(own.score)),
-        change === null ? null : el("span", { class: `change-${Math.sign(Math.round(change * 10))}` }, ` ${points(change)}`),
-        own.n ? el("span", { class: "quiet" }, ` n ${number(own.n)}`) : null,
+        changeNode(change),
+        el("span", { class: "quiet" }, change ? ` on ${number(change.n)}` : ` n ${number(own.n)}`),
       );
     });
     return found.some(Boolean) ? found : el("span", { class: "quiet" }, "not evaluated");

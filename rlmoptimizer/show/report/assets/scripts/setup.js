@@ -5,7 +5,8 @@ function createSetup(container) {
     const list = el("dl", { class: "terms" });
     for (const [name, value] of Object.entries(map)) {
       if (value === undefined) continue;
-      list.append(el("dt", {}, inline(name.replaceAll("_", " "))), el("dd", {}, value instanceof Node ? value : plainValue(value)));
+      const shown = value instanceof Node ? value : plainValue(value);
+      list.append(el("div", { class: "term" }, el("dt", {}, inline(name)), el("dd", {}, shown)));
     }
     return list;
   }
@@ -16,8 +17,8 @@ function createSetup(container) {
     return inline(value, "span");
   }
 
-  function part(id, title, ...nodes) {
-    return el("section", { "aria-labelledby": id }, el("h2", { id }, title), nodes);
+  function part(id, title, nodes, className = null) {
+    return el("section", { "aria-labelledby": id, class: className }, el("h2", { id }, title), nodes);
   }
 
   function task(doc) {
@@ -32,6 +33,11 @@ function createSetup(container) {
       "run store": doc.store.path ?? doc.store.name,
       "branched from": doc.task.branch ? JSON.stringify(doc.task.branch) : undefined,
     });
+  }
+
+  function versions(doc) {
+    const known = Object.keys(doc.versions).length > 0;
+    return known ? terms(doc.versions) : el("p", { class: "quiet" }, "They are recorded when the optimization ends.");
   }
 
   function guarantees(map, sign, kind) {
@@ -62,10 +68,10 @@ function createSetup(container) {
       redraw(
         container,
         part("task-title", "Task", task(doc)),
-        part("confinement-title", "What confined the agent's kernel", confinement(doc)),
-        part("settings-title", "Settings", terms(doc.task.settings)),
-        part("versions-title", "Versions", terms(doc.versions)),
-        part("repeat-title", "How to repeat it", longText(doc.repeat.join("\n"), { className: "text code", label: "how to repeat it" })),
+        part("versions-title", "Versions", versions(doc)),
+        part("confinement-title", "What confined the agent's kernel", confinement(doc), "wide"),
+        part("settings-title", "Settings", terms(doc.task.settings), "wide"),
+        part("repeat-title", "How to repeat it", longText(doc.repeat.join("\n"), { className: "text code", label: "how to repeat it" }), "wide"),
       );
     },
   };
