@@ -269,10 +269,10 @@ def test_an_optimization_that_goes_on_shows_its_best_so_far(open_page: OpenPage,
     path = report_data.page(document, report_data.examples_of(document), tmp_path / "running.html")
     page = open_page(path.as_uri())
     expect(page.locator("#state")).to_have_text("running")
-    expect(page.locator(".head")).to_contain_text("the best candidate so far is C5")
+    expect(page.locator(".head")).to_contain_text("The best candidate so far is C5")
     expect(page.locator(".split")).to_have_count(2)
     page.goto(f"{path.as_uri()}#/candidates")
-    expect(page.get_by_role("treeitem", name=re.compile("^C5 best so far"))).to_be_visible()
+    expect(page.get_by_role("treeitem", name=re.compile("^C5 turn 5 best"))).to_be_visible()
     page.goto(f"{path.as_uri()}#/turns")
     expect(page.locator(".waiting")).to_contain_text("Look at the refunds first.")  # nobody has read it yet
 

@@ -17,8 +17,7 @@ function fill(node, attributes, children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : String(value));
   }
-  put(node, children);
-  return node;
+  return put(node, children);
 }
 
 function put(node, children) {
@@ -26,13 +25,20 @@ function put(node, children) {
     if (child === null || child === undefined || child === false) continue;
     node.append(child instanceof Node ? child : document.createTextNode(String(child)));
   }
+  return node;
+}
+
+/** Scroll a box, not the page, so that one of its children is in sight. */
+function reveal(box, child) {
+  const [outer, inner] = [box.getBoundingClientRect(), child.getBoundingClientRect()];
+  if (inner.top < outer.top) box.scrollTop -= outer.top - inner.top;
+  else if (inner.bottom > outer.bottom) box.scrollTop += inner.bottom - outer.bottom;
 }
 
 /** In the place of what the node had. */
 function replace(node, ...children) {
   node.replaceChildren();
-  put(node, children);
-  return node;
+  return put(node, children);
 }
 
 /** The same, but whoever had the focus keeps it: by `id`, or by `data-key`, which stays the same between drawings. */

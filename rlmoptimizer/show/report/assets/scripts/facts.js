@@ -60,7 +60,7 @@ function candidateMarks(doc, candidate) {
   if (candidate.is_baseline) marks.push("baseline");
   if (candidate.is_result) marks.push("result");
   if (candidate.is_submitted && !candidate.is_result) marks.push("submitted");
-  if (!doc.result && doc.so_far && doc.so_far.best === candidate.index && !candidate.is_baseline) marks.push("best so far");
+  if (!doc.result && doc.so_far && doc.so_far.best === candidate.index && !candidate.is_baseline) marks.push("best");
   return marks;
 }
 
@@ -114,8 +114,8 @@ function comparedSplits(doc) {
 }
 
 const STATES = {
-  running: "running",
-  paused: "paused",
-  finished: "finished",
-  interrupted: "interrupted: no process works on it; compile(..., resume=True) goes on",
+  running: "It goes on.",
+  paused: "It is paused: the agent's next turn waits.",
+  finished: "It has ended.",
+  interrupted: "No process works on it. compile(..., resume=True) goes on.",
 };

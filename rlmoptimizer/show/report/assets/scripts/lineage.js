@@ -1,13 +1,12 @@
 /* The candidates as a tree by parent, drawn as version control draws its history: one row each, lines to the left. */
 
-/** Which lane each candidate stands in, and which lines pass its row. A parent comes before its children. */
-function layOutLineage(candidates) {
+/** Which lane each candidate stands in, and which lines pass its row. The way to `goal`, an index or null, is strong. */
+function layOutLineage(candidates, goal) {
   const waiting = candidates.map(() => 0); // children that have not come yet
   for (const { parent } of candidates) if (parent !== null) waiting[parent]++;
-  const result = candidates.find((one) => one.is_result) ?? null;
-  const next = new Map(); // of the ancestors of the result: the child that leads to it
-  for (let one = result; one && one.parent !== null; one = candidates[one.parent]) next.set(one.parent, one.index);
-  const onPath = (index) => next.has(index) || index === result?.index;
+  const next = new Map(); // of the ancestors of `goal`: the child that leads to it
+  for (let one = candidates[goal]; one && one.parent !== null; one = candidates[one.parent]) next.set(one.parent, one.index);
+  const onPath = (index) => next.has(index) || index === goal;
   const owners = []; // lane -> the candidate whose children go on in it
   const laneOf = [];
   const freeLane = () => {
@@ -34,6 +33,7 @@ function lineageTree(open) {
   const tree = el("div", { class: "lineage", id: "lineage", role: "tree", "aria-label": "Candidates by parent" });
   let candidates = [];
   let drawn = null; // what the tree was drawn from
+  let shown = null; // the selected candidate that was scrolled to
 
   function lines(place, spacing, width) {
     const x = (lane) => 9 + lane * spacing;
@@ -86,14 +86,14 @@ function lineageTree(open) {
         "span",
         { class: "lineage-name" },
         el("strong", {}, candidateName(candidate.index)),
-        candidateMarks(doc, candidate).map((mark) => [" ", el("span", { class: `tag tag-${mark.replaceAll(" ", "-")}` }, mark)]),
+        el("span", { class: "quiet" }, candidate.is_baseline ? "" : candidate.turn ? ` turn ${candidate.turn}` : ""),
       ),
       el(
         "span",
         { class: "lineage-changed" },
-        candidate.is_baseline ? el("span", { class: "quiet" }, "the unchanged prompts") : candidate.changed.map((step) => [inline(step), " "]),
+        candidateMarks(doc, candidate).map((mark) => [el("span", { class: `tag tag-${mark.replaceAll(" ", "-")}` }, mark), " "]),
+        candidate.is_baseline ? el("span", { class: "quiet" }, "the unchanged prompts") : candidate.changed.map((step, at) => [at ? ", " : "", inline(step)]),
         unseen(parent ? `, from ${candidateName(parent.index)}` : ""),
-        el("span", { class: "quiet" }, candidate.is_baseline ? "" : candidate.turn ? `turn ${candidate.turn}` : ""),
       ),
       ["train", "val"].filter((split) => doc.task.splits[split]).map((split) => bar(doc, candidate, parent, split)),
     );
@@ -102,9 +102,10 @@ function lineageTree(open) {
   }
 
   function draw(doc) {
-    const places = layOutLineage(candidates);
+    const goal = candidates.find((one) => one.is_result)?.index ?? doc.so_far?.best ?? null;
+    const places = layOutLineage(candidates, goal);
     const most = Math.max(...places.map((place) => place.lanes));
-    const spacing = Math.min(16, 120 / Math.max(1, most - 1));
+    const spacing = Math.min(16, (innerWidth < 700 ? 44 : 110) / Math.max(1, most - 1));
     const width = Math.ceil(18 + (most - 1) * spacing);
     const levels = [];
     for (const { index, parent } of candidates) levels[index] = parent === null ? 1 : levels[parent] + 1;
@@ -143,7 +144,9 @@ function lineageTree(open) {
       if (text !== drawn) draw(doc);
       drawn = text;
       [...tree.children].forEach((item, place) => item.setAttribute("aria-selected", String(place === selected)));
-      stop(selected ?? 0);
+      stop(selected);
+      if (selected !== shown) reveal(tree, tree.children[selected]);
+      shown = selected;
     },
   };
 }

@@ -3,19 +3,20 @@
 function createOverview(container) {
   const head = el("section", { class: "head", "aria-labelledby": "head-title" });
   const chart = scoreChart();
+  const legend = el("ul", { class: "legend" });
   const runTable = el("div", { class: "table-holder", tabindex: "0", role: "region", "aria-label": "All evaluations" });
   const chartPart = el(
     "section",
     { "aria-labelledby": "chart-title" },
     el("h2", { id: "chart-title" }, "Score against budget spent"),
-    legend(),
+    legend,
     chart.node,
     el("details", { class: "table-toggle" }, el("summary", {}, "All evaluations as a table"), runTable),
   );
   const spending = el("section", { "aria-labelledby": "spending-title" });
   replace(container, head, chartPart, spending);
 
-  function legend() {
+  function drawLegend(doc) {
     const shape = (split, node) => el("li", {}, svg("svg", { viewBox: "0 0 14 14", class: `key key-${split}`, "aria-hidden": "true" }, node));
     const items = [
       ["train", svg("circle", { cx: 7, cy: 7, r: 5 }), "train"],
@@ -23,14 +24,9 @@ function createOverview(container) {
       ["test", svg("rect", { x: 2, y: 2, width: 10, height: 10 }), "test"],
       ["best", svg("path", { d: "M0 10H7V4H14", fill: "none" }), "best so far"],
     ];
-    const list = el("ul", { class: "legend" });
-    for (const [name, node, text] of items) {
-      const item = shape(name, node);
-      item.append(text);
-      list.append(item);
-    }
-    list.append(el("li", { class: "quiet" }, "larger: more examples; whiskers: 95% interval"));
-    return list;
+    const drawn = items.filter(([name]) => name === "best" || doc.task.splits[name]);
+    const note = el("li", { class: "quiet" }, "larger: more examples; whiskers: 95% interval");
+    replace(legend, drawn.map(([name, node, text]) => put(shape(name, node), [text])), note);
   }
 
   function verdict(doc) {
@@ -42,10 +38,14 @@ function createOverview(container) {
       ];
     }
     const best = doc.so_far?.best ?? null;
-    const found = best === null ? "no candidate is better than the unchanged prompts yet" : "the best candidate so far is ";
     return [
-      el("h2", { id: "head-title", class: "verdict" }, el("span", { class: "badge" }, doc.state), " not finished"),
-      el("p", { class: "lead" }, `${STATES[doc.state] ?? doc.state}. So far `, found, best === null ? null : candidateLink(best), "."),
+      el("h2", { id: "head-title", class: "verdict" }, el("span", { class: "badge" }, doc.state)),
+      el(
+        "p",
+        { class: "lead" },
+        `${STATES[doc.state]} `,
+        best ? ["The best candidate so far is ", candidateLink(best), "."] : "No candidate is better than the unchanged prompts yet.",
+      ),
     ];
   }
 
@@ -160,6 +160,7 @@ function createOverview(container) {
   return {
     update(doc) {
       redraw(head, verdict(doc), Splits.cards(doc), returned(doc), facts(doc), warnings(doc));
+      drawLegend(doc);
       chart.update(doc);
       drawRuns(doc);
       drawSpending(doc);

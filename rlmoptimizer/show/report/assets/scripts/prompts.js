@@ -134,6 +134,7 @@ function createPrompts(container) {
       drawTools(doc, step, versions, from, to, show);
       redraw(versionList, versions.map((version) => versionRow(doc, version, from, to)));
       drawCompared(step, from, to, show);
+      reveal(versionList, versionList.children[to.number]);
     },
   };
 }
