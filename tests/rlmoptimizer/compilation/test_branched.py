@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ import dspy
 import pytest
 import toy
 from offline import Asked, Engine, ScriptedRootLM
+from stoppable import Running, finished, killed, lines_of
 
-from rlmoptimizer import RLMDocstringOptimizer
+from rlmoptimizer import RLMDocstringOptimizer, optimizer
 from rlmoptimizer.lms.person_notes import NOTES_FIELD
 from rlmoptimizer.outcome.ending import AgentOutcome, Outcome
 from rlmoptimizer.outcome.recorded_setup import unit_limit
 from rlmoptimizer.steering.branches import prepare_branch
 from rlmoptimizer.steering.requests import Requests
+from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 
 pytestmark = pytest.mark.usefixtures("plain_repl")
@@ -43,8 +46,9 @@ def branching(directory: Path, code: str, run_id: str = "r3", **options: Any) ->
 def compiled(root: ScriptedRootLM, directory: Path, **options: Any) -> Any:
     """Gives the program, and how often the LM of the program was asked."""
     lm = toy.eval_lm()
-    optimizer = toy.optimizer(root, run_storage_dir=directory, eval_lm=lm)
-    program = optimizer.compile(toy.Triage(), **toy.arguments(**options))
+    program = toy.optimizer(root, run_storage_dir=directory, eval_lm=lm).compile(
+        toy.Triage(), **toy.arguments(**options)
+    )
     engine: Any = lm.engine
     assert isinstance(engine, Engine)
     return program, engine.calls
@@ -157,7 +161,52 @@ def test_a_branch_of_a_directory_that_is_not_kept_works_too() -> None:
         return "pass"
 
     root = ScriptedRootLM([answer, SUBMIT])
-    optimizer = toy.optimizer(root, callbacks=[watch])
-    program = optimizer.compile(toy.Triage(), **toy.arguments())
+    program = toy.optimizer(root, callbacks=[watch]).compile(toy.Triage(), **toy.arguments())
     assert program.optimization_result.branched_from == {"store": "runs-0001.sqlite", "run_id": "r1"}
     assert not stores[0].parent.exists()
+
+
+def test_parent_and_branch_are_killed_and_every_unit_is_spent_once(tmp_path: Path) -> None:
+    with Running(tmp_path, "thinking", plain=True) as running:
+        running.wait_there()
+        with StoreReader.open_in(tmp_path) as parent:
+            left = unit_limit(parent.setup() or {}) - parent.spent()
+            prepare_branch(parent, "r4")
+        running.stop(signal.SIGKILL)
+        running.ended()
+    before = len(lines_of(tmp_path))
+    killed(tmp_path, "validation", plain=True)  # the branch, within its run on val
+    result = finished(tmp_path, plain=True)["optimization_result"]
+    assert (left, result["budget"]["limit"]) == (34 - 2 - 6, left)
+    assert result["branched_from"] == {"store": "runs-0001.sqlite", "run_id": "r4"}
+    with StoreReader.open_in(tmp_path) as branch:
+        assert result["budget"]["spent"] == sum(charge.amount for charge in branch.charges()) == 2 + 6 + 4 + 2
+        assert [record.data["run_id"] for record in branch.events("Branched")] == ["r4"]
+    assert len(lines_of(tmp_path)) - before == 2 + 6 + 4
+
+
+@pytest.mark.parametrize("cut", ["before it begins", "when its budget is fixed"])
+def test_a_kill_between_the_parents_end_and_the_branchs_begin_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    root = ScriptedRootLM([TRY, branching(tmp_path, "pass")])
+    with monkeypatch.context() as patched:
+        if cut == "before it begins":
+            patched.setattr(optimizer, "branch_of", die)
+        else:
+            replace = RunStore.replace_setup
+            patched.setattr(RunStore, "replace_setup", lambda store, setup: (replace(store, setup), die()))
+        with pytest.raises(Killed):
+            compiled(root, tmp_path)
+    with StoreReader.open(store_in(tmp_path)) as parent:
+        assert parent.outcome() is not None
+    program, calls = compiled(ScriptedRootLM([SUBMIT]), tmp_path, resume=True)
+    assert program.optimization_result.branched_from == {"store": "runs-0001.sqlite", "run_id": "r3"}
+    assert program.optimization_result.budget == {"limit": 30, "spent": 0}
+    assert calls == 0
