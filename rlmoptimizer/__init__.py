@@ -25,6 +25,7 @@ from rlmoptimizer.errors import (
 )
 
 if TYPE_CHECKING:
+    from rlmoptimizer.check.report import CheckReport
     from rlmoptimizer.events import (
         AgentSubmitted,
         Branched,
@@ -61,6 +62,7 @@ __all__ = [
     "Branched",
     "BudgetCharged",
     "BudgetExceededError",
+    "CheckReport",
     "CompileFinished",
     "CompileResumed",
     "CompileStarted",
@@ -99,6 +101,7 @@ __all__ = [
 
 
 _LOADED_WHEN_USED = {
+    "CheckReport": "rlmoptimizer.check.report",
     "RLMDocstringOptimizer": "rlmoptimizer.optimizer",
     "OptimizationResult": "rlmoptimizer.outcome.optimization_result",
 }

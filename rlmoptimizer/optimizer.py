@@ -23,6 +23,8 @@ from dspy.primitives.code_interpreter import CodeInterpreter
 from dspy.teleprompt import Teleprompter
 
 from kernel_bridge.text import make_showable, printable_line
+from rlmoptimizer.check.checking import checked
+from rlmoptimizer.check.report import CheckReport
 from rlmoptimizer.compilation.compilation import compiled
 from rlmoptimizer.compilation.ctrl_c import PromptCtrlC
 from rlmoptimizer.compilation.result import finished_program, stored_best_program
@@ -304,6 +306,27 @@ class RLMDocstringOptimizer(Teleprompter):
             logger.debug("An LM was not available", exc_info=True)
             failed = without_traceback(error)
         raise failed
+
+    @_refuses_unknown("the constructor, RLMDocstringOptimizer(...)")
+    def check(
+        self,
+        student: dspy.Module,
+        *,
+        trainset: list[dspy.Example],
+        metric: Callable[..., Any] | None = None,
+        valset: list[dspy.Example] | None = None,
+        testset: list[dspy.Example] | None = None,
+    ) -> CheckReport:
+        """Look at what `compile` would be given, for a few LM calls: no units, and nothing is stored.
+
+        Every LM is asked once, three examples of train are run, and the metric is asked twice about each prediction.
+        The report has the steps, the LMs, what the metric gives, examples that stand twice in a split or in two, what
+        the budget pays for, an estimate of calls, tokens, dollars and time, and what would confine the agent's kernel.
+        It prints, and shows itself in a notebook; `report.ok` says that there are no `report.problems`. What cannot be
+        worked with is among these, and not raised. `compile` finds the answers of the three examples in DSPy's cache.
+        """
+        with printable_logs():
+            return checked(self.settings, student, trainset, valset, metric, testset)
 
     @staticmethod
     def best_program(student: dspy.Module, run_storage_dir: str | os.PathLike[str]) -> dspy.Module:

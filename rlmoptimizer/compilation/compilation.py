@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -34,12 +34,12 @@ from rlmoptimizer.compilation.result import attach_record, program_with, traject
 from rlmoptimizer.compilation.resume import EarlierWork, close_and_read_past, namespace_text
 from rlmoptimizer.compilation.setup import Setup
 from rlmoptimizer.compilation.versions import versions
-from rlmoptimizer.errors import SubmissionError
+from rlmoptimizer.errors import BudgetExceededError, CostExceededError, SubmissionError
 from rlmoptimizer.events import Split
 from rlmoptimizer.lms.failures import note_role
 from rlmoptimizer.lms.root_session import RootSession
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice, Outcome
-from rlmoptimizer.outcome.result_warnings import shared_examples
+from rlmoptimizer.outcome.result_warnings import data_set_warnings
 from rlmoptimizer.records import RunRecord, total_usd, usage_dict
 from rlmoptimizer.steering.branches import begin_branch
 from rlmoptimizer.store.run_store import RunStore
@@ -79,8 +79,8 @@ class _Compilation:
     def run(self) -> dspy.Module:
         emit_begin(self._setup, self._bench, self._past)
         setup = self._store.setup()
-        shared = [] if setup is None else shared_examples(setup)  # said before anything is spent, and not once more
-        self._warn(shared)
+        said = [] if setup is None else data_set_warnings(setup)  # before anything is spent, and not once more
+        self._warn(said)
         agent = AgentOutcome.of(self._store) or self._agent_outcome()
         choice = Choice.of(self._store) or self._choice(agent)
         test_problem = self._tested(choice)
@@ -92,7 +92,7 @@ class _Compilation:
         Outcome(test_problem, usage_dict(usage), total_usd(usage), versions()).record(self._store)
         result = attach_record(program, self._setup, self._store)
         self._parts.usage.warn_of_unpriced()
-        self._warn(warning for warning in result.warnings if warning not in shared)
+        self._warn(warning for warning in result.warnings if warning not in said)
         emit_end(self._setup, self._bench, result)
         return program
 
@@ -163,6 +163,7 @@ class _Compilation:
             baselines = self._known_baselines() if turns else self._baselines()
         self._raise_failure()
         self._test.hold_back_price()
+        self._warn(self._unpaid_val())
         with phase(self._accounts.emitter, "agent"):
             with self._parts.waits.watch(("kernel", "")):
                 interpreter = kernels.wait_started()
@@ -176,6 +177,20 @@ class _Compilation:
     def _baselines(self) -> Mapping[Split, RunRecord]:
         with phase(self._accounts.emitter, "baseline"):
             return self._bench.host_runs.baseline(self._bench.prompts.original)
+
+    def _unpaid_val(self) -> Iterator[str]:
+        """Why not even one run on val can be paid, if that is so."""
+        val, accounts = len(self._setup.data.val or ()), self._accounts
+        if not val:
+            return
+        try:
+            with accounts.ledger.reserve(val, "validate"), accounts.costs.reserve(val, "validate"):
+                return
+        except BudgetExceededError as refused:
+            why = f"it takes {refused.asked} units, and {refused.left} are left"
+        except CostExceededError as refused:
+            why = refused.said
+        yield f"not even one run on val can be paid: {why}"
 
     def _finish_val_runs(self) -> None:
         """What a process left half done on val is whole before the agent sees a figure again."""

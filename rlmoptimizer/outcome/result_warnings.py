@@ -9,7 +9,7 @@ from rlmoptimizer.outcome.recorded_setup import SPLITS, digests_of, split_sizes
 from rlmoptimizer.records import LM_FAILURES, METRIC_ERRORS, RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
-__all__ = ["STRAYS_SEEN", "result_warnings", "shared_examples"]
+__all__ = ["STRAYS_SEEN", "data_set_warnings", "result_warnings"]
 
 STRAYS_SEEN: Final = "StraysSeen"  # an event of the store: steps were called where DSPy's settings do not reach
 
@@ -35,19 +35,29 @@ def result_warnings(
             "the program calls steps in threads of its own without DSPy's settings: another LM than eval_lm answered "
             "those calls, and what they cost is not counted"
         )
-    return found + shared_examples(setup)
+    return found + data_set_warnings(setup)
 
 
-def shared_examples(setup: Mapping[str, Any]) -> list[str]:
-    """A sentence for each two splits that share examples: what is in two of them proves less than it seems to."""
+def data_set_warnings(setup: Mapping[str, Any]) -> list[str]:
+    """A sentence for each two splits that share examples, and for each that holds some twice.
+
+    What is in two splits proves less than it seems to; what is in one twice is paid twice and tells nothing new.
+    """
     sizes = split_sizes(setup)
     found: list[str] = []
     for place, split in enumerate(SPLITS):
+        digests = digests_of(setup, split)
+        if repeated := len(digests) - len(set(digests)):
+            found.append(f"{repeated} of the {_examples(sizes[split])} of {split} {_stand(repeated)} in it before")
         for other in SPLITS[:place]:
             known = set(digests_of(setup, other))
-            if shared := sum(digest in known for digest in digests_of(setup, split)):
+            if shared := sum(digest in known for digest in digests):
                 found.append(f"{shared} of the {sizes[split]} examples of {split} are in {other} too")
     return found
+
+
+def _stand(count: int) -> str:
+    return "stands" if count == 1 else "stand"
 
 
 def _examples(count: int) -> str:

@@ -344,3 +344,22 @@ def test_shared_examples_are_told_once_and_before_anything_is_spent(caplog: pyte
     assert caplog.text.count("examples of test are in train too") == 1
     assert "3 of the 4 examples of test are in train too" in result.warnings
     assert "1 of the 4 examples of test are in val too" in result.warnings
+
+
+def test_examples_that_stand_twice_are_told_once_and_before_anything_is_spent(caplog: pytest.LogCaptureFixture) -> None:
+    def answer(question: Asked) -> dict[str, object]:
+        assert "2 of the 8 examples of train stand in it before" in caplog.text
+        return respond(question)
+
+    train = [*toy.trainset(), *toy.trainset(2)]
+    compiled([SUBMIT], eval_lm=field_lm(answer, "eval"), trainset=train)
+    assert caplog.text.count("stand in it before") == 1
+
+
+def test_a_val_that_the_dollars_cannot_pay_once_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    free_root(monkeypatch)
+    lm = priced_fields(respond, "eval", price=by_call(0.01))
+    toy.compiled([SUBMIT], eval_lm=lm, max_cost_usd=0.25)  # the baseline costs 0.20
+    assert caplog.text.count("not even one run on val can be paid: expected to cost $0.08") == 1

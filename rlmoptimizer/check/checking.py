@@ -1,0 +1,143 @@
+"""A check of what `compile` would be given: everything that can be seen for a few LM calls. Stores and spends nothing.
+
+What cannot be worked with becomes a problem in the report, never an exception.
+"""
+
+# DSPy ships no type information.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import dspy
+
+from rlmoptimizer.check.data_sets import budget_found, budget_warnings, data_warnings, splits_found
+from rlmoptimizer.check.estimates import cost_messages, estimated
+from rlmoptimizer.check.kernel import kernel_found
+from rlmoptimizer.check.lms_asked import ask_lms, lm_messages
+from rlmoptimizer.check.report import BudgetFound, CheckReport, Estimate, SplitFound, StepFound
+from rlmoptimizer.check.trial_run import TrialRun, tried
+from rlmoptimizer.compilation.setup import Setup
+from rlmoptimizer.compilation.setup_record import metric_name
+from rlmoptimizer.errors import InvalidSetup
+from rlmoptimizer.evaluation.metric import bind_metric
+from rlmoptimizer.records import Role, RoleUsage, usage_dict
+from rlmoptimizer.settings import Settings
+from rlmoptimizer.task.dataset import build_dataset, build_test_rows
+from rlmoptimizer.task.program import check_program, read_prompts
+
+__all__ = ["checked"]
+
+_EXAMPLES: Final = 3  # of train that are run
+
+
+def checked(
+    settings: Settings, student: Any, trainset: Any, valset: Any, metric: Any, testset: Any
+) -> CheckReport:
+    """What a compile of these would find."""
+    metric = settings.metric if metric is None else metric
+    setup, refused = _setup(settings, student, trainset, valset, metric, testset)
+    run = None if setup is None else _trial(setup)
+    asked, usage = ask_lms(_lms(settings) if setup is None else setup.lms(), {} if run is None else run.answered)
+    kernel = kernel_found(settings.kernel)
+    lm_problems, lm_warnings = lm_messages(asked)
+    data = None if setup is None or run is None else _data(setup, run)
+    parts = [messages for messages in (kernel, run, data) if messages is not None]
+    return CheckReport(
+        program=type(student).__name__,
+        problems=(*refused, *lm_problems, *(text for part in parts for text in part.problems)),
+        warnings=(*lm_warnings, *(text for part in parts for text in part.warnings)),
+        steps=() if setup is None else tuple(_steps(setup)),
+        lms=asked,
+        examples=() if run is None else run.examples,
+        metric=None if run is None else run.metric,
+        splits=() if data is None else data.splits,
+        budget=None if data is None else data.budget,
+        baseline=None if data is None else data.baseline,
+        at_most=None if data is None else data.at_most,
+        kernel=kernel.found,
+        usage=usage_dict(usage if run is None else {**usage, "eval": usage.get("eval", RoleUsage()) + run.usage}),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """What was found in the data sets and is expected of a compile of them."""
+
+    splits: tuple[SplitFound, ...]
+    budget: BudgetFound
+    baseline: Estimate | None
+    at_most: Estimate | None
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def _data(setup: Setup, run: TrialRun) -> _Data:
+    splits, budget = splits_found(setup.data, setup.test), budget_found(setup.data, setup.settings.iterations)
+    first = len(setup.data.train) + len(setup.data.val or ())
+    every = first + budget.units + 2 * len(setup.test or ())
+    threads = setup.settings.num_threads
+    baseline, at_most = (estimated(count, run.examples, run.usage_once, threads) for count in (first, every))
+    problems, warnings = cost_messages(setup.settings.max_cost_usd, baseline, at_most)
+    found = [*data_warnings(splits), *budget_warnings(setup.data, budget), *warnings]
+    return _Data(splits, budget, baseline, at_most, tuple(problems), tuple(found))
+
+
+def _trial(setup: Setup) -> TrialRun:
+    rows, name = setup.data.train[:_EXAMPLES], metric_name(setup.metric)
+    return tried(setup.student, rows, setup.metric, name, setup.eval_lm, setup.settings)
+
+
+def _setup(
+    settings: Settings, student: Any, trainset: Any, valset: Any, metric: Any, testset: Any
+) -> tuple[Setup | None, list[str]]:
+    """The setup, and all that `compile` would refuse one by one."""
+    data: list[Any] = []
+
+    def read_data() -> None:
+        data.append(build_dataset(trainset, valset))
+
+    def read_metric() -> None:
+        bind_metric(metric)
+
+    looks: list[Callable[[], object]] = [lambda: check_program(student), read_data]
+    if metric is not None:  # else the setup says what to do
+        looks.append(read_metric)
+    problems = [said for look in looks if (said := _refusal(look)) is not None]
+    if data and testset is not None and (said := _refusal(lambda: build_test_rows(testset, data[0]))) is not None:
+        problems.append(said)
+    if problems:
+        return None, problems
+    try:
+        return Setup.checked(settings, student, trainset, valset, metric, testset), []
+    except InvalidSetup as refused:
+        return None, [str(refused)]
+
+
+def _refusal(look: Callable[[], object]) -> str | None:
+    try:
+        look()
+    except InvalidSetup as refused:
+        return str(refused)
+    return None
+
+
+def _lms(settings: Settings) -> Mapping[Role, Sequence[dspy.BaseLM]]:
+    """Those that are known without a program."""
+    eval_lm: Any = dspy.settings.lm if settings.eval_lm is None else settings.eval_lm
+    return {
+        "root": [settings.root_lm],
+        "sub": [] if settings.sub_lm is None else [settings.sub_lm],
+        "eval": [eval_lm] if isinstance(eval_lm, dspy.BaseLM) else [],
+    }
+
+
+def _steps(setup: Setup) -> Iterator[StepFound]:
+    predictors: dict[str, Any] = dict(setup.student.named_predictors())
+    for name, prompt in read_prompts(setup.student).items():
+        own = getattr(predictors.get(name), "lm", None)
+        model = getattr(setup.eval_lm if own is None else own, "model", None)
+        yield StepFound(name, len(prompt), model if isinstance(model, str) else None)
