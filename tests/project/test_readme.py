@@ -35,6 +35,7 @@ PAGES = {
     for page in (
         "README.md",
         "docs/configuration.md",
+        "docs/check.md",
         "docs/agent.md",
         "docs/spending.md",
         "docs/results.md",

@@ -30,7 +30,7 @@ from rlmoptimizer import (
 from rlmoptimizer.agent import current_prompts
 from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.llm_tools import checked_llm_tools
-from rlmoptimizer.compilation import parts
+from rlmoptimizer.compilation import observers
 from rlmoptimizer.errors import LMUnavailable, StoreCorrupt
 from rlmoptimizer.evaluation import runs
 from rlmoptimizer.events import (
@@ -1021,7 +1021,7 @@ def test_prompts_to_the_sub_lm_that_are_too_long_or_too_many_are_refused_before_
 
 def test_what_costs_an_agent_nothing_leaves_few_and_small_events(tmp_path: Path) -> None:
     with RunStore.create_in(tmp_path) as store:
-        record = parts._recorder(store)  # pyright: ignore[reportPrivateUsage]
+        record = observers._recorder(store)  # pyright: ignore[reportPrivateUsage]
         record(PromptUpdated("topic", "a" * HUGE, "b" * HUGE))
         for _ in range(1010):
             record(SubmissionRefused("why"))
