@@ -31,8 +31,11 @@ def act(shown: ShownOptimization, action: str, given: _Given) -> str:
         state = state_of(store)
         if action == "branch":
             return _branch(store, state, given)
+        ended = store.agent_end() is not None
     if state == "finished":
         raise InvalidSetup("this optimization has ended; branch it to go on from one of its runs")
+    if ended:
+        raise InvalidSetup("the agent has ended its work, and only its result is being measured")
     return ACTIONS[action](shown, state, given)
 
 

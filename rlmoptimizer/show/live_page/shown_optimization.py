@@ -34,6 +34,7 @@ class Status:
     revision: str  # differs when the document may differ
     state: OptimizationState | None  # None: the store cannot be read, see `problem`
     problem: str | None
+    agent_ended: bool  # its agent can no more be asked for anything
     pausing: bool  # a person has asked for a pause
     stopping: bool  # a person has asked to stop and to take the best
     branching: bool  # a branch was prepared, and the running optimization is to make way for it
@@ -61,23 +62,28 @@ class ShownOptimization:
         self.requests = Requests(path)
         self._lock = threading.Lock()
         self._open: _OpenStore | None = None
+        self._work: _Work | None = None  # as it was last read
         self._document: Body | None = None
         self._seconds = 0.0  # what the last reading of the document took
 
     def look(self) -> tuple[Status, float]:
         """The status at this moment, and the seconds that it takes to read the document. Raises nothing of a store."""
-        revision = self._revision()
-        state: OptimizationState | None = None
-        problem: str | None = None
-        try:
-            with self._lock:
-                state = state_of(self._opened().store)
-        except (OptimizerError, OSError) as error:
-            problem = error_text(error)
-        asked = self.requests
-        newest = max([self.number, *self._neighbours()])
-        flags = asked.pausing, asked.stopping, asked.branching
-        return Status(revision, state, problem, *flags, self._refusal(), newest), self._seconds
+        revision, asked = self._revision(), self.requests
+        if self._work is None or self._work.revision != revision:
+            self._work = self._work_at(revision)
+        work = self._work
+        status = Status(
+            revision,
+            work.state,
+            work.problem,
+            work.agent_ended,
+            asked.pausing,
+            asked.stopping,
+            asked.branching,
+            self._refusal(),
+            max([self.number, *self._neighbours()]),
+        )
+        return status, self._seconds
 
     def document(self) -> Body:
         """Raises `OptimizerError` when the store cannot be read."""
@@ -96,6 +102,14 @@ class ShownOptimization:
             found, self._open = self._open, None
             if found is not None:
                 found.store.close()
+
+    def _work_at(self, revision: str) -> _Work:
+        try:
+            with self._lock:
+                store = self._opened().store
+                return _Work(revision, state_of(store), None, store.agent_end() is not None)
+        except (OptimizerError, OSError) as error:
+            return _Work(revision, None, error_text(error), False)
 
     def _current(self) -> Body:
         revision = self._revision()
@@ -141,6 +155,16 @@ class ShownOptimization:
         if not os.access(directory, os.W_OK):
             return f"Nothing can be asked of this optimization: {directory} cannot be written to."
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What the store says of the work, at a revision."""
+
+    revision: str
+    state: OptimizationState | None
+    problem: str | None
+    agent_ended: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from browser import OpenPage
 from live_pages import serving
-from stored_optimization import AFTER, add_run, finish, write_small
+from stored_optimization import AFTER, add_run, finish, setup_of, write_small
 
+from rlmoptimizer.outcome.ending import AgentOutcome
 from rlmoptimizer.show.live_page.server import LiveServer
 from rlmoptimizer.steering.requests import MOST_NOTE_CHARS, Requests
 from rlmoptimizer.store.run_store import RunStore
@@ -213,3 +214,28 @@ def test_a_server_that_ends_is_told(store: RunStore, open_page: OpenPage) -> Non
     button(page, "stop").click(force=True)
     expect(said(page)).to_contain_text("not connected")
     expect(page.locator("#live-line")).to_contain_text("start it again with rlmoptimizer view", timeout=30_000)
+
+
+def test_a_page_of_what_has_not_begun_waits_for_it(tmp_path: Path, open_page: OpenPage) -> None:
+    with RunStore.create_in(tmp_path) as store, serving(store.path) as server:
+        page = open_page(server.address, wait=False, allow=("409",))
+        expect(page.get_by_role("alert").first).to_contain_text("has not begun")
+        store.record_setup(setup_of(6, 4))
+        expect(page.locator("#state")).to_have_text("running")
+        expect(page.get_by_text("has not begun")).to_have_count(0)
+
+
+def test_once_the_agent_has_ended_nothing_more_is_asked_of_it(page: Page, store: RunStore) -> None:
+    AgentOutcome(dict(AFTER), None, "It is better.", "submitted").record(store)
+    for name in ("pause", "note", "stop"):
+        expect(button(page, name)).to_have_attribute("aria-disabled", "true")
+    button(page, "stop").click(force=True)
+    expect(said(page)).to_contain_text("only its result is being measured")
+
+
+def test_a_note_that_was_not_sent_is_still_there(page: Page) -> None:
+    button(page, "note").click()
+    page.keyboard.type("Look at the refunds")
+    page.keyboard.press("Escape")
+    button(page, "note").click()
+    expect(page.get_by_label("Your words to the agent")).to_have_value("Look at the refunds")

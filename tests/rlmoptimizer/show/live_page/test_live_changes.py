@@ -15,6 +15,7 @@ from live_pages import client_of, serving, statuses
 from stored_optimization import AFTER, add_run, finish, setup_of, write_small
 from stored_runs import copy_as_killed, result
 
+from rlmoptimizer.outcome.ending import AgentOutcome
 from rlmoptimizer.show.live_page import changes as changes_module
 from rlmoptimizer.show.live_page.changes import Changes
 from rlmoptimizer.show.live_page.server import LiveServer
@@ -153,6 +154,8 @@ def test_what_was_asked_is_done_and_said(store: RunStore) -> None:
         assert not requests.pausing
         client.post("stop", json={})
         assert requests.stopping
+        AgentOutcome(dict(AFTER), None, "It is better.", "stopped_by_person").record(store)
+        assert "only its result is being measured" in client.post("pause", json={}).json()["error"]
         finish(store)
         for action in ("pause", "unpause", "note", "stop"):
             assert "has ended" in client.post(action, json={"text": "late"}).json()["error"]

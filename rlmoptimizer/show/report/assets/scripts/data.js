@@ -49,9 +49,10 @@ const served = (() => {
     return found;
   }
 
-  function json(response) {
-    if (!response.ok) throw new Error(`the server answered ${response.status}`);
-    return response.json();
+  async function json(response) {
+    if (response.ok) return response.json();
+    const answer = await response.json().catch(() => ({}));
+    throw new Error(answer.error ?? `the server answered ${response.status}`);
   }
 
   return {

@@ -76,6 +76,7 @@ const Live = (() => {
     if (!status.state) return "The store of this optimization cannot be read now.";
     if (name === "branch") return status.branching ? "A branch is about to begin already." : null;
     if (status.state === "finished") return "This optimization has ended. Branch it to go on from one of its runs.";
+    if (status.agent_ended) return "The agent has ended its work; only its result is being measured.";
     if (status.branching) return "This optimization makes way for a branch.";
     if (status.stopping) return "This optimization is about to stop.";
     return null;
@@ -122,13 +123,13 @@ const Live = (() => {
     const facts = [];
     if (status.problem) facts.push(Steering.sentence(status.problem));
     if (status.refusal) facts.push(status.refusal);
-    const works = status.state === "running" || status.state === "paused";
+    const works = !status.agent_ended && (status.state === "running" || status.state === "paused");
     if (works && status.branching) facts.push("It makes way for a branch.");
     else if (works && status.stopping) facts.push("It is about to stop and to take the best.");
-    else if (status.state === "running" && status.pausing) facts.push("A pause is asked for: the agent waits before its next turn.");
+    else if (works && status.state === "running" && status.pausing) facts.push("A pause is asked for: the agent waits before its next turn.");
     else if (status.state === "paused" && !status.pausing) facts.push("The agent is about to go on.");
     if (status.newest > own) {
-      facts.push(el("span", {}, `Optimization ${status.newest} has begun in this directory. `, el("a", { href: `../${status.newest}/` }, "Follow it")));
+      facts.push(el("span", {}, `There is a newer optimization in this directory, number ${status.newest}. `, el("a", { href: `../${status.newest}/` }, "Follow it")));
     }
     return facts;
   }

@@ -69,8 +69,22 @@ const Page = (() => {
   }
 
   function fail(error) {
-    const text = `This page could not be shown: ${error.message}`;
+    const text = `This page cannot be shown: ${error.message}`;
     replace(document.getElementById("main"), el("p", { class: "notice", role: "alert" }, text));
+  }
+
+  /** The first document. A live page waits for it: the optimization may be about to begin. */
+  async function begin() {
+    for (;;) {
+      try {
+        await Data.start();
+        return;
+      } catch (error) {
+        if (Data.mode !== "live") throw error;
+        fail(error);
+        await new Promise((resolve) => setTimeout(resolve, 2000));
+      }
+    }
   }
 
   async function start() {
@@ -80,8 +94,8 @@ const Page = (() => {
       document.getElementById("main").focus();
     });
     try {
-      await Data.start();
-      document.getElementById("waiting").remove();
+      await begin();
+      document.getElementById("main").replaceChildren();
       show(State.read());
     } catch (error) {
       fail(error);

@@ -5,6 +5,7 @@
 
 const Steering = (() => {
   const MOST_NOTE_CHARS = 8000;
+  let draft = ""; // of a note that was not sent
 
   async function send(action, given = {}) {
     let response;
@@ -69,6 +70,10 @@ const Steering = (() => {
 
   function note(done) {
     const { area, node } = textField("note-text", "Your words to the agent", 6);
+    area.value = draft;
+    area.addEventListener("input", () => {
+      draft = area.value;
+    });
     ask({
       action: "note",
       title: "Write a note to the agent",
@@ -78,7 +83,10 @@ const Steering = (() => {
         node,
       ],
       given: () => ({ text: area.value }),
-      done,
+      done: (answer) => {
+        draft = "";
+        done(answer);
+      },
     });
     area.focus();
   }
@@ -149,7 +157,11 @@ const Steering = (() => {
     return doc.runs.filter((run) => run.candidate !== null && run.state !== "running").reverse();
   }
 
+  /** A run of the candidate that the page shows, else of the best one. */
   function suggested(doc, runs) {
+    const { view, params } = State.read();
+    const seen = view === "candidates" && runs.find((run) => String(run.candidate) === params.candidate);
+    if (seen) return seen;
     const best = doc.candidates.find((one) => one.is_result)?.index ?? doc.so_far?.best ?? null;
     return runs.find((run) => run.candidate === best && run.split === doc.scored_split) ?? runs[0];
   }
