@@ -39,6 +39,7 @@ PAGES = {
         "docs/agent.md",
         "docs/spending.md",
         "docs/results.md",
+        "docs/command-line.md",
         "docs/notebook.md",
         "docs/kernel-bridge.md",
         "docs/confinement.md",
@@ -59,6 +60,8 @@ CHECKED_BY = {
     ("python", "agent"): "test_the_agents_turns_run_in_its_kernel",
     ("python", "prints"): "test_the_python_blocks_run_in_order",
     ("text", "printed"): "test_a_block_prints_what_is_shown",
+    ("sh", "command"): "test_a_command_writes_what_is_shown",
+    ("text", "written"): "test_a_command_writes_what_is_shown",
     ("sh", "console"): "test_the_console_commands_find_a_live_kernel",
     ("sh", "probe"): "test_the_probe_command_shows_every_guarantee",
     ("text", "output-of-the-probe"): "test_the_probe_command_shows_every_guarantee",
@@ -139,6 +142,7 @@ class Assistant:
 class Session:
     """The Python blocks of all pages, run in order in one namespace."""
 
+    directory: Path  # that they ran in
     names: dict[str, Any]
     printed: dict[tuple[str, int], str]  # page and line of a block -> what it wrote to stdout
 
@@ -154,7 +158,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     printed: dict[tuple[str, int], str] = {}
     with providers(models) as lm_class, pytest.MonkeyPatch.context() as patch:
         patch.setattr(dspy, "LM", lm_class)
-        patch.chdir(tmp_path_factory.mktemp("readme"))
+        directory = tmp_path_factory.mktemp("readme")
+        patch.chdir(directory)
         for page, block in [(page, block) for page, of_page in BLOCKS.items() for block in of_page]:
             if block.language == "python" and block.marker != "agent":
                 code = compile("\n" * block.line + block.text, page, "exec", dont_inherit=True)
@@ -162,7 +167,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
                 with contextlib.redirect_stdout(output):
                     exec(code, names)
                 printed[page, block.line] = output.getvalue()
-    return Session(names, printed)
+    return Session(directory, names, printed)
 
 
 @pytest.mark.smoke
@@ -185,6 +190,28 @@ def test_a_block_prints_what_is_shown(session: Session) -> None:
     shown = [block.text for block in of_kind("text", "printed")]
     printing = [(page, block.line) for page, of_page in BLOCKS.items() for block in of_page if block.marker == "prints"]
     assert [session.printed[place] for place in printing] == shown
+
+
+def test_a_command_writes_what_is_shown(session: Session) -> None:
+    shown = [block.text for block in of_kind("text", "written")]
+    environment = {**on_path(), "COLUMNS": "100"}
+    for block, text in zip(of_kind("sh", "command"), shown, strict=True):
+        done = subprocess.run(
+            ["bash", "-c", block.text],
+            cwd=session.directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr, done.stdout) == (0, "", text)
+
+
+def test_prompts_of_the_command_line_are_set_on_a_program(session: Session) -> None:
+    assert session.names["prompts"] == session.names["optimized"].optimized_dspy_program
+    loaded = dspy.Predict(session.names["SortReview"])
+    loaded.load(session.directory / "sort_review_best.json")
+    assert loaded.signature.instructions == session.names["prompts"]["self"]
 
 
 def test_a_resumed_compile_and_the_best_program_so_far_are_those_of_the_run_before(session: Session) -> None:
