@@ -34,6 +34,7 @@ from rlmoptimizer.compilation.setup_record import describe_setup
 from rlmoptimizer.errors import CostLimitReached, InvalidSetup, InvalidSetupType, add_note, notes_of
 from rlmoptimizer.event_delivery import EventCallback
 from rlmoptimizer.lms.failures import failure_line, without_traceback
+from rlmoptimizer.mlflow_runs import join_autologging, log_result
 from rlmoptimizer.other_optimizers import advice_on, unknown_keywords_text
 from rlmoptimizer.outcome.ending import Outcome
 from rlmoptimizer.settings import Settings, a_bool, a_directory
@@ -299,12 +300,15 @@ class RLMDocstringOptimizer(Teleprompter):
         if teacher is not None:
             logger.warning("teacher is not used by RLMDocstringOptimizer")
         try:
-            return _compiled(setup, resume=resume)
+            program = _compiled(setup, resume=resume)
         except dspy.LMError as error:
             if failure_line(error) is None:
                 raise
             logger.debug("An LM was not available", exc_info=True)
             failed = without_traceback(error)
+        else:
+            log_result(program.optimization_result)
+            return program
         raise failed
 
     @_refuses_unknown("the constructor, RLMDocstringOptimizer(...)")
@@ -347,6 +351,9 @@ class RLMDocstringOptimizer(Teleprompter):
         if directory is None:
             raise InvalidSetup("run_storage_dir must be the directory that the optimization is kept in, got None")
         return stored_best_program(student, directory)
+
+
+join_autologging()  # here: it has to know the class above
 
 
 def _compiled(setup: Setup, *, resume: bool) -> dspy.Module:

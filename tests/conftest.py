@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -29,6 +30,14 @@ settings.register_profile("however slow", deadline=None, max_examples=50, suppre
 settings.load_profile("however slow")
 
 _private_tmp: str | None = None
+
+_HAS_MLFLOW = importlib.util.find_spec("mlflow") is not None
+collect_ignore = [] if _HAS_MLFLOW else ["with_mlflow"]
+
+
+def pytest_report_header() -> list[str]:
+    return [] if _HAS_MLFLOW else ["left out: tests/with_mlflow, which needs the extra `mlflow`"]
+
 
 
 @pytest.hookimpl(optionalhook=True)

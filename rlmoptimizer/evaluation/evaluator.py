@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 import dspy
+from dspy.utils.callback import ACTIVE_CALL_ID
 
 from kernel_bridge.threads.daemon_pool import DaemonPool
 from kernel_bridge.threads.loop_thread import LoopThread
@@ -93,7 +94,7 @@ class Evaluator:
         self._scorer = bind_metric(metric)
         self._lm = lm
         self.num_threads = num_threads
-        self._context = context
+        self.context = context
         self._waits = waits
         self._executor = executor
         self._pool = None if executor is not None else DaemonPool(num_threads, "rlmoptimizer-eval")
@@ -106,6 +107,11 @@ class Evaluator:
         self._dropped = False  # some of the metric's objectives, and it has been said
         self.strays = False  # steps were called where DSPy's settings had not come along, so not under `lm`
         self.metric_works = False  # it has judged an example at least once; a resumed optimization may know already
+
+    @property
+    def metric(self) -> Callable[..., Any]:
+        """The caller's own."""
+        return self._scorer.metric
 
     def score(
         self,
@@ -248,7 +254,9 @@ class Evaluator:
         if prompts is not None:
             write_prompts(own, prompts)
         separate_stages(own)
-        context = self._context if self._context is not None else contextvars.copy_context()
+        context = contextvars.copy_context() if self.context is None else self.context.copy()
+        # DSPy's callbacks nest calls by this: those of the program belong to the evaluation that is under way.
+        context.run(ACTIVE_CALL_ID.set, ACTIVE_CALL_ID.get())
         if space is not None:
             context = in_cache_space(context, space)
         return RowRunner(

@@ -11,6 +11,7 @@ import dspy
 
 from kernel_bridge.text import printable_line
 from rlmoptimizer.evaluation.accounts import Accounts
+from rlmoptimizer.evaluation.evaluate_callbacks import EvaluateCallbacks
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.fan_out import Halt
 from rlmoptimizer.evaluation.run_under_way import RunUnderWay
@@ -51,6 +52,9 @@ class RunExecution:
         self._evaluator = evaluator
         self._accounts = accounts
         self._store = accounts.store
+        self._callbacks = EvaluateCallbacks(
+            program, evaluator.metric, evaluator.num_threads, store=accounts.store, context=evaluator.context
+        )
         self._lock = threading.Lock()  # of the next one
         self._warned = False
 
@@ -58,8 +62,11 @@ class RunExecution:
         """Evaluate what is left of a run, until one of `ends` is set or the cost limit is reached.
 
         Gives the state in which it is to be closed: "finished" or "cancelled". Raises `MetricFailed`, and `LMsFailed`
-        with the id of the run.
+        with the id of the run. DSPy's callbacks see an evaluation.
         """
+        return self._callbacks.around(run, lambda: self._evaluate(run, ends))
+
+    def _evaluate(self, run: RunUnderWay, ends: Sequence[Halt]) -> str:
         split = run.request.split
         self._accounts.emitter.emit(EvaluationStarted(run.run_id, split, run.total, run.baseline))
         try:

@@ -12,8 +12,8 @@ import pytest
 PARTS = {
     "rlmoptimizer": [
         "__init__", "__main__", "command_line", "optimizer", "check", "compilation", "agent", "evaluation", "task",
-        "show", "steering", "outcome", "store", "settings", "lms", "spending", "event_delivery", "events",
-        "other_optimizers", "prompts", "records", "comparison", "errors", "text",
+        "show", "steering", "outcome", "store", "settings", "lms", "spending", "mlflow_runs", "event_delivery",
+        "events", "other_optimizers", "prompts", "records", "comparison", "errors", "text",
     ],
     "kernel_bridge": [
         "__init__", "__main__", "console", "interpreter", "session", "sub_agents", "agent_text", "live", "process",

@@ -57,6 +57,7 @@ CHECKED_BY = {
     ("text", "output-of-the-example"): "test_the_example_ends_as_shown",
     ("sh", "example-with-models"): "test_the_example_runs_with_models_of_a_provider",
     ("python", None): "test_the_python_blocks_run_in_order",
+    ("python", "mlflow"): "test_the_block_for_mlflow_is_run_with_mlflow",
     ("python", "agent"): "test_the_agents_turns_run_in_its_kernel",
     ("python", "prints"): "test_the_python_blocks_run_in_order",
     ("text", "printed"): "test_a_block_prints_what_is_shown",
@@ -161,7 +162,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         directory = tmp_path_factory.mktemp("readme")
         patch.chdir(directory)
         for page, block in [(page, block) for page, of_page in BLOCKS.items() for block in of_page]:
-            if block.language == "python" and block.marker != "agent":
+            if block.language == "python" and block.marker not in ("agent", "mlflow"):
                 code = compile("\n" * block.line + block.text, page, "exec", dont_inherit=True)
                 output = io.StringIO()
                 with contextlib.redirect_stdout(output):
@@ -319,6 +320,13 @@ def table_after(marker: str, page: str = "docs/configuration.md") -> list[list[s
             break
         rows.append([cell.strip() for cell in line.strip("|").split("|")])
     return rows[2:]
+
+
+def test_the_block_for_mlflow_is_run_with_mlflow(project_root: Path) -> None:
+    """By a test that needs MLflow, in a step of the checks that installs it."""
+    (block,) = of_kind("python", "mlflow")
+    assert "mlflow.dspy.autolog(" in block.text
+    assert "tests/with_mlflow" in (project_root / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_the_table_of_events_has_every_event_with_its_fields() -> None:
