@@ -20,7 +20,7 @@ from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.records import StepTrace
 from rlmoptimizer.show.report.document import read_document, read_examples
 from rlmoptimizer.show.report.json_values import json_bytes
-from rlmoptimizer.show.report.page import report_html, write_report
+from rlmoptimizer.show.report.page import live_page_html, report_html, write_report
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 
@@ -62,7 +62,7 @@ def test_the_policy_allows_the_scripts_and_styles_of_the_page_and_nothing_else(t
     write_small(tmp_path).close()
     with StoreReader.open_in(tmp_path) as reading:
         report = report_html(reading)
-    for page, connects in ((report, ""),):
+    for page, connects in ((report, ""), (live_page_html(), "; connect-src 'self'")):
         policy = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[0].replace("&#39;", "'")
         digests = [
             base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -75,6 +75,7 @@ def test_the_policy_allows_the_scripts_and_styles_of_the_page_and_nothing_else(t
         )
         assert len(digests) == 2
         assert not re.search(r"<[a-z]+[^>]*\s(on[a-z]+|style|src)=", page.split("<style>")[0])
+    assert parts_of(live_page_html()) == {}
 
 
 def test_nothing_of_val_and_test_is_in_the_file(tmp_path: Path) -> None:
