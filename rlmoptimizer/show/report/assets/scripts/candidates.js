@@ -34,26 +34,17 @@ function createCandidates(container) {
 
   function scoreTable(doc, candidate) {
     const parent = candidate.parent === null ? null : doc.candidates[candidate.parent];
+    const change = (other, split) => {
+      const found = other && other !== candidate && changeFrom(doc, candidate, other, split);
+      return found ? [changeNode(found), el("span", { class: "quiet" }, ` on ${number(found.n)}`)] : NONE;
+    };
     const rows = SPLITS.filter((split) => scoreOn(candidate, split)).map((split) => {
       const own = scoreOn(candidate, split);
-      const change = (other) => {
-        const found = other && changeFrom(doc, candidate, other, split);
-        return found ? [changeNode(found), el("span", { class: "quiet" }, ` on ${number(found.n)}`)] : NONE;
-      };
-      return el(
-        "tr",
-        {},
-        el("th", { scope: "row" }, split),
-        el("td", { class: "number" }, el("strong", {}, score(own.score))),
-        el("td", { class: "number" }, number(own.n)),
-        el("td", { class: "number" }, own.passed === undefined ? NONE : number(own.passed)),
-        el("td", { class: "number" }, candidate.is_baseline ? NONE : change(doc.candidates[0])),
-        el("td", { class: "number" }, parent ? change(parent) : NONE),
-      );
+      const above = [doc.candidates[0], parent].map((other) => change(other, split));
+      return [split, el("strong", {}, score(own.score)), number(own.n), number(own.passed), ...above];
     });
     if (!rows.length) return el("p", { class: "quiet" }, "It was never evaluated.");
-    const head = ["split", "score", "examples", "passed", "to baseline", "to parent"];
-    return el("div", { class: "table-holder" }, el("table", {}, el("thead", {}, el("tr", {}, head.map((name) => el("th", { scope: "col" }, name)))), el("tbody", {}, rows)));
+    return table(["split", "#score", "#examples", "#passed", "#to baseline", "#to parent"], rows);
   }
 
   function runList(doc, candidate) {

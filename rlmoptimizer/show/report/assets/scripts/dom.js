@@ -76,6 +76,22 @@ function folded(attributes, summary, make) {
   return details;
 }
 
+/** A table in a box that scrolls. `columns` are texts, those of numbers begin with "#"; `rows` are lists of nodes. */
+function table(columns, rows, caption = null) {
+  const cell = (tag, attributes, at, content) =>
+    el(tag, { ...attributes, class: columns[at].startsWith("#") ? "number" : null }, content);
+  const head = columns.map((name, at) => (name ? cell("th", { scope: "col" }, at, name.replace("#", "")) : el("td")));
+  const body = rows.map((row) =>
+    el("tr", {}, row.map((content, at) => (at ? cell("td", {}, at, content) : el("th", { scope: "row" }, content)))),
+  );
+  const titled = columns.some((name, at) => at && name.replace("#", ""));
+  return el(
+    "div",
+    { class: "table-holder" },
+    el("table", {}, caption && el("caption", {}, caption), titled && el("thead", {}, el("tr", {}, head)), el("tbody", {}, body)),
+  );
+}
+
 /** A select with a visible label. `options` are [value, text]. */
 function choice(id, label, options, value, changed) {
   const select = el("select", { id, onchange: () => changed(select.value) });

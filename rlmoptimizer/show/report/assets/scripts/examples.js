@@ -74,7 +74,7 @@ function createExamples(container) {
   function cells(place) {
     const row = doc.examples.rows[place];
     const outcome = outcomeMark(outcomeOf(row));
-    if (row[ROW.error] !== null) outcome.append(" ", el("span", { class: "tag" }, shownLine(row[ROW.error], 30)));
+    if (row[ROW.error] !== null) outcome.append(" ", el("span", { class: "tag" }, `error: ${shownLine(row[ROW.error], 30)}`));
     return [
       inline(row[ROW.id], "span", { class: "datum row-id" }),
       outcome,

@@ -4,7 +4,7 @@ function createOverview(container) {
   const head = el("section", { class: "head", "aria-labelledby": "head-title" });
   const chart = scoreChart();
   const legend = el("ul", { class: "legend" });
-  const runTable = el("div", { class: "table-holder", tabindex: "0", role: "region", "aria-label": "All evaluations" });
+  const runTable = el("div", { class: "all-runs", tabindex: "0", role: "region", "aria-label": "All evaluations" });
   const chartPart = el(
     "section",
     { "aria-labelledby": "chart-title" },
@@ -104,55 +104,40 @@ function createOverview(container) {
   }
 
   function drawRuns(doc) {
-    const head = ["run", "split", "score", "± error", "passed", "examples", "units spent", "candidate", "turn", "state"];
-    const rows = doc.runs.map((run) =>
-      el(
-        "tr",
-        {},
-        el("th", { scope: "row" }, run.run_id),
-        el("td", {}, run.split, run.baseline ? el("span", { class: "quiet" }, " baseline") : null),
-        el("td", { class: "number" }, score(run.score)),
-        el("td", { class: "number" }, run.standard_error === null || run.standard_error === undefined ? NONE : score(run.standard_error)),
-        el("td", { class: "number" }, number(run.passed_count)),
-        el("td", { class: "number" }, `${number(run.evaluated_count)} / ${number(run.planned_count)}`),
-        el("td", { class: "number" }, number(run.spent)),
-        el("td", {}, candidateLink(run.candidate)),
-        el("td", {}, run.turn ? turnLink(run.turn) : NONE),
-        el("td", {}, run.state),
-      ),
-    );
-    redraw(
-      runTable,
-      el("table", {}, el("caption", { class: "unseen" }, "All evaluations"), el("thead", {}, el("tr", {}, head.map((name) => el("th", { scope: "col" }, name)))), el("tbody", {}, rows)),
-    );
+    const columns = ["run", "split", "#score", "#± error", "#passed", "#examples", "#units spent", "candidate", "turn", "state"];
+    const rows = doc.runs.map((run) => [
+      run.run_id,
+      [run.split, run.baseline && el("span", { class: "quiet" }, " baseline")],
+      score(run.score),
+      score(run.standard_error),
+      number(run.passed_count),
+      `${number(run.evaluated_count)} / ${number(run.planned_count)}`,
+      number(run.spent),
+      candidateLink(run.candidate),
+      run.turn ? turnLink(run.turn) : NONE,
+      run.state,
+    ]);
+    redraw(runTable, table(columns, rows, unseen("All evaluations")));
   }
 
   function drawSpending(doc) {
-    const roles = Object.entries(doc.usage);
     const names = { root: "root LM (the agent)", sub: "sub-LM", eval: "program under test" };
-    const rows = roles.map(([role, used]) =>
-      el(
-        "tr",
-        {},
-        el("th", { scope: "row" }, names[role] ?? role),
-        el("td", { class: "number" }, number(used.calls), used.cached_calls ? el("span", { class: "quiet" }, ` (${number(used.cached_calls)} cached)`) : null),
-        el("td", { class: "number" }, number(used.prompt_tokens)),
-        el("td", { class: "number" }, number(used.completion_tokens)),
-        el("td", { class: "number" }, dollars(used.cost_usd)),
-      ),
-    );
-    const head = ["", "calls", "tokens in", "tokens out", "cost"];
-    const phases = Object.entries(doc.seconds).map(([phase, seconds]) =>
-      el("tr", {}, el("th", { scope: "row" }, phase.replaceAll("_", " ")), el("td", { class: "number" }, duration(seconds))),
-    );
+    const roles = Object.entries(doc.usage).map(([role, used]) => [
+      names[role] ?? role,
+      [number(used.calls), used.cached_calls > 0 && el("span", { class: "quiet" }, ` (${number(used.cached_calls)} cached)`)],
+      number(used.prompt_tokens),
+      number(used.completion_tokens),
+      dollars(used.cost_usd),
+    ]);
+    const phases = Object.entries(doc.seconds).map(([phase, seconds]) => [phase.replaceAll("_", " "), duration(seconds)]);
     redraw(
       spending,
       el("h2", { id: "spending-title" }, "What it took"),
       el(
         "div",
         { class: "pair" },
-        el("div", { class: "table-holder" }, el("table", {}, el("caption", {}, "LM calls by role"), el("thead", {}, el("tr", {}, head.map((name) => (name ? el("th", { scope: "col" }, name) : el("td", {}))))), el("tbody", {}, rows))),
-        el("div", { class: "table-holder" }, el("table", {}, el("caption", {}, "Time by phase"), el("tbody", {}, phases))),
+        table(["", "#calls", "#tokens in", "#tokens out", "#cost"], roles, "LM calls by role"),
+        table(["", "#"], phases, "Time by phase"),
       ),
     );
   }
