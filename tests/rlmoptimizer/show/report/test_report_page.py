@@ -264,6 +264,38 @@ def test_only_rows_in_sight_exist(open_page: OpenPage, tmp_path: Path) -> None:
     assert rows.count() < 80
 
 
+def test_a_list_stands_where_it_was_left(open_page: OpenPage, tmp_path: Path) -> None:
+    many = report_data.document(examples=300, candidates=2, turns=1)
+    path = report_data.page(many, report_data.examples_of(many, trace_chars=0), tmp_path / "many.html")
+    page = open_page(f"{path.as_uri()}#/examples", width=390)
+    grid = page.get_by_role("grid", name="Examples of train")
+    row = page.locator("#example-list .row.active")
+    grid.press("End")
+    grid.press("Enter")  # on a phone the example takes the place of the list
+    expect(grid).to_be_hidden()
+    page.keyboard.press("Escape")
+    expect(grid).to_be_focused()
+    expect(row).to_be_in_viewport()
+    expect(row).to_contain_text("e299")
+    scrolled = grid.evaluate("(list) => list.scrollTop")
+    page.get_by_role("link", name="Setup").click()
+    page.get_by_role("link", name="Examples").click()
+    assert grid.evaluate("(list) => list.scrollTop") == scrolled > 1000
+
+
+def test_of_a_file_that_was_cut_what_is_there_is_shown(open_page: OpenPage, tmp_path: Path) -> None:
+    document = report_data.document(examples=120, candidates=2, turns=1)
+    path = report_data.page(document, report_data.examples_of(document, trace_chars=5000), tmp_path / "cut.html")
+    text = path.read_text()
+    path.write_text(text[: text.index('id="examples-1"') + 500])
+    page = open_page(f"{path.as_uri()}#/examples?open=e3")
+    expect(page.locator(".example")).to_contain_text("needle-e3-end")
+    page.goto(f"{path.as_uri()}#/examples?open=e119")
+    expect(page.get_by_role("alert")).to_contain_text("The example could not be read")
+    page.get_by_role("searchbox").fill("needle-e3-")
+    expect(page.locator("#example-status")).to_contain_text("1 of 120 examples; the search ended early")
+
+
 def test_an_optimization_that_goes_on_shows_its_best_so_far(open_page: OpenPage, tmp_path: Path) -> None:
     document = report_data.document(finished=False, turns=2)
     path = report_data.page(document, report_data.examples_of(document), tmp_path / "running.html")

@@ -23,6 +23,7 @@ function scoreChart() {
   let runs = []; // those with a score, by units spent
   let doc = null;
   let active = null; // place in `runs`
+  let tapped = false; // a finger has just chosen it: the next tap opens it
 
   function radius(run) {
     const most = Math.max(...runs.map((one) => one.evaluated_count), 1);
@@ -179,8 +180,17 @@ function scoreChart() {
     if (found !== active) point(found);
     frame.classList.toggle("pointing", found !== null);
   });
-  frame.addEventListener("pointerleave", () => point(null));
-  frame.addEventListener("click", openActive);
+  frame.addEventListener("pointerdown", (event) => {
+    const found = plot && event.pointerType === "touch" ? nearest(event) : active;
+    tapped = found !== active;
+    if (tapped) point(found);
+  });
+  frame.addEventListener("pointerleave", (event) => {
+    if (event.pointerType !== "touch") point(null);
+  });
+  frame.addEventListener("click", () => {
+    if (!tapped) openActive();
+  });
   frame.addEventListener("blur", () => point(null));
   frame.addEventListener("keydown", (event) => {
     const moves = { ArrowRight: 1, ArrowLeft: -1, Home: -runs.length, End: runs.length };

@@ -242,6 +242,7 @@ function createExamples(container) {
     if (from !== null && from !== opened) drawDetails(place, index);
     else if (from !== null) details.firstChild.replaceWith(detailsHead(doc.examples.rows[place], index));
     opened = from;
+    if (isOther && place < 0) list.reveal();
     if (!isOther || place < 0) return;
     if (index >= 0) list.reveal(index);
     details.scrollTop = 0;

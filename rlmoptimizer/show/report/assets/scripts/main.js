@@ -12,6 +12,8 @@ const VIEWS = [
 
 const Page = (() => {
   const made = new Map(); // name -> { section, view }
+  const SCROLLED = ".rows, .grid-scroller, .lineage, .versions, .details, .panel, .all-runs";
+  const places = new Map(); // of boxes that are not on the screen: how far they were scrolled
   let current = null;
 
   function counts(doc) {
@@ -47,6 +49,7 @@ const Page = (() => {
   function show({ view, params }) {
     const [name, title, create] = VIEWS.find(([one]) => one === view) ?? VIEWS[0];
     const isNew = current !== name;
+    if (isNew && current !== null) keepPlaces(made.get(current).section);
     current = name;
     if (!made.has(name)) {
       const section = el("div", { class: `view view-${name || "overview"}` });
@@ -59,7 +62,17 @@ const Page = (() => {
       window.scrollTo(0, 0);
       announce(`${title} shown`);
     }
+    if (isNew) takePlaces(made.get(name).section);
     made.get(name).view.update(Data.document, params);
+  }
+
+  /** A box that is hidden forgets how far it was scrolled. */
+  function keepPlaces(section) {
+    for (const box of section.querySelectorAll(SCROLLED)) places.set(box, [box.scrollLeft, box.scrollTop]);
+  }
+
+  function takePlaces(section) {
+    for (const box of section.querySelectorAll(SCROLLED)) if (places.has(box)) box.scrollTo(...places.get(box));
   }
 
   function update(doc) {

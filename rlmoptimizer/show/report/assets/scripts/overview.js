@@ -44,6 +44,7 @@ function createOverview(container) {
         "p",
         { class: "lead" },
         `${STATES[doc.state]} `,
+        doc.state === "interrupted" && doc.dead_since ? `Its last sign was on ${moment(doc.dead_since)}. ` : null,
         best ? ["The best candidate so far is ", candidateLink(best), "."] : "No candidate is better than the unchanged prompts yet.",
       ),
     ];

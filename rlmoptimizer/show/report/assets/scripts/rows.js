@@ -57,7 +57,8 @@ function rowList({ id, label, columns, cells, open, rowHeight }) {
     else scroller.removeAttribute("aria-activedescendant");
   }
 
-  function reveal(index) {
+  /** Scroll to a row; without one to where the arrows are, for a list that was not on the screen. */
+  function reveal(index = active) {
     active = Math.max(0, Math.min(count - 1, index));
     const height = rowHeight();
     const [top, bottom] = [active * height, (active + 1) * height];
@@ -96,7 +97,7 @@ function rowList({ id, label, columns, cells, open, rowHeight }) {
     node: scroller,
     update,
     reveal,
-    focus: () => scroller.focus({ preventScroll: true }),
+    focus: () => scroller.focus(),
     select(index) {
       selected = index;
       if (index !== null) active = index;

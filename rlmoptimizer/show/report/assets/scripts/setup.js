@@ -28,10 +28,10 @@ function createSetup(container) {
       steps: el("span", {}, doc.task.steps.map((step) => el("a", { href: State.link("prompts", { step }), class: "chip" }, inline(step)))),
       metric: doc.task.metric,
       examples: sizes.join(", "),
-      "begun": moment(doc.started_at),
-      "ended": doc.finished_at ? moment(doc.finished_at) : STATES[doc.state],
+      begun: moment(doc.started_at),
+      ended: doc.finished_at ? moment(doc.finished_at) : STATES[doc.state],
       "run store": doc.store.path ?? doc.store.name,
-      "branched from": doc.task.branch ? JSON.stringify(doc.task.branch) : undefined,
+      "branched from": doc.task.branch ? `${doc.task.branch.store}, run ${doc.task.branch.run_id}` : undefined,
     });
   }
 

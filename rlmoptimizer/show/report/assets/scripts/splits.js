@@ -67,7 +67,12 @@ const Splits = (() => {
     return `95% interval ${points(low)} to ${points(high)}; p = ${found.p_value.toPrecision(2)}`;
   }
 
-  function card(split, found, isOfVerdict, resultName) {
+  /** Who looks often chooses what was lucky there. */
+  function looks(doc) {
+    return el("p", { class: "quiet" }, `looked at ${plural(doc.result.val_checkpoints, "time")} while prompts were chosen`);
+  }
+
+  function card(doc, split, found) {
     if (!found.n) {
       return el("article", { class: "split" }, el("h3", {}, split), el("p", { class: "quiet" }, "not compared yet"));
     }
@@ -79,7 +84,7 @@ const Splits = (() => {
         {},
         split,
         el("span", { class: "quiet" }, ` ${plural(found.n, "example")}`),
-        isOfVerdict ? el("span", { class: "tag" }, "verdict") : null,
+        doc.result?.verdict_split === split ? el("span", { class: "tag" }, "verdict") : null,
       ),
       el(
         "p",
@@ -90,10 +95,11 @@ const Splits = (() => {
         unseen(" to "),
         el("strong", { class: "figure-after" }, score(found.result)),
         el("span", { class: `figure-change change-${Math.sign(found.difference)}` }, ` ${points(found.difference)}`),
-        unseen(` points, ${resultName}`),
+        unseen(` points, ${comparedName(doc)}`),
       ),
       drawing(found),
       el("p", { class: "quiet" }, interval(found)),
+      split === "val" && doc.result ? looks(doc) : null,
       shares(found),
       counts(found),
     );
@@ -101,9 +107,7 @@ const Splits = (() => {
 
   function cards(doc) {
     const found = comparedSplits(doc);
-    const made = SPLITS.filter((split) => found[split]).map((split) =>
-      card(split, found[split], doc.result?.verdict_split === split, comparedName(doc)),
-    );
+    const made = SPLITS.filter((split) => found[split]).map((split) => card(doc, split, found[split]));
     if (!made.length) return el("p", { class: "quiet" }, "No score yet: the baseline is being measured.");
     return el("div", { class: "splits" }, made);
   }
