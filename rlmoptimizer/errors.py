@@ -235,13 +235,21 @@ class LMUnavailable(AgentError):
 
 
 class PromptUpdateError(AgentError):
-    """A prompt for `step` was refused; the program is as it was. `step` None: what was given names no step."""
+    """A prompt for `step` was refused; the program is as it was. `step` None: what was given names no step.
 
-    def __init__(self, step: str | None, reason: str) -> None:
+    `given`: the argument with prompts that were only to be tried; None: they were to be set.
+    """
+
+    def __init__(self, step: str | None, reason: str, *, given: str | None = None) -> None:
         self.step = step
         self.reason = reason
-        what = "no prompt was changed" if step is None else f"the prompt of step {step!r} was not changed"
-        super().__init__(f"{what}: {reason}")
+        self.given = given
+        if given is not None:
+            where = "" if step is None else f"step {step!r}: "
+            super().__init__(f"{given} cannot be used, and nothing was run: {where}{reason}")
+        else:
+            what = "no prompt was changed" if step is None else f"the prompt of step {step!r} was not changed"
+            super().__init__(f"{what}: {reason}")
 
 
 class UnknownRunError(AgentError):

@@ -90,6 +90,8 @@ def opened_models(names: ModelNames, *, threads: int) -> Iterator[Models]:
             if name.startswith(_GGUF):
                 from quality.model_server import serve
 
+                if not Path(name.removeprefix(_GGUF)).is_file():
+                    raise ValueError(f"{name}: there is no such file; README.md says how to make one")
                 served = servers.enter_context(serve(Path(name.removeprefix(_GGUF)), slots=threads))
                 name, api_base = served.model, served.api_base
             if api_base is not None:

@@ -48,14 +48,20 @@ class CurrentPrompts:
         """A map that was in the store."""
         return self._checker.checked(self.original, prompts)
 
-    def with_changes(self, changes: Any) -> Prompts:
-        """The current prompts with the agent's `changes`, which are not set. Raises `PromptUpdateError`."""
-        if not isinstance(changes, Mapping):
-            raise PromptUpdateError(None, f"prompts must be a dict {{step: text}}, got {type(changes).__name__}")
-        given = cast("Mapping[Any, Any]", changes)
-        for step, text in given.items():
-            self._check_size(step, text)
-        return self._changed(self.current, given)
+    def with_changes(self, changes: Any, given: str = "prompts") -> Prompts:
+        """The current prompts with the agent's `changes`, which are not set. `given`: the argument that they came as.
+
+        Raises `PromptUpdateError`.
+        """
+        try:
+            if not isinstance(changes, Mapping):
+                raise PromptUpdateError(None, f"it must be a dict {{step: text}}, got {type(changes).__name__}")
+            texts = cast("Mapping[Any, Any]", changes)
+            for step, text in texts.items():
+                self._check_size(step, text)
+            return self._changed(self.current, texts)
+        except PromptUpdateError as refused:
+            raise PromptUpdateError(refused.step, refused.reason, given=given) from None
 
     def update(self, step: Any, text: Any) -> tuple[str, str]:
         """Set the prompt of one step; gives its text before and after. Raises `PromptUpdateError`."""

@@ -11,7 +11,7 @@ from rlmoptimizer.agent.current_prompts import CurrentPrompts
 from rlmoptimizer.agent.race_rule import round_ends
 from rlmoptimizer.agent.request_reader import read_reuse
 from rlmoptimizer.agent.turns import Turns
-from rlmoptimizer.errors import PromptUpdateError, SelectionError
+from rlmoptimizer.errors import SelectionError
 from rlmoptimizer.evaluation.run_request import Request, asked_for, run_config
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.store.json_text import encode
@@ -88,10 +88,9 @@ class RaceReader:
         racing = self._candidates(candidates)
         kept = 1 if keep is None else whole_number(keep)
         if kept is None or not 1 <= kept < len(racing):
-            raise SelectionError(
-                f"keep={brief(keep)} is not valid; the race ends when so many are left, so pass a whole number from 1 "
-                f"to {len(racing) - 1}"
-            )
+            most = len(racing) - 1
+            fits = "1, as two race" if most == 1 else f"a whole number from 1 to {most}"
+            raise SelectionError(f"keep={brief(keep)} is not valid; the race ends when so many are left: pass {fits}")
         train = self._data.train
         selection = parse_selection(**given, rows=len(train))
         if selection.sample == "random" and selection.sample_seed is None:
@@ -122,14 +121,8 @@ class RaceReader:
         current = self._prompts.current
         racing: dict[str, Candidate] = {}
         for index, changes in enumerate(listed):
-            prompts = current if changes is None else self._checked(index, changes)
+            prompts = current if changes is None else self._prompts.with_changes(changes, f"candidates[{index}]")
             if (same := racing.get(prompts.digest)) is not None:
                 raise SelectionError(f"candidates[{same.index}] and candidates[{index}] are the same prompts; pass one")
             racing[prompts.digest] = Candidate(index, prompts, None if changes is None else dict(changes))
         return tuple(racing.values())
-
-    def _checked(self, index: int, changes: Any) -> Prompts:
-        try:
-            return self._prompts.with_changes(changes)
-        except PromptUpdateError as refused:
-            raise PromptUpdateError(refused.step, f"candidates[{index}]: {refused.reason}") from None

@@ -48,7 +48,9 @@ class RequestReader:
         repeats: Any = 1,
         reuse: Any = False,
     ) -> Request:
-        """`given` are the other selectors. Without rows, when no example failed in `failed_from_run`.
+        """`given` are the other selectors, of which val takes none.
+
+        Without rows, when no example failed in `failed_from_run`.
 
         Raises the `AgentError` that says what is wrong.
         """
@@ -58,10 +60,9 @@ class RequestReader:
         changes = None if prompts is None else dict(prompts)
         turn = self._turns.count
         if which == "val":
-            ignored = [name for name, value in given.items() if value is not None and value != "first"]
-            ignored += ["failed_from_run"] if failed_from_run is not None else []
-            config = run_config("val", Selection(), changes, ignored, repeats=repeats, reuse=reuse)
             rows = self._data.val or ()
+            _check_whole({**given, "failed_from_run": failed_from_run}, len(rows) * repeats)
+            config = run_config("val", Selection(), changes, repeats=repeats, reuse=reuse)
             return Request.whole("val", rows, tried, config, turn, repeats=repeats, reuse=reuse)
         train = self._data.train
         wanted = parse_selection(failed_from_run=failed_from_run, rows=len(train), **given)
@@ -112,6 +113,16 @@ def ended_run(store: RunStore, run_id: Any) -> RunRecord:
             "goes on with the rest of it"
         )
     return record
+
+
+def _check_whole(given: Mapping[str, Any], units: int) -> None:
+    """Raise `SelectionError` where a part of val is asked for: that would cost all of it and give no part."""
+    chosen = [name for name, value in given.items() if value is not None and value != "first"]
+    if chosen:
+        raise SelectionError(
+            f"val always runs whole, for {units} unit{'' if units == 1 else 's'}: leave out {', '.join(chosen)}, or "
+            'choose examples of split="train". Nothing was run'
+        )
 
 
 def _read_repeats(repeats: Any) -> int:

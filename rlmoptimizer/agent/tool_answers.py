@@ -201,8 +201,6 @@ class ToolAnswers:
             line += self._all_runs(record)
         if record.state == "cancelled":
             line += f"; stopped after {progress(record)}"
-        if ignored := record.config.get("ignored"):
-            line += f"; ignored, because val always runs whole: {', '.join(ignored)}"
         if remaining is not None:
             line += f"; {remaining} budget unit{'' if remaining == 1 else 's'} left"
             line += self._price_of_val(remaining)

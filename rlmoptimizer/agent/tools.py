@@ -97,7 +97,7 @@ class AgentTools:
     ) -> dict[str, Any]:
         """Run the program on examples and score it. 1 unit per example. May run several times at once, from threads.
 
-        split: "train", or "val": always whole, and only totals come back, no examples; other calls wait for its end.
+        split: "train", or "val": always whole, no selectors, and only totals come back; other calls wait for its end.
         ids: "3,7,12", "10-20", a list, or one number. limit: at most so many; sample: the "first", or "random" ones
         (the same again with sample_seed). failed_from_run: a run id; only what did not pass there.
         prompts: {step: text} for this run only; steps left out keep the prompt that is set.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -71,7 +71,6 @@ def run_config(
     split: Split,
     selection: Selection,
     changes: Mapping[str, str] | None,
-    ignored: Sequence[str] = (),
     *,
     repeats: int = 1,
     reuse: bool = False,
@@ -81,5 +80,4 @@ def run_config(
         "split": split,
         **asked_for(selection, repeats=repeats, reuse=reuse),
         "prompts": None if changes is None else dict(changes),
-        "ignored": list(ignored),
     }

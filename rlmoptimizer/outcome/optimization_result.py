@@ -84,8 +84,10 @@ class OptimizationResult:
             del sizes["test"]
         splits = {split: _split_result(store, split, before, after, size) for split, size in sizes.items()}
         behind = {split: _runs_behind(runs, split, before, after) for split in sizes}
-        looks = sum(run.split == "val" and not run.baseline and run.state == "finished" for run in runs)
-        verdict, verdict_split, text = _verdict(splits, looks, choice, outcome.test_problem)
+        looked = [run for run in runs if run.split == "val" and not run.baseline and run.state == "finished"]
+        # The final check, which is of no turn, came after the prompts were chosen.
+        choosing = sum(run.turn > 0 for run in looked)
+        verdict, verdict_split, text = _verdict(splits, choosing, choice, outcome.test_problem)
         candidates = MeasuredCandidates.of(store, before, sizes)
         spent = UnitsSpent(store)
         train_run = next(run.run_id for run in behind["train"]["baseline"] if run.baseline)
@@ -96,7 +98,7 @@ class OptimizationResult:
             verdict_split=verdict_split,
             verdict_text=text,
             splits=splits,
-            val_checkpoints=looks,
+            val_checkpoints=len(looked),
             prompts_before=dict(before),
             prompts_after=dict(after),
             submitted=agent.prompts,

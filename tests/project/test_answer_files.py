@@ -131,3 +131,9 @@ def test_the_program_cannot_be_run_by_a_directory(tmp_path: Path) -> None:
     named = ModelNames(eval=f"files:{tmp_path}", root="openai/x")
     with pytest.raises(ValueError, match="--eval cannot be a directory"), opened_models(named, threads=1):
         pass
+
+
+def test_a_model_file_that_is_not_there_is_said_by_its_name() -> None:
+    names = ModelNames(eval="gguf:nowhere.gguf", root="files:answers")
+    with pytest.raises(ValueError, match=r"^gguf:nowhere\.gguf: there is no such file"):
+        opened_models(names, threads=1).__enter__()

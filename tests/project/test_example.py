@@ -98,6 +98,11 @@ class TestTheWholeExample:
     def test_runs_without_key_or_network(self, ran: subprocess.CompletedProcess[str]) -> None:
         assert ran.returncode == 0, ran.stderr
 
+    @pytest.mark.skipif(os.name == "nt", reason="no shell that closes streams")
+    def test_runs_with_its_streams_closed_and_warnings_as_errors(self, project_root: Path) -> None:
+        script = f'"{sys.executable}" -W error example.py <&- >&- 2>&-'
+        assert subprocess.run(["bash", "-c", script], cwd=project_root, timeout=120).returncode == 0
+
     def test_shows_every_turn(self, ran: subprocess.CompletedProcess[str]) -> None:
         turns = [line for line in ran.stderr.splitlines() if re.match(r"Turn \d/200 ──", line)]
         assert len(turns) == len(example.TURNS)

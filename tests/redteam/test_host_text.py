@@ -127,11 +127,11 @@ DIES = f"import os\nos.write(2, ('last words ' + {EVIL!a}).encode('utf-8', 'surr
 def test_escapes_in_turns_prompts_and_submissions_do_not_steer_the_terminal(options: str) -> None:
     written = on_a_terminal(host_script([PRINTS, UPDATES, FAILS, REFUSED, HUGE, SUBMITS], options=options))
     assert_steers_nothing(written)
-    for shown in ("thinking", "new prompt", "failure", "unknown", "Submitted", "Done", "]0;OWNED", "[bold red]OWNED"):
+    for shown in ("thinking", "new prompt", "failure", "unknown", "Submitted", "Result", "]0;OWNED", "[bold red]OWNED"):
         assert shown in written, written[-3000:]
     assert "lone" in written
     assert "characters left out" in written
-    assert ("kernel: not confined, " if options else "kernel: confined by ") in written
+    assert ("not confined, " if options else "confined by ") in written
 
 
 def test_escapes_in_the_last_words_of_a_kernel_do_not_steer_the_terminal() -> None:

@@ -24,6 +24,7 @@ from rlmoptimizer.events import (
     TurnFinished,
     TurnStarted,
 )
+from rlmoptimizer.show.terminal.display import Display
 
 EVIL = "[bold red]markup[/] \x1b[2J\x1b]0;title\x07 \x9b31m \r gone \u202e reversed \x00 <script>alert(1)</script>"
 
@@ -120,8 +121,6 @@ STORY: list[Event] = [
 
 
 def main(*words: str) -> None:
-    from rlmoptimizer.show.terminal.display import Display
-
     display = Display(verbose="verbose" in words)
     try:
         for event in STORY:

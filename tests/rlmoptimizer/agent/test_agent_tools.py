@@ -270,12 +270,21 @@ def test_candidates_evaluated_at_once_do_not_touch_each_other(at: Desk) -> None:
 
 
 def test_val_is_whole_and_totals_only(at: Desk) -> None:
-    result = at.evaluate("val", ids="1", limit=1, failed_from_run="r1", sample="random", sample_seed=3)
+    result = at.evaluate("val", sample="first")
     assert set(result) == RESULT_KEYS
     assert (result["evaluated_count"], result["score"], result["examples"]) == (4, 50.0, [])
     assert result["remaining_budget"] == 96
-    assert result["config"]["ignored"] == ["limit", "ids", "sample", "sample_seed", "failed_from_run"]
-    assert "ignored, because val always runs whole: limit, ids" in result["summary_line"]
+
+
+@pytest.mark.parametrize(
+    "part", [{"ids": "1"}, {"limit": 3}, {"failed_from_run": "r1"}, {"sample": "random"}, {"sample_seed": 3}]
+)
+def test_a_part_of_val_is_refused_before_anything_is_spent(untouched: Desk, part: dict[str, Any]) -> None:
+    said = f"val always runs whole, for 8 units: leave out {next(iter(part))}, or"
+    with pytest.raises(SelectionError, match=said):
+        untouched.evaluate("val", repeats=2, **part)
+    assert untouched.ledger.spent == 0
+    assert len(untouched.store.runs()) == 2
 
 
 def test_nothing_of_val_but_totals_is_in_any_answer_event_or_log(at: Desk, caplog: pytest.LogCaptureFixture) -> None:

@@ -182,8 +182,9 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     ([{"topic": str(number)} for number in range(33)], {}, "got 33 candidates"),
     ([None, {}], {}, r"candidates\[0\] and candidates\[1\] are the same prompts"),
     ([{"topic": "x"}, {"topic": "x\n"}], {}, "the same prompts"),
-    ([None, {"topic": "x"}], {"keep": 0}, "keep=0"),
-    ([None, {"topic": "x"}], {"keep": 2}, "from 1 to 1"),
+    ([None, {"topic": "x"}], {"keep": 0}, "keep=0 is not valid; .* pass 1, as two race$"),
+    ([None, {"topic": "x"}], {"keep": 2}, "pass 1, as two race$"),
+    ([None, {"topic": "x"}, {"topic": "y"}], {"keep": 3}, "pass a whole number from 1 to 2$"),
     ([None, {"topic": "x"}], {"keep": "many"}, "keep='many'"),
     ([None, {"topic": "x"}], {"ids": "7"}, "the ids are 1-6"),
     ([None, {"topic": "x"}], {"limit": 0}, "limit=0"),
@@ -206,9 +207,9 @@ def test_a_race_that_makes_no_sense_is_refused(tmp_path: Path, candidates: Any, 
 def test_a_candidate_that_the_program_cannot_take_is_named(tmp_path: Path, wrong: Any) -> None:
     with desk(tmp_path, baseline=False, max_prompt_tokens=2000) as at:
         for candidates in ([None, wrong], [None, {"topic": "y"}, wrong]):
-            with pytest.raises(PromptUpdateError, match=rf"candidates\[{len(candidates) - 1}\]: "):
+            with pytest.raises(PromptUpdateError, match=rf"^candidates\[{len(candidates) - 1}\] cannot be used, and n"):
                 raced(at, candidates)
-        with pytest.raises(PromptUpdateError, match=r"candidates\[1\]: the text has 2,250 tokens"):
+        with pytest.raises(PromptUpdateError, match=r"^candidates\[1\] .* step 'topic': the text has 2,250 tokens"):
             raced(at, [None, {"topic": "x" * 9000}])
         assert at.ledger.spent == 0
 

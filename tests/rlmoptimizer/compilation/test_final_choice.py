@@ -42,6 +42,7 @@ def test_a_submission_that_never_ran_on_val_is_measured_there_for_a_unit_an_exam
     assert result.prompts_after == result.submitted == program.optimized_dspy_program
     assert (result.returned_run, result.val_checkpoints) == (None, 1)
     assert result.returned_because == "the agent submitted it, and nothing scored better on val"
+    assert "looked at" not in result.verdict_text  # the final check came after the choice
     assert (result.best_index, result.val_scores) == (1, (50.0, 100.0))
     assert program.best_score == 100.0
     with StoreReader.open_in(tmp_path) as store:
