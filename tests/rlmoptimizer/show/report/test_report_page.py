@@ -48,7 +48,7 @@ def test_the_overview_tells_how_much_better_and_how_sure(open_page: OpenPage, re
     test = page.locator(".split", has=page.get_by_text("verdict", exact=True))
     expect(test).to_contain_text("from 51.7")
     expect(test).to_contain_text("78.3 +26.7 points")
-    expect(test).to_contain_text("95% interval +17.5 to +35.8; p = 0.0000012")
+    expect(test).to_contain_text("95% interval +17.5 to +35.8; p = 1.2e-6")
     expect(test.locator(".split-counts")).to_have_text("▲ 38 better▼ 6 worse= 75 same1 left out")
     facts = page.locator(".facts")
     expect(facts).to_contain_text("Prompts changedclassifyof 2 steps")

@@ -61,10 +61,15 @@ const Splits = (() => {
     );
   }
 
+  function chance(p) {
+    if (p === 0) return "p < 1e-300";
+    return `p = ${p < 0.0001 ? p.toExponential(1) : p.toPrecision(2)}`;
+  }
+
   function interval(found) {
     if (!found.interval) return found.n === 1 ? "one example: no interval" : null;
     const [low, high] = found.interval;
-    return `95% interval ${points(low)} to ${points(high)}; p = ${found.p_value.toPrecision(2)}`;
+    return `95% interval ${points(low)} to ${points(high)}; ${chance(found.p_value)}`;
   }
 
   /** Who looks often chooses what was lucky there. */
