@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
 from rlmoptimizer.outcome.recorded_setup import SPLITS, split_sizes
 from rlmoptimizer.records import EventRecord
@@ -16,6 +16,7 @@ from rlmoptimizer.show.report.json_values import as_json
 __all__ = ["ConfinementEntry", "TaskEntry", "confinement", "repeat_lines", "task_entry", "title"]
 
 _SHOWN_STEPS = 4
+_BRANCH_KEYS: Final = ("store", "run_id", "units", "begun")
 _OPTIMIZER_SETTINGS = (  # of the recorded ones, those that the constructor takes as they are
     "max_iterations", "rlm_max_iterations", "rlm_max_llm_calls", "rlm_max_output_chars", "root_stateful_session",
     "rlm_multiturn_history", "sub_agents", "max_cost_usd", "perfect_score", "share_source", "max_prompt_tokens",
@@ -27,7 +28,7 @@ class TaskEntry(TypedDict):
     metric: str
     splits: dict[str, int | None]  # "train", "val" and "test": their examples; None: there is no such split
     settings: dict[str, Any]
-    branch: dict[str, Any] | None  # "store", "run_id" and "units" of what it was branched from
+    branch: dict[str, Any] | None  # `_BRANCH_KEYS` of what it was branched from; None: it is no branch
 
 
 class ConfinementEntry(TypedDict):
@@ -53,7 +54,7 @@ def task_entry(setup: Mapping[str, Any]) -> TaskEntry:
         "metric": setup["metric"],
         "splits": {split: sizes.get(split) for split in SPLITS},
         "settings": as_json({**setup["settings"], "drawn_seed": setup["drawn_seed"]}),
-        "branch": None if branch is None else as_json({key: branch.get(key) for key in ("store", "run_id", "units")}),
+        "branch": None if branch is None else as_json({key: branch.get(key) for key in _BRANCH_KEYS}),
     }
 
 

@@ -142,6 +142,7 @@ def test_a_branch_is_made_of_any_run_and_can_be_followed(page: Page, store: RunS
     assert Requests(store.path).branching
     page.get_by_role("link", name="Follow it").click()
     expect(page).to_have_url(re.compile(r"/2/$"))
+    expect(page.locator("#live-line")).to_contain_text("This branch has not begun")
     expect(button(page, "note")).to_be_enabled()
 
 

@@ -28,6 +28,7 @@ const Live = (() => {
     bar.parentElement.after(line);
     bar.closest("header").append(said);
     draw();
+    Data.onChange(draw);
     Connection.start(take, (state) => {
       if (state === connection) return;
       connection = state;
@@ -74,7 +75,8 @@ const Live = (() => {
     if (connection !== "connected" || !status) return "The page is not connected to its server.";
     if (status.refusal) return status.refusal;
     if (!status.state) return "The store of this optimization cannot be read now.";
-    if (name === "branch") return status.branching ? "A branch is about to begin already." : null;
+    const works = status.state === "running" || status.state === "paused";
+    if (name === "branch") return works && status.branching ? "A branch is about to begin already." : null;
     if (status.state === "finished") return "This optimization has ended. Branch it to go on from one of its runs.";
     if (status.agent_ended) return "The agent has ended its work; only its result is being measured.";
     if (status.branching) return "This optimization makes way for a branch.";
@@ -128,6 +130,9 @@ const Live = (() => {
     else if (works && status.stopping) facts.push("It is about to stop and to take the best.");
     else if (works && status.state === "running" && status.pausing) facts.push("A pause is asked for: the agent waits before its next turn.");
     else if (status.state === "paused" && !status.pausing) facts.push("The agent is about to go on.");
+    if (status.state === "interrupted" && Data.document.task.branch?.begun === false) {
+      facts.push("This branch has not begun. Call compile(..., resume=True) with the same setup to begin it.");
+    }
     if (status.newest > own) {
       facts.push(el("span", {}, `There is a newer optimization in this directory, number ${status.newest}. `, el("a", { href: `../${status.newest}/` }, "Follow it")));
     }
