@@ -47,7 +47,7 @@ def agent_signature(*, sub_agents: bool = False, share_source: bool = False) -> 
         "work_so_far": (
             str,
             dspy.InputField(
-                desc="your work was interrupted: go on from here, do not start over. Asking again for an evaluation "
+                desc="what was done before: go on from here, do not start over. Asking again for an evaluation "
                 "that was cut goes on with it and pays only for the rest"
             ),
         ),

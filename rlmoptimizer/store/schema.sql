@@ -75,7 +75,8 @@ CREATE TABLE results (                                -- what is counted, in nar
     truncated    INTEGER NOT NULL,                    -- 1: an answer of an LM to one of its steps was cut at its limit
     counted      INTEGER NOT NULL,                    -- 1: it has a verdict; 0, 2: unanswered, see runs; 2: it
                                                       -- shows what was answered before the LM failed
-    origin       INTEGER REFERENCES runs (number),    -- the run it was taken over from; NULL: it was run for this one
+    origin       INTEGER REFERENCES runs (number),    -- the run it was taken over from; NULL: it was run for this one;
+                                                      -- its own run: it came along from the parent of a branch
     taken        INTEGER NOT NULL DEFAULT 0,          -- 1: another run has taken it over
     seconds      REAL NOT NULL,
     objectives   TEXT,                                -- JSON: name -> score; NULL: the metric gave none
