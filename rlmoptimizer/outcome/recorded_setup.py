@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 __all__ = ["SPLITS", "branch_in", "digests_of", "split_sizes", "unit_limit"]
 
@@ -23,7 +23,8 @@ def digests_of(setup: Mapping[str, Any], split: str) -> list[str]:
 
 def branch_in(setup: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What the optimization was branched from, as `steering.branches` writes it; None: it is no branch."""
-    return None if setup is None else setup.get("branch")
+    branch = None if setup is None else setup.get("branch")
+    return cast("dict[str, Any]", branch) if isinstance(branch, dict) else None
 
 
 def unit_limit(setup: Mapping[str, Any]) -> int:

@@ -6,11 +6,13 @@ begins when `compile(..., resume=True)` finds it as the newest store; only then 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from rlmoptimizer.errors import InvalidSetup, InvalidSetupType, StoreInUse
+from kernel_bridge.text import printable_line
+from rlmoptimizer.errors import InvalidSetup, InvalidSetupType, StoreCorrupt, StoreInUse
 from rlmoptimizer.outcome.recorded_setup import branch_in, unit_limit
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import RunRecord
@@ -22,6 +24,8 @@ from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["begin_branch", "branch_of", "check_parent_at_rest", "prepare_branch"]
+
+logger = logging.getLogger(__name__)
 
 _MOST_UNITS: Final = 10**12
 
@@ -77,15 +81,20 @@ def prepare_branch(store: StoreReader, run_id: str, *, units: int | None = None,
 def branch_of(path: Path) -> Path | None:
     """The branch of a store that was prepared last and has not begun; None: the newest store is none.
 
-    Raises `InvalidSetup` and `StoreCorrupt`.
+    Others may have put something there: what cannot be read is none, and is logged.
     """
-    numbers = stores_in(path.parent)
-    newest = store_path(path.parent, numbers[-1]) if numbers else path
-    if newest == path:
+    try:
+        numbers = stores_in(path.parent)
+        newest = store_path(path.parent, numbers[-1]) if numbers else path
+        if newest == path:
+            return None
+        with StoreReader.open(newest) as store:
+            branch = branch_in(store.setup())
+    except (InvalidSetup, StoreCorrupt) as error:
+        logger.warning("No branch of %s is gone on with: %s", path, printable_line(str(error)))
         return None
-    with StoreReader.open(newest) as store:
-        branch = branch_in(store.setup())
-    return newest if branch is not None and not branch["begun"] and branch["store"] == path.name else None
+    is_its = branch is not None and branch.get("store") == path.name and branch.get("begun") is False
+    return newest if is_its else None
 
 
 def check_parent_at_rest(store: StoreReader) -> None:

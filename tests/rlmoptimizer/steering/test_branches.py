@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stored_optimization import AFTER, BEFORE, add_run, setup_of, write_small
 
+from rlmoptimizer.agent.person_requests import PersonRequests
 from rlmoptimizer.errors import InvalidSetup, StoreInUse, UnknownRunError
+from rlmoptimizer.events import Emitter
 from rlmoptimizer.outcome.measured import measured_scores
 from rlmoptimizer.outcome.recorded_setup import unit_limit
 from rlmoptimizer.outcome.state import state_of
@@ -187,6 +189,25 @@ def test_a_running_parent_is_asked_and_its_branch_is_found(tmp_path: Path) -> No
     with RunStore.open(path) as branch:
         begin_branch(branch)
     assert branch_of(parent.path) is None  # it has begun
+
+
+@pytest.mark.parametrize("planted", ["garbage", "a link to nothing", "another setup", "no setup"])
+def test_what_others_put_in_the_place_of_a_branch_is_none(tmp_path: Path, planted: str) -> None:
+    with write_small(tmp_path, ends=False) as parent:
+        place = tmp_path / "runs-9999.sqlite"
+        if planted == "garbage":
+            place.write_bytes(b"SQLite format 3\0" * 100)
+        elif planted == "a link to nothing":
+            place.symlink_to(tmp_path / "nothing")
+        else:
+            with RunStore.create(place) as store:
+                if planted == "another setup":
+                    store.record_setup(setup_of(2, 0, branch=["runs-0001.sqlite"]))
+        assert branch_of(parent.path) is None
+        Requests(parent.path).branch()
+        person = PersonRequests(Requests(parent.path), parent, Emitter())
+        assert person.ending() is None
+        assert not Requests(parent.path).branching
 
 
 def test_a_parent_that_nobody_works_on_is_asked_nothing(tmp_path: Path) -> None:
