@@ -21,7 +21,6 @@ from rlmoptimizer.check.lms_asked import ask_lms, lm_messages
 from rlmoptimizer.check.report import BudgetFound, CheckReport, Estimate, SplitFound, StepFound
 from rlmoptimizer.check.trial_run import TrialRun, tried
 from rlmoptimizer.compilation.setup import Setup
-from rlmoptimizer.compilation.setup_record import metric_name
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.evaluation.metric import bind_metric
 from rlmoptimizer.records import Role, RoleUsage, usage_dict
@@ -40,7 +39,7 @@ def checked(
     """What a compile of these would find."""
     metric = settings.metric if metric is None else metric
     setup, refused = _setup(settings, student, trainset, valset, metric, testset)
-    run = None if setup is None else _trial(setup)
+    run = None if setup is None else tried(setup, setup.data.train[:_EXAMPLES])
     asked, usage = ask_lms(_lms(settings) if setup is None else setup.lms(), {} if run is None else run.answered)
     kernel = kernel_found(settings.kernel)
     lm_problems, lm_warnings = lm_messages(asked)
@@ -84,11 +83,6 @@ def _data(setup: Setup, run: TrialRun) -> _Data:
     problems, warnings = cost_messages(setup.settings.max_cost_usd, baseline, at_most)
     found = [*data_warnings(splits), *budget_warnings(setup.data, budget), *warnings]
     return _Data(splits, budget, baseline, at_most, tuple(problems), tuple(found))
-
-
-def _trial(setup: Setup) -> TrialRun:
-    rows, name = setup.data.train[:_EXAMPLES], metric_name(setup.metric)
-    return tried(setup.student, rows, setup.metric, name, setup.eval_lm, setup.settings)
 
 
 def _setup(

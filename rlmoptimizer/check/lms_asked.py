@@ -58,7 +58,7 @@ def _model(lm: dspy.BaseLM) -> str:
 def _asked(lm: dspy.BaseLM, roles: Sequence[Role]) -> tuple[LMAsked, RoleUsage]:
     if (keyless := why_keyless(lm)) is not None:
         return LMAsked(tuple(roles), _model(lm), keyless, "not_configured", None, None), RoleUsage()
-    meter = ModelMeter()
+    meter = ModelMeter([lm])
     options: dict[str, Any] = {"cache": False} if isinstance(lm, dspy.LM) else {}
     error = kind = None
     started = time.monotonic()

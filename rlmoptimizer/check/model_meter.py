@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
+
+import dspy
 
 from rlmoptimizer.records import LMCall, RoleUsage
 from rlmoptimizer.spending.cost_ledger import CostLedger
@@ -12,10 +15,10 @@ __all__ = ["ModelMeter", "without"]
 
 
 class ModelMeter(UsageMeter):
-    """Counts LM calls for no ledger but its own."""
+    """Counts LM calls for no ledger but its own. `lms` as for a `UsageMeter`."""
 
-    def __init__(self) -> None:
-        super().__init__(CostLedger())
+    def __init__(self, lms: Iterable[dspy.BaseLM]) -> None:
+        super().__init__(CostLedger(), lms)
         self.answered: dict[str, bool] = {}  # model -> whether every answer had a price; DSPy's cache is no answer
 
     def count(self, call: LMCall, *, why_unpriced: object = None) -> None:

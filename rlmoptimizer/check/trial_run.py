@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import dspy
-
 from rlmoptimizer.check.model_meter import ModelMeter, without
 from rlmoptimizer.check.report import ExampleTried, MetricFound
+from rlmoptimizer.compilation.setup import Setup
+from rlmoptimizer.compilation.setup_record import metric_name
 from rlmoptimizer.errors import InvalidScore, MetricFailed
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.metric import Scorer, bind_metric, read_verdict
 from rlmoptimizer.evaluation.run_execution import SPACES
 from rlmoptimizer.evaluation.step_recorder import describe_error
 from rlmoptimizer.records import METRIC_ERRORS, ExampleResult, RoleUsage
-from rlmoptimizer.settings import Settings
 from rlmoptimizer.task.copying import copy_of
 from rlmoptimizer.task.dataset import Row
 
@@ -43,35 +42,31 @@ class TrialRun:
     answered: Mapping[str, bool]  # models that answered, past DSPy's cache -> whether every answer had a price
 
 
-def tried(
-    program: dspy.Module, rows: Sequence[Row], metric: Any, name: str, lm: dspy.BaseLM | None, settings: Settings
-) -> TrialRun:
-    """Run the rows as the baseline does, so that it finds the answers in DSPy's cache; nothing is stored or paid.
-
-    `lm` is for predictors without one of their own.
-    """
-    meter = ModelMeter()
-    scorer = bind_metric(metric, settings.perfect_score)
-    twice = _AskedTwice(scorer)
+def tried(setup: Setup, rows: Sequence[Row]) -> TrialRun:
+    """Run the rows as the baseline does, so that it finds the answers in DSPy's cache; nothing is stored or paid."""
+    settings, lms = setup.settings, [lm for users in setup.lms().values() for lm in users]
+    meter = ModelMeter(lms)
+    scorer = bind_metric(setup.metric, settings.perfect_score)
+    twice = _AskedTwice(scorer, ModelMeter(lms))
     results: list[ExampleResult] = []
     failure = None
     with meter.role("eval"):
         context = contextvars.copy_context()
     with Evaluator(
         replace(scorer, metric=twice),
-        lm,
+        setup.eval_lm,
         settings.num_threads,
         context=context,
         example_timeout=settings.example_timeout,
     ) as evaluator:
         try:
-            evaluator.score(program, rows, on_results=results.extend, space=SPACES["train"])
+            evaluator.score(setup.student, rows, on_results=results.extend, space=SPACES["train"])
         except MetricFailed as failed:
             failure = failed.traceback_text
         except LMsFailed:
             pass  # the rows say so
     results.sort(key=lambda result: int(result.example_id))
-    found = _metric_found(name, results, twice.pairs)
+    found = _metric_found(metric_name(setup.metric), results, twice.pairs)
     problems = list(_problems(results, failure, twice))
     usage = meter.ledger.usage()["eval"]
     return TrialRun(
@@ -86,12 +81,15 @@ def tried(
 
 
 class _AskedTwice:
-    """A metric that asks another one twice and gives its first answer. Thread-safe as that is."""
+    """A metric that asks another one twice and gives its first answer. Thread-safe as that is.
 
-    def __init__(self, scorer: Scorer) -> None:
+    `meter` gets the LM calls of the second times.
+    """
+
+    def __init__(self, scorer: Scorer, meter: ModelMeter) -> None:
         self._metric = scorer.metric
         self._perfect_score = scorer.perfect_score
-        self._meter = ModelMeter()
+        self._meter = meter
         self.pairs: list[tuple[float, float]] = []  # scores of the same prediction, where it gave two
         self.errors: list[str] = []  # of the second time
 

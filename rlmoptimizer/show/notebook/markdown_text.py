@@ -1,7 +1,8 @@
 """Foreign text as Markdown that shows it as it was written: nothing in it is a mark, a link, an image or HTML.
 
-What could be one is written as a character reference. Markdown reads no structure from these, while a backslash would
-itself be read by the mathematics that notebooks look for in the text.
+What could be one is written as a character reference, from which Markdown reads no structure. What begins mathematics
+is also an element of its own: notebooks look for it once more in the page that Markdown has become. A reference is its
+character again there, but no formula goes across an element.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ __all__ = ["as_written"]
 
 # Emphasis, code, HTML, references, links, images, tables, strikethrough, mathematics, templates, mail addresses.
 _ANYWHERE: Final = re.compile(r"[&<>\\`*\[\]{}|~$^@]|(?<![^\W_])_|_(?![^\W_])")
+_MATHEMATICS: Final = "$\\"
 _ADDRESS: Final = re.compile(r"(?<=\w):(?=//)|(?<=[wW]{3})\.")  # of what is made a link without any mark
 # Headings, lists, quotations, rules and underlines at the beginning of a line.
 _AT_BEGIN: Final = re.compile(r"(?m)^(\d+)([.)])|^([#+=:-])")
@@ -36,4 +38,5 @@ def _references(found: re.Match[str]) -> str:
 
 
 def _reference(character: str) -> str:
-    return f"&#{ord(character)};"
+    reference = f"&#{ord(character)};"
+    return f"<span>{reference}</span>" if character in _MATHEMATICS else reference
