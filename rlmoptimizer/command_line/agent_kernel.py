@@ -25,6 +25,7 @@ class AgentKernel:
     store: Path
     connection_file: Path
     host_pid: int
+    started: int  # the number of the event that told of its start; one that takes its place has another
 
     @classmethod
     def of(cls, store: StoreReader) -> AgentKernel:
@@ -42,7 +43,7 @@ class AgentKernel:
             raise InvalidSetup(
                 f"the interpreter of the optimization in {store.path} is none that a console can attach to"
             )
-        return cls(store.path, Path(file), _checked_host(store.path, Path(file)))
+        return cls(store.path, Path(file), _checked_host(store.path, Path(file)), started[-1].number)
 
 
 def _checked_host(store: Path, connection_file: Path) -> int:

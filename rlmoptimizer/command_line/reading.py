@@ -10,7 +10,7 @@ import typer
 from rlmoptimizer.command_line.chosen_prompts import ChosenPrompts
 from rlmoptimizer.command_line.errors import WrongCall
 from rlmoptimizer.command_line.output import json_text, terminal_width, write_json, write_lines
-from rlmoptimizer.command_line.parameters import AsJson, Directory, Number, RunId
+from rlmoptimizer.command_line.parameters import AsJson, Directory, Number, RunId, run_ids
 from rlmoptimizer.command_line.run_difference import RunDifference
 from rlmoptimizer.command_line.run_table import run_table
 from rlmoptimizer.command_line.run_text import RunText
@@ -38,7 +38,11 @@ def show(
     failed: Annotated[bool, typer.Option("--failed", help="Only examples that did not pass.")] = False,
     flipped_since: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Only examples that passed in that run and not in this one, or the reverse."),
+        typer.Option(
+            metavar="RUN",
+            autocompletion=run_ids,
+            help="Only examples that passed in that run and not in this one, or the reverse.",
+        ),
     ] = None,
     ids: Annotated[
         list[str] | None, typer.Option("--id", metavar="ID", help="Only this example, whole; may be given again.")
@@ -65,8 +69,10 @@ def show(
 
 def diff(
     directory: Directory,
-    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="The id of the earlier evaluation.")],
-    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The id of the later one.")],
+    run_a: Annotated[
+        str, typer.Argument(metavar="RUN_A", autocompletion=run_ids, help="The id of the earlier evaluation.")
+    ],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", autocompletion=run_ids, help="The id of the later one.")],
     number: Number = None,
     as_json: AsJson = False,
 ) -> None:
@@ -84,7 +90,9 @@ def prompts(
     best: Annotated[bool, typer.Option("--best", help="Those with the best score so far.")] = False,
     baseline: Annotated[bool, typer.Option("--baseline", help="Those of the unchanged program.")] = False,
     result: Annotated[bool, typer.Option("--result", help="Those that the optimization gave back.")] = False,
-    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Those of an evaluation.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", autocompletion=run_ids, help="Those of an evaluation.")
+    ] = None,
     number: Number = None,
     as_json: AsJson = False,
 ) -> None:

@@ -105,7 +105,7 @@ def test_where_nothing_runs_a_directory_has_to_be_named(monkeypatch: pytest.Monk
 def test_without_the_extra_one_line_says_what_to_install(
     command: Command, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel = agent_kernel.AgentKernel(store.path, store.path, 1)
+    kernel = agent_kernel.AgentKernel(store.path, store.path, 1, 1)
     monkeypatch.setattr(agent_kernel.AgentKernel, "of", lambda store: kernel)
     monkeypatch.delitem(sys.modules, "rlmoptimizer.command_line.console_shell", raising=False)
     monkeypatch.setitem(sys.modules, "jupyter_console", None)
@@ -165,6 +165,10 @@ def test_a_person_looks_around_and_never_waits_behind_the_agents_cell(store: Run
             store.record_iteration("", "hold()", "held")
             terminal.send("secret_word[::-1]\r")
             terminal.expect("yzzyx")
+            # Another kernel has taken the place of this one.
+            started(store, str(interpreter.connection_file))
+            terminal.send("secret_word\r")
+            terminal.expect("not run: this kernel has ended")
             terminal.send("exit\r")
             terminal.expect("this lets it go on: rlmoptimizer unpause")
             terminal.expect(pexpect.EOF)

@@ -208,3 +208,5 @@ def test_the_shell_can_complete_commands_and_options(finished: Path) -> None:
 
     assert completed("rlmoptimizer sh") == ["show"]
     assert completed("rlmoptimizer show --f") == ["--failed", "--flipped-since"]
+    assert completed(f"rlmoptimizer show {finished} r") == ["r1", "r2", "r3", "r4"]
+    assert completed("rlmoptimizer show /nowhere r") == []
