@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from live_pages import serving
 from stored_optimization import AFTER, add_run, finish, setup_of, write_small
 
 from rlmoptimizer.outcome.ending import AgentOutcome
+from rlmoptimizer.show.live_page.optimizations import Optimizations
 from rlmoptimizer.show.live_page.server import LiveServer
 from rlmoptimizer.steering.requests import MOST_NOTE_CHARS, Requests
 from rlmoptimizer.store.run_store import RunStore
@@ -215,6 +217,25 @@ def test_a_server_that_ends_is_told(store: RunStore, open_page: OpenPage) -> Non
     button(page, "stop").click(force=True)
     expect(said(page)).to_contain_text("not connected")
     expect(page.locator("#live-line")).to_contain_text("start it again with rlmoptimizer view", timeout=30_000)
+
+
+def test_a_page_that_has_lost_its_server_catches_up_when_it_is_back(store: RunStore, open_page: OpenPage) -> None:
+    with serving(store.path) as server:
+        page = open_page(server.address, allow=("ERR_",))
+        expect(button(page, "pause")).to_be_enabled()
+    expect(page.locator("#live-line")).to_contain_text("is lost")
+    finish(store)
+    with LiveServer(Optimizations(store.path), port=server.port) as again:
+        access: Any = again._server.config.app
+        access._secret = server.address.split("/")[3].encode()  # as if it had only not been heard
+        thread = threading.Thread(target=again.run)
+        thread.start()
+        try:
+            expect(page.locator("#state")).to_have_text("finished")
+            expect(page.locator("#live-line")).to_be_hidden()
+        finally:
+            again.stop()
+            thread.join()
 
 
 def test_a_page_of_what_has_not_begun_waits_for_it(tmp_path: Path, open_page: OpenPage) -> None:
