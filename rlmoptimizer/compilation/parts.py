@@ -103,9 +103,7 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
     accounts = Accounts(store, budget, usage.ledger, emitter)
     limits = StoppingLimits(settings.target_score, settings.patience, settings.max_seconds)
     person = PersonRequests(Requests(store.path), store, emitter)
-    stop = WorkStop(
-        limits, gate, store, data, usage.ledger, worked=store.worked_seconds(), asked=person.ending
-    )
+    stop = WorkStop(limits, gate, store, data, usage.ledger, worked=store.worked_seconds(), asked=person.ending)
     bench = Workbench(
         clone(setup.student), data, evaluator, accounts, meter, stop, recorded["drawn_seed"], settings.max_prompt_tokens
     )

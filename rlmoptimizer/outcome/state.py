@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from rlmoptimizer.store.file_lock import holder
+from rlmoptimizer.store.pauses import MARKS
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["OptimizationState", "state_of"]
@@ -16,8 +17,6 @@ OptimizationState: TypeAlias = Literal[
     "interrupted",  # no process has it, and it has not ended; a resume goes on with it
 ]
 
-_MARKS: Final = ("CompileStarted", "WorkPaused", "WorkUnpaused")  # of these events the newest says whether it waits
-
 
 def state_of(store: StoreReader) -> OptimizationState:
     """The state of the optimization in a store, at this moment. Raises `StoreCorrupt`."""
@@ -26,6 +25,7 @@ def state_of(store: StoreReader) -> OptimizationState:
         return "finished"
     if process is None:
         return "interrupted"
-    marks = [record for kind in _MARKS for record in store.events(kind)]
+    marks = [record for kind in MARKS for record in store.events(kind)]
+    # The newest of them says whether the agent waits.
     newest = max(marks, key=lambda record: record.number, default=None)
     return "paused" if newest is not None and newest.kind == "WorkPaused" else "running"

@@ -60,9 +60,7 @@ class RunStore(StoreReader):
         return cls(StoreFile.write(Path(path)), clock=clock)
 
     @classmethod
-    def create_in(
-        cls, directory: str | Path, fill: Callable[[sqlite3.Connection], None] | None = None
-    ) -> RunStore:
+    def create_in(cls, directory: str | Path, fill: Callable[[sqlite3.Connection], None] | None = None) -> RunStore:
         """Make the next store of a directory: `runs-0001.sqlite`, then `runs-0002.sqlite`, ...
 
         With what `fill` puts into it before anybody sees it.

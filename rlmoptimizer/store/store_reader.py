@@ -29,6 +29,7 @@ from rlmoptimizer.records import (
 from rlmoptimizer.store.calls import MadeCall, ToolReply, made_call, tool_reply
 from rlmoptimizer.store.file import StoreFile, store_path, stores_in
 from rlmoptimizer.store.json_text import decode, encode
+from rlmoptimizer.store.pauses import MARKS, pauses
 from rlmoptimizer.store.results import SHOWN, Place, RolloutScore, StoredResults
 from rlmoptimizer.store.rows import (
     LM_USAGE,
@@ -457,26 +458,15 @@ class StoreReader:
         Each from its beginning to the last thing that it wrote down, without the time in which the agent was paused.
         """
         begins = [record.at for record in self.events("CompileStarted")]
-        pauses = self._pauses()
+        paused_times = pauses(record for kind in MARKS for record in self.events(kind))
         written = " UNION ALL ".join(f"SELECT {column} FROM {table}" for table, column in _WRITTEN_AT)
         total = 0.0
         for begin, end in itertools.pairwise([*begins, float("inf")]):
             rows = self._query(f"SELECT max(at) FROM (SELECT 0.0 AS at UNION ALL {written}) WHERE at < ?", end)
             last = max(begin, rows[0][0])
-            paused = sum(max(0.0, min(end_, last) - max(start, begin)) for start, end_ in pauses)
+            paused = sum(max(0.0, min(until, last) - max(since, begin)) for since, until in paused_times)
             total += last - begin - paused
         return total
-
-    def _pauses(self) -> list[tuple[float, float]]:
-        """Begin and end of each pause. A process that ended in one has no end of it; there it ends with the next."""
-        kinds = ("CompileStarted", "WorkPaused", "WorkUnpaused")
-        marks = sorted(
-            (record for kind in kinds for record in self.events(kind)), key=lambda record: record.number
-        )
-        ends = [record.at for record in marks[1:]] + [float("inf")]
-        return [
-            (record.at, end) for record, end in zip(marks, ends, strict=False) if record.kind == "WorkPaused"
-        ]
 
     # SQLite.
 

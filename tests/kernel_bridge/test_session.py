@@ -513,7 +513,9 @@ def test_without_restarts_the_first_death_is_the_end(restarts: int) -> None:
 def test_without_checkpoints_a_successor_starts_empty() -> None:
     with plain(checkpoint=False) as session:
         session.run("kept = 1")
+        assert session.death is None
         death = session.run("import os; os._exit(3)").death
+        assert session.death is death
         assert death is not None
         assert (death.restored, death.checkpointed) == ((), False)
         failure = session.run("kept").failure
