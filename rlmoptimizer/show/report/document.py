@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from rlmoptimizer.errors import InvalidSetup
-from rlmoptimizer.outcome.best_so_far import Checkpoint, UnitsSpent, best_so_far
+from rlmoptimizer.outcome.best_so_far import BestSoFar, Checkpoint, UnitsSpent
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice, Outcome
 from rlmoptimizer.outcome.measured import best_candidate
 from rlmoptimizer.outcome.optimization_result import OptimizationResult
@@ -122,7 +122,7 @@ class DocumentReader:
         self._heads = Heads(store)
         self._grid = Grid()
         self._splits: dict[str, tuple[CandidateScores, CandidateScores, dict[str, Any]]] = {}
-        self._curve: tuple[list[tuple[str, float | None]], tuple[Checkpoint, ...]] = [], ()
+        self._curve: BestSoFar | None = None
         self._sides = Sides((), None, None, None)
         self._finished: Document | None = None
 
@@ -228,10 +228,9 @@ class DocumentReader:
         return ids
 
     def _checkpoints(self, runs: Sequence[RunRecord], split: str, examples: int) -> tuple[Checkpoint, ...]:
-        ended = [(run.run_id, run.finished_at) for run in runs if run.split == split and run.state == "finished"]
-        if self._curve[0] != ended:
-            self._curve = ended, best_so_far(self._store, runs, split, examples, self._spent)
-        return self._curve[1]
+        if self._curve is None:
+            self._curve = BestSoFar(self._store, split, examples, self._spent)
+        return self._curve.checkpoints(runs)
 
     def _so_far(
         self,
