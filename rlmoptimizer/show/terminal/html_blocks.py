@@ -75,7 +75,7 @@ def _code(text: str) -> str:
 
 def _table(rows: Iterable[str]) -> str:
     lines = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<table style="margin:2px 0;border-collapse:collapse">{lines}</table>'
+    return f'<table style="margin:2px 0;border-collapse:collapse;font-size:inherit">{lines}</table>'
 
 
 def _cell(text: str, *, bold: bool = False, right: bool = False) -> str:

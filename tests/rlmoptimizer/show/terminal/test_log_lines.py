@@ -322,3 +322,15 @@ def test_a_handler_that_raises_at_the_end_leaves_no_watch_behind() -> None:
         logger.removeHandler(broken)
         logger.removeHandler(after)
     assert shown.getvalue() == "\x1b as it came\n"
+
+
+def test_where_nobody_has_set_up_logging_ours_say_where_they_come_from(capsys: pytest.CaptureFixture[str]) -> None:
+    with printable_logs():
+        for name in ("rlmoptimizer.somewhere", "kernel_bridge", "rlmoptimizers", "dspy"):
+            logging.Logger(name).warning("of %s", name)  # knows no root, so Python's last resort writes it
+    assert capsys.readouterr().err.splitlines() == [
+        "RLMDocstringOptimizer: warning: of rlmoptimizer.somewhere",
+        "RLMDocstringOptimizer: warning: of kernel_bridge",
+        "of rlmoptimizers",
+        "of dspy",
+    ]
