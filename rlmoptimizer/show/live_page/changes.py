@@ -21,8 +21,8 @@ _SHARE: Final = 4.0  # what a change costs is spent at most a fifth of the time
 class Changes(Generic[_S]):
     """Tells all listeners the newest status, each as often as it is new.
 
-    Belongs to one event loop. `look` is called in another thread, never twice at once, and must not raise. It gives
-    the status, and the seconds of work that its readers cause when they are told of a change.
+    Belongs to one event loop. `look` is called in another thread, never twice at once. It gives the status, and the
+    seconds of work that its readers cause when they are told of a change. What it raises all who listen get.
     """
 
     def __init__(self, look: Callable[[], tuple[_S, float]]) -> None:
@@ -37,7 +37,7 @@ class Changes(Generic[_S]):
     def listening(self) -> Generator[None]:
         """While it lasts, `after` gives what is new."""
         self._listeners += 1
-        if self._watching is None and not self._closed:
+        if (self._watching is None or self._watching.done()) and not self._closed:
             self._watching = asyncio.create_task(self._watch())
         try:
             yield
@@ -47,8 +47,10 @@ class Changes(Generic[_S]):
                 self._stop()
 
     async def after(self, seen: _S | None) -> _S | None:
-        """The newest status as soon as it differs from `seen`; None: no more will come."""
+        """The newest status as soon as it differs from `seen`; None: no more will come. While it is listening."""
         while not self._closed and (self._newest is None or self._newest == seen):
+            if self._watching is not None and self._watching.done():
+                self._watching.result()
             await self._news.wait()
         return None if self._closed else self._newest
 
@@ -65,12 +67,18 @@ class Changes(Generic[_S]):
         self._newest = None  # who comes next must not be told what is old
 
     async def _watch(self) -> None:
-        while True:
-            status, seconds = await asyncio.to_thread(self._look)
-            if status == self._newest:
-                seconds = 0.0
-            else:
-                self._newest = status
-                self._news.set()
-                self._news = asyncio.Event()
-            await asyncio.sleep(max(LOOK_SECONDS, _SHARE * seconds))
+        try:
+            while True:
+                status, seconds = await asyncio.to_thread(self._look)
+                if status == self._newest:
+                    seconds = 0.0
+                else:
+                    self._newest = status
+                    self._tell()
+                await asyncio.sleep(max(LOOK_SECONDS, _SHARE * seconds))
+        finally:
+            asyncio.get_running_loop().call_soon(self._tell)  # once it is known how this ended
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()

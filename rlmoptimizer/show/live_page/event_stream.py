@@ -28,31 +28,31 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        with self._changes.listening():
-            telling, leaving = asyncio.create_task(self._tell(send)), asyncio.create_task(_left(receive))
-            try:
-                await asyncio.wait((telling, leaving), return_when=asyncio.FIRST_COMPLETED)
-                if telling.done():
-                    telling.result()  # raises what it met
-            finally:
-                telling.cancel()
-                leaving.cancel()
-                await asyncio.gather(telling, leaving, return_exceptions=True)
-
-    async def _tell(self, send: Send) -> None:
         await _send(send, f"retry: {_RETRY_MS}\n\n")
+        leaving = asyncio.create_task(_left(receive))
+        try:
+            with self._changes.listening():
+                await self._tell(send, leaving)
+        finally:
+            leaving.cancel()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _tell(self, send: Send, leaving: asyncio.Task[None]) -> None:
         seen: Status | None = None
-        while True:
+        while not leaving.done():
+            # Not `wait_for`: before Python 3.12 it may lose that it was cancelled.
+            coming = asyncio.create_task(self._changes.after(seen))
             try:
-                newest = await asyncio.wait_for(self._changes.after(seen), _QUIET_SECONDS)
-            except asyncio.TimeoutError:
-                await _send(send, "event: alive\ndata:\n\n")
-                continue
-            if newest is None:
-                await send({"type": "http.response.body", "body": b""})
+                await asyncio.wait((coming, leaving), timeout=_QUIET_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    await _send(send, "event: alive\ndata:\n\n")
+                    continue
+                seen = coming.result()
+            finally:
+                coming.cancel()
+            if seen is None:
                 return
-            seen = newest
-            await _send(send, f"event: status\ndata: {json.dumps(newest.to_dict())}\n\n")
+            await _send(send, f"event: status\ndata: {json.dumps(seen.to_dict())}\n\n")
 
 
 async def _send(send: Send, text: str) -> None:

@@ -243,6 +243,26 @@ def test_one_look_serves_all_and_nobody_looks_for_nobody(monkeypatch: pytest.Mon
     asyncio.run(watch())
 
 
+def test_a_look_that_fails_is_told_to_all_and_the_next_listener_has_another() -> None:
+    looks = iter([KeyError("broken"), "good"])
+
+    def look() -> tuple[str, float]:
+        found = next(looks)
+        if isinstance(found, Exception):
+            raise found
+        return found, 0.0
+
+    async def watch() -> None:
+        changes = Changes(look)
+        with changes.listening():
+            waiting = await asyncio.gather(changes.after(None), changes.after(None), return_exceptions=True)
+            assert [type(one) for one in waiting] == [KeyError, KeyError]
+            with changes.listening():
+                assert await changes.after(None) == "good"
+
+    asyncio.run(watch())
+
+
 def test_who_is_expensive_to_tell_is_told_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changes_module, "LOOK_SECONDS", 0.001)
     slept: list[float] = []
