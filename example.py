@@ -388,6 +388,7 @@ def main(arguments: list[str] | None = None) -> None:
         eval_lm=eval_lm,
         root_stateful_session=root_lm.model_type == "responses",
         verbose=not options.quiet,  # the agent's turns, as they happen, on stderr
+        run_storage_dir=options.keep,
     )
     optimized = optimizer.compile(student, trainset=examples(TRAIN), valset=examples(VAL), metric=metric)
 
@@ -437,6 +438,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--root-lm", metavar="MODEL", help="the agent, such as openai/gpt-5 (default: a script)")
     parser.add_argument("--eval-lm", metavar="MODEL", help="runs the program (default: a stand-in, offline)")
     parser.add_argument("--sub-lm", metavar="MODEL", help="answers the agent's questions (default: the root LM)")
+    parser.add_argument("--keep", metavar="DIR", help="keep everything there, for the command `rlmoptimizer`")
     parser.add_argument("--quiet", action="store_true", help="leave out the agent's turns")
     return parser.parse_args(arguments)
 

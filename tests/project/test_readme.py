@@ -56,6 +56,7 @@ CHECKED_BY = {
     ("sh", "install-and-test"): "test_the_two_set_up_commands_are_what_the_checks_run",
     ("text", "output-of-the-example"): "test_the_example_ends_as_shown",
     ("sh", "example-with-models"): "test_the_example_runs_with_models_of_a_provider",
+    ("sh", "look"): "test_the_command_shows_the_kept_example",
     ("python", None): "test_the_python_blocks_run_in_order",
     ("python", "mlflow"): "test_the_block_for_mlflow_is_run_with_mlflow",
     ("python", "agent"): "test_the_agents_turns_run_in_its_kernel",
@@ -241,6 +242,15 @@ def test_the_metric_with_step_feedback_speaks_of_the_step(session: Session) -> N
     assert metric(row, prediction, calls, "self", calls).feedback == "this is a praise; the review has 5 characters"
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A run of the example that kept its directory."""
+
+    place: Path
+    output: str  # on stdout
+    looks: list[str]  # the commands with which the README looks at it
+
+
 def run_example(arguments: list[str]) -> str:
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
@@ -248,10 +258,34 @@ def run_example(arguments: list[str]) -> str:
     return output.getvalue()
 
 
-def test_the_example_ends_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """The example, run as the README runs it to look at it afterwards."""
+    (block,) = of_kind("sh", "look")
+    command, *looks = block.text.splitlines()
+    python, script, *arguments = shlex.split(command)
+    assert (python, script, arguments) == ("python", "example.py", ["--quiet", "--keep", "runs"])
+    place = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("COLUMNS", "80")
+        return Kept(place, run_example(arguments), looks)
+
+
+def test_the_example_ends_as_shown(kept: Kept) -> None:
     (shown,) = of_kind("text", "output-of-the-example")
-    assert run_example(["--quiet"]).endswith(shown.text)
+    assert kept.output.endswith(shown.text)
+
+
+def test_the_command_shows_the_kept_example(kept: Kept) -> None:
+    said = [
+        subprocess.run(["bash", "-c", look], cwd=kept.place, env=on_path(), capture_output=True, text=True, timeout=60)
+        for look in kept.looks
+    ]
+    assert [(one.returncode, one.stderr) for one in said] == [(0, "")] * 4
+    for part, one in zip(("r6   val", "run r4 on train", "queue is identity", "report.html"), said, strict=True):
+        assert part in one.stdout
+    assert "<!doctype html>" in (kept.place / "report.html").read_text(encoding="utf-8")[:100].lower()
 
 
 def test_the_example_runs_with_models_of_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,8 @@ const Splits = (() => {
 
   /** Who looks often chooses what was lucky there. */
   function looks(doc) {
-    return el("p", { class: "quiet" }, `looked at ${plural(doc.result.val_checkpoints, "time")} while prompts were chosen`);
+    const looks = doc.result.val_checkpoints;
+    return el("p", { class: "quiet" }, `looked at ${looks === 1 ? "once" : `${looks} times`} while prompts were chosen`);
   }
 
   function card(doc, split, found) {
