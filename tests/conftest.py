@@ -72,6 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("XDG_RUNTIME_DIR", None)  # so that sessions are kept below TMPDIR
     # DSPy reads this when it is imported; answers cached by an earlier run must not answer for this one.
     os.environ["DSPY_CACHEDIR"] = os.path.join(_private_tmp, "dspy-cache")
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would look for a newer one in the network, three times
     tempfile.tempdir = None  # read TMPDIR afresh
 
 
