@@ -81,6 +81,7 @@ def main() -> None:
         "prompts": program.optimized_dspy_program,
         "verdict": program.optimization_result.verdict_text,
         "trials": pandas.DataFrame(program.trial_logs).to_dict(orient="list"),
+        "examples": pandas.DataFrame(program.optimization_result.examples()).to_dict(orient="list"),
     }
     Path("told.json").write_text(json.dumps(told, default=float), encoding="utf-8")
 

@@ -115,7 +115,11 @@ def test_nothing_is_warned_of(recorded: Recorded) -> None:
     assert "Traceback" not in recorded.said
 
 
-def test_the_trials_are_a_table_of_pandas(recorded: Recorded) -> None:
+def test_trials_and_examples_are_tables_of_pandas(recorded: Recorded) -> None:
     trials = recorded.told["trials"]
     assert trials["run_id"] == ["r1", "r2", "r3", "r4", "r5"]
     assert trials["split"] == ["train", "val", "train", "train", "val"]
+    examples = recorded.told["examples"]
+    assert examples["example_id"] == ["1", "2", "3", "4", "5", "6"]
+    assert examples["baseline.score"] == [100.0, 0.0] * 3
+    assert examples["result.score"] == [100.0] * 6
