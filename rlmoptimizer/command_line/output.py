@@ -15,6 +15,8 @@ from typing import Any, TextIO, cast
 
 import typer
 
+from kernel_bridge.files.private_files import open_new
+from rlmoptimizer.show.whole_file import check_replaceable
 from rlmoptimizer.store.json_text import encode
 
 __all__ = ["is_terminal", "json_text", "plain_json", "terminal_width", "write_json", "write_lines", "write_pieces"]
@@ -44,7 +46,7 @@ def write_lines(lines: Iterable[str]) -> None:
 def write_pieces(pieces: Iterable[str], path: Path | None = None) -> None:
     """Write texts one after another, to stdout (see `write_lines`) or to a file, which is whole or not there.
 
-    Raises OSError for a file that cannot be written.
+    Raises OSError for a file that cannot be written, and `InvalidSetup` where something else than a file lies.
     """
     if path is not None:
         with _replaced(path) as file:
@@ -64,12 +66,14 @@ def write_pieces(pieces: Iterable[str], path: Path | None = None) -> None:
 
 @contextmanager
 def _replaced(path: Path) -> Generator[TextIO]:
-    """A file that takes the place of `path` when it is whole."""
+    """A file that takes the place of `path` when it is whole. Only its owner may read it: it has examples of train."""
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(path.parent))
+    if not path.is_dir():
+        check_replaceable(path)
     new = path.with_name(f".{path.name[:100]}.{os.getpid()}.new")
     try:
-        with new.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with open(open_new(new), "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
         new.replace(path)
     except BaseException:

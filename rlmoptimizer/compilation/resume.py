@@ -83,13 +83,14 @@ def branch_text(branch: Mapping[str, Any], runs: Sequence[RunRecord]) -> str:
     """What the agent reads about the run that its optimization was branched from. `runs`: of this optimization."""
     measured = branch["run"]
     score = "no score" if measured["score"] is None else f"score {percent(measured['score']):.2f}"
+    there = f" There it had {score} on {measured['evaluated_count']} of {measured['planned_count']} examples of "
+    there = "" if measured["split"] == "test" else f"{there}{measured['split']}."  # the agent knows of no test set
     copied = [_run_text(run) for run in runs if run.turn == 0 and not run.baseline]
     here = f" Finished runs of these prompts came along, paid for: {'; '.join(copied)}." if copied else ""
     return (
         "A person has begun this work from a run of an earlier optimization of the same program on the same data. The "
         "current prompts are those of that run, and not the ones in program_steps; see optimization_status()"
-        f"[\"current_prompts\"]. There it had {score} on {measured['evaluated_count']} of {measured['planned_count']} "
-        f"examples of {measured['split']}.{here}"
+        f"[\"current_prompts\"].{there}{here}"
     )
 
 

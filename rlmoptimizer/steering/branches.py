@@ -49,6 +49,12 @@ def prepare_branch(store: StoreReader, run_id: str, *, units: int | None = None,
     setup = store.setup()
     if setup is None:
         raise InvalidSetup(f"the optimization in {store.path} has not begun, so there is nothing to branch from")
+    if (unbegun := branch_in(setup)) is not None and not unbegun["begun"]:
+        # What it will have left is not known: its parent may still be at work.
+        raise InvalidSetup(
+            f"the branch in {store.path} has not begun; begin it, or make another branch from a run of "
+            f"{unbegun['store']}, from which it was made"
+        )
     run = store.run(run_id)
     left = unit_limit(setup) - store.spent()
     _check_units(units, left, store.path)

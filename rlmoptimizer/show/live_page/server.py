@@ -10,6 +10,7 @@ import uvicorn
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.show.live_page.access import Access, new_secret
 from rlmoptimizer.show.live_page.application import Application
+from rlmoptimizer.show.live_page.connections import MOST_AT_ONCE, Connection
 from rlmoptimizer.show.live_page.optimizations import Optimizations
 
 __all__ = ["LiveServer"]
@@ -28,7 +29,7 @@ class LiveServer:
     def __init__(self, optimizations: Optimizations, *, port: int = 0) -> None:
         """`port`: 0 takes a free one."""
         try:
-            self._socket = socket.create_server((_HOST, port))
+            self._socket = socket.create_server((_HOST, port), backlog=MOST_AT_ONCE)
         except (OSError, OverflowError) as error:
             raise InvalidSetup(f"port {port} cannot be listened on ({error}); pass another one, or none") from error
         secret = new_secret()
@@ -38,7 +39,8 @@ class LiveServer:
         self._application = Application(optimizations)
         config = uvicorn.Config(
             Access(self._application, secret),
-            http="h11",
+            http=Connection,
+            backlog=MOST_AT_ONCE,
             ws="none",
             lifespan="off",
             proxy_headers=False,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,22 @@ def test_a_file_is_written_whole_or_not_at_all(command: Command, small: Path, tm
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
     assert "no such directory" in command("export", small, "-o", tmp_path / "none" / "rows.csv").refused(1)
     assert command("export", small, "-o", tmp_path).code == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other files than plain ones, and modes, are POSIX's")
+@pytest.mark.parametrize("call", [["export"], ["report"], ["notebook"]])
+def test_only_a_plain_file_is_replaced_and_what_is_made_is_its_owners(
+    call: list[str], command: Command, small: Path, tmp_path: Path
+) -> None:
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    link.symlink_to(os.devnull)  # as /dev/stdout is a link; root could replace a device itself too
+    for place in (pipe, link):
+        before = place.lstat()
+        assert "is not replaced" in command(*call, small, "-o", place).refused(1)
+        assert os.path.samestat(before, place.lstat())
+    assert command(*call, small, "-o", file).code == 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 def test_a_cell_is_text_that_no_spreadsheet_takes_for_a_formula(command: Command, tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from stored_optimization import AFTER, BEFORE, add_run, setup_of, write_small
 
 from rlmoptimizer.agent.person_requests import PersonRequests
+from rlmoptimizer.compilation.resume import branch_text
 from rlmoptimizer.errors import InvalidSetup, StoreInUse, UnknownRunError
 from rlmoptimizer.events import Emitter
 from rlmoptimizer.outcome.measured import measured_scores
-from rlmoptimizer.outcome.recorded_setup import unit_limit
+from rlmoptimizer.outcome.recorded_setup import branch_in, unit_limit
 from rlmoptimizer.outcome.state import state_of
 from rlmoptimizer.records import Charge, LMCall
 from rlmoptimizer.spending.cost_ledger import CostLedger
@@ -233,6 +234,29 @@ def test_a_branch_that_cannot_be_is_refused_before_anything_is_made(tmp_path: Pa
     with RunStore.create_in(tmp_path / "new") as empty, pytest.raises(InvalidSetup, match="has not begun"):
         prepare_branch(empty, "r1")
     assert stores_in(tmp_path) == [1]
+
+
+@pytest.mark.parametrize(("run_id", "told"), [("r4", True), ("r5", False)])
+def test_the_agent_of_a_branch_is_told_of_its_run_unless_that_is_on_test(
+    tmp_path: Path, run_id: str, told: bool
+) -> None:
+    with write_small(tmp_path) as parent:
+        add_run(parent, "test", [1, 0, 0, 0, 0, 0, 0], AFTER)
+    with RunStore.open(prepared(tmp_path, run_id, units=5)) as branch:
+        assert branch.prompts() == AFTER
+        described = branch_in(branch.setup())
+        assert described is not None
+        text = branch_text(described, branch.runs())
+    assert ("of val." in text) is told
+    assert ("14.29" in text, "of test" in text) == (False, False)
+
+
+def test_a_branch_that_has_not_begun_is_not_branched(tmp_path: Path) -> None:
+    with write_small(tmp_path, ends=False) as parent:
+        first = prepare_branch(parent, "r3")
+        with StoreReader.open(first) as branch, pytest.raises(InvalidSetup, match=r"has not begun; .* runs-0001"):
+            prepare_branch(branch, "r1")  # it would get units that the parent may spend yet
+        assert branch_of(parent.path) == first
 
 
 def test_a_parent_that_is_gone_is_missed_only_where_its_budget_is_needed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live_pages import client_of, serving
+from live_pages import client_of, serving, statuses
 from stored_optimization import write_small
 
 from rlmoptimizer.errors import InvalidSetup
@@ -152,6 +153,20 @@ def test_what_is_too_large_is_refused(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", served.server.port), 60) as connection:
         connection.sendall(b"GET /" + b"x" * 100_000)
         assert connection.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_connections_that_say_nothing_keep_nobody_out(served: Served) -> None:
+    with contextlib.ExitStack() as stack, statuses(served.client) as followed:
+        next(followed)
+        quiet = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", served.server.port), 60)) for _ in range(300)
+        ]
+        assert httpx.get(f"{served.server.address}document", trust_env=False, timeout=60).status_code == 200
+        with contextlib.suppress(ConnectionResetError):
+            assert quiet[0].recv(1) == b""  # the oldest were ended
+        served.requests.pause()  # and who had asked for something was not
+        assert any(status["pausing"] for status in followed)
+        served.requests.unpause()
 
 
 def test_what_is_no_note_is_refused_with_words(served: Served) -> None:
