@@ -96,7 +96,7 @@ def test_every_link_within_the_project_leads_somewhere(page: str) -> None:
 
 def test_the_readme_links_every_page_of_the_docs() -> None:
     pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
-    assert pages == {target for target in re.findall(r"\]\((docs/[^)#]+)\)", README)}
+    assert pages == {target for target in re.findall(r"\]\((docs/[^)#]+\.md)", README)}
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
