@@ -18,7 +18,7 @@ __all__ = ["export", "notebook", "report"]
 
 def report(
     directory: Directory,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file; one of this name is replaced.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write.")] = Path(
         "report.html"
     ),
     number: Number = None,
@@ -47,14 +47,18 @@ def export(
     number: Number = None,
 ) -> None:
     """The results on train for a spreadsheet or a data frame, one row each; never a row of val or test."""
+    from rlmoptimizer.show.whole_file import write_whole
+
     with open_target(directory, number) as store:
         runs = exported_runs(store, run or ())
-        if form == "jsonl":
-            write_pieces(json_lines(store, runs, steps=steps), output)
+        # On a terminal nothing in a text may steer it; in a file and in a pipe texts are as they are.
+        shown = _shown if output is None and is_terminal() else None
+        csv = form == "csv"
+        pieces = csv_text(store, runs, steps=steps, shown=shown) if csv else json_lines(store, runs, steps=steps)
+        if output is None:
+            write_pieces(pieces)
         else:
-            # On a terminal nothing in a text may steer it; in a file and in a pipe texts are as they are.
-            shown = _shown if output is None and is_terminal() else None
-            write_pieces(csv_text(store, runs, steps=steps, shown=shown), output)
+            write_whole(pieces, output, store.path, "export", f"results.{form}")
 
 
 def notebook(

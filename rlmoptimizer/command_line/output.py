@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
 import shutil
 import sys
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
 import typer
 
-from kernel_bridge.files.private_files import open_new
-from rlmoptimizer.show.whole_file import check_replaceable
 from rlmoptimizer.store.json_text import encode
 
 __all__ = ["is_terminal", "json_text", "plain_json", "terminal_width", "write_json", "write_lines", "write_pieces"]
@@ -43,15 +38,8 @@ def write_lines(lines: Iterable[str]) -> None:
     write_pieces(f"{line}\n" for line in lines)
 
 
-def write_pieces(pieces: Iterable[str], path: Path | None = None) -> None:
-    """Write texts one after another, to stdout (see `write_lines`) or to a file, which is whole or not there.
-
-    Raises OSError for a file that cannot be written, and `InvalidSetup` where something else than a file lies.
-    """
-    if path is not None:
-        with _replaced(path) as file:
-            file.writelines(pieces)
-        return
+def write_pieces(pieces: Iterable[str]) -> None:
+    """Write texts to stdout, one after another; see `write_lines`."""
     out = cast("TextIO | None", sys.stdout)
     if out is None:  # the caller has closed it
         return
@@ -62,23 +50,6 @@ def write_pieces(pieces: Iterable[str], path: Path | None = None) -> None:
         # Python would try once more to write at its end, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         raise typer.Exit from None
-
-
-@contextmanager
-def _replaced(path: Path) -> Generator[TextIO]:
-    """A file that takes the place of `path` when it is whole. Only its owner may read it: it has examples of train."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(path.parent))
-    if not path.is_dir():
-        check_replaceable(path)
-    new = path.with_name(f".{path.name[:100]}.{os.getpid()}.new")
-    try:
-        with open(open_new(new), "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            yield file
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
 
 
 def write_json(value: Any) -> None:

@@ -11,14 +11,7 @@ from pathlib import Path
 
 from rlmoptimizer.errors import InvalidSetup
 
-__all__ = ["check_replaceable", "write_whole"]
-
-
-def check_replaceable(path: Path) -> None:
-    """Raise `InvalidSetup` where something else than a plain file lies: it would be replaced, also a device by root."""
-    with contextlib.suppress(OSError):  # nothing is there, or what writes there says why it cannot
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise InvalidSetup(f"{path} is a link, a device or a pipe, which is not replaced; name a plain file")
+__all__ = ["write_whole"]
 
 
 def write_whole(pieces: Iterable[str], path: Path, store: Path, what: str, example: str) -> None:
@@ -38,7 +31,7 @@ def write_whole(pieces: Iterable[str], path: Path, store: Path, what: str, examp
         raise InvalidSetup(f"{path} is a directory; name a file, such as {path / example}")
     if path.exists() and os.path.samefile(path, store):
         raise InvalidSetup(f"{path} is the run store itself; name another file, such as {example}")
-    check_replaceable(path)
+    _check_replaceable(path)
     rest = iter(pieces)
     first = next(rest, "")
     try:
@@ -49,9 +42,16 @@ def write_whole(pieces: Iterable[str], path: Path, store: Path, what: str, examp
         raise InvalidSetup(f"no {what} can be written to {path}: {reason}; name another file") from error
 
 
+def _check_replaceable(path: Path) -> None:
+    """Raise `InvalidSetup` where something else than a plain file lies: it would be replaced, also a device by root."""
+    with contextlib.suppress(OSError):  # nothing is there, or what writes there says why it cannot
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise InvalidSetup(f"{path} is a link, a device or a pipe, which is not replaced; name a plain file")
+
+
 def _write(new: Path, descriptor: int, first: str, rest: Iterator[str], path: Path) -> None:
     try:
-        with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(first)
             file.writelines(rest)
         new.replace(path)

@@ -66,8 +66,9 @@ def test_a_file_is_written_whole_or_not_at_all(command: Command, small: Path, tm
     with file.open(encoding="utf-8", newline="") as opened:
         assert opened.read() == command("export", small).out
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
-    assert "no such directory" in command("export", small, "-o", tmp_path / "none" / "rows.csv").refused(1)
-    assert command("export", small, "-o", tmp_path).code == 1
+    assert "no export can be written" in command("export", small, "-o", tmp_path / "none" / "rows.csv").refused(1)
+    assert "is a directory" in command("export", small, "-o", tmp_path).refused(1)
+    assert "the run store itself" in command("export", small, "-o", small / "runs-0001.sqlite").refused(1)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="other files than plain ones, and modes, are POSIX's")
