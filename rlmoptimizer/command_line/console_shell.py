@@ -71,7 +71,6 @@ class OptimizationConsole:
     def __init__(self, store: StoreReader, kernel: AgentKernel) -> None:
         self._store = store
         self._kernel = kernel
-        self._requests = Requests(store.path)
 
     def banner(self) -> list[str]:
         """The lines that a person reads first."""
@@ -89,7 +88,7 @@ class OptimizationConsole:
     def answer(self, code: str) -> str | None:
         """What is said to a cell that does not go to the kernel; None: it goes there."""
         if is_request(code):
-            return answer(code, self._requests)
+            return answer(code, self._store)
         if self.is_agent_at_work():
             return (
                 "not run: a cell of the agent runs, and this one would wait for its end. pause() lets the agent wait "

@@ -14,7 +14,6 @@ from kernel_bridge.text import printable_line
 from rlmoptimizer.command_line.output import write_lines
 from rlmoptimizer.command_line.parameters import Directory, Number, RunId
 from rlmoptimizer.command_line.target import open_target
-from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.outcome.state import OptimizationState, state_of
 from rlmoptimizer.steering.branches import prepare_branch
 from rlmoptimizer.steering.requests import Requests
@@ -47,8 +46,6 @@ def pause(directory: Directory, number: Number = None) -> None:
 def unpause(directory: Directory, number: Number = None) -> None:
     """Let the agent go on after a pause."""
     with _steered(directory, number) as at:
-        if not at.requests.pausing:
-            raise InvalidSetup(f"no pause is asked of the optimization in {at.path}")
         at.requests.unpause()
         _say(f"the pause is over: the agent goes on {at.resumed or f'with its turn {at.next_turn}'}")
 
@@ -98,14 +95,8 @@ class _Steered:
 def _steered(path: Path, number: int | None) -> Generator[_Steered]:
     """Raises `InvalidSetup` for an optimization whose agent has ended its work."""
     with open_target(path, number) as store:
-        state = state_of(store)
-        ended = {True: "has finished", False: "has ended its agent's work, and only its result is being measured"}
-        if state == "finished" or store.agent_end() is not None:
-            raise InvalidSetup(
-                f"the optimization in {store.path} {ended[state == 'finished']}; to work on from one of its runs, make "
-                "a branch: rlmoptimizer branch DIR RUN"
-            )
-        yield _Steered(store.path, Requests(store.path), state, _next_turn(store, state))
+        requests, state = Requests.to(store), state_of(store)
+        yield _Steered(store.path, requests, state, _next_turn(store, state))
 
 
 def _next_turn(store: StoreReader, state: OptimizationState) -> int:

@@ -9,6 +9,7 @@ import ast
 
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.steering.requests import Requests
+from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["answer", "is_request"]
 
@@ -24,8 +25,8 @@ def is_request(code: str) -> bool:
     return _call(code) is not None
 
 
-def answer(code: str, requests: Requests) -> str:
-    """Do what such a cell asks for; in words what became of it."""
+def answer(code: str, store: StoreReader) -> str:
+    """Do what such a cell asks of the optimization in a store; in words what became of it."""
     call = _call(code)
     if call is None:
         raise ValueError("it asks for nothing")
@@ -36,6 +37,7 @@ def answer(code: str, requests: Requests) -> str:
     elif given or has_names:
         return f"{name} takes nothing: {name}()"
     try:
+        requests = Requests.to(store)
         if name == "note":
             requests.note(str(given[0]))
         elif name == "pause":

@@ -25,6 +25,7 @@ from kernel_bridge.files.private_files import make_directory, make_file, open_ne
 from kernel_bridge.text import printable_line
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.store.file_lock import check_own
+from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["MOST_NOTE_CHARS", "Note", "Requests", "checked_note"]
 
@@ -55,6 +56,20 @@ class Requests:
         self._store = store_path
         self._said: set[str] = set()  # what was logged; each kind of trouble once
 
+    @classmethod
+    def to(cls, store: StoreReader) -> Requests:
+        """Those to the optimization in a store. Raises `InvalidSetup` when its agent has ended its work."""
+        if store.outcome() is not None:
+            ended = "has finished"
+        elif store.agent_end() is not None:
+            ended = "has ended its agent's work, and only its result is being measured"
+        else:
+            return cls(store.path)
+        raise InvalidSetup(
+            f"the optimization in {store.path} {ended}; to work on from one of its runs, make a branch: rlmoptimizer "
+            "branch DIR RUN"
+        )
+
     # asking
 
     def pause(self) -> None:
@@ -62,7 +77,9 @@ class Requests:
         self._raise_flag("pause")
 
     def unpause(self) -> None:
-        """Let the agent go on."""
+        """Let the agent go on. Raises `InvalidSetup` also where no pause is asked for."""
+        if not self.pausing:
+            raise InvalidSetup(f"no pause is asked of the optimization in {self._store}")
         with self._writing(), contextlib.suppress(FileNotFoundError):
             (self.directory / "pause").unlink()
 
@@ -73,6 +90,18 @@ class Requests:
     def branch(self) -> None:
         """Ask to stop, and to go on with the branch that was prepared."""
         self._raise_flag("branch")
+
+    def refusal(self) -> str | None:
+        """Why this user can ask nothing; None: nothing stands against it. Changes nothing."""
+        try:
+            owner = self._store.stat().st_uid
+        except OSError as error:
+            return f"nothing can be asked of the optimization in {self._store}: {error.strerror}"
+        if os.name == "posix" and owner != os.geteuid():
+            return f"the optimization in {self._store} belongs to another user (number {owner}), who alone can steer it"
+        if not os.access(self._store.parent, os.W_OK):
+            return f"nothing can be asked of the optimization in {self._store}: its directory cannot be written to"
+        return None
 
     def check(self) -> None:
         """Raise `InvalidSetup` where this user cannot ask."""
@@ -182,13 +211,9 @@ class Requests:
 
     @contextmanager
     def _writing(self) -> Generator[None]:
+        if (refusal := self.refusal()) is not None:
+            raise InvalidSetup(refusal)
         try:
-            owner = self._store.stat().st_uid
-            if os.name == "posix" and owner != os.geteuid():
-                raise InvalidSetup(
-                    f"the optimization in {self._store} belongs to another user (number {owner}), "
-                    "who alone can steer it"
-                )
             with contextlib.suppress(FileExistsError):
                 make_directory(self.directory)
             self._check(self.directory.lstat())

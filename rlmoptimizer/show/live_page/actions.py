@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
-from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
+from rlmoptimizer.errors import InvalidSetupType
 from rlmoptimizer.outcome.state import OptimizationState, state_of
-from rlmoptimizer.show.live_page.shown_optimization import ShownOptimization
 from rlmoptimizer.steering.branches import prepare_branch
+from rlmoptimizer.steering.requests import Requests
 from rlmoptimizer.store.file import number_of
 from rlmoptimizer.store.store_reader import StoreReader
 
@@ -17,49 +18,45 @@ __all__ = ["ACTIONS", "act"]
 _Given = Mapping[str, Any]
 
 
-def act(shown: ShownOptimization, action: str, given: _Given) -> str:
-    """Do what was asked for; the words that say what happens now.
+def act(path: Path, action: str, given: _Given) -> str:
+    """Do what was asked of the optimization in a store; the words that say what happens now.
 
     Args:
+        path: of the store.
         action: one of `ACTIONS`.
         given: its parameters, as JSON holds them.
 
     Raises:
         OptimizerError: it cannot be done. The message is for the person.
     """
-    with StoreReader.open(shown.path) as store:
+    with StoreReader.open(path) as store:
         state = state_of(store)
         if action == "branch":
             return _branch(store, state, given)
-        ended = store.agent_end() is not None
-    if state == "finished":
-        raise InvalidSetup("this optimization has ended; branch it to go on from one of its runs")
-    if ended:
-        raise InvalidSetup("the agent has ended its work, and only its result is being measured")
-    return ACTIONS[action](shown, state, given)
+        return ACTIONS[action](Requests.to(store), state, given)
 
 
-def _pause(shown: ShownOptimization, state: OptimizationState, given: _Given) -> str:
-    shown.requests.pause()
+def _pause(requests: Requests, state: OptimizationState, given: _Given) -> str:
+    requests.pause()
     if state == "interrupted":
         return "When it is resumed, the agent will wait before its first turn."
     return "The agent will wait before its next turn. Evaluations that are under way finish."
 
 
-def _unpause(shown: ShownOptimization, state: OptimizationState, given: _Given) -> str:
-    shown.requests.unpause()
+def _unpause(requests: Requests, state: OptimizationState, given: _Given) -> str:
+    requests.unpause()
     return "When it is resumed, the agent will go on at once." if state == "interrupted" else "The agent goes on."
 
 
-def _note(shown: ShownOptimization, state: OptimizationState, given: _Given) -> str:
-    shown.requests.note(_text(given, "text"))
+def _note(requests: Requests, state: OptimizationState, given: _Given) -> str:
+    requests.note(_text(given, "text"))
     if state == "interrupted":
         return "The agent will get the note when the optimization is resumed."
     return "The agent will get the note " + ("when it goes on." if state == "paused" else "with its next turn.")
 
 
-def _stop(shown: ShownOptimization, state: OptimizationState, given: _Given) -> str:
-    shown.requests.stop()
+def _stop(requests: Requests, state: OptimizationState, given: _Given) -> str:
+    requests.stop()
     if state == "interrupted":
         return "When it is resumed, the agent will stop at once, and the best prompts will be taken."
     return "The agent stops. The best prompts so far are taken and measured once more."
@@ -84,7 +81,7 @@ def _text(given: _Given, name: str) -> str:
     return text
 
 
-ACTIONS: Final[Mapping[str, Callable[[ShownOptimization, OptimizationState, _Given], str]]] = {
+ACTIONS: Final[Mapping[str, Callable[[Requests, OptimizationState, _Given], str]]] = {
     "pause": _pause,
     "unpause": _unpause,
     "note": _note,

@@ -102,7 +102,7 @@ class Application:
 
         def done() -> dict[str, Any]:
             try:
-                answer = {"said": act(shown, action, given)}
+                answer = {"said": act(shown.path, action, given)}
             except OptimizerError as error:  # no error of HTTP's, which a browser would log
                 answer = {"error": error_text(error)}
             return {**answer, "status": shown.look()[0].to_dict()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -80,7 +79,7 @@ class ShownOptimization:
             asked.pausing,
             asked.stopping,
             asked.branching,
-            self._refusal(),
+            asked.refusal(),
             max([self.number, *self._neighbours()]),
         )
         return status, self._seconds
@@ -144,17 +143,6 @@ class ShownOptimization:
         paths = (self.path, _log_of(self.path), self.requests.directory)
         marks = (*(_mark(path) for path in paths), holder(self.path))
         return hashlib.sha256(repr(marks).encode()).hexdigest()[:20]
-
-    def _refusal(self) -> str | None:
-        directory = self.path.parent
-        try:
-            if os.name == "posix" and self.path.stat().st_uid != os.geteuid():
-                return "The optimization belongs to another user, who alone can steer it."
-        except OSError as error:
-            return f"The store cannot be found: {error.strerror}."
-        if not os.access(directory, os.W_OK):
-            return f"Nothing can be asked of this optimization: {directory} cannot be written to."
-        return None
 
 
 @dataclass(frozen=True, slots=True)

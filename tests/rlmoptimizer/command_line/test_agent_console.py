@@ -18,6 +18,7 @@ from kernel_bridge import KernelInterpreter
 from rlmoptimizer.command_line import agent_kernel
 from rlmoptimizer.command_line.typed_requests import answer, is_request
 from rlmoptimizer.errors import InvalidSetup
+from rlmoptimizer.outcome.ending import AgentOutcome
 from rlmoptimizer.steering.requests import Requests
 from rlmoptimizer.store.run_store import RunStore
 
@@ -48,18 +49,25 @@ def test_only_a_lone_call_is_a_request(code: str) -> None:
 
 def test_a_request_is_done_and_one_that_cannot_be_is_explained(store: RunStore) -> None:
     requests = Requests(store.path)
-    assert "waits after its turn" in answer(" pause()  # now", requests)
+    assert "waits after its turn" in answer(" pause()  # now", store)
     assert requests.pausing
-    assert "goes on" in answer("unpause()", requests)
+    assert "goes on" in answer("unpause()", store)
     assert not requests.pausing
-    assert "noted" in answer("note('''two\nlines''')", requests)
+    assert "noted" in answer("note('''two\nlines''')", store)
     assert requests.take_notes() == ["two\nlines"]
     for wrong in ("note()", "note(1)", "note(text)", "note(text='a')", "note(f'{1}')", "note('a', 'b')"):
         assert is_request(wrong)
-        assert "one text in quotes" in answer(wrong, requests)
-    assert answer("pause(1)", requests) == "pause takes nothing: pause()"
-    assert answer("note('')", requests) != ""
+        assert "one text in quotes" in answer(wrong, store)
+    assert answer("pause(1)", store) == "pause takes nothing: pause()"
+    assert answer("note('')", store) != ""
     assert (requests.pausing, requests.take_notes()) == (False, [])
+
+
+def test_of_an_agent_that_has_ended_its_work_nothing_is_asked(store: RunStore) -> None:
+    AgentOutcome({}, None, "", "submitted").record(store)
+    for typed in ("pause()", "unpause()", "note('late')"):
+        assert "only its result is being measured" in answer(typed, store)
+    assert not Requests(store.path).directory.exists()
 
 
 # which kernel

@@ -44,8 +44,9 @@ def test_a_pause_lasts_until_it_is_taken_back(requests: Requests) -> None:
     requests.pause()
     assert requests.pausing
     requests.unpause()
-    requests.unpause()
     assert not requests.pausing
+    with pytest.raises(InvalidSetup, match="no pause is asked"):
+        requests.unpause()
     requests.stop()
     requests.branch()
     assert requests.stopping

@@ -158,7 +158,7 @@ def test_what_was_asked_is_done_and_said(store: RunStore) -> None:
         assert "only its result is being measured" in client.post("pause", json={}).json()["error"]
         finish(store)
         for action in ("pause", "unpause", "note", "stop"):
-            assert "has ended" in client.post(action, json={"text": "late"}).json()["error"]
+            assert "has finished" in client.post(action, json={"text": "late"}).json()["error"]
 
 
 # Clients that are slow, or gone.

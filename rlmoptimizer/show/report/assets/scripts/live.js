@@ -73,7 +73,7 @@ const Live = (() => {
   /** Why a button does nothing now; null: it does. */
   function whyNot(name) {
     if (connection !== "connected" || !status) return "The page is not connected to its server.";
-    if (status.refusal) return status.refusal;
+    if (status.refusal) return Steering.sentence(status.refusal);
     if (!status.state) return "The store of this optimization cannot be read now.";
     const works = status.state === "running" || status.state === "paused";
     if (name === "branch") return works && status.branching ? "A branch is about to begin already." : null;
@@ -124,7 +124,7 @@ const Live = (() => {
     if (!status) return [];
     const facts = [];
     if (status.problem) facts.push(Steering.sentence(status.problem));
-    if (status.refusal) facts.push(status.refusal);
+    if (status.refusal) facts.push(Steering.sentence(status.refusal));
     const works = !status.agent_ended && (status.state === "running" || status.state === "paused");
     if (works && status.branching) facts.push("It makes way for a branch.");
     else if (works && status.stopping) facts.push("It is about to stop and to take the best.");
