@@ -65,7 +65,7 @@ def document(
     return {
         "format": 1,
         "title": "Optimization of classify and reply",
-        "store": {"path": "/home/user/runs/runs-0001.sqlite3", "number": 1, "name": "runs-0001.sqlite3"},
+        "store": {"path": "/home/user/runs/runs-0001.sqlite", "number": 1, "name": "runs-0001.sqlite"},
         "state": "finished" if finished else "running",
         "now": _BEGAN + 900,
         "started_at": _BEGAN,

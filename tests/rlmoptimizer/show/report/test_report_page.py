@@ -23,6 +23,7 @@ def document() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def report(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    document["runs"][-1]["turn"] = None  # the final check of what was submitted
     path = tmp_path_factory.mktemp("report") / "report.html"
     return report_data.page(document, report_data.examples_of(document), path).as_uri()
 
@@ -68,6 +69,8 @@ def test_the_chart_is_read_by_arrows_by_pointing_and_as_a_table(open_page: OpenP
     page.get_by_text("All evaluations as a table").click()
     expect(page.get_by_role("row", name=re.compile("^r2 val"))).to_contain_text("C0")
     chart.press("End")
+    expect(page.locator("#announcer")).to_contain_text("after the agent's work")
+    expect(page.get_by_role("row", name=re.compile("^r10 val"))).to_contain_text("after the agent's work")
     chart.press("Enter")
     expect(page).to_have_url(re.compile("#/candidates\\?candidate=5$"))
 
@@ -298,6 +301,7 @@ def test_of_a_file_that_was_cut_what_is_there_is_shown(open_page: OpenPage, tmp_
 
 def test_an_optimization_that_goes_on_shows_its_best_so_far(open_page: OpenPage, tmp_path: Path) -> None:
     document = report_data.document(finished=False, turns=2)
+    document["turns"][-1]["output"] = None
     path = report_data.page(document, report_data.examples_of(document), tmp_path / "running.html")
     page = open_page(path.as_uri())
     expect(page.locator("#state")).to_have_text("running")
@@ -306,6 +310,7 @@ def test_an_optimization_that_goes_on_shows_its_best_so_far(open_page: OpenPage,
     page.goto(f"{path.as_uri()}#/candidates")
     expect(page.get_by_role("treeitem", name=re.compile("^C5 turn 5 best"))).to_be_visible()
     page.goto(f"{path.as_uri()}#/turns")
+    expect(page.locator(".turn").nth(1)).to_contain_text("Its code is running.")
     expect(page.locator(".waiting")).to_contain_text("Look at the refunds first.")  # nobody has read it yet
 
 

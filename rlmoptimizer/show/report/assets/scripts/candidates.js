@@ -85,7 +85,7 @@ function createCandidates(container) {
         "h2",
         { id: "candidate-title" },
         candidateName(candidate.index),
-        candidateMarks(doc, candidate).map((mark) => [" ", el("span", { class: `tag tag-${mark.replaceAll(" ", "-")}` }, mark)]),
+        candidateMarks(doc, candidate).map((mark) => [" ", markTag(mark)]),
       ),
       el("p", { class: "quiet" }, candidate.is_baseline ? "the unchanged prompts" : ["came up in ", turnLink(candidate.turn), from]),
       scoreTable(doc, candidate),

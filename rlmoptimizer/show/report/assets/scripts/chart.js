@@ -139,7 +139,7 @@ function scoreChart() {
       `score ${score(run.score)}${run.standard_error ? ` ± ${score(run.standard_error)}` : ""}`,
       `${number(run.evaluated_count)} of ${plural(run.planned_count, "example")}, ${number(run.passed_count)} passed`,
       `${candidateName(run.candidate)}: ${changed.length ? `changed ${changed.map((name) => shownLine(name, 60)).join(", ")}` : "unchanged prompts"}`,
-      `${number(run.spent)} units spent, ${run.turn ? `turn ${run.turn}` : "before the first turn"}`,
+      `${number(run.spent)} units spent, ${turnName(run.turn)}`,
     ];
   }
 

@@ -1,4 +1,4 @@
-/* What follows from the document: names, states, which example was fixed. Draws nothing. */
+/* What follows from the document: names, states, links, and which example was fixed. */
 
 const PASSED = 100 - 1e-7; // a score of at least this is a pass
 const SPLITS = ["train", "val", "test"];
@@ -54,6 +54,11 @@ function comparedName(doc) {
   return doc.result ? "result" : "best so far";
 }
 
+/** The index of the candidate that is given back, else of the best so far; null: there is none. */
+function leadingCandidate(doc) {
+  return doc.candidates.find((one) => one.is_result)?.index ?? doc.so_far?.best ?? null;
+}
+
 /** Short marks of what a candidate is. */
 function candidateMarks(doc, candidate) {
   const marks = [];
@@ -62,6 +67,10 @@ function candidateMarks(doc, candidate) {
   if (candidate.is_submitted && !candidate.is_result) marks.push("submitted");
   if (!doc.result && doc.so_far && doc.so_far.best === candidate.index && !candidate.is_baseline) marks.push("best");
   return marks;
+}
+
+function markTag(mark) {
+  return el("span", { class: `tag tag-${mark.replaceAll(" ", "-")}` }, mark);
 }
 
 function candidateLink(index, text = candidateName(index), attributes = {}) {
@@ -76,9 +85,14 @@ function runLink(doc, id) {
     : id;
 }
 
-function turnLink(turn) {
+/** Of a run or a candidate. Null: it came after the agent's work; 0: before its first turn. */
+function turnName(turn) {
   if (turn === null) return "after the agent's work";
-  return turn ? el("a", { href: State.link("turns", { turn }) }, `turn ${turn}`) : "before the first turn";
+  return turn ? `turn ${turn}` : "before the first turn";
+}
+
+function turnLink(turn) {
+  return turn ? el("a", { href: State.link("turns", { turn }) }, turnName(turn)) : turnName(turn);
 }
 
 /** What a candidate has on a split, or null. */

@@ -91,7 +91,7 @@ function lineageTree(open) {
       el(
         "span",
         { class: "lineage-changed" },
-        candidateMarks(doc, candidate).map((mark) => [el("span", { class: `tag tag-${mark.replaceAll(" ", "-")}` }, mark), " "]),
+        candidateMarks(doc, candidate).map((mark) => [markTag(mark), " "]),
         candidate.is_baseline ? el("span", { class: "quiet" }, "the unchanged prompts") : candidate.changed.map((step, at) => [at ? ", " : "", inline(step)]),
         unseen(parent ? `, from ${candidateName(parent.index)}` : ""),
       ),
@@ -102,7 +102,7 @@ function lineageTree(open) {
   }
 
   function draw(doc) {
-    const goal = candidates.find((one) => one.is_result)?.index ?? doc.so_far?.best ?? null;
+    const goal = leadingCandidate(doc);
     const places = layOutLineage(candidates, goal);
     const most = Math.max(...places.map((place) => place.lanes));
     const spacing = Math.min(16, (innerWidth < 700 ? 44 : 110) / Math.max(1, most - 1));

@@ -65,7 +65,7 @@ function createOverview(container) {
   }
 
   function changedSteps(doc) {
-    const shown = doc.candidates.find((one) => one.is_result) ?? doc.candidates[doc.so_far?.best ?? 0];
+    const shown = doc.candidates[leadingCandidate(doc) ?? 0];
     const before = doc.candidates[0].prompts;
     const changed = doc.task.steps.filter((step) => shown.prompts[step] !== before[step]);
     if (!changed.length) return "none";
@@ -115,7 +115,7 @@ function createOverview(container) {
       `${number(run.evaluated_count)} / ${number(run.planned_count)}`,
       number(run.spent),
       candidateLink(run.candidate),
-      run.turn ? turnLink(run.turn) : NONE,
+      turnLink(run.turn),
       run.state,
     ]);
     redraw(runTable, table(columns, rows, unseen("All evaluations")));

@@ -33,7 +33,7 @@ function createPrompts(container) {
 
   /** The version that the result has, or the best so far. */
   function shownVersion(doc, versions) {
-    const shown = doc.candidates.find((one) => one.is_result) ?? doc.candidates[doc.so_far?.best ?? 0] ?? doc.candidates[0];
+    const shown = doc.candidates[leadingCandidate(doc) ?? 0];
     return versions.find((version) => version.candidates.includes(shown)) ?? versions[0];
   }
 
@@ -58,7 +58,7 @@ function createPrompts(container) {
 
   function marks(doc, version) {
     const all = new Set(version.candidates.flatMap((candidate) => candidateMarks(doc, candidate)));
-    return [...all].map((mark) => [" ", el("span", { class: `tag tag-${mark.replaceAll(" ", "-")}` }, mark)]);
+    return [...all].map((mark) => [" ", markTag(mark)]);
   }
 
   function versionRow(doc, version, from, to) {
@@ -93,7 +93,7 @@ function createPrompts(container) {
   function drawTools(doc, step, versions, from, to, show) {
     const options = versions.map((version) => [
       String(version.number),
-      `${name(version)}${version.first.parent === null ? " (baseline)" : `, turn ${version.first.turn ?? NONE}`}`,
+      `${name(version)}${version.first.parent === null ? " (baseline)" : `, ${turnName(version.first.turn)}`}`,
     ]);
     const ways = [
       ["diff", "Difference"],

@@ -30,7 +30,7 @@ function createSetup(container) {
       examples: sizes.join(", "),
       begun: moment(doc.started_at),
       ended: doc.finished_at ? moment(doc.finished_at) : STATES[doc.state],
-      "run store": doc.store.path ?? doc.store.name,
+      "run store": doc.store.path,
       "branched from": doc.task.branch ? `${doc.task.branch.store}, run ${doc.task.branch.run_id}` : undefined,
     });
   }
@@ -53,13 +53,13 @@ function createSetup(container) {
   function confinement(doc) {
     const found = doc.confinement;
     if (!found) return el("p", { class: "quiet" }, "The kernel has not started yet.");
-    const missing = Object.keys(found.missing ?? {}).length;
+    const missing = Object.keys(found.missing).length;
     return [
       el("p", {}, inline(found.summary, "span")),
-      el("h3", {}, `In force: ${plural(Object.keys(found.in_force ?? {}).length, "guarantee")}`),
-      guarantees(found.in_force ?? {}, "✓", "outcome-fixed"),
+      el("h3", {}, `In force: ${plural(Object.keys(found.in_force).length, "guarantee")}`),
+      guarantees(found.in_force, "✓", "outcome-fixed"),
       missing ? el("h3", {}, `Missing: ${plural(missing, "guarantee")}`) : null,
-      guarantees(found.missing ?? {}, "✕", "outcome-broken"),
+      guarantees(found.missing, "✕", "outcome-broken"),
     ];
   }
 

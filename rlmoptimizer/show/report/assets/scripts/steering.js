@@ -162,7 +162,7 @@ const Steering = (() => {
     const { view, params } = State.read();
     const seen = view === "candidates" && runs.find((run) => String(run.candidate) === params.candidate);
     if (seen) return seen;
-    const best = doc.candidates.find((one) => one.is_result)?.index ?? doc.so_far?.best ?? null;
+    const best = leadingCandidate(doc);
     return runs.find((run) => run.candidate === best && run.split === doc.scored_split) ?? runs[0];
   }
 

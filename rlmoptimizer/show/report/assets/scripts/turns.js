@@ -17,7 +17,7 @@ function createTurns(container) {
   }
 
   function deathNode(death) {
-    return event("death", "The kernel died", typeof death === "string" ? death : death.reason);
+    return event("death", "The kernel died", death.reason);
   }
 
   function pauseNode(pause) {
@@ -37,8 +37,10 @@ function createTurns(container) {
     );
   }
 
-  function output(turn) {
-    if (turn.output === null) return el("p", { class: "quiet" }, "No output: the turn was cut.");
+  function output(doc, turn) {
+    if (turn.output === null) {
+      return el("p", { class: "quiet" }, doc.state === "running" ? "Its code is running." : "No output: the turn was cut.");
+    }
     if (!turn.output) return el("p", { class: "quiet" }, "No output.");
     const lines = turn.output.split("\n").length;
     const open = lines <= 14 && turn.output.length < 1500;
@@ -60,7 +62,7 @@ function createTurns(container) {
           )
         : null,
       turn.deaths.map(deathNode),
-      output(turn),
+      output(doc, turn),
       turn.runs.length ? el("ul", { class: "turn-runs" }, turn.runs.map((id) => el("li", {}, runLink(doc, id)))) : null,
     );
   }
@@ -86,7 +88,7 @@ function createTurns(container) {
   }
 
   function drawTurn(doc, turn) {
-    const text = JSON.stringify([turn, turn.runs.map((id) => doc.runs.find((run) => run.run_id === id)?.score)]);
+    const text = JSON.stringify([turn, turn.output === null && doc.state, turn.runs.map((id) => doc.runs.find((run) => run.run_id === id)?.score)]);
     const known = drawn.get(turn.number);
     if (known?.text === text) return;
     const element = el("article", { class: "turn", id: `turn-${turn.number}`, "aria-label": `Turn ${turn.number}` }, side(doc, turn), body(doc, turn));
