@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Comparison", "compare", "mean_interval", "sign_test"]
+__all__ = ["Comparison", "compare", "direction", "mean_interval", "sign_test"]
 
 _RESAMPLES: Final = 10_000
 _LOWEST: Final = 249  # of the sorted resamples: 2.5% lie at or below it, and as many at or above its mirror image
@@ -63,6 +63,12 @@ def compare(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -
         same=n - better - worse,
         p_value=sign_test(better, worse),
     )
+
+
+def direction(before: float, after: float) -> int:
+    """1: a score rose, -1: it fell, 0: neither, where a difference below 1e-9 counts as none."""
+    unit = round((after - before) * _UNITS)
+    return (unit > 0) - (unit < 0)
 
 
 def mean_interval(scores: Sequence[float]) -> tuple[float, float] | None:

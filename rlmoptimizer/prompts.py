@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Prompts"]
+__all__ = ["Prompts", "changed_steps"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,3 +36,8 @@ class Prompts(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self.texts)
+
+
+def changed_steps(prompts: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
+    """The steps whose prompts differ from those `before`, in the order of `prompts`."""
+    return [step for step, text in prompts.items() if before.get(step) != text]

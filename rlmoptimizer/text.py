@@ -1,5 +1,5 @@
-"""Values as a few words of a message: what the agent sent, and dollars. Numbers as the agent wrote them. The length of
-a text in tokens."""
+"""Values as a few words of a message: what the agent sent, dollars, counts. Numbers as the agent wrote them. The length
+of a text in tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from kernel_bridge.text import shorten
 
-__all__ = ["brief", "token_estimate", "usd_text", "whole_number"]
+__all__ = ["brief", "count_text", "token_estimate", "usd_text", "whole_number"]
 
 _LONGEST_NUMBER: Final = 100  # characters
 _LARGEST_NUMBER: Final = 2**128  # no number of the agent's is larger
@@ -48,6 +48,11 @@ def usd_text(usd: float) -> str:
     while decimals < 12 and abs(usd) * 10**decimals < 100:
         decimals += 1
     return f"{'-' if usd < 0 else ''}${abs(usd):.{decimals}f}"
+
+
+def count_text(count: int, noun: str) -> str:
+    """Such as "1 unit" or "1,200 units"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def token_estimate(text: str) -> int:

@@ -11,19 +11,17 @@ import inspect
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, cast
 
 from kernel_bridge.live.signatures import call_signature
 from kernel_bridge.text import error_text, shorten
 from rlmoptimizer.agent.call_gate import CallGate, OptimizationStopped
-from rlmoptimizer.store.calls import ToolCall, ToolReply, request_digest
+from rlmoptimizer.store.calls import AGENT_BEGAN, CELL_ENDED, CellEnd, ToolCall, ToolReply, request_digest
 from rlmoptimizer.store.json_text import encode
 from rlmoptimizer.store.run_store import RunStore
 
-__all__ = ["AGENT_BEGAN", "CELL_ENDED", "CallRecording", "CellEnd"]
+__all__ = ["CallRecording"]
 
-AGENT_BEGAN: Final = "AgentBegan"  # event: {"turn": its first, "variables", "left_out", "tools", "output_fields"}
-CELL_ENDED: Final = "CellEnded"  # event: {"turn", "ended"}
 # A loop of calls that cost nothing must not fill the disk.
 _MOST_CALLS: Final = 50_000
 _MOST_BYTES: Final = 256_000_000  # of all that calls got
@@ -32,8 +30,6 @@ _MOST_VARIABLE: Final = 32_000_000  # bytes of one variable that the agent was g
 _SHOWN_CHARS: Final = 200
 _SHOWN_VALUE_CHARS: Final = 60
 _ERROR_CHARS: Final = 100_000  # as much as a kernel is told of an error
-
-CellEnd: TypeAlias = Literal["ok", "error", "submitted", "died"]
 
 
 class CallRecording:

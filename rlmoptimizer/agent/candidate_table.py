@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from rlmoptimizer.outcome.run_totals import percent
+from rlmoptimizer.prompts import changed_steps
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
@@ -55,7 +56,7 @@ def _line(
     return {
         "candidate": candidate,
         "is_current": candidate == current,
-        "changed_steps": [step for step, text in prompts.items() if text != original.get(step)],
+        "changed_steps": changed_steps(prompts, original),
         "train_evaluated": evaluated,
         "train_passed": passed,
         "train_score": percent(score),

@@ -24,7 +24,6 @@ from dspy.utils.exceptions import AdapterParseError
 from kernel_bridge import KernelInterpreter
 from kernel_bridge.text import printable, printable_line
 from rlmoptimizer.agent.agent_signature import agent_signature
-from rlmoptimizer.agent.call_recording import CellEnd
 from rlmoptimizer.agent.kernels import kernel_started
 from rlmoptimizer.agent.llm_tools import Paid, checked_llm_tools
 from rlmoptimizer.agent.no_sub_agents import refuse_sub_agents
@@ -41,6 +40,7 @@ from rlmoptimizer.lms.sub_lm import SubLM
 from rlmoptimizer.outcome.ending import AgentOutcome
 from rlmoptimizer.records import LM_FAILURES
 from rlmoptimizer.settings import Settings
+from rlmoptimizer.store.calls import CellEnd
 
 __all__ = ["Agent"]
 

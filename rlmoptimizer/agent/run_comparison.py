@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rlmoptimizer.agent.request_reader import ended_run
-from rlmoptimizer.comparison import Comparison, compare
+from rlmoptimizer.comparison import Comparison, compare, direction
 from rlmoptimizer.errors import SelectionError
 from rlmoptimizer.outcome.run_totals import percent
 from rlmoptimizer.records import ExampleResult, RunRecord, StepTrace, mean
@@ -86,8 +86,8 @@ def _examples(
 ) -> dict[str, Any]:
     """What is told of single examples."""
     before, after = scores
-    fixed = [one for one in common if compare([before[one]], [after[one]]).better]
-    broken = [one for one in common if compare([before[one]], [after[one]]).worse]
+    fixed = [one for one in common if direction(before[one], after[one]) > 0]
+    broken = [one for one in common if direction(before[one], after[one]) < 0]
     steps = dict(_first_changes(store, runs, common))
     changed = {*fixed, *broken}
     return {

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel_bridge.text import printable, printable_line, shorten_list
-from rlmoptimizer.text import usd_text
+from rlmoptimizer.text import count_text, usd_text
 
 if TYPE_CHECKING:
     from rlmoptimizer.check.report import CheckReport, Estimate, ExampleTried, LMAsked, SplitFound
@@ -46,7 +46,7 @@ def _escaped(text: str) -> str:
 
 
 def _head(report: CheckReport) -> str:
-    found = [_count(len(report.problems), "problem"), _count(len(report.warnings), "warning")]
+    found = [count_text(len(report.problems), "problem"), count_text(len(report.warnings), "warning")]
     return f"Check of {printable_line(report.program)}: {', '.join(found)}"
 
 
@@ -70,7 +70,7 @@ def _sections(report: CheckReport) -> Iterator[tuple[str, list[str]]]:
 
 def _steps(report: CheckReport) -> list[str]:
     words = [
-        f"{step.name} (prompt of {_count(step.prompt_chars, 'character')}{f', {step.model}' if step.model else ''})"
+        f"{step.name} (prompt of {count_text(step.prompt_chars, 'character')}{f', {step.model}' if step.model else ''})"
         for step in report.steps
     ]
     return [shorten_list(words, _MOST_STEPS)] if words else []
@@ -101,12 +101,12 @@ def _metric(report: CheckReport) -> list[str]:
         parts.append("feedback" if metric.gives_feedback else "no feedback")
     if metric.compared:
         same = "other scores" if metric.differing else "the same scores"
-        parts.append(f"asked twice about {_count(metric.compared, 'prediction')}: {same}")
+        parts.append(f"asked twice about {count_text(metric.compared, 'prediction')}: {same}")
     return ["; ".join(parts)]
 
 
 def _split(split: SplitFound) -> str:
-    parts = [f"{split.name}: {_count(split.examples, 'example')}"]
+    parts = [f"{split.name}: {count_text(split.examples, 'example')}"]
     if split.repeated_inputs:
         parts.append(f"{split.repeated_inputs} with inputs that stand in it before")
     parts += [f"{count} with inputs that are in {other} too" for other, count in split.shared_inputs.items() if count]
@@ -117,9 +117,9 @@ def _budget(report: CheckReport) -> list[str]:
     budget = report.budget
     if budget is None:
         return []
-    text = f"{_count(budget.units, 'unit')}: all of train {_count(budget.train_runs, 'time')}"
+    text = f"{count_text(budget.units, 'unit')}: all of train {count_text(budget.train_runs, 'time')}"
     if budget.val_runs is not None:
-        text += f" and val once, or val {_count(budget.val_runs, 'time')} and no train"
+        text += f" and val once, or val {count_text(budget.val_runs, 'time')} and no train"
     return [text]
 
 
@@ -129,16 +129,16 @@ def _estimates(report: CheckReport) -> list[str]:
     lines = [f"{name}: {_estimate(one)}" for name, one in named.items() if one is not None]
     if lines:
         lines.append(
-            f"Estimates from {_count(tried, 'example')}. The root LM's turns and sub-LM prompts are not in them: they "
-            "depend on what the agent does."
+            f"Estimates from {count_text(tried, 'example')}. The root LM's turns and sub-LM prompts are not in them: "
+            "they depend on what the agent does."
         )
     return lines
 
 
 def _estimate(one: Estimate) -> str:
-    parts = [_count(one.examples, "evaluation")]
+    parts = [count_text(one.examples, "evaluation")]
     if one.calls is not None:
-        parts.append(f"about {_count(one.calls, 'LM call')}")
+        parts.append(f"about {count_text(one.calls, 'LM call')}")
     if one.prompt_tokens is not None and one.completion_tokens is not None:
         parts.append(f"{one.prompt_tokens:,} tokens in and {one.completion_tokens:,} out")
     else:
@@ -155,10 +155,6 @@ def _spent(usage: Mapping[str, Mapping[str, Any]]) -> str:
     known = sum(one["known_cost_usd"] for one in usage.values())
     unpriced = sum(one["unpriced_calls"] for one in usage.values())
     tokens = sum((one["prompt_tokens"] or 0) + (one["completion_tokens"] or 0) for one in usage.values())
-    text = f"{_count(calls, 'LM call')} ({cached} from DSPy's cache), {tokens:,} tokens, {usd_text(known)}"
-    text += f" and {_count(unpriced, 'call')} of unknown price" if unpriced else ""
+    text = f"{count_text(calls, 'LM call')} ({cached} from DSPy's cache), {tokens:,} tokens, {usd_text(known)}"
+    text += f" and {count_text(unpriced, 'call')} of unknown price" if unpriced else ""
     return f"{text}; no units, and nothing was stored"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from kernel_bridge.files.session_facts import read_facts
 from kernel_bridge.text import shorten_list
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.outcome.state import state_of
+from rlmoptimizer.store.file import number_of
 from rlmoptimizer.store.file_lock import holder
 from rlmoptimizer.store.store_reader import StoreReader
 
@@ -83,5 +83,5 @@ def _stores_of(pid: int) -> set[Path]:
         opened = [os.readlink(entry) for entry in os.scandir(f"/proc/{pid}/fd")]
     except OSError:  # it has ended, or this is no Linux
         return set()
-    stores = {Path(name) for name in opened if re.fullmatch(r".*/runs-\d+\.sqlite", name)}
+    stores = {path for path in map(Path, opened) if number_of(path) is not None}
     return {store for store in stores if holder(store) == pid}

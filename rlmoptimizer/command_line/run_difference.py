@@ -9,15 +9,15 @@ from typing import Any
 from kernel_bridge.text import printable, printable_line, shorten_list
 from rlmoptimizer.command_line.run_table import score_text
 from rlmoptimizer.command_line.spans import Line, Span, Style
-from rlmoptimizer.comparison import sign_test
+from rlmoptimizer.comparison import direction, sign_test
 from rlmoptimizer.outcome.run_totals import percent
 from rlmoptimizer.outcome.word_diff import Change, word_diff
 from rlmoptimizer.records import RunRecord, mean
 from rlmoptimizer.store.store_reader import StoreReader
+from rlmoptimizer.text import count_text
 
 __all__ = ["RunDifference"]
 
-_UNITS = 10**9  # of a score of 1. A smaller difference is rounding
 _MOST_CHANCE = 0.05
 _MOST_NAMED = 100  # examples in a line of text
 _MARKS: dict[str, tuple[Style, str, str]] = {
@@ -46,7 +46,7 @@ class RunDifference:
         a, b = store.run(run_a), store.run(run_b)
         was, now = ({one: mean(scores) for one, scores in store.scores(run.run_id).items()} for run in (a, b))
         common = [one for one in was if one in now] if a.split == b.split else []
-        change = {one: round((now[one] - was[one]) * _UNITS) for one in common}
+        change = {one: direction(was[one], now[one]) for one in common}
         return cls(
             a,
             b,
@@ -115,7 +115,7 @@ class RunDifference:
             yield [title, ("", ": no example has a verdict in both")]
             return
         points = 100 * (self.after - self.before)
-        scores = f": {score_text(self.before)} to {score_text(self.after)} on {_count(self.n, 'example')}, "
+        scores = f": {score_text(self.before)} to {score_text(self.after)} on {count_text(self.n, 'example')}, "
         yield [title, ("", scores), (_tone(points), f"{points:+.2f} points")]
         same = self.n - len(self.fixed) - len(self.broken)
         chance = ", may be chance" if self.p_value > _MOST_CHANCE else ""
@@ -144,10 +144,6 @@ def _change_lines(changes: Sequence[Change]) -> Iterator[Line]:
             if part or (kind != "same" and place < len(parts) - 1):
                 line.append((style, f"{begin}{part}{end}"))
     yield line
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _names(ids: Sequence[str]) -> str:

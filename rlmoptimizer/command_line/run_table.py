@@ -8,11 +8,11 @@ from kernel_bridge.text import printable_line
 from rlmoptimizer.command_line.table import Column, fit, table_lines
 from rlmoptimizer.outcome.recorded_setup import unit_limit
 from rlmoptimizer.outcome.state import state_of
-from rlmoptimizer.prompts import Prompts
+from rlmoptimizer.prompts import Prompts, changed_steps
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
-__all__ = ["changed_steps", "run_table", "score_text", "steps_before"]
+__all__ = ["run_table", "score_text", "steps_before"]
 
 _COLUMNS = (
     Column("run"),
@@ -49,11 +49,6 @@ def steps_before(store: StoreReader) -> dict[str, str]:
     """The prompts of the unchanged program; {}: they are not recorded yet."""
     setup = store.setup()
     return {} if setup is None else setup["student"]["steps"]
-
-
-def changed_steps(prompts: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
-    """The steps whose prompts differ, in their order."""
-    return [step for step, text in prompts.items() if before.get(step) != text]
 
 
 def _state_line(store: StoreReader) -> str:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 from kernel_bridge.text import printable_line
 from rlmoptimizer.command_line.example_text import EXAMPLE_COLUMNS, example_block, example_row
-from rlmoptimizer.command_line.run_table import changed_steps, score_text, steps_before
+from rlmoptimizer.command_line.run_table import score_text, steps_before
 from rlmoptimizer.command_line.selection import Selection, examples_of
 from rlmoptimizer.command_line.spans import Line, plain
 from rlmoptimizer.command_line.table import table_lines
 from rlmoptimizer.outcome.run_totals import objective_names, progress
+from rlmoptimizer.prompts import changed_steps
 from rlmoptimizer.records import RunRecord, mean
 from rlmoptimizer.store.store_reader import StoreReader
+from rlmoptimizer.text import count_text
 
 __all__ = ["RunText"]
 
@@ -64,7 +66,7 @@ class RunText:
         error = "" if record.standard_error is None else f" (standard error {score_text(record.standard_error)})"
         yield f"run {record.run_id} on {record.split}{state}: score {score_text(record.score)}{error}"
         units = self.store.units_by_run().get(record.run_id, 0)
-        cost = "free, the baseline" if record.baseline else f"{units} unit{'' if units == 1 else 's'}"
+        cost = "free, the baseline" if record.baseline else count_text(units, "unit")
         parts = [progress(record), f"{record.passed_count} passed", cost, f"turn {record.turn}"]
         counts = {
             "with errors": record.error_count,

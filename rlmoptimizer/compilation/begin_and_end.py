@@ -13,6 +13,7 @@ from rlmoptimizer.events import Branched, CompileFinished, CompileResumed, Compi
 from rlmoptimizer.outcome.measured import whole_scores
 from rlmoptimizer.outcome.optimization_result import OptimizationResult
 from rlmoptimizer.outcome.recorded_setup import branch_in
+from rlmoptimizer.prompts import changed_steps
 
 __all__ = ["emit_begin", "emit_end"]
 
@@ -59,9 +60,7 @@ def emit_end(setup: Setup, bench: Workbench, result: OptimizationResult) -> None
             usage=result.usage,
             verdict=result.verdict_text,
             splits={name: found.to_dict() for name, found in result.splits.items()},
-            prompts_changed=tuple(
-                step for step, text in result.prompts_after.items() if text != result.prompts_before[step]
-            ),
+            prompts_changed=tuple(changed_steps(result.prompts_after, result.prompts_before)),
             seconds=result.seconds,
         )
     )

@@ -25,7 +25,7 @@ from rlmoptimizer.outcome.split_result import SplitResult, Verdict
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
-from rlmoptimizer.text import brief
+from rlmoptimizer.text import brief, count_text
 
 __all__ = ["OptimizationResult"]
 
@@ -178,8 +178,7 @@ class OptimizationResult:
         """A few lines for people."""
         lines = [self.heading]
         lines += [f"{split}: {found.text}" for split, found in self.splits.items()]
-        spent = f"{self.budget['spent']} of {self.budget['limit']} units in {self.turns} turn"
-        spent += "" if self.turns == 1 else "s"
+        spent = f"{self.budget['spent']} of {self.budget['limit']} units in {count_text(self.turns, 'turn')}"
         lines.append(f"returned: {self.returned_because}")
         lines.append(f"the agent's work ended with {self.stop_reason!r}, after {spent}")
         if self.branched_from is not None:

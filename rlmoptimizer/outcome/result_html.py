@@ -14,7 +14,8 @@ from kernel_bridge.text import printable
 from rlmoptimizer.outcome.best_so_far import Checkpoint
 from rlmoptimizer.outcome.split_result import SplitResult
 from rlmoptimizer.outcome.word_diff import Change, word_diff
-from rlmoptimizer.text import usd_text
+from rlmoptimizer.prompts import changed_steps
+from rlmoptimizer.text import count_text, usd_text
 
 if TYPE_CHECKING:
     from rlmoptimizer.outcome.optimization_result import OptimizationResult
@@ -78,11 +79,11 @@ def _cells(split: str, found: SplitResult) -> Iterator[str]:
 
 
 def _facts(result: OptimizationResult) -> str:
-    changed = sum(result.prompts_before.get(step) != text for step, text in result.prompts_after.items())
+    changed = changed_steps(result.prompts_after, result.prompts_before)
     spent, limit = result.budget["spent"], result.budget["limit"]
     facts = [
-        f"{changed} of {len(result.prompts_after)} prompts changed",
-        f"{spent:,} of {limit:,} units in {result.turns} turn{'' if result.turns == 1 else 's'}",
+        f"{len(changed)} of {len(result.prompts_after)} prompts changed",
+        f"{spent:,} of {limit:,} units in {count_text(result.turns, 'turn')}",
         _duration(sum(result.seconds.values())),
         *(_usage(role, used) for role, used in result.usage.items() if used.get("calls")),
     ]
@@ -144,8 +145,7 @@ def curve_svg(checkpoints: Sequence[Checkpoint], spent: int, split: str) -> str:
 
 def _prompts(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
     """The difference of each prompt that changed."""
-    changed = [step for step, text in after.items() if before.get(step) != text]
-    for place, step in enumerate(changed):
+    for place, step in enumerate(changed_steps(after, before)):
         difference = "".join(_marked(word_diff(before.get(step, ""), after[step])))
         body = (
             '<div style="white-space:pre-wrap;overflow-wrap:anywhere;max-height:26em;overflow:auto;padding:.5em .7em;'

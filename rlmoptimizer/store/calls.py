@@ -8,12 +8,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 from rlmoptimizer.store.json_text import decode, encode
 from rlmoptimizer.store.rows import as_column, from_column
 
-__all__ = ["MadeCall", "ToolCall", "ToolReply", "made_call", "reply_columns", "request_digest", "tool_reply"]
+__all__ = [
+    "AGENT_BEGAN", "CELL_ENDED", "CellEnd", "MadeCall", "ToolCall", "ToolReply", "made_call", "reply_columns",
+    "request_digest", "tool_reply",
+]  # fmt: skip
+
+# Events of the store that a replay needs, and nobody else.
+AGENT_BEGAN: Final = "AgentBegan"  # {"turn": its first, "variables", "left_out", "tools", "output_fields"}
+CELL_ENDED: Final = "CellEnded"  # {"turn", "ended": a CellEnd}
+
+CellEnd: TypeAlias = Literal["ok", "error", "submitted", "died"]  # how the agent's code of a turn ended
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from nbformat import v4
 from kernel_bridge.text import printable
 from rlmoptimizer.outcome.optimization_result import OptimizationResult
 from rlmoptimizer.show.notebook.markdown_text import as_written
-from rlmoptimizer.show.notebook.turn_record import TurnRecord, turn_records
+from rlmoptimizer.show.notebook.turn_record import ERROR_MARK, TurnRecord, turn_records
 from rlmoptimizer.show.whole_file import write_whole
 from rlmoptimizer.store.store_reader import StoreReader
 
@@ -35,7 +35,6 @@ replay = connect({path})
 globals().update(replay.tools | replay.variables)  # for cells of your own; `%%turn` alone looks into the agent's kernel
 replay"""
 _NO_OUTPUT: Final = "(no output - did you forget to print?)"  # which DSPy tells the agent
-_ERROR: Final = "[Error] "
 # Characters that make code read as other code than it is, or that no file can hold; in a string they mean the same.
 # A form feed is white space in code.
 _HIDING: Final = (*range(9), 0x0B, *range(0x0E, 0x20), 0x7F, 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F),
@@ -155,9 +154,9 @@ def _outputs(turn: TurnRecord) -> list[nbformat.NotebookNode]:
     output = "" if turn.output in (None, _NO_OUTPUT) else printable(turn.output or "", None)
     if not output:
         return []
-    if not output.startswith(_ERROR):
+    if not output.startswith(ERROR_MARK):
         return [_stream(output)]
-    printed, error = _split(output[len(_ERROR) :])
+    printed, error = _split(output[len(ERROR_MARK) :])
     name, message = ("KernelDied", error) if turn.ended == "died" else _name_and_message(error)
     shown = v4.new_output("error", ename=name, evalue=message, traceback=error.split("\n"))
     return [*([_stream(printed)] if printed else []), shown]

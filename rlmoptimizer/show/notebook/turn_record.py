@@ -9,14 +9,16 @@ from typing import Any, Final, Literal, TypeAlias
 from rlmoptimizer.errors import StoreCorrupt
 from rlmoptimizer.outcome.answer_size import cut_to_size
 from rlmoptimizer.records import IterationRecord
+from rlmoptimizer.store.calls import AGENT_BEGAN, CELL_ENDED, CellEnd
 from rlmoptimizer.store.store_reader import StoreReader
 
-__all__ = ["AgentStart", "CellEnd", "TurnRecord", "agent_starts", "turn_records"]
+__all__ = ["ERROR_MARK", "AgentStart", "TurnEnd", "TurnRecord", "agent_starts", "turn_records"]
+
+ERROR_MARK: Final = "[Error] "  # before the text of an error, as DSPy tells it to an agent
 
 # "cut": the process ended before the code did. "not_run": there was no code, or it was not run.
-CellEnd: TypeAlias = Literal["ok", "error", "submitted", "died", "cut", "not_run"]
+TurnEnd: TypeAlias = CellEnd | Literal["cut", "not_run"]
 _KNOWN: Final[Mapping[str, CellEnd]] = {"ok": "ok", "error": "error", "submitted": "submitted", "died": "died"}
-_ERROR: Final = "[Error] "  # before the text of an error, as DSPy tells it to an agent
 _FINAL: Final = "FINAL: "  # before what was submitted
 _DIED: Final = ("The kernel died while this cell ran:", "The REPL has ended and cannot be used any more:")
 _CUT: Final = "[Cut] "  # the output that a process gives to a turn that it found unfinished
@@ -52,21 +54,21 @@ class TurnRecord:
     code: str
     output: str | None  # as the agent got it; None: the turn had not ended
     seconds: float | None  # the root LM's thinking included; None: not known
-    ended: CellEnd
+    ended: TurnEnd
 
 
 def agent_starts(store: StoreReader) -> list[AgentStart]:
     """Oldest first; `[]` for a store that does not say. Raises `StoreCorrupt`."""
     names = ("turn", "variables", "left_out", "tools", "output_fields")
     try:
-        return [AgentStart(*(event.data[name] for name in names)) for event in store.events("AgentBegan")]
+        return [AgentStart(*(event.data[name] for name in names)) for event in store.events(AGENT_BEGAN)]
     except KeyError as error:
         raise StoreCorrupt(str(store.path), f"what the agent began with lacks {error}") from error
 
 
 def turn_records(store: StoreReader) -> list[TurnRecord]:
     """Every turn that was begun, oldest first. Raises `StoreCorrupt`."""
-    ends = {event.data.get("turn"): event.data.get("ended") for event in store.events("CellEnded")}
+    ends = {event.data.get("turn"): event.data.get("ended") for event in store.events(CELL_ENDED)}
     unfinished = store.unfinished_iteration()
     turns = [*store.iterations(), *([] if unfinished is None else [unfinished])]
     told = bool(ends)
@@ -83,16 +85,16 @@ def turn_records(store: StoreReader) -> list[TurnRecord]:
     ]
 
 
-def _end(turn: IterationRecord, ended: str | None, *, told: bool) -> CellEnd:
+def _end(turn: IterationRecord, ended: str | None, *, told: bool) -> TurnEnd:
     if turn.output is None or turn.output.startswith(_CUT):
         return "cut"
     if told:
         return _KNOWN.get(ended or "", "not_run")
     if turn.output.startswith(_FINAL):
         return "submitted"
-    if not turn.output.startswith(_ERROR):
+    if not turn.output.startswith(ERROR_MARK):
         return "ok"
-    text = turn.output[len(_ERROR) :]
+    text = turn.output[len(ERROR_MARK) :]
     if text.startswith(_NOT_RUN):
         return "not_run"
     return "died" if any(one in text for one in _DIED) else "error"

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice
 from rlmoptimizer.outcome.run_totals import percent
 from rlmoptimizer.outcome.split_scores import CandidateScores
-from rlmoptimizer.prompts import Prompts
+from rlmoptimizer.prompts import Prompts, changed_steps
 from rlmoptimizer.records import PASSED_AT, CandidateRecord, RunRecord
 
 __all__ = ["CandidateEntry", "Candidates", "SplitTotals", "TrainTotals"]
@@ -79,7 +79,7 @@ class Candidates:
                     "id": record.candidate,
                     "parent": parent,
                     "prompts": record.prompts,
-                    "changed": [step for step, text in record.prompts.items() if index and before.get(step) != text],
+                    "changed": changed_steps(record.prompts, before) if index else [],
                     "at": record.at,
                     "turn": turn_at(record.at) if index else 0,
                     "runs": of_candidate.get(record.candidate, []),

@@ -5,7 +5,6 @@ Scores are 0 to 100, times are Unix seconds. There is nothing in it of an exampl
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +45,7 @@ from rlmoptimizer.show.report.turns import (
     notes,
     pauses,
 )
+from rlmoptimizer.store.file import number_of
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["Document", "DocumentReader", "SoFar", "StoreEntry", "read_document", "read_examples"]
@@ -254,6 +254,4 @@ class DocumentReader:
 
 
 def _store_entry(store: StoreReader) -> StoreEntry:
-    numbered = re.fullmatch(r"runs-(\d{4,9})\.sqlite", store.path.name)
-    number = None if numbered is None else int(numbered[1])
-    return {"path": str(store.path), "number": number, "name": store.path.name}
+    return {"path": str(store.path), "number": number_of(store.path), "name": store.path.name}

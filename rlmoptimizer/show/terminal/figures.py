@@ -1,10 +1,10 @@
-"""Figures as people read them: percent, times, counts. And who says them."""
+"""Figures as people read them: percent and times. And who says them."""
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["WHO", "clock_text", "count_text", "percent_text"]
+__all__ = ["WHO", "clock_text", "percent_text"]
 
 WHO: Final = "RLMDocstringOptimizer"  # what every line of a compile begins with that is no progress
 
@@ -19,7 +19,3 @@ def clock_text(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes, left = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
-
-
-def count_text(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

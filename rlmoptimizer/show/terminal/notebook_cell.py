@@ -12,10 +12,11 @@ from typing import Any, Final, Protocol
 from rich.text import Text
 
 from rlmoptimizer.show.terminal.blocks import Block, Words
-from rlmoptimizer.show.terminal.figures import count_text
+from rlmoptimizer.show.terminal.figures import WHO
 from rlmoptimizer.show.terminal.html_blocks import escaped, escaped_text, html_block, html_meter
 from rlmoptimizer.show.terminal.progress import RunProgress, progress_line
 from rlmoptimizer.show.terminal.rich_blocks import plain_block
+from rlmoptimizer.text import count_text
 
 __all__ = ["NotebookCell", "Publisher", "notebook_publisher"]
 
@@ -116,7 +117,7 @@ class NotebookCell:
     def _html(self) -> str:
         ended = [f"<div>{escaped(line)}</div>" for line in self._ended]
         folded, shown = ended[:-_SHOWN], ended[-_SHOWN:]
-        parts = ["<b>RLMDocstringOptimizer</b>"]
+        parts = [f"<b>{WHO}</b>"]
         if folded:
             parts.append(
                 f"<details><summary>{count_text(len(folded), 'evaluation')} before</summary>{''.join(folded)}</details>"

@@ -28,8 +28,8 @@ from rlmoptimizer.events import (
     WorkUnpaused,
 )
 from rlmoptimizer.show.terminal.blocks import Block, Code, Facts, Grid, Meter, Output, Part, Words
-from rlmoptimizer.show.terminal.figures import clock_text, count_text, percent_text
-from rlmoptimizer.text import usd_text
+from rlmoptimizer.show.terminal.figures import clock_text, percent_text
+from rlmoptimizer.text import count_text, usd_text
 
 __all__ = ["Story"]
 
