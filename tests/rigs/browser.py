@@ -27,6 +27,7 @@ _OPTIONS = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 _HERE = ("127.0.0.1", "localhost")
+_PATIENCE_MS = 60_000  # for what a page is to show; only a defect ever takes so long
 
 
 def chromium() -> str:
@@ -50,8 +51,9 @@ def running_browser() -> Iterator[Browser]:
     has one, not the whole session.
     """
     path = chromium()
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=_PATIENCE_MS)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=list(_OPTIONS))
         try:

@@ -136,16 +136,16 @@ def test_a_stop_ends_a_pause_and_takes_the_best(tmp_path: Path, caplog: pytest.L
 
 
 def test_a_stop_interrupts_the_cell_under_way(tmp_path: Path) -> None:
-    waiting = "import time; print('waiting', flush=True)\nfor _ in range(600): time.sleep(0.1)"
-
-    def ask_soon(asked: Requests) -> None:
-        timers.append(threading.Timer(0.7, asked.stop))
-        timers[0].start()
-
-    timers: list[threading.Timer] = []
-    root = ScriptedRootLM([asking(ask_soon, tmp_path, waiting), SUBMIT])
+    # It is asked from the cell, which nothing confines here, so the cell is surely under way.
+    waiting = f"""
+import pathlib, time
+place = pathlib.Path({str(Requests(store_in(tmp_path)).directory)!r})
+place.mkdir(mode=0o700)
+(place / "stop").touch()
+for _ in range(600): time.sleep(0.1)
+"""
+    root = ScriptedRootLM([waiting, SUBMIT])
     program = toy.optimizer(root, run_storage_dir=tmp_path, kernel=KERNEL).compile(toy.Triage(), **toy.arguments())
-    timers[0].join()
     assert program.optimization_result.stop_reason == "stopped_by_person"
     assert root.engine.calls == 1
     (turn,) = program.agent_trajectory

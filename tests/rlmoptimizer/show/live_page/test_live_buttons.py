@@ -216,7 +216,7 @@ def test_a_server_that_ends_is_told(store: RunStore, open_page: OpenPage) -> Non
         expect(button(page, name)).to_have_attribute("aria-disabled", "true")
     button(page, "stop").click(force=True)
     expect(said(page)).to_contain_text("not connected")
-    expect(page.locator("#live-line")).to_contain_text("start it again with rlmoptimizer view", timeout=30_000)
+    expect(page.locator("#live-line")).to_contain_text("start it again with rlmoptimizer view")
 
 
 def test_a_page_that_has_lost_its_server_catches_up_when_it_is_back(store: RunStore, open_page: OpenPage) -> None:

@@ -228,10 +228,10 @@ def test_one_look_serves_all_and_nobody_looks_for_nobody(monkeypatch: pytest.Mon
             assert not any(one.done() for one in waiting)
             now[0] = "b"
             assert await asyncio.gather(*waiting) == ["b", "b"]
-        await asyncio.sleep(0.02)
-        count, now[0] = len(looks), "c"
-        await asyncio.sleep(0.02)
-        assert len(looks) == count
+        current = asyncio.current_task()
+        _, looking = await asyncio.wait([task for task in asyncio.all_tasks() if task is not current], timeout=60)
+        assert not looking
+        now[0] = "c"
         with changes.listening():
             assert await changes.after(None) == "c"  # not what was new before
             waiting = [asyncio.ensure_future(changes.after("c"))]

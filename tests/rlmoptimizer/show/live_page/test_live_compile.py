@@ -62,7 +62,6 @@ def test_a_compile_is_watched_paused_noted_and_branched_from_the_page(
 ) -> None:
     from playwright.sync_api import expect
 
-    expect.set_options(timeout=60_000)
     pausing, branching, last = Gate(), Gate(), Gate()
     first = [FIX, *["print('thinking')"] * 4, pausing, *["print('more')"] * (FIRST - 7), branching]
     second = [EVALUATE, *["print('again')"] * (SECOND - 2), last]

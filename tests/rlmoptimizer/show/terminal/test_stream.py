@@ -73,12 +73,15 @@ def test_a_compile_is_shown_in_any_encoding(verbose: bool, encoding: str, monkey
         assert "#######------" in shown
 
 
-def test_a_compile_is_shown_to_nobody_where_there_is_no_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compile_is_shown_to_nobody_where_there_is_no_stderr(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.stderr", None)
     display = Display(verbose=True)
     for event in STORY:
         display(event)
     display.close()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_colors_that_are_forced_on_a_file_do_not_make_bars_move_there(monkeypatch: pytest.MonkeyPatch) -> None:
