@@ -98,9 +98,11 @@ def test_a_branch_of_a_finished_one_waits_for_a_resume(command: Command, tmp_pat
     ]
     assert Requests(tmp_path / "runs-0002.sqlite").take_notes() == ["Shorter."]
     assert command("runs", tmp_path, "--json").json["runs"][-1]["run_id"] == "r4"
-    assert "there is no run 'r9'" in command("branch", tmp_path, "r9").refused(1)
-    assert "units must be from 1" in command("branch", tmp_path, "r3", "--units", "0").refused(1)
-    assert command("branch", tmp_path, "r3", "--units", "many").refused(2)
+    assert "has not begun; begin it" in command("branch", tmp_path, "r3").refused(1)
+    parent = ("branch", tmp_path, "--number", "1")
+    assert "there is no run 'r9'" in command(*parent, "r9").refused(1)
+    assert "units must be from 1" in command(*parent, "r3", "--units", "0").refused(1)
+    assert command(*parent, "r3", "--units", "many").refused(2)
 
 
 def test_a_branch_of_a_running_one_is_gone_on_with(command: Command, running: RunStore) -> None:
