@@ -8,7 +8,10 @@ from typing import Any, Final, cast
 
 from kernel_bridge.text import shorten
 
-__all__ = ["brief", "count_text", "token_estimate", "usd_text", "whole_number"]
+__all__ = ["PLAIN_HTML", "brief", "count_text", "token_estimate", "usd_text", "whole_number"]
+
+# The classes of HTML in which notebooks look for no formulas: "$5 or $10" is a text as any other.
+PLAIN_HTML: Final = "tex2jax_ignore mathjax_ignore"
 
 _LONGEST_NUMBER: Final = 100  # characters
 _LARGEST_NUMBER: Final = 2**128  # no number of the agent's is larger

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from kernel_bridge.text import printable, printable_line, shorten_list
-from rlmoptimizer.text import count_text, usd_text
+from rlmoptimizer.text import PLAIN_HTML, count_text, usd_text
 
 if TYPE_CHECKING:
     from rlmoptimizer.check.report import CheckReport, Estimate, ExampleTried, LMAsked, SplitFound
@@ -38,7 +38,7 @@ def as_html(report: CheckReport) -> str:
         f'<td style="{_CELL};white-space:pre-wrap">{"<br>".join(map(_escaped, entries))}</td></tr>'
         for name, entries in _sections(report)
     )
-    return f"<table><caption>{_escaped(_head(report))}</caption>{rows}</table>"
+    return f'<table class="{PLAIN_HTML}"><caption>{_escaped(_head(report))}</caption>{rows}</table>'
 
 
 def _escaped(text: str) -> str:

@@ -40,6 +40,7 @@ __all__ = ["open_console"]
 
 _TEXT_CHARS: Final = 100_000  # of one text that the kernel sends
 _COLOUR: Final = re.compile(r"(\x1b\[[0-9;]{0,20}m)")
+_RESET: Final = "\x1b[0m"
 _PAYLOADS: Final = ("page", "ask_exit")
 _LEAVING: Final = ("exit", "quit", "exit()", "quit()")
 _SLOW_COMPLETION: Final = 1.0  # seconds
@@ -111,7 +112,8 @@ def _printable(value: Any) -> Any:
     """What a message holds, with texts that can be shown; colours stay."""
     if isinstance(value, str):
         parts = _COLOUR.split(value[:_TEXT_CHARS])
-        return "".join(part if place % 2 else printable(part, None) for place, part in enumerate(parts))
+        shown = "".join(part if place % 2 else printable(part, None) for place, part in enumerate(parts))
+        return f"{shown}{_RESET}" if parts[1:] else shown  # it may not colour, or hide, what comes after it
     if isinstance(value, dict):
         return {key: _printable(item) for key, item in cast("dict[Any, Any]", value).items()}
     if isinstance(value, list):
@@ -119,7 +121,8 @@ def _printable(value: Any) -> Any:
     return value
 
 
-def _content(content: dict[str, Any]) -> dict[str, Any]:
+def printable_content(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a message from the kernel, of which only what a person can be shown is left."""
     shown: dict[str, Any] = _printable(content)
     if isinstance(data := shown.get("data"), dict):
         shown["data"] = {key: text for key, text in data.items() if key == "text/plain" and isinstance(text, str)}
@@ -133,12 +136,21 @@ class ShownChannel(ZMQSocketChannel):
 
     def get_msg(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         message: dict[str, Any] = super().get_msg(*args, **kwargs)
-        return {**message, "content": _content(message["content"])}
+        return {**message, "content": printable_content(message["content"])}
 
 
 class ConsoleClient(BlockingKernelClient):
     shell_channel_class = Type(ShownChannel)
     iopub_channel_class = Type(ShownChannel)
+
+
+def completions(content: dict[str, Any], cursor_pos: int) -> dict[str, Any]:
+    """What a kernel's answer offers that may be put into the line of the person: single words or lines, no more."""
+    start, found = content.get("cursor_start"), content.get("matches")
+    if not isinstance(start, int) or not 0 <= start <= cursor_pos or not isinstance(found, list):
+        start, found = cursor_pos, []
+    matches = [one for one in cast("list[Any]", found) if isinstance(one, str) and "\n" not in one]
+    return {"matches": matches, "cursor_start": start, "cursor_end": cursor_pos, "metadata": {}, "status": "ok"}
 
 
 class PatientCompleter(ZMQCompleter):
@@ -150,10 +162,10 @@ class PatientCompleter(ZMQCompleter):
         self.timeout = _SLOW_COMPLETION
         if not self.run.is_agent_at_work():
             try:
-                return super().complete_request(code, cursor_pos)
-            except Empty:
+                return completions(super().complete_request(code, cursor_pos), cursor_pos)
+            except (Empty, KeyError):  # no answer, or none to any question
                 pass
-        return {"matches": [], "cursor_start": cursor_pos, "cursor_end": cursor_pos, "metadata": {}, "status": "ok"}
+        return completions({}, cursor_pos)
 
 
 class _NoHistory:

@@ -15,7 +15,7 @@ from rlmoptimizer.outcome.best_so_far import Checkpoint
 from rlmoptimizer.outcome.split_result import SplitResult
 from rlmoptimizer.outcome.word_diff import Change, word_diff
 from rlmoptimizer.prompts import changed_steps
-from rlmoptimizer.text import count_text, usd_text
+from rlmoptimizer.text import PLAIN_HTML, count_text, usd_text
 
 if TYPE_CHECKING:
     from rlmoptimizer.outcome.optimization_result import OptimizationResult
@@ -47,7 +47,7 @@ def result_html(result: OptimizationResult) -> str:
         *_prompts(result.prompts_before, result.prompts_after),
         *(_line(f"Warning: {warning}", _WARNING) for warning in result.warnings),
     ]
-    return f'<div style="max-width:60em;line-height:1.45">{"".join(parts)}</div>'
+    return f'<div class="{PLAIN_HTML}" style="max-width:60em;line-height:1.45">{"".join(parts)}</div>'
 
 
 def _heading(result: OptimizationResult) -> str:

@@ -178,7 +178,8 @@ class Requests:
 
     def _raise_flag(self, name: str) -> None:
         with self._writing(), contextlib.suppress(FileExistsError):  # two may ask at once
-            make_file(self.directory / name, b"")
+            if not self._has_flag(name):  # to make it anew would end a pause for a moment
+                make_file(self.directory / name, b"")
 
     def _has_flag(self, name: str) -> bool:
         if not self._is_usable():

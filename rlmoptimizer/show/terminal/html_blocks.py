@@ -11,6 +11,7 @@ from typing import Final
 
 from kernel_bridge.text import printable, printable_line
 from rlmoptimizer.show.terminal.blocks import TEXT_CHARS, Block, Code, Facts, Grid, Meter, Output, Part, Tone, Words
+from rlmoptimizer.text import PLAIN_HTML
 
 __all__ = ["escaped", "escaped_text", "html_block", "html_meter"]
 
@@ -33,7 +34,7 @@ def html_block(block: Block) -> str:
     color = _COLORS[block.tone]
     title = f'<div style="font-weight:bold;color:{color}">{escaped(block.title)}</div>' if block.title else ""
     parts = "".join(map(_part, block.parts))
-    return f'<div style="border-left:3px solid {color};padding:2px 10px">{title}{parts}</div>'
+    return f'<div class="{PLAIN_HTML}" style="border-left:3px solid {color};padding:2px 10px">{title}{parts}</div>'
 
 
 def html_meter(share: float, width: str = "10em") -> str:

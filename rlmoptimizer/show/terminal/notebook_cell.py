@@ -16,7 +16,7 @@ from rlmoptimizer.show.terminal.figures import WHO
 from rlmoptimizer.show.terminal.html_blocks import escaped, escaped_text, html_block, html_meter
 from rlmoptimizer.show.terminal.progress import RunProgress, progress_line
 from rlmoptimizer.show.terminal.rich_blocks import plain_block
-from rlmoptimizer.text import count_text
+from rlmoptimizer.text import PLAIN_HTML, count_text
 
 __all__ = ["NotebookCell", "Publisher", "notebook_publisher"]
 
@@ -127,4 +127,4 @@ class NotebookCell:
             bar = html_meter(run.done / max(run.total, 1))
             parts.append(f"<div>{bar} {escaped(progress_line(run, self._updated))}</div>")
         parts += (f'<div style="white-space:pre-wrap">{escaped_text(line)}</div>' for line in self._lines)
-        return f'<div style="font-variant-numeric:tabular-nums">{"".join(parts)}</div>'
+        return f'<div class="{PLAIN_HTML}" style="font-variant-numeric:tabular-nums">{"".join(parts)}</div>'

@@ -76,6 +76,7 @@ def test_the_report_prints_and_shows_itself_with_every_text_escaped(capsys: pyte
     assert "\x1b" not in text
     html = report._repr_html_()
     assert "<script>" not in html
+    assert html.startswith('<table class="tex2jax_ignore mathjax_ignore">')
     assert "&lt;script&gt;" in html
     known = json.loads(json.dumps(report.to_dict()))
     assert known["ok"] is False

@@ -121,6 +121,36 @@ def test_without_the_extra_one_line_says_what_to_install(
     assert "pip install 'rlmoptimizer[console]'" in command("console", store.path).refused(1)
 
 
+# what a kernel sends
+
+
+def test_no_colour_of_a_kernel_goes_on_after_its_text() -> None:
+    from rlmoptimizer.command_line.console_shell import printable_content
+
+    assert printable_content({"text": "\x1b[8mhidden", "name": "\x1b[2J"}) == {
+        "text": "\x1b[8mhidden\x1b[0m",
+        "name": "\u241b[2J",
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"matches": "ab", "cursor_start": 0},
+        {"matches": ["ab"], "cursor_start": -5},
+        {"matches": ["ab"], "cursor_start": 10**9},
+        {"matches": ["ab"], "cursor_start": "0"},
+        {"matches": [["ab"], None, "a\nnote('b')"], "cursor_start": 2},
+    ],
+)
+def test_an_odd_completion_offers_nothing(content: dict[str, Any]) -> None:
+    from rlmoptimizer.command_line.console_shell import completions
+
+    assert completions(content, 3)["matches"] == []
+    assert completions({"matches": ["abc"], "cursor_start": 1}, 3)["matches"] == ["abc"]
+
+
 # at a terminal
 
 

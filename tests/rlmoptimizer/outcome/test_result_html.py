@@ -87,3 +87,10 @@ def test_one_without_val_and_without_a_new_prompt_is_shown_too(tmp_path: Path) -
     assert "0 of 2 prompts changed" in shown.text
     assert "svg" not in shown.tags
     assert AFTER["topic"] not in shown.text
+
+
+def test_no_text_of_it_is_taken_for_a_formula(tmp_path: Path) -> None:
+    with write_small(tmp_path) as store:
+        shown = OptimizationResult.of(store)._repr_html_()
+    # As pandas marks its tables: what notebooks typeset leaves elements of these classes out.
+    assert shown.startswith('<div class="tex2jax_ignore mathjax_ignore"')

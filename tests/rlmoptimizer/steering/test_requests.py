@@ -53,6 +53,16 @@ def test_a_pause_lasts_until_it_is_taken_back(requests: Requests) -> None:
     assert requests.branching
 
 
+def test_a_pause_that_is_asked_again_is_never_over_in_between(requests: Requests) -> None:
+    requests.pause()
+    before = (requests.directory / "pause").stat()
+    requests.pause()
+    assert os.path.samestat(before, (requests.directory / "pause").stat())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: pytest.fail("the pause was over"))
+        requests.pause()
+
+
 def test_notes_are_taken_once_and_in_the_order_in_which_they_came(requests: Requests) -> None:
     requests.note("  first, with\na second line ")
     requests.note("then \u00e4\u4e16\U0001f600")

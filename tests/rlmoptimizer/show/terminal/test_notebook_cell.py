@@ -52,6 +52,7 @@ def test_all_evaluations_share_one_output_that_is_updated_now_and_then(cell: Cel
     shown([*evaluation(1000, "r1"), *evaluation(1000, "r2")], step=0.01)
     (output,) = cell.outputs.values()
     assert 20 <= cell.updates <= 100  # of 2000 examples in 20 seconds
+    assert output["text/html"].startswith('<div class="tex2jax_ignore mathjax_ignore"')
     for run in ("r1", "r2"):
         assert f"{run} train 1000/1000 score 50.0% (500 passed), 7 budget units left" in output["text/html"]
     assert "<progress" not in output["text/html"]
