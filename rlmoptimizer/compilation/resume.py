@@ -117,7 +117,9 @@ def open_store(directory: Path, setup: Mapping[str, Any], *, resume: bool) -> St
     Raises `InvalidSetup`, naming every difference, when the newest store is about something else; it is not touched.
     """
     if not resume or not stores_in(directory):
-        return _recorded(RunStore.create_in(directory), setup)
+        store = RunStore.create_in(directory)
+        Requests(store.path).clear()  # of an earlier one of this number, whose store somebody has removed
+        return _recorded(store, setup)
     # Looked at without writing first: a store that is refused stays as it was.
     with StoreReader.open_in(directory) as store:
         _check_same(store, setup)

@@ -74,9 +74,10 @@ def prepare_branch(store: StoreReader, run_id: str, *, units: int | None = None,
         limit,
     )
     with RunStore.create_in(store.path.parent, copy) as branch:
-        path = branch.path
+        path, requests = branch.path, Requests(branch.path)
+        requests.clear()  # of an earlier one of this number, whose store somebody has removed
         if note is not None:
-            Requests(path).note(note)
+            requests.note(note)
     if is_running:
         Requests(store.path).branch()
         if store.outcome() is not None:  # it has ended in the meantime

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stored_optimization import AFTER, BEFORE, add_run, setup_of, write_small
 
 from rlmoptimizer.agent.person_requests import PersonRequests
-from rlmoptimizer.compilation.resume import branch_text
+from rlmoptimizer.compilation.resume import branch_text, open_store
 from rlmoptimizer.errors import InvalidSetup, StoreInUse, UnknownRunError
 from rlmoptimizer.events import Emitter
 from rlmoptimizer.outcome.measured import measured_scores
@@ -249,6 +249,27 @@ def test_the_agent_of_a_branch_is_told_of_its_run_unless_that_is_on_test(
         text = branch_text(described, branch.runs())
     assert ("of val." in text) is told
     assert ("14.29" in text, "of test" in text) == (False, False)
+
+
+@pytest.mark.parametrize("next_one", ["a new one", "a branch"])
+def test_what_was_asked_of_a_store_that_was_removed_is_not_heeded_by_the_next_one(
+    tmp_path: Path, next_one: str
+) -> None:
+    write_small(tmp_path).close()
+    old = tmp_path / "runs-0002.sqlite"
+    write_small(tmp_path, ends=False).close()
+    Requests(old).pause()
+    Requests(old).stop()
+    Requests(old).note("Look at the dates.")
+    old.unlink()
+    if next_one == "a branch":
+        path = prepared(tmp_path)
+    else:
+        with open_store(tmp_path, setup_of(2, 0), resume=False) as store:
+            path = store.path
+    requests = Requests(path)
+    assert path == old
+    assert (requests.pausing, requests.stopping, requests.notes()) == (False, False, [])
 
 
 def test_a_branch_that_has_not_begun_is_not_branched(tmp_path: Path) -> None:
