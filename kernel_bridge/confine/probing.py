@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernel_bridge.confine.guarantees import GUARANTEES, Confinement, limits_asked
-from kernel_bridge.confine.report import ConfinementReport, Probe
+from kernel_bridge.confine.report import NOT_SET, ConfinementReport, Probe
 from kernel_bridge.confine.tier import Tier
 from kernel_bridge.confine.tier_plain import PLAIN
 from kernel_bridge.confine.tiers import TIERS
@@ -123,7 +123,7 @@ def expected_report(
     }
     for name, value in unset.items():
         if value is None and in_force.pop(name, None) is not None:
-            missing[name] = "no limit was set"
+            missing[name] = NOT_SET
     return limits, ConfinementReport(limits.require, in_force, missing, found.tier)
 
 

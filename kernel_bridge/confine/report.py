@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from kernel_bridge.confine.guarantees import GUARANTEES
 from kernel_bridge.confine.tiers import TIERS
 
-__all__ = ["ConfinementReport", "Probe"]
+__all__ = ["NOT_SET", "ConfinementReport", "Probe"]
+
+NOT_SET: Final = "no limit was set"  # why a limit is missing that the machine could give
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +24,11 @@ class ConfinementReport:
     tier: str | None = None  # a key of TIERS; None: confinement was switched off
 
     def line(self) -> str:
-        """The report in one line, without the reasons."""
+        """The report in one line. Of the reasons only that a limit was not set."""
         how = "not confined" if self.tier is None else TIERS[self.tier].how
         count = f"{len(self.in_force)} of {len(GUARANTEES)} guarantees"
-        return f"{how}, {count}; missing: {', '.join(self.missing) or 'nothing'}"
+        missing = [f"{name} ({why})" if why == NOT_SET else name for name, why in self.missing.items()]
+        return f"{how}, {count}; missing: {', '.join(missing) or 'nothing'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,9 @@ from rlmoptimizer.task.program import check_program, read_prompts
 __all__ = ["checked"]
 
 _EXAMPLES: Final = 3  # of train that are run
+_NOT_LOOKED_AT: Final = (
+    "steps, examples, metric, data and budget were not looked at: mend the problems of the setup, and check again"
+)
 
 
 def checked(
@@ -48,7 +51,11 @@ def checked(
     return CheckReport(
         program=type(student).__name__,
         problems=(*refused, *lm_problems, *(text for part in parts for text in part.problems)),
-        warnings=(*lm_warnings, *(text for part in parts for text in part.warnings)),
+        warnings=(
+            *lm_warnings,
+            *(text for part in parts for text in part.warnings),
+            *([] if setup is not None else [_NOT_LOOKED_AT]),
+        ),
         steps=() if setup is None else tuple(_steps(setup)),
         lms=asked,
         examples=() if run is None else run.examples,
@@ -103,12 +110,12 @@ def _setup(
     problems = [said for look in looks if (said := _refusal(look)) is not None]
     if data and testset is not None and (said := _refusal(lambda: build_test_rows(testset, data[0]))) is not None:
         problems.append(said)
-    if problems:
-        return None, problems
     try:
-        return Setup.checked(settings, student, trainset, valset, metric, testset), []
+        setup = Setup.checked(settings, student, trainset, valset, metric, testset)
     except InvalidSetup as refused:
-        return None, [str(refused)]
+        said = str(refused)
+        return None, problems if said in problems else [*problems, said]
+    return (None, problems) if problems else (setup, [])
 
 
 def _refusal(look: Callable[[], object]) -> str | None:

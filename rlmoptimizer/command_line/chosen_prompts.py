@@ -55,7 +55,8 @@ class ChosenPrompts:
         if best is None:
             raise InvalidSetup(f"no prompts have a score on all of {split} yet; --baseline gives the first ones")
         prompts = next(record.prompts for record in store.candidates() if record.candidate == best)
-        return cls(prompts, f"the prompts with the best score on {split}, {100 * whole[best]:.2f}")
+        unchanged = ", those of the unchanged program" if prompts == cls.baseline(store).prompts else ""
+        return cls(prompts, f"the prompts with the best score on {split}, {100 * whole[best]:.2f}{unchanged}")
 
     @classmethod
     def newest(cls, store: StoreReader) -> ChosenPrompts:

@@ -17,7 +17,9 @@ from rlmoptimizer.command_line.run_text import RunText
 from rlmoptimizer.command_line.selection import Selection, examples_of, selected_ids
 from rlmoptimizer.command_line.spans import Line, text_lines, write_spans
 from rlmoptimizer.command_line.target import open_target
+from rlmoptimizer.outcome.recorded_setup import unit_limit
 from rlmoptimizer.outcome.run_totals import objective_names, run_log
+from rlmoptimizer.outcome.state import state_of
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["diff", "prompts", "runs", "show"]
@@ -27,7 +29,7 @@ def runs(directory: Directory, number: Number = None, as_json: AsJson = False) -
     """Every evaluation: split, examples, score, passed, units, steps whose prompts differ from the baseline's."""
     with open_target(directory, number) as store:
         if as_json:
-            write_json({"runs": _logs(store)})
+            write_json({**_facts(store), "runs": _logs(store)})
         else:
             write_lines(run_table(store, terminal_width()))
 
@@ -114,6 +116,13 @@ def prompts(
         write_json(chosen.prompts)
     else:
         write_spans(_prompt_lines(chosen))
+
+
+def _facts(store: StoreReader) -> dict[str, Any]:
+    """Of the optimization itself."""
+    setup, spent = store.setup(), store.spent()
+    limit = None if setup is None else unit_limit(setup)
+    return {"store": str(store.path), "state": state_of(store), "budget": {"limit": limit, "spent": spent}}
 
 
 def _logs(store: StoreReader) -> list[dict[str, Any]]:

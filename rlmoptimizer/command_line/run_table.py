@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from kernel_bridge.text import printable_line
 from rlmoptimizer.command_line.table import Column, fit, table_lines
-from rlmoptimizer.outcome.recorded_setup import unit_limit
-from rlmoptimizer.outcome.state import state_of
+from rlmoptimizer.outcome.recorded_setup import branch_in, unit_limit
+from rlmoptimizer.outcome.state import OptimizationState, state_of
 from rlmoptimizer.prompts import Prompts, changed_steps
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
@@ -30,10 +30,13 @@ _COLUMNS = (
 
 def run_table(store: StoreReader, width: int) -> Iterator[str]:
     """A line on the optimization, then a line for each evaluation."""
-    yield fit(printable_line(_state_line(store)), width)
+    state = state_of(store)
+    yield fit(printable_line(_state_line(store, state)), width)
+    if (branch := branch_in(store.setup())) is not None:
+        yield fit(printable_line(f"a branch from run {branch['run_id']} of {branch['store']}"), width)
     units = store.units_by_run()
     before = steps_before(store)
-    rows = [_row(record, units.get(record.run_id, 0), before) for record in store.runs()]
+    rows = [_row(record, units.get(record.run_id, 0), before, state) for record in store.runs()]
     if not rows:
         yield "no evaluation has begun yet"
         return
@@ -51,14 +54,14 @@ def steps_before(store: StoreReader) -> dict[str, str]:
     return {} if setup is None else setup["student"]["steps"]
 
 
-def _state_line(store: StoreReader) -> str:
-    state, setup = state_of(store), store.setup()
+def _state_line(store: StoreReader, state: OptimizationState) -> str:
+    setup = store.setup()
     limit = "" if setup is None else f" of {unit_limit(setup)}"
     said = ", to be resumed" if state == "interrupted" else ""
     return f"{store.path.name}: {state}{said}, {store.spent()}{limit} units spent"
 
 
-def _row(record: RunRecord, units: int, before: Mapping[str, str]) -> list[str]:
+def _row(record: RunRecord, units: int, before: Mapping[str, str], state: OptimizationState) -> list[str]:
     planned = record.planned_count * record.repeats
     done = str(planned) if record.judged_count == planned else f"{record.judged_count}/{planned}"
     if Prompts.of(before).digest == record.candidate:
@@ -74,6 +77,11 @@ def _row(record: RunRecord, units: int, before: Mapping[str, str]) -> list[str]:
         str(record.error_count or ""),
         "free" if record.baseline else str(units),
         "" if record.budget_left is None else str(record.budget_left),
-        "" if record.state == "finished" else record.state,
+        "" if record.state == "finished" else _run_state(record, state),
         changed,
     ]
+
+
+def _run_state(record: RunRecord, state: OptimizationState) -> str:
+    """A run that no process works on any more is cut; a resume goes on with it."""
+    return "cut" if record.state == "running" and state == "interrupted" else record.state

@@ -40,7 +40,7 @@ def pause(directory: Directory, number: Number = None) -> None:
         if at.state == "paused":
             _say(f"it is paused, before turn {at.next_turn} of its agent")
         else:
-            _say(f"pause asked for: the agent stops {at.resumed or f'before its turn {at.next_turn}'}")
+            _say(f"pause asked for: the agent waits {at.resumed or f'before its turn {at.next_turn}'}")
 
 
 def unpause(directory: Directory, number: Number = None) -> None:

@@ -22,7 +22,7 @@ from rlmoptimizer.outcome.recorded_setup import branch_in, split_sizes, unit_lim
 from rlmoptimizer.outcome.result_html import result_html
 from rlmoptimizer.outcome.result_warnings import result_warnings
 from rlmoptimizer.outcome.split_result import SplitResult, Verdict
-from rlmoptimizer.prompts import Prompts
+from rlmoptimizer.prompts import Prompts, changed_steps
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 from rlmoptimizer.text import brief, count_text
@@ -124,7 +124,7 @@ class OptimizationResult:
             warnings=(
                 *result_warnings(store, setup, held_out, outcome.test_problem),
                 *hygiene.warnings,
-                *_constant_answers(store, behind["train"]["result"]),
+                *(_constant_answers(store, behind["train"]["result"]) if changed_steps(after, before) else ()),
             ),
             branched_from=_branched_from(setup),
             versions=outcome.versions,

@@ -23,7 +23,7 @@ from rlmoptimizer.store.file_lock import holder
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 
-__all__ = ["begin_branch", "branch_of", "check_parent_at_rest", "prepare_branch"]
+__all__ = ["awaited_parent", "begin_branch", "branch_of", "check_parent_at_rest", "prepare_branch"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,11 +106,15 @@ def branch_of(path: Path) -> Path | None:
 
 def check_parent_at_rest(store: StoreReader) -> None:
     """Raise `StoreInUse` for a branch that has not begun while a process works on its parent."""
+    parent = awaited_parent(store)
+    if parent is not None and (process := holder(parent)) is not None:
+        raise StoreInUse(str(parent), process or None)
+
+
+def awaited_parent(store: StoreReader) -> Path | None:
+    """The store of the parent of a branch that has not begun; None: it is no such branch, or its parent is gone."""
     branch = branch_in(store.setup())
-    if branch is not None and not branch["begun"]:
-        parent = _parent_path(store, branch)
-        if parent is not None and (process := holder(parent)) is not None:
-            raise StoreInUse(str(parent), process or None)
+    return None if branch is None or branch["begun"] else _parent_path(store, branch)
 
 
 def begin_branch(store: RunStore) -> None:

@@ -139,6 +139,11 @@ class Requests:
         """Whether a branch that was prepared is to be gone on with."""
         return self._has_flag("branch")
 
+    @property
+    def waiting(self) -> int:
+        """How many notes wait for the agent's next turn."""
+        return len(self._note_names())
+
     def notes(self) -> list[Note]:
         """The notes that wait, oldest first, a bounded number. What is no note is removed or passed over."""
         notes: list[Note] = []

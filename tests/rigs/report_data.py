@@ -48,7 +48,7 @@ def document(
     splits = {
         "train": _split([row[2] for row in rows], [row[3] for row in rows]),
         "val": {
-            "n": 24, "baseline": 54.17, "result": 83.33, "difference": 29.17, "interval": [8.3, 50.0], "better": 9,
+            "n": 24, "baseline": 54.17, "result": 83.33, "difference": 29.17, "interval": [8.25, 50.0], "better": 9,
             "worse": 2, "same": 13, "p_value": 0.065, "left_out": 0, "verdict": "no proven gain",
         },
         "test": {

@@ -15,6 +15,7 @@ from rlmoptimizer.errors import InvalidSetup, OptimizerError
 from rlmoptimizer.outcome.state import OptimizationState, state_of
 from rlmoptimizer.show.report.document import DocumentReader
 from rlmoptimizer.show.report.json_values import json_bytes
+from rlmoptimizer.steering.branches import awaited_parent
 from rlmoptimizer.steering.requests import Requests
 from rlmoptimizer.store.file import number_of, stores_in
 from rlmoptimizer.store.file_lock import holder
@@ -37,6 +38,8 @@ class Status:
     pausing: bool  # a person has asked for a pause
     stopping: bool  # a person has asked to stop and to take the best
     branching: bool  # a branch was prepared, and the running optimization is to make way for it
+    notes: int  # that wait for the agent's next turn
+    parent_works: bool  # it is a branch that has not begun, and a process still works on its parent
     refusal: str | None  # why nothing can be asked from here; None: it can
     newest: int  # number of the newest optimization in the directory
 
@@ -79,6 +82,8 @@ class ShownOptimization:
             asked.pausing,
             asked.stopping,
             asked.branching,
+            asked.waiting,
+            work.parent is not None and holder(work.parent) is not None,
             asked.refusal(),
             max([self.number, *self._neighbours()]),
         )
@@ -106,9 +111,9 @@ class ShownOptimization:
         try:
             with self._lock:
                 store = self._opened().store
-                return _Work(revision, state_of(store), None, store.agent_end() is not None)
+                return _Work(revision, state_of(store), None, store.agent_end() is not None, awaited_parent(store))
         except (OptimizerError, OSError) as error:
-            return _Work(revision, None, error_text(error), False)
+            return _Work(revision, None, error_text(error), False, None)
 
     def _current(self) -> Body:
         revision = self._revision()
@@ -153,6 +158,7 @@ class _Work:
     state: OptimizationState | None
     problem: str | None
     agent_ended: bool
+    parent: Path | None  # of a branch that has not begun
 
 
 @dataclass(frozen=True, slots=True)

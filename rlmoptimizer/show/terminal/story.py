@@ -99,7 +99,7 @@ class Story:
             return [Block("Submission refused", (Words(event.reason),), "warning")]
         if isinstance(event, FellBack):
             text = f"{event.reason}\nTaken: run {event.run_id}"
-            return [Block("The submission is not given back", (Words(text),), "warning")]
+            return [Block("What is given back", (Words(text),), "warning")]
         if isinstance(event, CompileFinished):
             return [self._result(event)]
         return []

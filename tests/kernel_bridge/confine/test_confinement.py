@@ -142,7 +142,8 @@ def test_a_kernel_that_cannot_have_what_it_must_have_is_not_started() -> None:
 def test_a_report_in_one_line_counts_and_names_what_is_missing() -> None:
     _, _, report = resolve("auto")
     count = f"{len(report.in_force)} of {len(GUARANTEES)} guarantees"
-    assert report.line().endswith(f"{count}; missing: {', '.join(report.missing)}")
+    names = [f"{name} ({why})" if why == "no limit was set" else name for name, why in report.missing.items()]
+    assert report.line().endswith(f"{count}; missing: {', '.join(names)}")
 
 
 # -- paths -----------------------------------------------------------------------------------------------------------

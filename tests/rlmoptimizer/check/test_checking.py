@@ -152,6 +152,7 @@ def test_a_program_that_fails_everywhere_and_lms_that_do_not_answer_are_problems
         ({"valset": [1], "metric": lambda one: 1}, ["example 1 of valset is an int", "metric must take"]),
         ({"testset": [dspy.Example(a=1).with_inputs("a")]}, ["example 1 of testset has the input fields 'a'"]),
         ({"metric": None}, ["metric is None: pass it"]),
+        ({"trainset": [], "metric": None}, ["trainset is empty", "metric is None: pass it"]),
     ],
 )
 def test_what_compile_would_refuse_is_a_problem_all_at_once(given: dict[str, Any], problems: list[str]) -> None:
@@ -161,6 +162,7 @@ def test_what_compile_would_refuse_is_a_problem_all_at_once(given: dict[str, Any
         assert expected in found
     assert [lm.error for lm in report.lms][:1] == [None]
     assert report.kernel is not None
+    assert "steps, examples, metric, data and budget were not looked at" in report.warnings[-1]
     assert "this check" in str(report)
 
 

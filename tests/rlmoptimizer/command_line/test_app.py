@@ -36,7 +36,10 @@ def test_runs_as_json_are_the_trial_logs(command: Command, directory: Path) -> N
     with StoreReader.open_in(directory) as store:
         records = store.runs()
         logs = [run_log(record, objective_names(records)) for record in records]
-    assert command("runs", directory, "--json").json == {"runs": json.loads(json.dumps(logs))}
+    found = command("runs", directory, "--json").json
+    assert found.pop("runs") == json.loads(json.dumps(logs))
+    assert found.keys() == {"store", "state", "budget"}
+    assert (found["state"], found["budget"].keys()) == ("finished", {"limit", "spent"})
 
 
 def test_the_newest_optimization_is_meant_unless_another_is_named(

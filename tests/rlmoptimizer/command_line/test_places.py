@@ -173,7 +173,8 @@ def test_a_store_that_nobody_has_said_anything_in_yet_is_read(command: Command, 
         f"{STORE}: interrupted, to be resumed, 0 units spent",
         "no evaluation has begun yet",
     ]
-    assert command("runs", tmp_path, "--json").json == {"runs": []}
+    found = command("runs", tmp_path, "--json").json
+    assert (found["runs"], found["budget"]) == ([], {"limit": None, "spent": 0})
     assert "just begun" in command("prompts", tmp_path).refused(1)
     assert "there are no runs yet" in command("show", tmp_path, "r1").refused(1)
     assert len(command("export", tmp_path).lines) == 1

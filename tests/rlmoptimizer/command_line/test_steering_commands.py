@@ -30,7 +30,7 @@ def test_a_running_optimization_is_paused_noted_and_stopped(command: Command, ru
     directory, requests = running.path.parent, Requests(running.path)
     assert command("note", directory, "Look at the dentists.").lines == ["note left: the agent reads it in its turn 3"]
     assert requests.take_notes() == ["Look at the dentists."]
-    assert command("pause", directory).lines == ["pause asked for: the agent stops before its turn 3"]
+    assert command("pause", directory).lines == ["pause asked for: the agent waits before its turn 3"]
     assert requests.pausing
     running.record_iteration("", "", "")
     running.record_event("WorkPaused", {"before_turn": 3})
@@ -49,14 +49,14 @@ def test_before_the_agent_has_begun_its_first_turn_is_the_next(command: Command,
     with write_small(tmp_path, ends=False) as store:
         store.record_event("CompileStarted", {})
         store.record_event("PhaseStarted", {"phase": "baseline"})
-        assert command("pause", tmp_path).lines == ["pause asked for: the agent stops before its turn 2"]
+        assert command("pause", tmp_path).lines == ["pause asked for: the agent waits before its turn 2"]
 
 
 def test_what_is_asked_of_one_that_died_waits_for_its_resume(command: Command, tmp_path: Path) -> None:
     write_small(tmp_path, ends=False).close()
     resumed = f"when it is resumed, with compile(..., resume=True) and run_storage_dir={str(tmp_path)!r}"
     assert command("note", tmp_path, "Hello").lines == [f"note left: the agent reads it {resumed}"]
-    assert command("pause", tmp_path).lines == [f"pause asked for: the agent stops {resumed}"]
+    assert command("pause", tmp_path).lines == [f"pause asked for: the agent waits {resumed}"]
     assert command("unpause", tmp_path).lines == [f"the pause is over: the agent goes on {resumed}"]
     assert resumed in command("stop", tmp_path).lines[0]
 

@@ -91,6 +91,7 @@ def test_a_note_is_written_with_the_keyboard_alone(page: Page, store: RunStore) 
     page.keyboard.press("Enter")
     expect(dialog).to_be_hidden()
     expect(said(page)).to_contain_text("The agent will get the note with its next turn")
+    expect(page.locator("#live-line")).to_contain_text("1 note for the agent's next turn")
     expect(button(page, "note")).to_be_focused()
     assert [note.text for note in Requests(store.path).notes()] == ["Look at the <b>refunds</b> first."]
 
@@ -144,7 +145,7 @@ def test_a_branch_is_made_of_any_run_and_can_be_followed(page: Page, store: RunS
     assert Requests(store.path).branching
     page.get_by_role("link", name="Follow it").click()
     expect(page).to_have_url(re.compile(r"/2/$"))
-    expect(page.locator("#live-line")).to_contain_text("This branch has not begun")
+    expect(page.locator("#live-line")).to_contain_text("This branch has not begun. It begins as soon as")
     expect(button(page, "note")).to_be_enabled()
 
 

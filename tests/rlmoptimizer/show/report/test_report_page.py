@@ -51,6 +51,7 @@ def test_the_overview_tells_how_much_better_and_how_sure(open_page: OpenPage, re
     expect(test).to_contain_text("78.3 +26.7 points")
     expect(test).to_contain_text("95% interval +17.5 to +35.8; p = 1.2e-6")
     expect(test.locator(".split-counts")).to_have_text("▲ 38 better▼ 6 worse= 75 same1 left out")
+    expect(page.locator(".split").nth(1)).to_contain_text("95% interval +8.2 to +50.0")  # 8.25, as Python rounds it
     facts = page.locator(".facts")
     expect(facts).to_contain_text("Prompts changedclassifyof 2 steps")
     expect(page.get_by_role("img", name=re.compile("of 224 units spent"))).to_be_visible()
@@ -237,6 +238,8 @@ def test_the_turns_fold_and_tell_of_notes_deaths_and_runs(open_page: OpenPage, r
     expect(turns.first.locator(".output")).to_contain_text("e17 0.0")
     page.get_by_role("button", name="Fold all", exact=True).click()
     expect(code).to_be_hidden()
+    page.get_by_role("link", name="Newest: turn 5").click()
+    expect(turns.nth(4)).to_be_in_viewport()
     turns.first.get_by_role("link", name=re.compile("^r3")).click()
     expect(page).to_have_url(re.compile("candidate=1$"))
 
@@ -302,16 +305,25 @@ def test_of_a_file_that_was_cut_what_is_there_is_shown(open_page: OpenPage, tmp_
 def test_an_optimization_that_goes_on_shows_its_best_so_far(open_page: OpenPage, tmp_path: Path) -> None:
     document = report_data.document(finished=False, turns=2)
     document["turns"][-1]["output"] = None
+    document["task"]["branch"] = {"store": "runs-0001.sqlite", "run_id": "r3", "units": None, "begun": True}
     path = report_data.page(document, report_data.examples_of(document), tmp_path / "running.html")
     page = open_page(path.as_uri())
     expect(page.locator("#state")).to_have_text("running")
     expect(page.locator(".head")).to_contain_text("The best candidate so far is C5")
+    expect(page.locator(".head")).to_contain_text("A branch of runs-0001.sqlite: it began with the prompts of run r3.")
     expect(page.locator(".split")).to_have_count(2)
     page.goto(f"{path.as_uri()}#/candidates")
     expect(page.get_by_role("treeitem", name=re.compile("^C5 turn 5 best"))).to_be_visible()
     page.goto(f"{path.as_uri()}#/turns")
     expect(page.locator(".turn").nth(1)).to_contain_text("Its code is running.")
     expect(page.locator(".waiting")).to_contain_text("Look at the refunds first.")  # nobody has read it yet
+
+
+def test_while_nothing_is_better_the_baseline_is_compared_with_nothing(open_page: OpenPage, tmp_path: Path) -> None:
+    document = report_data.document(finished=False, candidates=2, turns=1)
+    document["so_far"]["best"] = 0
+    page = open_page(report_data.page(document, report_data.examples_of(document), tmp_path / "worse.html").as_uri())
+    expect(page.locator(".split").first).to_have_text(re.compile(r"^train 40 examplesbaseline \d+\.\d$"))
 
 
 def test_one_that_has_just_begun_has_little_to_show(open_page: OpenPage, tmp_path: Path) -> None:

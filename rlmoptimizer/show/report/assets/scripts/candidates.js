@@ -60,7 +60,7 @@ function createCandidates(container) {
             { "data-run": run.run_id },
             `${run.run_id} ${run.split}: ${score(run.score)} on ${number(run.evaluated_count)} of ${plural(run.planned_count, "example")}, `,
             turnLink(run.turn),
-            run.state === "finished" ? "" : `, ${run.state}`,
+            run.state === "finished" ? "" : `, ${runState(doc, run)}`,
           ),
         ),
       ),

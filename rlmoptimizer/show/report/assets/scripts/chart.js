@@ -4,6 +4,7 @@
 function scoreChart() {
   const HEIGHT = 300;
   const RADII = [3, 9]; // of the marks, by the number of examples
+  const WHOLE = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((one) => one * 10 ** power)).flat(); // steps of the axis
   const holder = el("div", { class: "chart-holder" });
   const bubble = el("div", { class: "bubble", hidden: true });
   const frame = el(
@@ -61,7 +62,7 @@ function scoreChart() {
         const [low, high] = [-1.96, 1.96].map((times) =>
           chart.valToPos(Math.max(0, Math.min(100, run.score + times * run.standard_error)), "y", true),
         );
-        context.globalAlpha = 0.35;
+        context.globalAlpha = 0.6;
         context.beginPath();
         context.moveTo(x, low);
         context.lineTo(x, high);
@@ -99,7 +100,7 @@ function scoreChart() {
       cursor: { show: false },
       scales: { x: { time: false, range: [-most * 0.02, most * 1.03] }, y: { range: [-3, 103] } },
       axes: [
-        { ...axis((value) => (value === null || value < 0 ? "" : compact(value)), "units spent"), size: 34 },
+        { ...axis((value) => (value === null || value < 0 ? "" : compact(value)), "units spent"), size: 34, space: 80, incrs: WHOLE },
         { ...axis((value) => (value === null || value < 0 || value > 100 ? "" : value), "score"), size: 40 },
       ],
       series: [

@@ -77,9 +77,14 @@ function candidateLink(index, text = candidateName(index), attributes = {}) {
   return el("a", { href: State.link("candidates", { candidate: index }), ...attributes }, text);
 }
 
+/** A run that no process works on any more is cut. */
+function runState(doc, run) {
+  return run.state === "running" && doc.state === "interrupted" ? "cut" : run.state;
+}
+
 function runLink(doc, id) {
   const run = doc.runs.find((one) => one.run_id === id);
-  const what = run ? ` ${run.split} ${run.score === null ? run.state : score(run.score)}` : "";
+  const what = run ? ` ${run.split} ${run.score === null ? runState(doc, run) : score(run.score)}` : "";
   return run
     ? el("a", { href: State.link("candidates", { candidate: run.candidate }) }, id, el("span", { class: "quiet" }, what))
     : id;

@@ -12,16 +12,21 @@ function compact(value) {
   return value === null || value === undefined ? NONE : value < 10000 ? GROUPED.format(value) : COMPACT.format(value);
 }
 
+/** One decimal, rounded as Python does where the verdict's text is made: of two as near, to the even one. */
+function tenths(value) {
+  return (value % 1 === 0.25 ? value - 0.05 : value).toFixed(1);
+}
+
 /** 83.333 as "83.3", 100 as "100". */
 function score(value) {
   if (value === null || value === undefined) return NONE;
-  return Number.isInteger(value) ? String(value) : value.toFixed(1);
+  return Number.isInteger(value) ? String(value) : tenths(value);
 }
 
 /** A difference in points, with its sign. */
 function points(value) {
   if (value === null || value === undefined) return NONE;
-  const text = Math.abs(value).toFixed(1);
+  const text = tenths(Math.abs(value));
   return text === "0.0" ? "±0.0" : (value > 0 ? "+" : "−") + text;
 }
 

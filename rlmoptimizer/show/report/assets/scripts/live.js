@@ -131,8 +131,12 @@ const Live = (() => {
     else if (works && status.state === "running" && status.pausing) facts.push("A pause is asked for: the agent waits before its next turn.");
     else if (status.state === "paused" && !status.pausing) facts.push("The agent is about to go on.");
     if (status.state === "interrupted" && Data.document.task.branch?.begun === false) {
-      facts.push("This branch has not begun. Call compile(..., resume=True) with the same setup to begin it.");
+      const begins = status.parent_works
+        ? "It begins as soon as the optimization that it comes from has made way."
+        : "Call compile(..., resume=True) with the same setup to begin it.";
+      facts.push(`This branch has not begun. ${begins}`);
     }
+    if (status.notes && status.state !== "finished") facts.push(`${plural(status.notes, "note")} for the agent's next turn.`);
     if (status.newest > own) {
       facts.push(el("span", {}, `There is a newer optimization in this directory, number ${status.newest}. `, el("a", { href: `../${status.newest}/` }, "Follow it")));
     }

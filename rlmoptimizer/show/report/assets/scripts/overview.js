@@ -50,6 +50,11 @@ function createOverview(container) {
     ];
   }
 
+  function origin(doc) {
+    const branch = doc.task.branch;
+    return branch && el("p", {}, `A branch of ${branch.store}: it began with the prompts of run ${branch.run_id}.`);
+  }
+
   function fact(name, value, note = null) {
     return el("div", { class: "fact" }, el("dt", {}, name), el("dd", {}, value, note ? el("span", { class: "note" }, note) : null));
   }
@@ -116,7 +121,7 @@ function createOverview(container) {
       number(run.spent),
       candidateLink(run.candidate),
       turnLink(run.turn),
-      run.state,
+      runState(doc, run),
     ]);
     redraw(runTable, table(columns, rows, unseen("All evaluations")));
   }
@@ -145,7 +150,7 @@ function createOverview(container) {
 
   return {
     update(doc) {
-      redraw(head, verdict(doc), Splits.cards(doc), returned(doc), facts(doc), warnings(doc));
+      redraw(head, verdict(doc), origin(doc), Splits.cards(doc), returned(doc), facts(doc), warnings(doc));
       drawLegend(doc);
       chart.update(doc);
       drawRuns(doc);

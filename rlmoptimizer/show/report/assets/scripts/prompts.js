@@ -37,13 +37,15 @@ function createPrompts(container) {
     return versions.find((version) => version.candidates.includes(shown)) ?? versions[0];
   }
 
+  /** Of the candidate that leads, where that has the version, else of the first that had it. */
   function effect(doc, version) {
-    const { first } = version;
-    if (first.parent === null) return null;
+    const leading = doc.candidates[leadingCandidate(doc) ?? -1];
+    const shown = version.candidates.includes(leading) ? leading : version.first;
+    if (shown.parent === null) return null;
     const found = ["val", "train"].map((split) => {
-      const own = scoreOn(first, split);
+      const own = scoreOn(shown, split);
       if (!own) return null;
-      const change = changeFrom(doc, first, doc.candidates[first.parent], split);
+      const change = changeFrom(doc, shown, doc.candidates[shown.parent], split);
       return el(
         "span",
         { class: "version-effect" },
@@ -53,7 +55,8 @@ function createPrompts(container) {
         el("span", { class: "quiet" }, change ? ` on ${number(change.n)}` : ` n ${number(own.n)}`),
       );
     });
-    return found.some(Boolean) ? found : el("span", { class: "quiet" }, "not evaluated");
+    if (!found.some(Boolean)) return el("span", { class: "quiet" }, "not evaluated");
+    return shown === version.first ? found : [el("span", { class: "quiet" }, `${candidateName(shown.index)}: `), found];
   }
 
   function marks(doc, version) {

@@ -111,9 +111,22 @@ const Splits = (() => {
     );
   }
 
+  /** While nothing is better, there is nothing to compare with. */
+  function baselineCard(split, found) {
+    return el(
+      "article",
+      { class: "split" },
+      el("h3", {}, split, el("span", { class: "quiet" }, ` ${plural(found.n, "example")}`)),
+      el("p", { class: "split-figures" }, el("span", { class: "quiet" }, "baseline "), el("strong", {}, score(found.baseline))),
+    );
+  }
+
   function cards(doc) {
     const found = comparedSplits(doc);
-    const made = SPLITS.filter((split) => found[split]).map((split) => card(doc, split, found[split]));
+    const isCompared = doc.result !== null || leadingCandidate(doc);
+    const made = SPLITS.filter((split) => found[split]).map((split) =>
+      isCompared || !found[split].n ? card(doc, split, found[split]) : baselineCard(split, found[split]),
+    );
     if (!made.length) return el("p", { class: "quiet" }, "No score yet: the baseline is being measured.");
     return el("div", { class: "splits" }, made);
   }

@@ -157,13 +157,14 @@ const Steering = (() => {
     return doc.runs.filter((run) => run.candidate !== null && run.state !== "running").reverse();
   }
 
-  /** A run of the candidate that the page shows, else of the best one. */
+  /** A run of the candidate that the page shows, else of the best one, else the newest with other prompts. */
   function suggested(doc, runs) {
     const { view, params } = State.read();
     const seen = view === "candidates" && runs.find((run) => String(run.candidate) === params.candidate);
     if (seen) return seen;
     const best = leadingCandidate(doc);
-    return runs.find((run) => run.candidate === best && run.split === doc.scored_split) ?? runs[0];
+    const ofBest = best ? runs.find((run) => run.candidate === best && run.split === doc.scored_split) : null;
+    return ofBest ?? runs.find((run) => run.candidate !== 0) ?? runs[0];
   }
 
   function runLabel(doc, run) {

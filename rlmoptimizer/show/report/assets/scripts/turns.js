@@ -73,11 +73,12 @@ function createTurns(container) {
 
   function drawTools(doc) {
     if (!doc.turns.length) return replace(tools, el("p", { class: "quiet" }, "The agent has not finished a turn yet."));
-    if (tools.childElementCount) return null;
-    return replace(
+    const newest = doc.turns.at(-1).number;
+    return redraw(
       tools,
       el("button", { type: "button", class: "small", id: "fold-all", onclick: () => foldAll(false) }, "Fold all"),
       el("button", { type: "button", class: "small", id: "unfold-all", onclick: () => foldAll(true) }, "Unfold all"),
+      newest > 1 ? el("a", { href: State.link("turns", { turn: newest }), "data-key": "newest" }, `Newest: turn ${newest}`) : null,
     );
   }
 
