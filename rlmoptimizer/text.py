@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from kernel_bridge.text import shorten
 
-__all__ = ["PLAIN_HTML", "brief", "count_text", "token_estimate", "usd_text", "whole_number"]
+__all__ = ["PLAIN_HTML", "brief", "count_text", "media_named", "token_estimate", "usd_text", "whole_number"]
 
 # The classes of HTML in which notebooks look for no formulas: "$5 or $10" is a text as any other.
 PLAIN_HTML: Final = "tex2jax_ignore mathjax_ignore"
@@ -16,6 +16,10 @@ PLAIN_HTML: Final = "tex2jax_ignore mathjax_ignore"
 _LONGEST_NUMBER: Final = 100  # characters
 _LARGEST_NUMBER: Final = 2**128  # no number of the agent's is larger
 _PRINTABLE_BITS: Final = 2048  # Python prints no integer of more than 4300 digits, or fewer where it is set so
+_MEDIUM = re.compile(
+    r"""(\{\s*["']url["']:\s*["'])?data:([\w.+-]{1,40}/[\w.+-]{1,80});base64,[A-Za-z0-9+/=]{64,}(?(1)(?:["']\s*\})?)""",
+    re.ASCII,
+)
 
 
 def whole_number(value: object) -> int | None:
@@ -41,6 +45,14 @@ def brief(value: object, limit: int = 80) -> str:
     _write(value, words, limit)
     text = "".join(words)
     return shorten(text, limit)
+
+
+def media_named(text: str) -> str:
+    """The text with `<image/png>` in the place of a picture's content, or another medium's.
+
+    That is a base64 data URL, alone or in a map of its own as DSPy writes it: `{"url": "data:image/png;base64,..."}`.
+    """
+    return _MEDIUM.sub(r"<\2>", text)
 
 
 def usd_text(usd: float) -> str:

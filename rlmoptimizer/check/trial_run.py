@@ -83,6 +83,8 @@ def tried(setup: Setup, rows: Sequence[Row]) -> TrialRun:
 class _AskedTwice:
     """A metric that asks another one twice and gives its first answer. Thread-safe as that is.
 
+    About a step of a prediction it asks once: that answer is feedback, and a judge may cost as much as the program.
+
     `meter` gets the LM calls of the second times.
     """
 
@@ -99,6 +101,8 @@ class _AskedTwice:
         return self._meter.ledger.usage()["eval"]
 
     def __call__(self, example: Any, prediction: Any, *args: Any, **kwargs: Any) -> Any:
+        if (args[1] if len(args) > 1 else kwargs.get("pred_name")) is not None:
+            return self._metric(example, prediction, *args, **kwargs)
         copies = copy_of(example), copy_of(prediction)  # first: many metrics normalize in place
 
         def again() -> Any:
@@ -131,7 +135,7 @@ class _AskedTwice:
         try:
             pair = tuple(read_verdict(answer, self._perfect_score).score for answer in (first, second))
         except InvalidScore:
-            return  # the row says so, or it is an answer about a step
+            return  # the row says so
         self.pairs.append((pair[0], pair[1]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -10,12 +11,13 @@ from rlmoptimizer.command_line.run_table import score_text
 from rlmoptimizer.command_line.spans import Line, Style, labelled
 from rlmoptimizer.command_line.table import Column
 from rlmoptimizer.records import ExampleResult, StepTrace
-from rlmoptimizer.text import brief
+from rlmoptimizer.show.report.json_values import as_json
+from rlmoptimizer.text import brief, media_named
 
 __all__ = ["EXAMPLE_COLUMNS", "example_block", "example_row", "verdict_of"]
 
 _HEAD_CHARS = 300
-_VALUE_CHARS = 8000
+_LINE_CHARS = 100
 
 EXAMPLE_COLUMNS = (
     Column("example", flexible=True),
@@ -99,16 +101,27 @@ def _values(label: str, value: Any, indent: str = "  ") -> Iterator[Line]:
         yield from labelled(name, _text(item), indent + "  ")
 
 
+def _text(value: Any) -> str:
+    """A text as it is, lists and maps as JSON: in a line if they are short, else one entry a line."""
+    if isinstance(value, str):
+        return media_named(value)
+    if not isinstance(value, list | tuple | dict):
+        return brief(value)
+    plain = as_json(value)
+    line = media_named(json.dumps(plain, ensure_ascii=False))
+    return line if len(line) <= _LINE_CHARS else media_named(json.dumps(plain, ensure_ascii=False, indent=2))
+
+
 def _head(fields: Mapping[str, Any]) -> str:
     """The beginning of the inputs, in one line."""
     if len(fields) == 1:
         (value,) = fields.values()
-        return _text(value, _HEAD_CHARS)
+        return _beginning(value, _HEAD_CHARS)
     share = max(_HEAD_CHARS // max(len(fields), 1), 40)
-    return "; ".join(f"{name[:_HEAD_CHARS]}: {_text(value, share)}" for name, value in fields.items())
+    return "; ".join(f"{name[:_HEAD_CHARS]}: {_beginning(value, share)}" for name, value in fields.items())
 
 
-def _text(value: Any, limit: int = _VALUE_CHARS) -> str:
-    if isinstance(value, str):
-        return value if limit == _VALUE_CHARS else value[:limit]
-    return brief(value, limit)
+def _beginning(value: Any, limit: int) -> str:
+    # A medium may begin the value: what names it is longer than the room of a field among many.
+    text = value[:_HEAD_CHARS] if isinstance(value, str) else brief(value, _HEAD_CHARS)
+    return media_named(text)[:limit]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -30,7 +30,7 @@ class TrainTotals(SplitTotals):
 class CandidateEntry(TypedDict):
     index: int  # its place in the list
     id: str
-    parent: int | None  # the candidate that was set when it came up; None: it is the unchanged program
+    parent: int | None  # the candidate of the page that was set before it; None: it is the unchanged program
     prompts: dict[str, str]  # by step
     changed: list[str]  # steps whose prompts differ from the parent's
     at: float
@@ -44,17 +44,39 @@ class CandidateEntry(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """All candidates in the order of the page: the unchanged program first, then as they came up."""
+    """The candidates in the order of the page: the unchanged program first, then as they came up.
+
+    An agent that sets the prompts of ten steps comes by nine maps that it never meant. These are left out: what was
+    never run, and was completed in the same turn. What came from one has its parent.
+    """
 
     records: Sequence[CandidateRecord]
     places: Mapping[str, int]  # of their ids
+    parents: Mapping[str, str]  # of their ids: the id of the one that they came from
 
     @classmethod
-    def of(cls, records: Sequence[CandidateRecord], unchanged: Prompts, began: float) -> Candidates:
+    def of(
+        cls,
+        records: Sequence[CandidateRecord],
+        unchanged: Prompts,
+        began: float,
+        *,
+        kept: Set[str] = frozenset(),
+        turn_at: Callable[[float], int] = int,
+    ) -> Candidates:
+        """`kept`: ids that are shown in any case. `turn_at`: of a time, the agent's turn."""
         first = next((one for one in records if one.candidate == unchanged.digest), None)
         first = first or CandidateRecord(unchanged.digest, None, dict(unchanged), began)  # no run has begun
-        ordered = [first, *(one for one in records if one.candidate != unchanged.digest)]
-        return cls(ordered, {one.candidate: place for place, one in enumerate(ordered)})
+        every = [first, *(one for one in records if one.candidate != unchanged.digest)]
+        parents: dict[str, str] = {}
+        for one in every[1:]:  # before any prompt was set, the unchanged ones were
+            parents[one.candidate] = one.parent if one.parent in parents else first.candidate
+        left_out = _half_set(every, parents, kept | {first.candidate}, turn_at)
+        ordered = [one for one in every if one.candidate not in left_out]
+        for one in ordered[1:]:
+            while parents[one.candidate] in left_out:
+                parents[one.candidate] = parents[parents[one.candidate]]
+        return cls(ordered, {one.candidate: place for place, one in enumerate(ordered)}, parents)
 
     def entries(
         self,
@@ -70,8 +92,7 @@ class Candidates:
             of_candidate.setdefault(run.candidate, []).append(run.run_id)
         entries: list[CandidateEntry] = []
         for index, record in enumerate(self.records):
-            # Before any prompt was set, the unchanged ones were.
-            parent = self.places.get(record.parent or "", 0) if index else None
+            parent = self.places[self.parents[record.candidate]] if index else None
             before = {} if parent is None else self.records[parent].prompts
             entries.append(
                 {
@@ -90,6 +111,26 @@ class Candidates:
                 }
             )
         return entries
+
+
+def _half_set(
+    records: Sequence[CandidateRecord],
+    parents: Mapping[str, str],
+    kept: Set[str],
+    turn_at: Callable[[float], int],
+) -> set[str]:
+    """Ids of maps of which another one of the same turn has all that was new in them, and more."""
+    by_id = {one.candidate: one for one in records}
+    found: set[str] = set()
+    for one in records:
+        before = by_id[parents.get(one.candidate, one.candidate)]
+        if before.candidate in kept or turn_at(before.at) != turn_at(one.at):
+            continue
+        earlier = by_id[parents[before.candidate]].prompts
+        new = [step for step, text in before.prompts.items() if earlier.get(step) != text]
+        if all(one.prompts.get(step) == before.prompts[step] for step in new):
+            found.add(before.candidate)
+    return found
 
 
 def _totals(split: str, found: CandidateScores | None) -> SplitTotals | TrainTotals | None:

@@ -164,8 +164,9 @@ class DocumentReader:
         runs, sizes, outcome = store.runs(), split_sizes(setup), Outcome.of(store)
         agent, choice = AgentOutcome.of(store), Choice.of(store)
         unchanged = Prompts.of(setup["student"]["steps"])
-        candidates = Candidates.of(store.candidates(), unchanged, began)
         turns = Turns(store.iterations(), store.unfinished_iteration())
+        kept = {run.candidate for run in runs} | _told_of(store, agent, choice)
+        candidates = Candidates.of(store.candidates(), unchanged, began, kept=kept, turn_at=turns.at)
         scores = {split: self._scores[split].by_candidate(runs) for split in sizes}
         scored = "val" if "val" in sizes else "train"
         best = best_candidate({one: own.scores for one, own in scores[scored].items()}, sizes[scored])
@@ -251,6 +252,12 @@ class DocumentReader:
                 self._splits[split] = known = before, after, found.to_dict()
             splits[split] = known[2]
         return {"splits": splits, "best": None if best is None else candidates.places.get(best)}
+
+
+def _told_of(store: StoreReader, agent: AgentOutcome | None, choice: Choice | None) -> set[str]:
+    """Ids of the prompts that are set, were submitted and are given back."""
+    prompts = [store.prompts(), None if agent is None else agent.prompts, None if choice is None else choice.prompts]
+    return {Prompts.of(one).digest for one in prompts if one}
 
 
 def _store_entry(store: StoreReader) -> StoreEntry:

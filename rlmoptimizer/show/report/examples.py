@@ -16,6 +16,7 @@ from rlmoptimizer.outcome.split_scores import CandidateScores, is_counted
 from rlmoptimizer.records import RunRecord, combined
 from rlmoptimizer.show.report.json_values import as_json
 from rlmoptimizer.store.store_reader import StoreReader
+from rlmoptimizer.text import media_named
 
 __all__ = ["CHUNK_SIZE", "ExampleEntry", "ExamplesEntry", "Heads", "SideEntry", "Sides"]
 
@@ -155,7 +156,7 @@ def _head(text: str) -> str:
         text = ", ".join(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in values)
     except (ValueError, AttributeError):  # it is cut
         text = _ESCAPE.sub(_unescaped, _NAME.sub(" ", text)).strip(' "')
-    return shorten(" ".join(text.split()), _HEAD_CHARS)
+    return shorten(" ".join(media_named(text).split()), _HEAD_CHARS)
 
 
 def _unescaped(match: re.Match[str]) -> str:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
+from kernel_bridge.text import shorten_list
 from rlmoptimizer.events import (
     AgentSubmitted,
     Branched,
@@ -34,6 +35,7 @@ from rlmoptimizer.text import count_text, usd_text
 __all__ = ["Story"]
 
 _ROLES: Final = {"root": "root_lm", "sub": "sub_lm", "eval": "eval_lm"}
+_MOST_STEPS: Final = 8  # that are named in the result
 _PHASES: Final = {"final_check": "final check"}
 
 
@@ -179,7 +181,8 @@ class Story:
         return Block("Submitted", tuple(map(Words, lines)), "good")
 
     def _result(self, event: CompileFinished) -> Block:
-        changed = f"{', '.join(event.prompts_changed) or 'none'} ({len(event.prompts_changed)} of {len(self._steps)})"
+        steps = shorten_list(event.prompts_changed, _MOST_STEPS) or "none"
+        changed = f"{steps} ({len(event.prompts_changed)} of {len(self._steps)})"
         spent = f"{event.spent} of {self._limit} units in {count_text(event.turns, 'turn')}"
         facts = [("prompts changed", changed), ("spent", spent), ("time", _time_text(event.seconds))]
         cost = _total_text(event.usage)

@@ -56,6 +56,19 @@ def test_a_good_setup_has_neither_problems_nor_warnings(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_metric_is_asked_again_about_predictions_not_about_their_steps() -> None:
+    asked: list[str | None] = []
+
+    def metric(example: Any, prediction: Any, trace: Any, pred_name: str | None, pred_trace: Any) -> Any:
+        asked.append(pred_name)
+        return toy.metric(example, prediction)
+
+    report = check(metric=metric)
+    assert report.metric is not None
+    assert report.metric.compared == 3
+    assert (asked.count(None), asked.count("topic"), asked.count("reply")) == (6, 3, 3)
+
+
 def test_the_estimate_is_what_the_baseline_then_costs() -> None:
     report = check()
     root = toy.ScriptedRootLM(["SUBMIT(optimization_status()['current_prompts'])"])

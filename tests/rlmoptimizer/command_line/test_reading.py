@@ -41,6 +41,26 @@ def test_a_run_on_train_is_shown_with_its_examples(command: Command, small: Path
     assert len(lines) == 11
 
 
+def test_lists_and_maps_of_an_example_are_json_with_media_by_their_names(
+    command: Command, store: RunStore, tmp_path: Path
+) -> None:
+    picture = "data:image/png;base64," + "iVBORw0KGgo" * 40
+    inputs = {"pages": [{"url": picture}, {"url": picture}], "icon": picture}
+    family = "\U0001f469\u200d\U0001f467"
+    log = {"thought": "a thought that is long " * 4, "tool": {"name": family, "found": [None, True]}}
+    predicted = {"tags": [family, None], "log": log}
+    with store:
+        add_run(store, "train", [result("1", 1.0, inputs=inputs, predicted=predicted)], BEFORE)
+    row = command("show", tmp_path, "r1").lines[5]
+    assert row.split() == ["1", "100.00", "passed", "pages:", "[<image/png>...;", "icon:", "<image/png>"]
+    text = "\n".join(command("show", tmp_path, "r1", "--id", "1").lines)
+    assert "pages: [<image/png>, <image/png>]\n    icon: <image/png>\n" in text
+    assert f'tags: ["{family}", null]\n' in text
+    assert '        "tool": {\n          "name"' in text
+    assert "iVBOR" not in text
+    assert command("show", tmp_path, "r1", "--json").json["examples"][0]["inputs"] == inputs
+
+
 def test_of_a_run_on_val_only_totals_are_shown(command: Command, small: Path) -> None:
     lines = command("show", small, "r4").lines
     assert lines[-1] == "examples of val are never shown"

@@ -70,6 +70,47 @@ def test_while_it_goes_on_the_best_so_far_stands_in_the_place_of_the_result(tmp_
         assert dead["so_far"] == document["so_far"]
 
 
+def test_prompts_that_were_half_set_on_the_way_to_others_are_no_candidates(tmp_path: Path) -> None:
+    half, both = {**BEFORE, "topic": "One word."}, {"topic": "One word.", "reply": "Be kind."}
+    tried = {**both, "reply": "Be brief."}
+    dropped, current = {**both, "topic": "Two words."}, {**both, "topic": "None."}
+    with RunStore.create_in(tmp_path) as store, StoreReader.open_in(tmp_path) as reading:
+        store.record_setup(setup_of(2, 0))
+        add_run(store, "train", [1, 0], BEFORE, baseline=True)
+        store.set_prompts(half)
+        assert [one["prompts"] for one in read_document(reading)["candidates"]] == [BEFORE, half]  # these are set now
+        store.set_prompts(both)
+        add_run(store, "train", [1, 1], both, turn=1)
+        store.record_iteration("", "both steps", "set", seconds=1.0)
+        add_run(store, "train", [0, 0], tried, turn=2)
+        store.set_prompts(dropped)  # and another one in its place: this was meant as it stands
+        store.set_prompts(current)
+        add_run(store, "train", [0, 1], {**current, "reply": "Hm."}, turn=2)  # goes on from what is still set
+        store.record_iteration("", "more", "set", seconds=1.0)
+        document = read_document(reading)
+    shown = [(one["prompts"], one["parent"], one["changed"]) for one in document["candidates"]]
+    assert shown == [
+        (BEFORE, None, []),
+        (both, 0, ["topic", "reply"]),
+        (tried, 1, ["reply"]),
+        (dropped, 1, ["topic"]),
+        (current, 3, ["topic"]),
+        ({**current, "reply": "Hm."}, 4, ["reply"]),
+    ]
+    assert [run["candidate"] for run in document["runs"]] == [0, 1, 2, 5]
+    assert len(document["grid"]["cells"]) == len(shown)
+
+
+def test_the_row_of_an_example_names_its_pictures(tmp_path: Path) -> None:
+    picture = {"url": "data:image/png;base64," + "iVBORw0KGgo" * 100}
+    with RunStore.create_in(tmp_path) as store, StoreReader.open_in(tmp_path) as reading:
+        store.record_setup(setup_of(2, 0))
+        rows = [result("1", 1.0, inputs={"page": [picture]}), result("2", 1.0, inputs={"page": picture})]
+        add_run(store, "train", rows, BEFORE, baseline=True)
+        heads = [row[-1] for row in read_document(reading)["examples"]["rows"]]
+    assert heads == ["[<image/png>", "<image/png>"]
+
+
 def test_one_that_has_hardly_begun_shows_what_there_is(tmp_path: Path) -> None:
     with RunStore.create_in(tmp_path) as store, StoreReader.open_in(tmp_path) as reading:
         with pytest.raises(InvalidSetup, match="has not begun"):

@@ -344,3 +344,33 @@ def test_one_that_has_just_begun_has_little_to_show(open_page: OpenPage, tmp_pat
     for view in VIEWS[1:]:
         page.goto(f"{path.as_uri()}#/{view}")
         expect(page.locator("#views [aria-current]")).to_contain_text(view.partition("?")[0].title())
+
+
+def test_a_picture_is_drawn_when_it_is_asked_for(open_page: OpenPage, tmp_path: Path) -> None:
+    point = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    document = report_data.document(examples=1)
+    (example,) = report_data.examples_of(document)
+    broken, drawing = f"data:image/jpeg;base64,{'A' * 80}", f"data:image/svg+xml;base64,{'A' * 2048}"
+    example["inputs"] = {"pages": [{"url": f"data:image/png;base64,{point}"}, {"url": broken}, {"url": drawing}]}
+    path = report_data.page(document, [example], tmp_path / "report.html")
+    page = open_page(f"{path.as_uri()}#/examples?open={example['id']}")
+    inputs = page.locator(".example-part").first
+    expect(inputs.locator("pre")).to_contain_text('"url": "<image/png, 1 KB>"')
+    expect(inputs.get_by_text("image/svg+xml, 2 KB", exact=True)).to_be_visible()
+    expect(inputs.locator("img")).to_have_count(0)
+    inputs.get_by_role("button", name="Show the picture (image/png, 1 KB)").press("Enter")
+    expect(inputs.get_by_role("img", name="inputs, pages (image/png, 1 KB)")).to_be_focused()
+    inputs.get_by_role("button", name="Show the picture (image/jpeg, 1 KB)").click()
+    expect(inputs.get_by_text("no picture that can be shown (image/jpeg, 1 KB)")).to_be_visible()
+
+
+def test_of_many_changed_prompts_the_head_names_some(open_page: OpenPage, tmp_path: Path) -> None:
+    document = report_data.document(examples=1, candidates=2)
+    document["task"]["steps"] = steps = [f"hop[{number}]" for number in range(30)]
+    for index, candidate in enumerate(document["candidates"]):
+        candidate["prompts"] = {step: f"Prompt {index}." for step in steps}
+    page = open_page(report_data.page(document, report_data.examples_of(document), tmp_path / "report.html").as_uri())
+    facts = page.locator(".facts")
+    expect(facts.locator(".chip")).to_have_count(8)
+    facts.get_by_text("22 more", exact=True).click()
+    expect(facts.locator(".chip")).to_have_count(30)

@@ -1,5 +1,7 @@
 /* The first view: how much better, how sure, what it took. While the work goes on: how far it has come. */
 
+const MOST_STEPS = 8; // whose names stand in the head
+
 function createOverview(container) {
   const head = el("section", { class: "head", "aria-labelledby": "head-title" });
   const chart = scoreChart();
@@ -74,7 +76,10 @@ function createOverview(container) {
     const before = doc.candidates[0].prompts;
     const changed = doc.task.steps.filter((step) => shown.prompts[step] !== before[step]);
     if (!changed.length) return "none";
-    return changed.map((step) => el("a", { href: State.link("prompts", { step }), class: "chip" }, inline(step)));
+    const chips = changed.map((step) => el("a", { href: State.link("prompts", { step }), class: "chip" }, inline(step)));
+    if (chips.length <= MOST_STEPS) return chips;
+    const rest = chips.length - MOST_STEPS;
+    return [chips.slice(0, MOST_STEPS), folded({ class: "more" }, `${number(rest)} more`, () => chips.slice(MOST_STEPS))];
   }
 
   function facts(doc) {

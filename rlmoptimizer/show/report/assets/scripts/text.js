@@ -77,14 +77,53 @@ function longText(text, { className = "text", label = "text", draw = visible } =
   return el("div", { class: "long" }, block, rest);
 }
 
-/** A value as JSON holds it: texts as they are, maps as lists of terms, the rest as JSON. */
+// The content of a picture or another medium in a data URL; and that of one that is nothing but a picture of points.
+const MEDIUM = /^data:([\w.+-]{1,40}\/[\w.+-]{1,80});base64,[A-Za-z0-9+/=]{64,}$/;
+const PICTURES = ["image/png", "image/jpeg", "image/gif", "image/webp"];
+const MOST_PICTURES = 20; // of one value
+
+function mediumName(url) {
+  return `${MEDIUM.exec(url)[1]}, ${number(Math.ceil((url.length * 3) / 4 / 1024))} KB`;
+}
+
+/** A picture of the data. It is drawn when it is asked for: a hostile one is then the choice of who looks. */
+function pictureNode(url, label) {
+  const name = mediumName(url);
+  const button = el("button", { type: "button", class: "small" }, `Show the picture (${name})`);
+  const figure = el("p", { class: "picture" }, button);
+  button.addEventListener("click", () => {
+    const image = el("img", { src: url, alt: `${label} (${name})`, tabindex: "-1" });
+    image.addEventListener("error", () => image.replaceWith(el("span", { class: "quiet" }, `no picture that can be shown (${name})`)));
+    button.replaceWith(image);
+    image.focus({ preventScroll: true });
+  });
+  return figure;
+}
+
+/** A value as JSON holds it: texts as they are, media by their names, maps as lists of terms, the rest as JSON. */
 function valueNode(value, label = "value") {
   if (typeof value === "string") {
-    return value === "" ? el("p", { class: "quiet" }, "empty text") : longText(value, { label });
+    if (value === "") return el("p", { class: "quiet" }, "empty text");
+    return MEDIUM.test(value) ? mediaNode([value], label) : longText(value, { label });
   }
   if (value === null || value === undefined) return el("p", { class: "quiet" }, "none");
   if (typeof value !== "object") return el("p", { class: "plain" }, String(value));
-  return longText(JSON.stringify(value, null, 2), { className: "text json", label });
+  const media = [];
+  const named = (_, one) => {
+    if (typeof one !== "string" || !MEDIUM.test(one)) return one;
+    media.push(one);
+    return `<${mediumName(one)}>`;
+  };
+  const text = longText(JSON.stringify(value, named, 2), { className: "text json", label });
+  return media.length ? el("div", {}, text, mediaNode(media, label)) : text;
+}
+
+function mediaNode(media, label) {
+  const shown = media.slice(0, MOST_PICTURES).map((url) =>
+    PICTURES.includes(MEDIUM.exec(url)[1]) ? pictureNode(url, label) : el("p", { class: "quiet" }, mediumName(url)),
+  );
+  const rest = media.length - shown.length;
+  return el("div", {}, shown, rest ? el("p", { class: "quiet" }, `and ${number(rest)} more`) : null);
 }
 
 /** A map of values, field by field. */
