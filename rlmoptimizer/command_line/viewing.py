@@ -33,7 +33,7 @@ def view(directory: Directory, number: Number = None, port: _Port = 0, no_browse
         path = store.path
     with contextlib.suppress(KeyboardInterrupt), _server(path, port) as server, contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and leaves nothing
+            _end_as_ctrl_c_does("SIGTERM", "SIGHUP")
         write_lines(
             [
                 f"The page of {printable_line(str(path))}:",
@@ -44,6 +44,13 @@ def view(directory: Directory, number: Number = None, port: _Port = 0, no_browse
         if not no_browser:
             _open_browser(server.address, stack)
         server.run()
+
+
+def _end_as_ctrl_c_does(*names: str) -> None:
+    """Let these signals leave nothing behind. What is ignored stays so: `nohup` ignores the end of the terminal."""
+    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _server(path: Path, port: int) -> LiveServer:

@@ -30,7 +30,7 @@ def address_of(child: Child) -> str:
     return address
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_prints_an_address_serves_the_page_and_ends_cleanly(directory: Path, number: int) -> None:
     variables = {"BROWSER": f"{sys.executable} -c pass %s", "TMPDIR": str(directory)}
     with fresh(CALL, "view", directory, variables=variables) as child:
