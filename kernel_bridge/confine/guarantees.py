@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["GUARANTEES", "Confinement", "limits_asked"]
+__all__ = ["GUARANTEES", "Confinement", "limits_asked", "unasked"]
 
 GUARANTEES: Mapping[str, str] = {
     "own_process": "the agent's code runs in another process than the host's",
@@ -27,6 +27,13 @@ GUARANTEES: Mapping[str, str] = {
     "no_host_processes_visible": "the kernel cannot see other processes",
 }
 """Every guarantee and what it means."""
+
+_LIMITS: Mapping[str, str] = {
+    "memory_capped": "memory_bytes",
+    "cpu_capped": "cpu_seconds",
+    "processes_capped": "processes",
+    "scratch_capped": "scratch_bytes",
+}  # guarantee -> the field of `Confinement` that asks for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,15 @@ class Confinement:
                 raise ValueError(f"Confinement.environment maps str to str, not {key!r} to {value!r}")
             if not key or "=" in key or "\0" in key + value:
                 raise ValueError(f"Confinement.environment: no environment can hold {key!r} with {value!r}")
+
+
+def unasked(limits: Confinement) -> dict[str, str]:
+    """The guarantees for which no limit is set, and what would ask for each."""
+    return {
+        name: f"not asked for: set {limit} in a Confinement"
+        for name, limit in _LIMITS.items()
+        if getattr(limits, limit) is None
+    }
 
 
 def _several(of: Confinement, name: str, accepted: str, kind: type | tuple[type, ...]) -> list[Any]:

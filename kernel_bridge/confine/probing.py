@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kernel_bridge.confine.guarantees import GUARANTEES, Confinement, limits_asked
-from kernel_bridge.confine.report import NOT_SET, ConfinementReport, Probe
+from kernel_bridge.confine.guarantees import GUARANTEES, Confinement, limits_asked, unasked
+from kernel_bridge.confine.report import ConfinementReport, Probe
 from kernel_bridge.confine.tier import Tier
 from kernel_bridge.confine.tier_plain import PLAIN
 from kernel_bridge.confine.tiers import TIERS
@@ -115,16 +115,10 @@ def expected_report(
     limits = limits_asked(asked)
     found = probed(_Place(root))
     in_force, missing = dict(found.available), dict(found.missing)
-    unset = {
-        "memory_capped": limits.memory_bytes,
-        "cpu_capped": limits.cpu_seconds,
-        "processes_capped": limits.processes,
-        "scratch_capped": limits.scratch_bytes,
-    }
-    for name, value in unset.items():
-        if value is None and in_force.pop(name, None) is not None:
-            missing[name] = NOT_SET
-    return limits, ConfinementReport(limits.require, in_force, missing, found.tier)
+    not_asked = {name: why for name, why in unasked(limits).items() if in_force.pop(name, None) is not None}
+    return limits, ConfinementReport(
+        limits.require, in_force, missing | not_asked, found.tier, unasked=frozenset(not_asked)
+    )
 
 
 def _off() -> tuple[Confinement, ConfinementReport]:

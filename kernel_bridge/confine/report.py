@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
-from kernel_bridge.confine.guarantees import GUARANTEES
+from kernel_bridge.confine.guarantees import GUARANTEES, Confinement, unasked
 from kernel_bridge.confine.tiers import TIERS
 
-__all__ = ["NOT_SET", "ConfinementReport", "Probe"]
-
-NOT_SET: Final = "no limit was set"  # why a limit is missing that the machine could give
+__all__ = ["ConfinementReport", "Probe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +19,16 @@ class ConfinementReport:
     in_force: Mapping[str, str]  # guarantee -> the mechanism that gives it
     missing: Mapping[str, str]  # guarantee -> why it is not given
     tier: str | None = None  # a key of TIERS; None: confinement was switched off
+    unasked: frozenset[str] = frozenset()  # of `missing` those that the machine can give, had a limit been set
 
     def line(self) -> str:
-        """The report in one line. Of the reasons only that a limit was not set."""
+        """The report in one line, without the reasons."""
         how = "not confined" if self.tier is None else TIERS[self.tier].how
         count = f"{len(self.in_force)} of {len(GUARANTEES)} guarantees"
-        missing = [f"{name} ({why})" if why == NOT_SET else name for name, why in self.missing.items()]
-        return f"{how}, {count}; missing: {', '.join(missing) or 'nothing'}"
+        lacking = [name for name in self.missing if name not in self.unasked]
+        parts = [f"missing: {', '.join(lacking) or 'nothing'}"] if lacking or not self.unasked else []
+        parts += [f"not asked for: {', '.join(sorted(self.unasked))}"] if self.unasked else []
+        return f"{how}, {count}; {'; '.join(parts)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,12 @@ class Probe:
 
     def table(self) -> str:
         """The tier, why it is not a stronger one, and one line for each guarantee."""
-        width = max(map(len, GUARANTEES))
-        rows = [
-            f"{name:<{width}}  yes  {self.available[name]}"
-            if name in self.available
-            else f"{name:<{width}}  no   {self.missing[name]}"
-            for name in GUARANTEES
-        ]
+        width, by_default = max(map(len, GUARANTEES)), unasked(Confinement())
+        rows: list[str] = []
+        for name in GUARANTEES:
+            if name in self.available:
+                but = f" ({by_default[name]})" if name in by_default else ""
+                rows.append(f"{name:<{width}}  yes  {self.available[name]}{but}")
+            else:
+                rows.append(f"{name:<{width}}  no   {self.missing[name]}")
         return "\n".join([f"tier {self.tier}: {TIERS[self.tier].mechanisms}", *self.notes, "", *rows])

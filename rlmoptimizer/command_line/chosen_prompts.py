@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlmoptimizer.command_line.run_table import steps_before
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.outcome.ending import Choice
 from rlmoptimizer.outcome.measured import whole_scores
 from rlmoptimizer.outcome.recorded_setup import split_sizes
+from rlmoptimizer.prompts import changed_steps
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["ChosenPrompts"]
@@ -23,7 +25,7 @@ class ChosenPrompts:
     @classmethod
     def of_run(cls, store: StoreReader, run_id: str) -> ChosenPrompts:
         """Raises `UnknownRunError`."""
-        return cls(store.run(run_id).prompts, f"the prompts of run {run_id}")
+        return cls._of(store, store.run(run_id).prompts, f"the prompts of run {run_id}")
 
     @classmethod
     def baseline(cls, store: StoreReader) -> ChosenPrompts:
@@ -39,7 +41,7 @@ class ChosenPrompts:
         choice = Choice.of(store)
         if choice is None:
             raise InvalidSetup("the optimization has no result yet; --best gives the best prompts so far")
-        return cls(choice.prompts, "the prompts that the optimization gave back")
+        return cls._of(store, choice.prompts, "the prompts that the optimization gave back")
 
     @classmethod
     def best(cls, store: StoreReader) -> ChosenPrompts:
@@ -55,8 +57,7 @@ class ChosenPrompts:
         if best is None:
             raise InvalidSetup(f"no prompts have a score on all of {split} yet; --baseline gives the first ones")
         prompts = next(record.prompts for record in store.candidates() if record.candidate == best)
-        unchanged = ", those of the unchanged program" if prompts == cls.baseline(store).prompts else ""
-        return cls(prompts, f"the prompts with the best score on {split}, {100 * whole[best]:.2f}{unchanged}")
+        return cls._of(store, prompts, f"the prompts with the best score on {split}, {100 * whole[best]:.2f}")
 
     @classmethod
     def newest(cls, store: StoreReader) -> ChosenPrompts:
@@ -67,3 +68,8 @@ class ChosenPrompts:
             except InvalidSetup:
                 continue
         return cls.baseline(store)
+
+    @classmethod
+    def _of(cls, store: StoreReader, prompts: dict[str, str], said: str) -> ChosenPrompts:
+        is_changed = changed_steps(prompts, steps_before(store))
+        return cls(prompts, said if is_changed else f"{said}: those of the unchanged program")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -9,17 +10,17 @@ import typer
 
 from rlmoptimizer.command_line.chosen_prompts import ChosenPrompts
 from rlmoptimizer.command_line.errors import WrongCall
+from rlmoptimizer.command_line.optimization_head import OptimizationHead
 from rlmoptimizer.command_line.output import json_text, terminal_width, write_json, write_lines
 from rlmoptimizer.command_line.parameters import AsJson, Directory, Number, RunId, run_ids
 from rlmoptimizer.command_line.run_difference import RunDifference
-from rlmoptimizer.command_line.run_table import run_table
+from rlmoptimizer.command_line.run_table import run_table, steps_before
 from rlmoptimizer.command_line.run_text import RunText
 from rlmoptimizer.command_line.selection import Selection, examples_of, selected_ids
 from rlmoptimizer.command_line.spans import Line, text_lines, write_spans
 from rlmoptimizer.command_line.target import open_target
-from rlmoptimizer.outcome.recorded_setup import unit_limit
 from rlmoptimizer.outcome.run_totals import objective_names, run_log
-from rlmoptimizer.outcome.state import state_of
+from rlmoptimizer.prompts import changed_steps
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["diff", "prompts", "runs", "show"]
@@ -28,10 +29,12 @@ __all__ = ["diff", "prompts", "runs", "show"]
 def runs(directory: Directory, number: Number = None, as_json: AsJson = False) -> None:
     """Every evaluation: split, examples, score, passed, units, steps whose prompts differ from the baseline's."""
     with open_target(directory, number) as store:
+        head = OptimizationHead.of(store)
         if as_json:
-            write_json({**_facts(store), "runs": _logs(store)})
+            write_json({**head.as_dict(), "runs": _logs(store)})
         else:
-            write_lines(run_table(store, terminal_width()))
+            width = terminal_width()
+            write_lines(itertools.chain(head.lines(width), run_table(store, head.state, width)))
 
 
 def show(
@@ -118,18 +121,18 @@ def prompts(
         write_spans(_prompt_lines(chosen))
 
 
-def _facts(store: StoreReader) -> dict[str, Any]:
-    """Of the optimization itself."""
-    setup, spent = store.setup(), store.spent()
-    limit = None if setup is None else unit_limit(setup)
-    return {"store": str(store.path), "state": state_of(store), "budget": {"limit": limit, "spent": spent}}
-
-
 def _logs(store: StoreReader) -> list[dict[str, Any]]:
-    """All runs, as in the `trial_logs` of the result."""
-    records = store.runs()
+    """All runs, as in the `trial_logs` of the result, with what they cost and the steps whose prompts are new."""
+    records, units, before = store.runs(), store.units_by_run(), steps_before(store)
     objectives = objective_names(records)
-    return [run_log(record, objectives) for record in records]
+    return [
+        {
+            **run_log(record, objectives),
+            "units": units.get(record.run_id, 0),
+            "prompts_changed": changed_steps(record.prompts, before),
+        }
+        for record in records
+    ]
 
 
 def _show_json(store: StoreReader, run_id: str, ids: list[str] | None) -> Iterator[str]:

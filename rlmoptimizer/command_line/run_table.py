@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from kernel_bridge.text import printable_line
-from rlmoptimizer.command_line.table import Column, fit, table_lines
-from rlmoptimizer.outcome.recorded_setup import branch_in, unit_limit
-from rlmoptimizer.outcome.state import OptimizationState, state_of
+from rlmoptimizer.command_line.table import Column, table_lines
+from rlmoptimizer.outcome.state import OptimizationState
 from rlmoptimizer.prompts import Prompts, changed_steps
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
-__all__ = ["run_table", "score_text", "steps_before"]
+__all__ = ["run_state", "run_table", "score_text", "steps_before"]
 
 _COLUMNS = (
     Column("run"),
@@ -28,12 +26,8 @@ _COLUMNS = (
 )
 
 
-def run_table(store: StoreReader, width: int) -> Iterator[str]:
-    """A line on the optimization, then a line for each evaluation."""
-    state = state_of(store)
-    yield fit(printable_line(_state_line(store, state)), width)
-    if (branch := branch_in(store.setup())) is not None:
-        yield fit(printable_line(f"a branch from run {branch['run_id']} of {branch['store']}"), width)
+def run_table(store: StoreReader, state: OptimizationState, width: int) -> Iterator[str]:
+    """A line for each evaluation of an optimization that is in this state."""
     units = store.units_by_run()
     before = steps_before(store)
     rows = [_row(record, units.get(record.run_id, 0), before, state) for record in store.runs()]
@@ -54,11 +48,11 @@ def steps_before(store: StoreReader) -> dict[str, str]:
     return {} if setup is None else setup["student"]["steps"]
 
 
-def _state_line(store: StoreReader, state: OptimizationState) -> str:
-    setup = store.setup()
-    limit = "" if setup is None else f" of {unit_limit(setup)}"
-    said = ", to be resumed" if state == "interrupted" else ""
-    return f"{store.path.name}: {state}{said}, {store.spent()}{limit} units spent"
+def run_state(record: RunRecord, state: OptimizationState) -> str:
+    """How a run stands, in a word; "": it has finished. `state`: of its optimization."""
+    if record.state == "cancelled" or (record.state == "running" and state == "interrupted"):
+        return "cut"  # the same call goes on with what is missing
+    return "" if record.state == "finished" else record.state
 
 
 def _row(record: RunRecord, units: int, before: Mapping[str, str], state: OptimizationState) -> list[str]:
@@ -77,11 +71,6 @@ def _row(record: RunRecord, units: int, before: Mapping[str, str], state: Optimi
         str(record.error_count or ""),
         "free" if record.baseline else str(units),
         "" if record.budget_left is None else str(record.budget_left),
-        "" if record.state == "finished" else _run_state(record, state),
+        run_state(record, state),
         changed,
     ]
-
-
-def _run_state(record: RunRecord, state: OptimizationState) -> str:
-    """A run that no process works on any more is cut; a resume goes on with it."""
-    return "cut" if record.state == "running" and state == "interrupted" else record.state

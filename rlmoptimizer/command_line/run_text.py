@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from kernel_bridge.text import printable_line
 from rlmoptimizer.command_line.example_text import EXAMPLE_COLUMNS, example_block, example_row
-from rlmoptimizer.command_line.run_table import score_text, steps_before
+from rlmoptimizer.command_line.run_table import run_state, score_text, steps_before
 from rlmoptimizer.command_line.selection import Selection, examples_of
 from rlmoptimizer.command_line.spans import Line, plain
 from rlmoptimizer.command_line.table import table_lines
 from rlmoptimizer.outcome.run_totals import objective_names, progress
+from rlmoptimizer.outcome.state import state_of
 from rlmoptimizer.prompts import changed_steps
 from rlmoptimizer.records import RunRecord, mean
 from rlmoptimizer.store.store_reader import StoreReader
@@ -62,7 +63,8 @@ class RunText:
 
     def _totals(self) -> Iterator[str]:
         record = self.record
-        state = "" if record.state == "finished" else f", {record.state}"
+        said = run_state(record, state_of(self.store))
+        state = f", {said}" if said else ""
         error = "" if record.standard_error is None else f" (standard error {score_text(record.standard_error)})"
         yield f"run {record.run_id} on {record.split}{state}: score {score_text(record.score)}{error}"
         units = self.store.units_by_run().get(record.run_id, 0)

@@ -115,6 +115,8 @@ class FinalChoice:
         else:
             found = f"taking the prompts of run {best.run_id}, the best on {split} with a score of "
             found += str(answers.percent(scores[best.candidate]))
+            if best.candidate == next(run.candidate for run in self._store.runs() if run.baseline):
+                found += ": those of the unchanged program"
         problem = str(agent.problem)
         was_ended = agent.stop_reason in _ENDED_AS_WANTED
         said = "the work ended before a submission" if was_ended else "there is no valid submission"

@@ -22,7 +22,7 @@ from rlmoptimizer.outcome.recorded_setup import branch_in, split_sizes, unit_lim
 from rlmoptimizer.outcome.result_html import result_html
 from rlmoptimizer.outcome.result_warnings import result_warnings
 from rlmoptimizer.outcome.split_result import SplitResult, Verdict
-from rlmoptimizer.prompts import Prompts, changed_steps
+from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 from rlmoptimizer.text import brief, count_text
@@ -124,7 +124,7 @@ class OptimizationResult:
             warnings=(
                 *result_warnings(store, setup, held_out, outcome.test_problem),
                 *hygiene.warnings,
-                *(_constant_answers(store, behind["train"]["result"]) if changed_steps(after, before) else ()),
+                *_constant_answers(store, behind["train"]["result"], "unchanged" if after == before else "new"),
             ),
             branched_from=_branched_from(setup),
             versions=outcome.versions,
@@ -238,12 +238,12 @@ def _branched_from(setup: Mapping[str, Any]) -> dict[str, str] | None:
     return None if branch is None else {"store": branch["store"], "run_id": branch["run_id"]}
 
 
-def _constant_answers(store: StoreReader, runs: Sequence[RunRecord]) -> Iterator[str]:
+def _constant_answers(store: StoreReader, runs: Sequence[RunRecord], which: str) -> Iterator[str]:
     """A sentence for each output that is nearly always the same in the largest of these runs on train."""
     largest = max(runs, key=lambda run: run.evaluated_count, default=None)
     if largest is not None:
         for said in constant_answers(store.each_example(largest.run_id, steps=False)):
-            yield f"the new program answers nearly everything the same: {said} (run {largest.run_id} on train)"
+            yield f"the {which} program answers nearly everything the same: {said} (run {largest.run_id} on train)"
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rlmoptimizer.outcome.recorded_setup import SPLITS, digests_of, split_sizes
+from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import LM_FAILURES, METRIC_ERRORS, RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
@@ -18,9 +19,10 @@ def result_warnings(
     store: StoreReader, setup: Mapping[str, Any], runs: Sequence[RunRecord], test_problem: str | None
 ) -> list[str]:
     """One sentence each; `runs` are those behind the figures on val and test."""
+    unchanged = Prompts.of(setup["student"]["steps"]).digest
     found = [] if test_problem is None else [f"the test set was not measured: {test_problem}"]
     for run in {run.run_id: run for run in runs}.values():  # one run is of both programs where nothing changed
-        program = "the unchanged program" if run.baseline else "the new program"
+        program = "the unchanged program" if run.candidate == unchanged else "the new program"
         where = f"{program} on {run.split} (run {run.run_id})"
         kinds = store.error_kinds(run.run_id)
         failures = {kind: count for kind, count in sorted(kinds.items()) if kind in LM_FAILURES}

@@ -54,6 +54,7 @@ class Story:
         self._given: Mapping[str, str] = {}  # the prompts of the program as it was given
         self._shown: dict[str, str] = {}  # the new ones that are shown, by step
         self._steps: tuple[str, ...] = ()
+        self._is_submitted = False
 
     def line(self, event: Event) -> str | None:
         """What is said of an event however little is shown."""
@@ -100,8 +101,8 @@ class Story:
         if isinstance(event, SubmissionRefused):
             return [Block("Submission refused", (Words(event.reason),), "warning")]
         if isinstance(event, FellBack):
-            text = f"{event.reason}\nTaken: run {event.run_id}"
-            return [Block("What is given back", (Words(text),), "warning")]
+            title = "The submission is not given back" if self._is_submitted else "Ended without a submission"
+            return [Block(title, (Words(f"{event.reason}\nTaken: the prompts of run {event.run_id}"),), "warning")]
         if isinstance(event, CompileFinished):
             return [self._result(event)]
         return []
@@ -170,6 +171,7 @@ class Story:
 
     def _submission(self, event: AgentSubmitted) -> Block:
         """Each prompt once: not again what stands above as a new prompt, nor what is as it was."""
+        self._is_submitted = True
         lines: list[str] = []
         for step, text in event.prompts.items():
             if self._given.get(step) == text:

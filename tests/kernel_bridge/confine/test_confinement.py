@@ -19,13 +19,15 @@ import pytest
 from child_process import fresh, output_of
 from dspy.primitives.code_interpreter import CodeInterpreterError
 
-from kernel_bridge import GUARANTEES, Confinement, ConfinementUnavailable, KernelInterpreter, probe
+from kernel_bridge import GUARANTEES, Confinement, ConfinementReport, ConfinementUnavailable, KernelInterpreter, probe
 from kernel_bridge.__main__ import main
 from kernel_bridge.confine import TIERS, expected_report, resolve, trial
 from kernel_bridge.confine import tier_bubblewrap as bubblewrap
 from kernel_bridge.confine import tier_landlock as landlocked
 from kernel_bridge.confine.probing import probed
 from kernel_bridge.inside.seal import landlock_abi
+
+NOT_ASKED = "not asked for: set cpu_seconds in a Confinement"
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tiers N and L are for Linux")
 
@@ -90,7 +92,8 @@ def test_auto_takes_all_that_the_machine_gives_but_what_wants_a_number() -> None
     assert limits == Confinement()
     assert {*report.in_force, *report.missing} == set(GUARANTEES)
     assert set(report.in_force) == set(found.available) - {"cpu_capped"}
-    assert report.missing["cpu_capped"] == "no limit was set"
+    assert report.missing["cpu_capped"] == NOT_ASKED
+    assert report.unasked == {"cpu_capped"}
     assert report.requested == frozenset()
 
 
@@ -99,8 +102,9 @@ def test_a_limit_that_is_lifted_is_reported_as_missing() -> None:
     _, _, report = resolve(lifted)
     assert "cpu_capped" in report.in_force
     for name in ("memory_capped", "scratch_capped"):
-        assert report.missing[name] == "no limit was set"
+        assert report.missing[name].startswith("not asked for: set ")
     assert "processes_capped" in report.missing
+    assert report.unasked >= {"memory_capped", "scratch_capped"}
 
 
 def test_off_claims_no_more_than_a_process_of_its_own() -> None:
@@ -128,22 +132,27 @@ def test_named_guarantees_must_hold_and_the_others_need_not() -> None:
     assert resolve({"own_process", "output_capped"})[2].requested == {"own_process", "output_capped"}
     with pytest.raises(ConfinementUnavailable) as refused:
         resolve({"cpu_capped", "own_process"})
-    assert refused.value.missing == {"cpu_capped": "no limit was set"}
-    assert "cpu_capped: no limit was set" in str(refused.value)
+    assert refused.value.missing == {"cpu_capped": NOT_ASKED}
+    assert f"cpu_capped: {NOT_ASKED}" in str(refused.value)
     assert pickle.loads(pickle.dumps(refused.value)).missing == refused.value.missing
 
 
 def test_a_kernel_that_cannot_have_what_it_must_have_is_not_started() -> None:
-    with pytest.raises(CodeInterpreterError, match="cpu_capped: no limit was set") as refused:
+    with pytest.raises(CodeInterpreterError, match=f"cpu_capped: {NOT_ASKED}") as refused:
         KernelInterpreter(confinement={"cpu_capped"}).start()
     assert isinstance(refused.value.__cause__, ConfinementUnavailable)
 
 
-def test_a_report_in_one_line_counts_and_names_what_is_missing() -> None:
+def test_a_report_in_one_line_counts_and_names_what_is_missing_and_what_nobody_asked_for() -> None:
     _, _, report = resolve("auto")
     count = f"{len(report.in_force)} of {len(GUARANTEES)} guarantees"
-    names = [f"{name} ({why})" if why == "no limit was set" else name for name, why in report.missing.items()]
-    assert report.line().endswith(f"{count}; missing: {', '.join(names)}")
+    lacking = [name for name in report.missing if name != "cpu_capped"]
+    missing = f"missing: {', '.join(lacking)}; " if lacking else ""
+    assert report.line().endswith(f"{count}; {missing}not asked for: cpu_capped")
+    weaker = ConfinementReport(frozenset(), {"own_process": ""}, {"no_network": "", "cpu_capped": ""}, "P")
+    assert weaker.line() == "a plain process with limits, 1 of 15 guarantees; missing: no_network, cpu_capped"
+    whole = ConfinementReport(frozenset(), GUARANTEES, {}, "P")
+    assert whole.line().endswith("15 of 15 guarantees; missing: nothing")
 
 
 # -- paths -----------------------------------------------------------------------------------------------------------
@@ -220,7 +229,9 @@ def test_the_probe_is_printed_as_a_table(capsys: pytest.CaptureFixture[str]) -> 
     assert lines[: len(found.notes) + 1] == [*found.notes, ""]
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines[len(found.notes) + 1 :]}
     assert rows == {
-        name: ["yes", found.available[name]] if name in found.available else ["no", found.missing[name]]
+        name: ["yes", found.available[name] + (f" ({NOT_ASKED})" if name == "cpu_capped" else "")]
+        if name in found.available
+        else ["no", found.missing[name]]
         for name in GUARANTEES
     }
 

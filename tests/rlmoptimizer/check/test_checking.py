@@ -211,7 +211,7 @@ def test_what_confines_the_kernel_is_told() -> None:
     assert "not confined" in str(check(optimizer={"kernel": toy.KERNEL}))
     assert "kept from your network or your files" in only(check(optimizer={"kernel": toy.KERNEL}).warnings)
     strict = KernelInterpreter.factory(confinement={"cpu_capped"})
-    assert "cpu_capped: no limit was set" in only(check(optimizer={"kernel": strict}).problems)
+    assert "cpu_capped: not asked for: set cpu_seconds" in only(check(optimizer={"kernel": strict}).problems)
     foreign = check(optimizer={"kernel": dspy.PythonInterpreter})
     assert "does not say how it is confined" in only(foreign.warnings)
 

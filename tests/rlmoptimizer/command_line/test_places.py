@@ -174,7 +174,7 @@ def test_a_store_that_nobody_has_said_anything_in_yet_is_read(command: Command, 
         "no evaluation has begun yet",
     ]
     found = command("runs", tmp_path, "--json").json
-    assert (found["runs"], found["budget"]) == ([], {"limit": None, "spent": 0})
+    assert (found["runs"], found["budget"]) == ([], {"limit": None, "spent": 0, "left": None})
     assert "just begun" in command("prompts", tmp_path).refused(1)
     assert "there are no runs yet" in command("show", tmp_path, "r1").refused(1)
     assert len(command("export", tmp_path).lines) == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from command import Command
-from stored_optimization import AFTER, BEFORE, add_run, setup_of, write_small
+from stored_optimization import AFTER, BEFORE, add_run, finish, setup_of, write_small
 from stored_runs import result
 
 from rlmoptimizer.records import StepTrace
@@ -230,6 +230,24 @@ def test_the_prompts_that_are_asked_for_are_given(command: Command, small: Path)
         "topic", f"  {BEFORE['topic']}", "",
         "reply", f"  {BEFORE['reply']}",
     ]  # fmt: skip
+
+
+def test_prompts_that_are_the_unchanged_ones_are_told_as_such(
+    command: Command, small: Path, store: RunStore, tmp_path: Path
+) -> None:
+    with store:
+        add_run(store, "val", [1, 0, 1, 0], BEFORE, baseline=True)
+        add_run(store, "val", [0, 0, 1, 0], AFTER)
+        best = "the prompts with the best score on val, 50.00: those of the unchanged program"
+        assert command("prompts", tmp_path).lines[0] == command("prompts", tmp_path, "--best").lines[0] == best
+        said = command("prompts", tmp_path, "--run", "r1").lines[0]
+        assert said == "the prompts of run r1: those of the unchanged program"
+        finish(store, BEFORE)
+    assert command("prompts", tmp_path).lines[0] == (
+        "the prompts that the optimization gave back: those of the unchanged program"
+    )
+    assert command("prompts", small).lines[0] == "the prompts that the optimization gave back"
+    assert command("prompts", small, "--best").lines[0] == "the prompts with the best score on val, 100.00"
 
 
 def test_prompts_that_are_not_there_are_an_error(command: Command, store: RunStore, tmp_path: Path) -> None:

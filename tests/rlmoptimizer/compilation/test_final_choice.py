@@ -174,6 +174,15 @@ def test_what_is_no_valid_submission_gives_way_to_the_best_run_as_its_result_say
     assert result.submitted is None
     assert (result.prompts_after["topic"], result.returned_run, result.stop_reason) == (toy.FIX, "r3", "turns")
     assert "taking the prompts of run r3, the best on val with a score of 100.0" in result.returned_because
+    assert result.returned_because.endswith("100.0")
+
+
+def test_without_a_submission_the_unchanged_prompts_are_named_where_they_are_the_best() -> None:
+    result = compiled([], rlm_max_iterations=1, extract={"optimized_dspy_program": "{}"}).optimization_result
+    assert result.prompts_after == result.prompts_before
+    assert result.returned_because.endswith(
+        "taking the prompts of run r2, the best on val with a score of 50.0: those of the unchanged program"
+    )
 
 
 def test_without_a_run_that_has_every_score_the_prompts_stay_as_they_were() -> None:

@@ -314,3 +314,19 @@ def test_a_program_that_answers_everything_the_same_is_warned_of(tmp_path: Path)
         "the new program answers nearly everything the same: answer is 'b' in 8 of 8 answers, and 0 should be "
         "(run r2 on train)"
     )
+
+
+def test_an_unchanged_program_that_answers_everything_the_same_is_named_so(tmp_path: Path) -> None:
+    rows = [stored_runs.result(str(number), 0.0, expected={"answer": f"a{number}"}) for number in range(8)]
+    failed = [stored_runs.result("0", 0.0, error="no", error_kind="timeout"), stored_runs.result("1", 1.0)]
+    with RunStore.create_in(tmp_path) as store:
+        store.record_setup(setup_of(8, 2))
+        add_run(store, "train", rows, BEFORE, baseline=True)
+        add_run(store, "val", failed, BEFORE, baseline=True)
+        add_run(store, "val", failed, BEFORE, turn=1)
+        finish(store, BEFORE)
+        warnings = OptimizationResult.of(store).warnings
+    assert warnings[-1].startswith("the unchanged program answers nearly everything the same: ")
+    assert warnings[-1].endswith("(run r1 on train)")
+    assert len(warnings) == 3
+    assert all("of the unchanged program on val (run r" in warning for warning in warnings[:2])

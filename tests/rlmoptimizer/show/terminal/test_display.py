@@ -184,6 +184,16 @@ def test_a_submission_is_shown_once() -> None:
     assert "FINAL" not in text
 
 
+def test_prompts_that_are_taken_without_a_submission_replace_none() -> None:
+    fell_back = "The submission is not given back"
+    assert fell_back in drawn(STORY, terminal=False, verbose=True)
+    without = [event for event in STORY if type(event).__name__ != "AgentSubmitted"]
+    text = drawn(without, terminal=False, verbose=True)
+    assert fell_back not in text
+    assert "Ended without a submission" in text
+    assert "Taken: the prompts of run r7" in text
+
+
 def test_a_prompt_that_was_never_set_is_shown_where_it_is_submitted() -> None:
     without = [event for event in STORY if type(event).__name__ != "PromptUpdated"]
     assert drawn(without, terminal=False, verbose=True).count("Answer in one word.") == 2
