@@ -149,6 +149,9 @@ class BridgeKernel(IPythonKernel):
             parent = self.get_parent("shell")
             self.session.send(self.iopub_socket, "stream", content, parent, ident=f"stream.{stream}".encode())
 
+    def _abort_queues(self, *_: Any) -> None:
+        """What waits behind a cell that failed is run all the same: it may be the host's, behind one of a console."""
+
     async def shutdown_request(self, stream: Any, ident: Any, parent: Any) -> None:
         """Decline: the host ends a session, not a console."""
         self.session.send(stream, "shutdown_reply", {"status": "aborted", "restart": False}, parent, ident=ident)

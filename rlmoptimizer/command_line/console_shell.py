@@ -226,6 +226,8 @@ class ConsoleApp(ZMQTerminalIPythonApp):
         import signal
 
         JupyterConsoleApp.initialize(self)
+        # Nobody would answer a cell that asks for input, and the agent would wait behind it.
+        cast("ConsoleClient", self.kernel_client).allow_stdin = False
         signal.signal(signal.SIGINT, self.handle_sigint)
         self.shell = ConsoleShell.instance(
             parent=self, manager=None, client=self.kernel_client, confirm_exit=False, run=self.run

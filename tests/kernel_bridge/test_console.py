@@ -104,6 +104,16 @@ def test_a_persons_failure_is_shown_to_the_person_alone(interpreter: KernelInter
     assert console.run("2")[0] == "2\n"
 
 
+def test_the_agents_cell_is_run_also_behind_a_persons_that_fails(
+    interpreter: KernelInterpreter, console: Console
+) -> None:
+    for _ in range(3):
+        console.client.execute("import time; time.sleep(0.4); 1 / 0", allow_stdin=False)
+        while console.client.get_iopub_msg(timeout=60)["msg_type"] != "execute_input":
+            pass  # until it runs: the agent's is behind it
+        assert interpreter.execute("2 + 3") == "5"
+
+
 def test_a_person_cannot_submit_for_the_agent(interpreter: KernelInterpreter, console: Console) -> None:
     judged: list[Any] = []
     interpreter.submit_validator = judged.append

@@ -184,6 +184,8 @@ def test_a_person_looks_around_and_never_waits_behind_the_agents_cell(store: Run
             terminal.expect(r"'XYZZY', \[7\]")
             terminal.send("print('\\x1b' + '[2J' + '\\u202e' + 'shown')\r")
             terminal.expect("\u241b\\[2J\\\\u202eshown")
+            terminal.send("input('password: ')\r")
+            terminal.expect("StdinNotImplementedError: raw_input")
             # The agent's cell begins, and stays.
             store.begin_iteration("hold()")
             agent = pool.submit(interpreter.execute, "hold()")
