@@ -33,7 +33,8 @@ _MOST_UNITS: Final = 10**12
 def prepare_branch(store: StoreReader, run_id: str, *, units: int | None = None, note: str | None = None) -> Path:
     """Make the next store in the directory, a branch whose current prompts are those of a run; gives its path.
 
-    A parent that runs is asked to end, and the same `compile` goes on with the branch. Else `compile(..., resume=True)`
+    A parent that runs is asked to end, and the same `compile` goes on with the branch, whose agent also gets the notes
+    that wait for the parent's. Else `compile(..., resume=True)`
     begins it. Finished runs of the unchanged prompts and of the run's come along, and are not paid again.
 
     Args:
@@ -62,7 +63,7 @@ def prepare_branch(store: StoreReader, run_id: str, *, units: int | None = None,
         note = checked_note(note)
     is_running = holder(store.path) is not None and store.outcome() is None
     if is_running:
-        Requests(store.path).check()  # before anything is made
+        Requests(store.path).check(note=note is not None)  # before anything is made
     limit = left if units is None else units
     original = Prompts.of(setup["student"]["steps"]).digest
     candidates = list(dict.fromkeys((original, run.candidate)))
@@ -76,8 +77,9 @@ def prepare_branch(store: StoreReader, run_id: str, *, units: int | None = None,
     with RunStore.create_in(store.path.parent, copy) as branch:
         path, requests = branch.path, Requests(branch.path)
         requests.clear()  # of an earlier one of this number, whose store somebody has removed
-        if note is not None:
-            requests.note(note)
+        # The parent's agent comes to no turn any more in which it would read the notes that wait.
+        for text in [*(Requests(store.path).take_notes() if is_running else ()), *([] if note is None else [note])]:
+            requests.note(text)
     if is_running:
         Requests(store.path).branch()
         if store.outcome() is not None:  # it has ended in the meantime

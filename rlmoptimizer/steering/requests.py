@@ -103,19 +103,17 @@ class Requests:
             return f"nothing can be asked of the optimization in {self._store}: its directory cannot be written to"
         return None
 
-    def check(self) -> None:
-        """Raise `InvalidSetup` where this user cannot ask."""
+    def check(self, *, note: bool = False) -> None:
+        """Raise `InvalidSetup` where this user cannot ask, or with `note` where too many notes wait for another one."""
         with self._writing():
-            pass
+            if note:
+                self._check_room()
 
     def note(self, text: str) -> None:
         """Leave words for the agent's next turn. Raises `InvalidSetup` also for a text that cannot be one."""
         data = json.dumps({"text": checked_note(text)}).encode()
         with self._writing():
-            if len(self._note_names()) >= _MOST_WAITING:
-                raise InvalidSetup(
-                    f"{_MOST_WAITING} notes wait for the agent's next turn already; it takes them when it comes to that"
-                )
+            self._check_room()
             name = f"note-{time.time_ns():020}-{secrets.token_hex(4)}.json"
             new = self.directory / f"{name}.new"
             with open(open_new(new), "wb") as file:
@@ -233,6 +231,12 @@ class Requests:
                 return [entry.name for entry in itertools.islice(entries, _MOST_NAMES)]
         except OSError:
             return []
+
+    def _check_room(self) -> None:
+        if len(self._note_names()) >= _MOST_WAITING:
+            raise InvalidSetup(
+                f"{_MOST_WAITING} notes wait for the agent's next turn already; it takes them when it comes to that"
+            )
 
     def _note_names(self) -> list[str]:
         if not self._is_usable():

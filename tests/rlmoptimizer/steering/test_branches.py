@@ -183,10 +183,12 @@ def test_a_copy_that_fails_leaves_no_branch(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_running_parent_is_asked_and_its_branch_is_found(tmp_path: Path) -> None:
     with write_small(tmp_path, ends=False) as parent:
+        Requests(parent.path).note("Look at 3 first.")  # for a turn that the parent's agent no longer comes to
         path = prepare_branch(parent, "r3", note="Now shorter.")
         assert Requests(parent.path).branching
         assert branch_of(parent.path) == path
-    assert Requests(path).take_notes() == ["Now shorter."]
+        assert Requests(parent.path).waiting == 0
+    assert Requests(path).take_notes() == ["Look at 3 first.", "Now shorter."]
     with RunStore.open(path) as branch:
         begin_branch(branch)
     assert branch_of(parent.path) is None  # it has begun
