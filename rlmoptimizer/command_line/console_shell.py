@@ -90,17 +90,17 @@ class OptimizationConsole:
         """What is said to a cell that does not go to the kernel; None: it goes there."""
         if is_request(code):
             return answer(code, self._store)
-        if self.is_agent_at_work():
-            return (
-                "not run: a cell of the agent runs, and this one would wait for its end. pause() lets the agent wait "
-                "after this turn; then it runs at once"
-            )
         try:
             newest = AgentKernel.of(self._store)
         except InvalidSetup as error:
             return f"not run: {error}"
         if newest != self._kernel:
             return "not run: this kernel has ended, and the agent has another one; leave and open the console again"
+        if self.is_agent_at_work():
+            return (
+                "not run: a cell of the agent runs, and this one would wait for its end. pause() lets the agent wait "
+                "after this turn; then it runs at once"
+            )
         return None
 
     def is_agent_at_work(self) -> bool:

@@ -1,4 +1,4 @@
-"""One output of a notebook cell that shows the evaluations of a compile, updated in place."""
+"""The outputs of a notebook cell that show the evaluations of a compile, updated in place."""
 
 from __future__ import annotations
 
@@ -55,14 +55,18 @@ def notebook_publisher() -> Publisher | None:
 
 
 class NotebookCell:
-    """A `ProgressView`. What evaluations come to and what is said goes into one output; blocks have their own."""
+    """A `ProgressView`. What evaluations come to and what is said goes into one output; blocks have their own.
+
+    What comes after a block stands below it, in a new output.
+    """
 
     def __init__(self, publish: Publisher, clock: Callable[[], float]) -> None:
         self._publish = publish
         self._clock = clock
         self._name = f"rlmoptimizer-{os.getpid()}-{next(_names)}"
         self._blocks = 0  # that are shown
-        self._is_there = False
+        self._outputs = 1  # of evaluations and lines
+        self._is_there = False  # the newest of them
         self._updated = float("-inf")
         self._runs: dict[str, RunProgress] = {}
         self._ended: deque[str] = deque(maxlen=_MOST_ENDED)
@@ -95,6 +99,7 @@ class NotebookCell:
             self.say(line)
 
     def show(self, block: Block) -> None:
+        self._end_output()
         self._blocks += 1
         bundle = {"text/html": html_block(block), "text/plain": plain_block(block)}
         self._publish(bundle, f"{self._name}-{self._blocks}", update=False)
@@ -104,10 +109,24 @@ class NotebookCell:
             self._runs.clear()
             self._update()
 
+    def _end_output(self) -> None:
+        """What is under way moves to the next one."""
+        if not self._is_there:
+            return
+        if self._runs:
+            under_way, self._runs = self._runs, {}
+            self._update()
+            self._runs = under_way
+        self._ended.clear()
+        self._lines.clear()
+        self._outputs += 1
+        self._is_there = False
+        self._updated = float("-inf")
+
     def _update(self) -> None:
         self._updated = self._clock()
         bundle = {"text/html": self._html(), "text/plain": "\n".join(self._plain())}
-        self._publish(bundle, self._name, update=self._is_there)
+        self._publish(bundle, f"{self._name}-lines-{self._outputs}", update=self._is_there)
         self._is_there = True
 
     def _plain(self) -> list[str]:
@@ -117,7 +136,7 @@ class NotebookCell:
     def _html(self) -> str:
         ended = [f"<div>{escaped(line)}</div>" for line in self._ended]
         folded, shown = ended[:-_SHOWN], ended[-_SHOWN:]
-        parts = [f"<b>{WHO}</b>"]
+        parts = [] if self._blocks else [f"<b>{WHO}</b>"]
         if folded:
             parts.append(
                 f"<details><summary>{count_text(len(folded), 'evaluation')} before</summary>{''.join(folded)}</details>"

@@ -205,8 +205,9 @@ def test_a_person_looks_around_and_never_waits_behind_the_agents_cell(store: Run
             store.record_iteration("", "hold()", "held")
             terminal.send("secret_word[::-1]\r")
             terminal.expect("yzzyx")
-            # Another kernel has taken the place of this one.
+            # Another kernel has taken the place of this one, and is at work.
             started(store, str(interpreter.connection_file))
+            store.begin_iteration("hold()")
             terminal.send("secret_word\r")
             terminal.expect("not run: this kernel has ended")
             terminal.send("exit\r")

@@ -79,10 +79,35 @@ def test_many_evaluations_are_folded(cell: Cell) -> None:
 def test_with_verbose_head_turns_and_result_are_outputs_of_their_own_and_the_verdict_is_last(cell: Cell) -> None:
     shown(STORY, verbose=True)
     html = [output["text/html"] for output in cell.outputs.values()]
-    assert len(html) == 13
+    assert len(html) == 14
     assert "Optimizing" in html[0]
     assert "gain on val" in html[-1]
     assert "".join(html).count("gain on val") == 1
+
+
+def test_with_verbose_what_comes_after_a_block_stands_below_it(cell: Cell) -> None:
+    shown(STORY, verbose=True)
+    text = [output["text/plain"] for output in cell.outputs.values()]
+    places = {part: [place for place, one in enumerate(text) if part in one] for part in ("r2", "Turn 1/9", "r3 val")}
+    (baseline,), (turn,), (run,) = places.values()
+    assert baseline < turn < run
+    assert "r1" not in text[run]
+    assert sum("<b>RLMDocstringOptimizer</b>" in output["text/html"] for output in cell.outputs.values()) == 0
+
+
+def test_an_evaluation_that_goes_on_over_a_block_moves_below_it(cell: Cell) -> None:
+    clock = Clock()
+    display = Display(verbose=True, console=Console(file=io.StringIO(), force_jupyter=True), clock=clock)
+    begun, *scored, ended = evaluation(4)
+    for event in (begun, scored[0], STORY[0], *scored[1:]):
+        display(event)
+        clock.now += 1
+    before, _, after = (output["text/html"] for output in cell.outputs.values())
+    assert ("<progress" in before, "<progress" in after) == (False, True)
+    display(ended)
+    display.close()
+    (line,) = (output["text/plain"] for output in cell.outputs.values() if "4/4" in output["text/plain"])
+    assert line.startswith("r3 train 4/4 score 50.0%")
 
 
 def test_nothing_foreign_is_markup_or_reads_the_other_way(cell: Cell) -> None:
@@ -138,7 +163,7 @@ thread.start(); thread.join(); display.close()
     assert [output.output_type for output in quiet] == ["display_data"]
     assert "r3 val 2/2 score 100.0%" in quiet[0].data["text/html"]  # the last update
     assert "gain on val" in quiet[0].data["text/html"]
-    assert [output.output_type for output in verbose] == ["display_data"] * 13
+    assert [output.output_type for output in verbose] == ["display_data"] * 14
     assert "Turn 1/9" in verbose[3].data["text/plain"]
     nbformat.validate(notebook)
 
