@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import dspy
 
@@ -20,15 +20,17 @@ from rlmoptimizer.check.kernel import kernel_found
 from rlmoptimizer.check.lms_asked import ask_lms, lm_messages
 from rlmoptimizer.check.report import BudgetFound, CheckReport, Estimate, SplitFound, StepFound
 from rlmoptimizer.check.trial_run import TrialRun, tried
-from rlmoptimizer.compilation.setup import Setup
+from rlmoptimizer.compilation.setup import Setup, eval_lm_given, metric_given
 from rlmoptimizer.errors import InvalidSetup
-from rlmoptimizer.evaluation.metric import bind_metric
+from rlmoptimizer.lms.preflight import check_prices
 from rlmoptimizer.records import Role, RoleUsage, usage_dict
 from rlmoptimizer.settings import Settings
 from rlmoptimizer.task.dataset import build_dataset, build_test_rows
 from rlmoptimizer.task.program import check_program, read_prompts
 
 __all__ = ["checked"]
+
+_T = TypeVar("_T")
 
 _EXAMPLES: Final = 3  # of train that are run
 _NOT_LOOKED_AT: Final = (
@@ -40,7 +42,6 @@ def checked(
     settings: Settings, student: Any, trainset: Any, valset: Any, metric: Any, testset: Any
 ) -> CheckReport:
     """What a compile of these would find."""
-    metric = settings.metric if metric is None else metric
     setup, refused = _setup(settings, student, trainset, valset, metric, testset)
     run = None if setup is None else tried(setup, setup.data.train[:_EXAMPLES])
     asked, usage = ask_lms(_lms(settings) if setup is None else setup.lms(), {} if run is None else run.answered)
@@ -95,35 +96,34 @@ def _data(setup: Setup, run: TrialRun) -> _Data:
 def _setup(
     settings: Settings, student: Any, trainset: Any, valset: Any, metric: Any, testset: Any
 ) -> tuple[Setup | None, list[str]]:
-    """The setup, and all that `compile` would refuse one by one."""
-    data: list[Any] = []
+    """What can be run of it, and all that `compile` would refuse one by one. None: nothing can be run.
 
-    def read_data() -> None:
-        data.append(build_dataset(trainset, valset))
+    Each data set is read once: it may be an iterator.
+    """
+    problems: list[str] = []
+    has_steps = _read(problems, lambda: check_program(student) is None)
+    data = _read(problems, lambda: build_dataset(trainset, valset))
+    used = _read(problems, lambda: metric_given(settings, metric))
+    test = None
+    if data is not None and testset is not None:
+        test = _read(problems, lambda: build_test_rows(testset, data))
+    eval_lm = _read(problems, lambda: (eval_lm_given(settings, student),)) if has_steps else None
+    if data is None or used is None or eval_lm is None:
+        if settings.max_cost_usd is not None:
+            _read(problems, lambda: check_prices(_lms(settings)))
+        return None, problems
+    setup = Setup(settings, student, data, test, used, *eval_lm)
+    _read(problems, setup.check_prices)
+    return setup, problems
 
-    def read_metric() -> None:
-        bind_metric(metric)
 
-    looks: list[Callable[[], object]] = [lambda: check_program(student), read_data]
-    if metric is not None:  # else the setup says what to do
-        looks.append(read_metric)
-    problems = [said for look in looks if (said := _refusal(look)) is not None]
-    if data and testset is not None and (said := _refusal(lambda: build_test_rows(testset, data[0]))) is not None:
-        problems.append(said)
+def _read(problems: list[str], read: Callable[[], _T]) -> _T | None:
+    """What `read` gives; None, and a problem, where `compile` would refuse it."""
     try:
-        setup = Setup.checked(settings, student, trainset, valset, metric, testset)
+        return read()
     except InvalidSetup as refused:
-        said = str(refused)
-        return None, problems if said in problems else [*problems, said]
-    return (None, problems) if problems else (setup, [])
-
-
-def _refusal(look: Callable[[], object]) -> str | None:
-    try:
-        look()
-    except InvalidSetup as refused:
-        return str(refused)
-    return None
+        problems.append(str(refused))
+        return None
 
 
 def _lms(settings: Settings) -> Mapping[Role, Sequence[dspy.BaseLM]]:

@@ -20,7 +20,7 @@ from rlmoptimizer.settings import Settings, an_lm
 from rlmoptimizer.task.dataset import Dataset, Row, build_dataset, build_test_rows
 from rlmoptimizer.task.program import check_program
 
-__all__ = ["Setup"]
+__all__ = ["Setup", "eval_lm_given", "metric_given"]
 
 _CONNECTION = frozenset({"api_key", "api_base", "base_url", "headers", "extra_headers"})
 
@@ -45,17 +45,17 @@ class Setup:
         `metric` None: that of the settings.
         """
         check_program(student)
-        if metric is None and (metric := settings.metric) is None:
-            raise InvalidSetupType(
-                "metric is None: pass it to compile(..., metric=...) or to RLMDocstringOptimizer(metric=...)"
-            )
-        bind_metric(metric)
+        metric = metric_given(settings, metric)
         data = build_dataset(trainset, valset)
         test = None if testset is None else build_test_rows(testset, data)
-        setup = cls(settings, student, data, test, metric, _eval_lm(settings, student))
-        if settings.max_cost_usd is not None:
-            check_prices(setup.lms())
+        setup = cls(settings, student, data, test, metric, eval_lm_given(settings, student))
+        setup.check_prices()
         return setup
+
+    def check_prices(self) -> None:
+        """Raise `InvalidSetup` for an LM whose calls have no price, where costs are limited."""
+        if self.settings.max_cost_usd is not None:
+            check_prices(self.lms())
 
     def check_keys(self) -> None:
         """Raise `InvalidSetup` for an LM that has no key, and for which no predictor brings a connection of its own."""
@@ -84,7 +84,18 @@ class Setup:
         return [lm for lm in lms if isinstance(lm, dspy.BaseLM)]
 
 
-def _eval_lm(settings: Settings, student: dspy.Module) -> dspy.BaseLM | None:
+def metric_given(settings: Settings, metric: Any) -> Callable[..., Any]:
+    """`metric`, or that of the settings for None. Raises `InvalidSetup` for what cannot be called as one."""
+    if metric is None and (metric := settings.metric) is None:
+        raise InvalidSetupType(
+            "metric is None: pass it to compile(..., metric=...) or to RLMDocstringOptimizer(metric=...)"
+        )
+    bind_metric(metric)
+    return metric
+
+
+def eval_lm_given(settings: Settings, student: dspy.Module) -> dspy.BaseLM | None:
+    """What runs the program; None: every predictor has an LM of its own. Raises `InvalidSetup` when there is none."""
     if settings.eval_lm is not None:
         return settings.eval_lm
     lm: Any = dspy.settings.lm

@@ -175,8 +175,27 @@ def test_what_compile_would_refuse_is_a_problem_all_at_once(given: dict[str, Any
         assert expected in found
     assert [lm.error for lm in report.lms][:1] == [None]
     assert report.kernel is not None
-    assert "steps, examples, metric, data and budget were not looked at" in report.warnings[-1]
+    said = any("steps, examples, metric, data and budget were not looked at" in one for one in report.warnings)
+    assert said == ("testset" not in given)  # without a test set the rest can be run
     assert "this check" in str(report)
+
+
+def test_a_limit_in_dollars_without_prices_hides_nothing_else() -> None:
+    def metric(example: Any, prediction: Any) -> float:
+        return 1 / 0
+
+    unpriced = {"root_lm": text_lm(lambda _: "ok", "root"), "max_cost_usd": 1.0}
+    prices, raised = check(optimizer=unpriced, metric=metric).problems
+    assert "max_cost_usd must be None, because calls of offline/root" in prices
+    assert "ZeroDivisionError" in raised
+    empty, prices = check(optimizer=unpriced, trainset=[]).problems
+    assert ("trainset is empty" in empty, "max_cost_usd must be None" in prices) == (True, True)
+
+
+def test_data_sets_that_can_be_read_once_are() -> None:
+    report = check(trainset=iter(toy.trainset()), valset=iter(toy.valset()), testset=iter([toy.example(11)]))
+    assert report.ok
+    assert [split.examples for split in report.splits] == [6, 4, 1]
 
 
 def test_examples_that_stand_twice_or_in_two_splits_are_named() -> None:
