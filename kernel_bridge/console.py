@@ -38,7 +38,7 @@ def attach(session: LiveSession) -> int:
     try:
         from jupyter_console.app import ZMQTerminalIPythonApp
     except ImportError:
-        print("the console needs jupyter_console: pip install 'rlmoptimizer[console]'", file=sys.stderr)
+        print("the console needs jupyter_console: pip install jupyter_console", file=sys.stderr)
         return 2
     ZMQTerminalIPythonApp.launch_instance(["--existing", str(session.connection_file)])
     return 0

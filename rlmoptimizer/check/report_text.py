@@ -119,7 +119,7 @@ def _budget(report: CheckReport) -> list[str]:
         return []
     text = f"{count_text(budget.units, 'unit')}: all of train {count_text(budget.train_runs, 'time')}"
     if budget.val_runs is not None:
-        text += f" and val once, or val {count_text(budget.val_runs, 'time')} and no train"
+        text += f" and val once, or only val, {count_text(budget.val_runs, 'time')}"
     return [text]
 
 

@@ -40,7 +40,7 @@ def console(
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in ("jupyter_console", "prompt_toolkit"):
                 raise
-            raise InvalidSetup("the console needs jupyter_console: pip install 'rlmoptimizer[console]'") from None
+            raise InvalidSetup("the console needs jupyter_console: pip install jupyter_console") from None
         if not sys.stdin.isatty() or not sys.stdout.isatty():
             raise WrongCall("the console needs a terminal; stdin or stdout is none")
         open_console(store, kernel)

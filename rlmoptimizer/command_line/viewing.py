@@ -60,7 +60,7 @@ def _server(path: Path, port: int) -> LiveServer:
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] == "rlmoptimizer":
             raise
-        text = f"the live page needs {error.name}, which is not installed: pip install 'rlmoptimizer[view]'"
+        text = f"the live page needs {error.name}, which is not installed: pip install starlette uvicorn"
         raise InvalidSetup(text) from error
     return LiveServer(Optimizations(path), port=port)
 
