@@ -49,6 +49,7 @@ TESTED_BY = {
     "_bind_socket": "test_a_kernel_app_binds_a_socket_to_a_port_it_finds",
     "_cancel_on_sigint": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
     "_execute_sleep": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
+    "_abort_queues": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
     "_publish_status": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
     "_supports_kernel_subshells": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
     "_last_traceback": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
@@ -300,6 +301,8 @@ def test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs() -> None:
     assert "if self._execute_sleep:" in base
     assert "if self._supports_kernel_subshells:" in base
     assert isinstance(kernelbase.Kernel._supports_kernel_subshells, property)
+    assert "self._abort_queues(" in base
+    assert not inspect.iscoroutinefunction(kernelbase.Kernel._abort_queues)
     parameters = list(inspect.signature(kernelbase.Kernel._publish_status).parameters)
     assert parameters == ["self", "status", "channel", "parent"]
     assert len(re.findall(r"self\._publish_status(?:_and_flush)?\(", base)) > 2
