@@ -106,17 +106,22 @@ def branch_of(path: Path) -> Path | None:
     return newest if is_its else None
 
 
+def awaited_parent(store: StoreReader) -> Path | None:
+    """Of a branch that has not begun, the store of its parent; None: it is no such branch, or none is found."""
+    branch = branch_in(store.setup())
+    if branch is None or branch.get("begun") is not False:
+        return None
+    try:
+        return _parent_path(store, branch)
+    except InvalidSetup:  # a directory that may be read from, but not be searched
+        return None
+
+
 def check_parent_at_rest(store: StoreReader) -> None:
     """Raise `StoreInUse` for a branch that has not begun while a process works on its parent."""
     parent = awaited_parent(store)
     if parent is not None and (process := holder(parent)) is not None:
         raise StoreInUse(str(parent), process or None)
-
-
-def awaited_parent(store: StoreReader) -> Path | None:
-    """The store of the parent of a branch that has not begun; None: it is no such branch, or its parent is gone."""
-    branch = branch_in(store.setup())
-    return None if branch is None or branch["begun"] else _parent_path(store, branch)
 
 
 def begin_branch(store: RunStore) -> None:

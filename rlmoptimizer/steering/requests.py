@@ -137,11 +137,6 @@ class Requests:
         """Whether a branch that was prepared is to be gone on with."""
         return self._has_flag("branch")
 
-    @property
-    def waiting(self) -> int:
-        """How many notes wait for the agent's next turn."""
-        return len(self._note_names())
-
     def notes(self) -> list[Note]:
         """The notes that wait, oldest first, a bounded number. What is no note is removed or passed over."""
         notes: list[Note] = []
@@ -154,6 +149,14 @@ class Requests:
                 self._say("note", f"{name} is no note and is not read: {error}")
                 self.remove(name)
         return notes
+
+    def note_texts(self) -> list[str]:
+        """The texts of the notes that wait, for whoever only shows them: what is no note stays where it is."""
+        texts: list[str] = []
+        for name in self._note_names():
+            with contextlib.suppress(OSError, ValueError, RecursionError):  # also: taken in the meantime
+                texts.append(_read_note(self.directory / name))
+        return texts[:_MOST_WAITING]
 
     def take_notes(self) -> list[str]:
         """The texts of the notes that wait, which are removed."""

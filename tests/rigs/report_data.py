@@ -86,6 +86,7 @@ def document(
         "so_far": None if finished else {"splits": {"train": splits["train"], "val": splits["val"]}, "best": best},
         "candidates": made,
         "runs": runs,
+        "scored_split": "val",
         "best_so_far": _best(runs),
         "grid": {
             "example_ids": [row[0] for row in rows],
@@ -95,6 +96,7 @@ def document(
         "turns": [_turn(number, runs) for number in range(1, turns + 1)],
         "notes": [{"before_turn": 3, "text": "Look at the refunds first.", "at": _BEGAN + 300}],
         "pauses": [{"before_turn": 3, "at": _BEGAN + 280, "seconds": 42.0}],
+        "asked": {"pausing": False, "notes": []},
         "deaths": [{"turn": 2, "reason": "killed: it used more than 2 GB of memory", "at": _BEGAN + 200}],
         "confinement": {
             "tier": "bubblewrap",

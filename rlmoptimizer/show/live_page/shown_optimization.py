@@ -38,8 +38,6 @@ class Status:
     pausing: bool  # a person has asked for a pause
     stopping: bool  # a person has asked to stop and to take the best
     branching: bool  # a branch was prepared, and the running optimization is to make way for it
-    notes: int  # that wait for the agent's next turn
-    parent_works: bool  # it is a branch that has not begun, and a process still works on its parent
     refusal: str | None  # why nothing can be asked from here; None: it can
     newest: int  # number of the newest optimization in the directory
 
@@ -65,6 +63,7 @@ class ShownOptimization:
         self._lock = threading.Lock()
         self._open: _OpenStore | None = None
         self._work: _Work | None = None  # as it was last read
+        self._parent: Path | None = None  # of a branch that has not begun: its end changes the document
         self._document: Body | None = None
         self._seconds = 0.0  # what the last reading of the document took
 
@@ -82,8 +81,6 @@ class ShownOptimization:
             asked.pausing,
             asked.stopping,
             asked.branching,
-            asked.waiting,
-            work.parent is not None and holder(work.parent) is not None,
             asked.refusal(),
             max([self.number, *self._neighbours()]),
         )
@@ -111,9 +108,10 @@ class ShownOptimization:
         try:
             with self._lock:
                 store = self._opened().store
-                return _Work(revision, state_of(store), None, store.agent_end() is not None, awaited_parent(store))
+                self._parent = awaited_parent(store)
+                return _Work(revision, state_of(store), None, store.agent_end() is not None)
         except (OptimizerError, OSError) as error:
-            return _Work(revision, None, error_text(error), False, None)
+            return _Work(revision, None, error_text(error), False)
 
     def _current(self) -> Body:
         revision = self._revision()
@@ -146,7 +144,8 @@ class ShownOptimization:
     def _revision(self) -> str:
         """A digest of all that the document depends on, without opening the store."""
         paths = (self.path, _log_of(self.path), self.requests.directory)
-        marks = (*(_mark(path) for path in paths), holder(self.path))
+        awaited = None if self._parent is None else (self._parent.name, holder(self._parent))
+        marks = (*(_mark(path) for path in paths), holder(self.path), awaited)
         return hashlib.sha256(repr(marks).encode()).hexdigest()[:20]
 
 
@@ -158,7 +157,6 @@ class _Work:
     state: OptimizationState | None
     problem: str | None
     agent_ended: bool
-    parent: Path | None  # of a branch that has not begun
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice
-from rlmoptimizer.outcome.run_totals import percent
 from rlmoptimizer.outcome.split_scores import CandidateScores
 from rlmoptimizer.prompts import Prompts, changed_steps
 from rlmoptimizer.records import PASSED_AT, CandidateRecord, RunRecord
@@ -137,5 +136,5 @@ def _totals(split: str, found: CandidateScores | None) -> SplitTotals | TrainTot
     if found is None or not found.scores:
         return None
     values = found.scores.values()
-    totals: SplitTotals = {"n": len(values), "score": percent(math.fsum(values) / len(values)) or 0.0}
+    totals: SplitTotals = {"n": len(values), "score": 100.0 * (math.fsum(values) / len(values))}
     return {**totals, "passed": sum(value >= PASSED_AT for value in values)} if split == "train" else totals

@@ -45,10 +45,13 @@ from rlmoptimizer.show.report.turns import (
     notes,
     pauses,
 )
+from rlmoptimizer.steering.branches import awaited_parent
+from rlmoptimizer.steering.requests import Requests
 from rlmoptimizer.store.file import number_of
+from rlmoptimizer.store.file_lock import holder
 from rlmoptimizer.store.store_reader import StoreReader
 
-__all__ = ["Document", "DocumentReader", "SoFar", "StoreEntry", "read_document", "read_examples"]
+__all__ = ["AskedEntry", "Document", "DocumentReader", "SoFar", "StoreEntry", "read_document", "read_examples"]
 
 _FORMAT = 1
 
@@ -57,6 +60,13 @@ class StoreEntry(TypedDict):
     path: str
     number: int | None  # of the optimization in its directory; None: its file has another name
     name: str  # of the file
+
+
+class AskedEntry(TypedDict):
+    """What people have asked for, and the agent has not come to yet."""
+
+    pausing: bool
+    notes: list[str]  # oldest first
 
 
 class SoFar(TypedDict):
@@ -90,6 +100,7 @@ class Document(TypedDict):
     turns: list[TurnEntry]
     notes: list[NoteEntry]
     pauses: list[PauseEntry]
+    asked: AskedEntry
     deaths: list[DeathEntry]
     confinement: ConfinementEntry | None
     repeat: list[str]
@@ -184,7 +195,7 @@ class DocumentReader:
             "started_at": began,
             "finished_at": ended,
             "dead_since": store.last_written_at() if state == "interrupted" else None,
-            "task": task_entry(setup),
+            "task": task_entry(setup, _is_parent_at_work(store)),
             "budget": self._budget(setup),
             "usage": usage,
             "cost_usd": total_usd(store.lm_usage()) if outcome is None else outcome.cost_usd,
@@ -201,6 +212,7 @@ class DocumentReader:
             "turns": turns.entries(runs, self._events, died, said),
             "notes": said,
             "pauses": pauses(self._events),
+            "asked": _asked(store, state),
             "deaths": died,
             "confinement": confinement(self._events),
             "repeat": repeat_lines(setup, versions, store.path),
@@ -258,6 +270,18 @@ def _told_of(store: StoreReader, agent: AgentOutcome | None, choice: Choice | No
     """Ids of the prompts that are set, were submitted and are given back."""
     prompts = [store.prompts(), None if agent is None else agent.prompts, None if choice is None else choice.prompts]
     return {Prompts.of(one).digest for one in prompts if one}
+
+
+def _is_parent_at_work(store: StoreReader) -> bool:
+    parent = awaited_parent(store)
+    return parent is not None and holder(parent) is not None
+
+
+def _asked(store: StoreReader, state: OptimizationState) -> AskedEntry:
+    if state == "finished":
+        return {"pausing": False, "notes": []}
+    requests = Requests(store.path)
+    return {"pausing": requests.pausing, "notes": requests.note_texts()}
 
 
 def _store_entry(store: StoreReader) -> StoreEntry:

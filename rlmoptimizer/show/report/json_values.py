@@ -1,4 +1,4 @@
-"""Values of examples as JSON that a browser reads, and JSON as bytes."""
+"""Values of examples and scores as JSON that a browser reads, and JSON as bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any, Final, cast
 
-__all__ = ["as_json", "json_bytes"]
+__all__ = ["as_json", "json_bytes", "points"]
 
 _EXACT: Final = 2**53  # a browser's numbers are exact up to it
 _PRINTABLE_BITS: Final = 2048  # Python prints no integer of more than 4300 digits, or fewer where it is set so
@@ -26,6 +26,11 @@ def as_json(value: Any) -> Any:
         bits = value.bit_length()
         return str(value) if bits <= _PRINTABLE_BITS else f"<a whole number of {bits:,} bits>"
     return value
+
+
+def points(score: float | None) -> float | None:
+    """A fraction as the page has scores: 0 to 100, and not rounded; None stays None."""
+    return None if score is None else 100.0 * score
 
 
 def json_bytes(value: Any) -> bytes:

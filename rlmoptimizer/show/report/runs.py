@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from rlmoptimizer.outcome.best_so_far import Checkpoint, UnitsSpent
 from rlmoptimizer.outcome.run_totals import objective_names, run_log
 from rlmoptimizer.records import RunRecord
-from rlmoptimizer.show.report.json_values import as_json
+from rlmoptimizer.show.report.json_values import as_json, points
 
 __all__ = ["BestPoint", "best_points", "run_entries"]
 
@@ -28,6 +28,9 @@ def run_entries(runs: Sequence[RunRecord], places: Mapping[str, int], spent: Uni
         log = run_log(run, objectives)
         del log["prompts"]
         more = {
+            # The page rounds, once: what is rounded twice may differ from the same figure elsewhere.
+            "score": points(run.score),
+            "standard_error": points(run.standard_error),
             "candidate": places.get(run.candidate),
             "turn": run.turn if run.turn or run.baseline else None,  # None: after the agent's work
             "started_at": run.started_at,
@@ -41,9 +44,8 @@ def run_entries(runs: Sequence[RunRecord], places: Mapping[str, int], spent: Uni
 
 def best_points(checkpoints: Sequence[Checkpoint], split: str) -> list[BestPoint]:
     """Where the line changes its height."""
-    points: list[BestPoint] = []
+    changes: list[BestPoint] = []
     for one in checkpoints:
-        best = round(one.best, 2)
-        if not points or points[-1]["score"] != best:
-            points.append({"spent": one.spent, "score": best, "split": split, "run_id": one.run_id})
-    return points
+        if not changes or changes[-1]["score"] != one.best:
+            changes.append({"spent": one.spent, "score": one.best, "split": split, "run_id": one.run_id})
+    return changes

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
-from rlmoptimizer.outcome.recorded_setup import SPLITS, split_sizes
+from rlmoptimizer.outcome.recorded_setup import SPLITS, branch_in, split_sizes
 from rlmoptimizer.records import EventRecord
 from rlmoptimizer.show.report.json_values import as_json
 
@@ -28,7 +28,7 @@ class TaskEntry(TypedDict):
     metric: str
     splits: dict[str, int | None]  # "train", "val" and "test": their examples; None: there is no such split
     settings: dict[str, Any]
-    branch: dict[str, Any] | None  # `_BRANCH_KEYS` of what it was branched from; None: it is no branch
+    branch: dict[str, Any] | None  # `_BRANCH_KEYS` of what it was branched from, and more; None: it is no branch
 
 
 class ConfinementEntry(TypedDict):
@@ -47,14 +47,18 @@ def title(setup: Mapping[str, Any]) -> str:
     return f"Optimization of {' and '.join([', '.join(shown[:-1]), shown[-1]] if shown[1:] else shown)}"
 
 
-def task_entry(setup: Mapping[str, Any]) -> TaskEntry:
-    sizes, branch = split_sizes(setup), setup.get("branch")
+def task_entry(setup: Mapping[str, Any], is_parent_at_work: bool) -> TaskEntry:
+    """`is_parent_at_work`: a branch that has not begun does so as soon as its parent has ended."""
+    sizes, branch = split_sizes(setup), branch_in(setup)
+    if branch is not None:
+        known = as_json({key: branch.get(key) for key in _BRANCH_KEYS})
+        branch = {**known, "begins_by_itself": is_parent_at_work}
     return {
         "steps": list(setup["student"]["steps"]),
         "metric": setup["metric"],
         "splits": {split: sizes.get(split) for split in SPLITS},
-        "settings": as_json({**setup["settings"], "drawn_seed": setup["drawn_seed"]}),
-        "branch": None if branch is None else as_json({key: branch.get(key) for key in _BRANCH_KEYS}),
+        "settings": as_json({**setup["settings"], "seed": setup["drawn_seed"]}),
+        "branch": branch,
     }
 
 
@@ -73,11 +77,12 @@ def confinement(events: Iterable[EventRecord]) -> ConfinementEntry | None:
 
 
 def repeat_lines(setup: Mapping[str, Any], versions: Mapping[str, str], store: Path) -> list[str]:
-    """A shell's and Python's lines that do the same again, as far as the store knows it."""
+    """Python's lines that do the same again, as far as the store knows it."""
     settings, sizes = setup["settings"], split_sizes(setup)
-    packages = [f'"{name}=={versions[name]}"' for name in ("rlmoptimizer", "dspy") if name in versions]
-    on = ", ".join(f"{word}{versions[name]}" for name, word in (("python", "Python "), ("os", "")) if name in versions)
-    lines = [f"pip install {' '.join(packages)}{f'  # {on}' if on else ''}"] if packages else []
+    words = (("rlmoptimizer", "RLMOptimizer "), ("dspy", "DSPy "), ("python", "Python "), ("os", ""))
+    known = ", ".join(f"{word}{versions[name]}" for name, word in words if name in versions)
+    lines = [f"# {known}"] if known else []
+    lines.append("# of each LM only the name of its model is recorded: give it its other arguments too")
     lines.append("optimizer = RLMDocstringOptimizer(")
     for name in ("root_lm", "sub_lm", "eval_lm"):
         if settings.get(name) is not None:

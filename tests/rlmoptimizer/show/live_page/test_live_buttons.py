@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from browser import OpenPage
 from live_pages import serving
-from stored_optimization import AFTER, add_run, finish, setup_of, write_small
+from stored_optimization import AFTER, BEFORE, add_run, finish, setup_of, write_small
 
 from rlmoptimizer.outcome.ending import AgentOutcome
 from rlmoptimizer.show.live_page.optimizations import Optimizations
@@ -91,9 +91,13 @@ def test_a_note_is_written_with_the_keyboard_alone(page: Page, store: RunStore) 
     page.keyboard.press("Enter")
     expect(dialog).to_be_hidden()
     expect(said(page)).to_contain_text("The agent will get the note with its next turn")
-    expect(page.locator("#live-line")).to_contain_text("1 note for the agent's next turn")
     expect(button(page, "note")).to_be_focused()
     assert [note.text for note in Requests(store.path).notes()] == ["Look at the <b>refunds</b> first."]
+    expect(page.locator("#live-line")).to_contain_text("1 note waits for the agent's next turn")
+    page.locator("#live-line").get_by_role("link", name="Read").click()
+    expect(page.locator(".waiting")).to_contain_text("Look at the <b>refunds</b> first.")
+    assert Requests(store.path).take_notes()
+    expect(page.locator("#live-line")).to_be_hidden()
 
 
 def test_the_page_takes_as_long_notes_as_the_store(page: Page) -> None:
@@ -145,8 +149,24 @@ def test_a_branch_is_made_of_any_run_and_can_be_followed(page: Page, store: RunS
     assert Requests(store.path).branching
     page.get_by_role("link", name="Follow it").click()
     expect(page).to_have_url(re.compile(r"/2/$"))
-    expect(page.locator("#live-line")).to_contain_text("This branch has not begun. It begins as soon as")
+    expect(page.locator("#state")).to_have_text("not begun")
+    expect(page.locator("#live-line")).to_contain_text("It begins as soon as the optimization that it was branched")
     expect(button(page, "note")).to_be_enabled()
+    store.close()  # as if its process had died
+    expect(page.locator("#live-line")).to_contain_text("Call compile(..., resume=True)")
+
+
+def test_a_branch_is_offered_of_what_the_agent_has_found_also_where_val_prefers_the_unchanged_prompts(
+    page: Page, store: RunStore
+) -> None:
+    add_run(store, "val", [0, 0, 0, 0], AFTER)
+    add_run(store, "val", [1, 1, 1, 1], BEFORE)
+    expect(page.locator(".lead")).to_contain_text("No candidate is better")
+    button(page, "branch").click()
+    runs = page.get_by_label("Begin with the prompts of")
+    expect(runs).to_have_value("r5")
+    offered = [text.partition(":")[0] for text in runs.locator("option").all_inner_texts()]
+    assert offered == ["r5", "r4", "r3", "r6", "r2", "r1"]
 
 
 def test_what_has_ended_can_only_be_branched(page: Page, store: RunStore) -> None:

@@ -18,6 +18,8 @@ from rlmoptimizer.outcome.split_scores import SplitScores
 from rlmoptimizer.records import StepTrace
 from rlmoptimizer.show.report.document import DocumentReader, read_document, read_examples
 from rlmoptimizer.show.report.json_values import as_json, json_bytes
+from rlmoptimizer.steering.branches import prepare_branch
+from rlmoptimizer.steering.requests import Requests
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 
@@ -40,7 +42,7 @@ def test_a_finished_optimization_is_shown_with_its_result_candidates_and_example
     )
     assert (new["is_result"], new["is_submitted"], new["parent"], new["turn"]) == (True, True, 0, 1)
     assert (new["changed"], new["runs"]) == (["topic"], ["r3", "r4"])
-    assert new["scores"] == {"train": {"n": 6, "score": 66.67, "passed": 4}, "val": {"n": 4, "score": 100.0}}
+    assert new["scores"] == {"train": {"n": 6, "score": 100 * (4 / 6), "passed": 4}, "val": {"n": 4, "score": 100.0}}
     assert document["grid"]["cells"][1] == {"places": [0, 1, 2, 3, 4, 5], "scores": [100, 100, 100, 100, 0, 0]}
     assert document["examples"]["compared_with"] == 1
     assert document["examples"]["rows"][1] == ["1", None, 0, 100, None, "q1"]
@@ -109,6 +111,35 @@ def test_the_row_of_an_example_names_its_pictures(tmp_path: Path) -> None:
         add_run(store, "train", rows, BEFORE, baseline=True)
         heads = [row[-1] for row in read_document(reading)["examples"]["rows"]]
     assert heads == ["[<image/png>", "<image/png>"]
+def test_a_score_is_the_same_number_wherever_it_stands(tmp_path: Path) -> None:
+    write_small(tmp_path).close()
+    with StoreReader.open_in(tmp_path) as store:
+        document = read_document(store)
+    score = document["candidates"][1]["scores"]["train"]["score"]
+    assert score == document["runs"][2]["score"] == (document["result"] or {})["splits"]["train"]["result"]
+
+
+def test_what_waits_for_the_agent_is_shown_and_stays_where_it_is(tmp_path: Path) -> None:
+    with write_small(tmp_path, ends=False) as store, StoreReader.open_in(tmp_path) as reading:
+        asked = Requests(store.path)
+        asked.pause()
+        asked.note("Look at the refunds.")
+        (asked.directory / "note-00000000000000000001-00000000.json").write_text("no note")
+        for _ in range(2):
+            assert read_document(reading)["asked"] == {"pausing": True, "notes": ["Look at the refunds."]}
+        assert len(list(asked.directory.iterdir())) == 3
+
+
+def test_a_branch_begins_by_itself_while_a_process_works_on_its_parent(tmp_path: Path) -> None:
+    with write_small(tmp_path, ends=False) as parent:
+        with StoreReader.open(parent.path) as reading:
+            assert read_document(reading)["task"]["branch"] is None
+            path = prepare_branch(reading, "r3", units=5)
+        with StoreReader.open(path) as branch:
+            shown = read_document(branch)["task"]["branch"] or {}
+            assert (shown["store"], shown["begun"], shown["begins_by_itself"]) == (parent.path.name, False, True)
+    with StoreReader.open(path) as branch:
+        assert (read_document(branch)["task"]["branch"] or {})["begins_by_itself"] is False
 
 
 def test_one_that_has_hardly_begun_shows_what_there_is(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_what_cannot_be_seen_is_shown_by_its_name(open_page: OpenPage, report: s
 def test_the_direction_of_a_text_stays_within_it(open_page: OpenPage, report: str) -> None:
     page = open_page(f"{report}#/examples")
     page.locator("#example-list .row:not(.row-head)").first.click()
-    for place, style in ((".example .text", "plaintext"), ("#example-list .row-text.datum", "isolate")):
+    for place, style in ((".example .text", "plaintext"), ("#example-list .row-text .datum:last-child", "isolate")):
         found = page.locator(place).first
         assert found.evaluate("(node) => getComputedStyle(node).unicodeBidi") == style
         expect(found).to_have_attribute("dir", "auto")

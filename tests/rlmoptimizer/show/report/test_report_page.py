@@ -310,7 +310,8 @@ def test_an_optimization_that_goes_on_shows_its_best_so_far(open_page: OpenPage,
     page = open_page(path.as_uri())
     expect(page.locator("#state")).to_have_text("running")
     expect(page.locator(".head")).to_contain_text("The best candidate so far is C5")
-    expect(page.locator(".head")).to_contain_text("A branch of runs-0001.sqlite: it began with the prompts of run r3.")
+    branch = page.locator("#branched-from")
+    expect(branch).to_have_text("A branch of optimization 1, run r3: it began with the prompts of that run.")
     expect(page.locator(".split")).to_have_count(2)
     page.goto(f"{path.as_uri()}#/candidates")
     expect(page.get_by_role("treeitem", name=re.compile("^C5 turn 5 best"))).to_be_visible()
@@ -319,11 +320,97 @@ def test_an_optimization_that_goes_on_shows_its_best_so_far(open_page: OpenPage,
     expect(page.locator(".waiting")).to_contain_text("Look at the refunds first.")  # nobody has read it yet
 
 
-def test_while_nothing_is_better_the_baseline_is_compared_with_nothing(open_page: OpenPage, tmp_path: Path) -> None:
-    document = report_data.document(finished=False, candidates=2, turns=1)
-    document["so_far"]["best"] = 0
-    page = open_page(report_data.page(document, report_data.examples_of(document), tmp_path / "worse.html").as_uri())
-    expect(page.locator(".split").first).to_have_text(re.compile(r"^train 40 examplesbaseline \d+\.\d$"))
+def page_of(document: dict[str, Any], directory: Path) -> str:
+    return report_data.page(document, report_data.examples_of(document), directory / "page.html").as_uri()
+
+
+def test_a_figure_is_rounded_as_in_the_verdict_beside_it(open_page: OpenPage, tmp_path: Path) -> None:
+    document = report_data.document()
+    test = document["result"]["splits"]["test"]
+    test |= {"baseline": 31.25, "result": 68.75, "difference": 37.5, "interval": [6.25, 62.349999999999994]}
+    words = f"{31.25:.1f} -> {68.75:.1f} (95% interval {6.25:+.1f} to {62.349999999999994:+.1f})"
+    assert words == "31.2 -> 68.8 (95% interval +6.2 to +62.3)"
+    card = open_page(page_of(document, tmp_path)).locator(".split", has_text="verdict")
+    expect(card).to_contain_text("from 31.2")
+    expect(card).to_contain_text("68.8 +37.5 points")
+    expect(card).to_contain_text("95% interval +6.2 to +62.3;")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_the_unchanged_program_is_not_compared_with_itself(open_page: OpenPage, tmp_path: Path, finished: bool) -> None:
+    document = report_data.document(finished=finished)
+    document["candidates"][-1]["is_result"] = False
+    document["candidates"][0]["is_result"] = finished
+    if not finished:
+        document["so_far"]["best"] = 0
+    page = open_page(page_of(document, tmp_path))
+    val = page.locator(".split", has_text="24 examples")
+    expect(val).to_contain_text("54.2 baseline")
+    expect(val).to_contain_text("The unchanged prompts are given back." if finished else "Nothing is better yet.")
+    expect(page.locator(".splits")).not_to_contain_text("interval")
+
+
+def test_the_chart_has_a_few_ticks_at_whole_units(open_page: OpenPage, tmp_path: Path) -> None:
+    document = report_data.document(finished=False)
+    document["runs"] = [{**run, "spent": 0} for run in document["runs"][:2]]
+    document["best_so_far"], document["budget"]["limit"] = [], 24
+    page = open_page(page_of(document, tmp_path))
+    page.evaluate(
+        "() => { const draw = CanvasRenderingContext2D.prototype.fillText; window.drawn = [];"
+        " CanvasRenderingContext2D.prototype.fillText = function (text, ...at)"
+        " { window.drawn.push(text); draw.call(this, text, ...at); } }"
+    )
+    page.get_by_label("Theme").select_option("dark")
+    ticks = [*("0", "5", "10", "15", "20", "units spent"), *("0", "25", "50", "75", "100", "score")]
+    assert sorted(page.evaluate("drawn.filter((text) => text)")) == sorted(ticks)
+
+
+def test_a_version_of_a_prompt_shows_the_scores_of_the_result_that_has_it(open_page: OpenPage, tmp_path: Path) -> None:
+    document = report_data.document()
+    first, result = document["candidates"][1], document["candidates"][5]
+    result |= {"prompts": {**first["prompts"], "reply": "Be brief."}, "changed": ["reply"]}
+    page = open_page(f"{page_of(document, tmp_path)}#/prompts?step=classify")
+    version = page.locator(".version", has_text="result")
+    expect(version).to_contain_text("turn 1, C1 and 1 more candidate")
+    expect(version.locator(".version-facts").last).to_have_text(
+        f"C5: val 83.3 n 24train {result['scores']['train']['score']:.1f} n 40"
+    )
+
+
+def test_what_waits_for_the_agent_stands_after_the_newest_turn(open_page: OpenPage, tmp_path: Path) -> None:
+    document = report_data.document(finished=False, turns=5)
+    document["asked"] = {"pausing": True, "notes": ["Then the <b>invoices</b>."]}
+    page = open_page(f"{page_of(document, tmp_path)}#/turns", width=390)
+    expect(page.locator("#turn-5")).not_to_be_in_viewport()
+    page.get_by_role("link", name="Newest: turn 5").click()
+    expect(page).to_have_url(re.compile("turns\\?turn=5$"))
+    expect(page.get_by_role("heading", name="Turn 5")).to_be_in_viewport()
+    waiting = page.locator(".waiting")
+    expect(waiting).to_contain_text("Then the <b>invoices</b>.")
+    expect(waiting).to_contain_text("A pause is asked for: the agent waits before its next turn")
+    page.evaluate("scrollTo(0, 0)")
+    page.get_by_role("link", name="Newest: turn 5").click()  # to the address where it is already
+    expect(page.get_by_role("heading", name="Turn 5")).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("by_itself", [False, True])
+def test_a_branch_says_of_what_it_is_one_and_what_begins_it(
+    open_page: OpenPage, tmp_path: Path, by_itself: bool
+) -> None:
+    document = report_data.document(finished=False)
+    document["state"] = "interrupted"
+    document["task"]["branch"] = {
+        "store": "runs-0003.sqlite", "run_id": "r7", "units": None, "begun": False, "begins_by_itself": by_itself,
+    }  # fmt: skip
+    head = open_page(page_of(document, tmp_path)).locator("body")
+    expect(head.locator("#state")).to_have_text("not begun")
+    expect(head.locator("#branch")).to_be_visible()
+    expect(head.locator("#branched-from")).to_have_text(
+        "A branch of optimization 3, run r7: it begins with the prompts of that run."
+    )
+    expect(head.locator(".lead")).to_contain_text(
+        "begins as soon as the optimization that it was branched from has ended" if by_itself else "Call compile("
+    )
 
 
 def test_one_that_has_just_begun_has_little_to_show(open_page: OpenPage, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@
 function scoreChart() {
   const HEIGHT = 300;
   const RADII = [3, 9]; // of the marks, by the number of examples
-  const WHOLE = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((one) => one * 10 ** power)).flat(); // steps of the axis
+  const UNITS = [1, 2, 5].map((one) => [...Array(12).keys()].map((power) => one * 10 ** power)).flat().sort((one, other) => one - other); // between two ticks
   const holder = el("div", { class: "chart-holder" });
   const bubble = el("div", { class: "bubble", hidden: true });
   const frame = el(
@@ -57,15 +57,18 @@ function scoreChart() {
       const y = chart.valToPos(run.score, "y", true);
       const size = radius(run) * ratio;
       context.strokeStyle = context.fillStyle = colours[run.split];
-      context.lineWidth = ratio;
       if (run.standard_error) {
         const [low, high] = [-1.96, 1.96].map((times) =>
           chart.valToPos(Math.max(0, Math.min(100, run.score + times * run.standard_error)), "y", true),
         );
-        context.globalAlpha = 0.6;
+        context.lineWidth = 1.5 * ratio;
         context.beginPath();
         context.moveTo(x, low);
         context.lineTo(x, high);
+        for (const end of [low, high]) {
+          context.moveTo(x - 4 * ratio, end);
+          context.lineTo(x + 4 * ratio, end);
+        }
         context.stroke();
       }
       context.globalAlpha = run.split === "train" ? 0.75 : 1;
@@ -91,7 +94,8 @@ function scoreChart() {
   }
 
   function options(width) {
-    const most = Math.max(1, ...runs.map((run) => run.spent), ...doc.best_so_far.map((point) => point.spent));
+    const spent = Math.max(0, ...runs.map((run) => run.spent), ...doc.best_so_far.map((point) => point.spent));
+    const most = spent || doc.budget.limit || 1; // with nothing spent: what there is to spend
     return {
       width,
       height: HEIGHT,
@@ -100,8 +104,8 @@ function scoreChart() {
       cursor: { show: false },
       scales: { x: { time: false, range: [-most * 0.02, most * 1.03] }, y: { range: [-3, 103] } },
       axes: [
-        { ...axis((value) => (value === null || value < 0 ? "" : compact(value)), "units spent"), size: 34, space: 80, incrs: WHOLE },
-        { ...axis((value) => (value === null || value < 0 || value > 100 ? "" : value), "score"), size: 40 },
+        { ...axis(compact, "units spent"), size: 34, incrs: UNITS, space: Math.max(60, width / 8) },
+        { ...axis(String, "score"), size: 40, splits: () => [0, 25, 50, 75, 100] },
       ],
       series: [
         {},

@@ -71,6 +71,11 @@ function createExamples(container) {
     ];
   }
 
+  /** The id that the data set itself has for it. */
+  function ownId(row) {
+    return row[ROW.source] === null || row[ROW.source] === row[ROW.id] ? null : [inline(row[ROW.source], "bdi", { class: "datum quiet" }), " "];
+  }
+
   function cells(place) {
     const row = doc.examples.rows[place];
     const outcome = outcomeMark(outcomeOf(row));
@@ -79,7 +84,7 @@ function createExamples(container) {
       inline(row[ROW.id], "span", { class: "datum row-id" }),
       outcome,
       el("span", { class: "row-scores" }, score(row[ROW.before]), el("span", { class: "quiet" }, " → "), score(row[ROW.after])),
-      inline(row[ROW.head], "span", { class: "datum row-text" }),
+      el("span", { class: "row-text" }, ownId(row), inline(row[ROW.head])),
     ];
   }
 

@@ -132,9 +132,31 @@ function comparedSplits(doc) {
   return (doc.result ?? doc.so_far)?.splits ?? {};
 }
 
-const STATES = {
-  running: "It goes on.",
-  paused: "It is paused: the agent's next turn waits.",
-  finished: "It has ended.",
-  interrupted: "No process works on it. compile(..., resume=True) goes on.",
-};
+/** The state in a word or two. */
+function stateName(doc) {
+  return doc.state === "interrupted" && doc.task.branch?.begun === false ? "not begun" : doc.state;
+}
+
+/** The same as a sentence. */
+function stateText(doc) {
+  if (stateName(doc) === "not begun") {
+    return doc.task.branch.begins_by_itself
+      ? "It begins as soon as the optimization that it was branched from has ended."
+      : "Call compile(..., resume=True) with the same setup to begin it.";
+  }
+  return {
+    running: "It goes on.",
+    paused: "It is paused: the agent's next turn waits.",
+    finished: "It has ended.",
+    interrupted: "No process works on it. compile(..., resume=True) goes on.",
+  }[doc.state];
+}
+
+/** Of what it is a branch, as nodes: "optimization 1, run r3". */
+function branchedFrom(doc) {
+  const { store, run_id: run } = doc.task.branch;
+  const number_ = /^runs-(\d{4,9})\.sqlite$/.exec(store)?.[1];
+  const name = number_ === undefined ? inline(store) : `optimization ${Number(number_)}`;
+  const linked = number_ !== undefined && Data.mode === "live";
+  return [linked ? el("a", { href: `../${Number(number_)}/` }, name) : name, ", run ", inline(run)];
+}

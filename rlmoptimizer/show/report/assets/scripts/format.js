@@ -12,15 +12,18 @@ function compact(value) {
   return value === null || value === undefined ? NONE : value < 10000 ? GROUPED.format(value) : COMPACT.format(value);
 }
 
-/** One decimal, rounded as Python does where the verdict's text is made: of two as near, to the even one. */
+/** With one digit after the point, as Python writes it: what it wrote stands on the page beside what is written here. */
 function tenths(value) {
-  return (value % 1 === 0.25 ? value - 0.05 : value).toFixed(1);
+  // Of two that are as near, toFixed takes the greater, Python the even one. Only 0.25 and 0.75 lie so, and 0.8 is both.
+  const size = Math.abs(value);
+  return (Math.sign(value) * (size % 1 === 0.25 ? size - 0.05 : size)).toFixed(1);
 }
 
 /** 83.333 as "83.3", 100 as "100". */
 function score(value) {
   if (value === null || value === undefined) return NONE;
-  return Number.isInteger(value) ? String(value) : tenths(value);
+  const whole = Math.round(value);
+  return Math.abs(value - whole) < 1e-7 ? String(whole) : tenths(value);
 }
 
 /** A difference in points, with its sign. */

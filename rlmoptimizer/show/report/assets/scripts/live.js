@@ -1,7 +1,7 @@
 /* The bar of the live page: whether it is connected, the buttons, and what came of them. */
 
 const Live = (() => {
-  const SAID_MS = 20000; // what was said goes away by itself; errors stay
+  const SAID_MS = 8000; // what was said goes away by itself; errors stay
   const own = Number(location.pathname.split("/").at(-2)); // the number of this optimization in its directory
   let status = null; // as the server told it last
   let revision = null; // of the document that was asked for last
@@ -86,7 +86,7 @@ const Live = (() => {
 
   function draw() {
     const pausing = Boolean(status && status.pausing);
-    buttons.pause.textContent = pausing ? "Go on" : "Pause";
+    buttons.pause.textContent = !pausing ? "Pause" : status.state === "interrupted" ? "Cancel the pause" : "Go on"; // who is dead does not go on
     for (const [name, one] of Object.entries(buttons)) {
       const reason = whyNot(name);
       // Not `disabled`: who has the focus there keeps it, and may ask why.
@@ -129,14 +129,14 @@ const Live = (() => {
     if (works && status.branching) facts.push("It makes way for a branch.");
     else if (works && status.stopping) facts.push("It is about to stop and to take the best.");
     else if (works && status.state === "running" && status.pausing) facts.push("A pause is asked for: the agent waits before its next turn.");
+    else if (status.state === "interrupted" && status.pausing) facts.push("A pause is asked for: when it is resumed, the agent waits before its first turn.");
     else if (status.state === "paused" && !status.pausing) facts.push("The agent is about to go on.");
-    if (status.state === "interrupted" && Data.document.task.branch?.begun === false) {
-      const begins = status.parent_works
-        ? "It begins as soon as the optimization that it comes from has made way."
-        : "Call compile(..., resume=True) with the same setup to begin it.";
-      facts.push(`This branch has not begun. ${begins}`);
+    if (stateName(Data.document) === "not begun") facts.push(`This branch has not begun. ${stateText(Data.document)}`);
+    const notes = Data.document.asked.notes.length;
+    if (notes) {
+      const wait = `${plural(notes, "note")} ${notes === 1 ? "waits" : "wait"} for the agent's next turn. `;
+      facts.push(el("span", {}, wait, el("a", { href: State.link("turns", { turn: Data.document.turns.at(-1)?.number }) }, "Read")));
     }
-    if (status.notes && status.state !== "finished") facts.push(`${plural(status.notes, "note")} for the agent's next turn.`);
     if (status.newest > own) {
       facts.push(el("span", {}, `There is a newer optimization in this directory, number ${status.newest}. `, el("a", { href: `../${status.newest}/` }, "Follow it")));
     }

@@ -26,9 +26,11 @@ const Page = (() => {
     document.title = `${title} – ${name}`;
     document.getElementById("title").textContent = title;
     const pill = document.getElementById("state");
-    if (pill.textContent && pill.textContent !== doc.state) announce(`The optimization is now ${doc.state}.`);
-    pill.textContent = doc.state;
-    pill.className = `pill state-${doc.state}`;
+    const state = stateName(doc);
+    if (pill.textContent && pill.textContent !== state) announce(`The optimization is now ${state}.`);
+    pill.textContent = state;
+    pill.className = `pill state-${state.replace(" ", "-")}`;
+    document.getElementById("branch").hidden = !doc.task.branch;
     const found = counts(doc);
     const nav = document.getElementById("views");
     redraw(

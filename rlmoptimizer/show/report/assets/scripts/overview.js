@@ -37,24 +37,37 @@ function createOverview(container) {
       return [
         el("h2", { id: "head-title", class: "verdict" }, el("span", { class: `badge badge-${kind}` }, doc.result.verdict)),
         el("p", { class: "lead" }, inline(doc.result.verdict_text, "span", { dir: "auto" })),
+        branch(doc),
       ];
     }
     const best = doc.so_far?.best ?? null;
     return [
-      el("h2", { id: "head-title", class: "verdict" }, el("span", { class: "badge" }, doc.state)),
+      el("h2", { id: "head-title", class: "verdict" }, el("span", { class: "badge" }, stateName(doc))),
       el(
         "p",
         { class: "lead" },
-        `${STATES[doc.state]} `,
-        doc.state === "interrupted" && doc.dead_since ? `Its last sign was on ${moment(doc.dead_since)}. ` : null,
-        best ? ["The best candidate so far is ", candidateLink(best), "."] : "No candidate is better than the unchanged prompts yet.",
+        `${stateText(doc)} `,
+        doc.asked.pausing && doc.state !== "paused" ? "A pause is asked for: the agent waits before its next turn. " : null,
+        stateName(doc) === "interrupted" && doc.dead_since ? `Its last sign was on ${moment(doc.dead_since)}. ` : null,
+        best ? ["The best candidate so far is ", candidateLink(best), "."] : ["No candidate is better than the unchanged prompts yet. ", unmeasured(doc)],
       ),
+      branch(doc),
     ];
   }
 
-  function origin(doc) {
-    const branch = doc.task.branch;
-    return branch && el("p", {}, `A branch of ${branch.store}: it began with the prompts of run ${branch.run_id}.`);
+  /** What was good on train alone is not the best: it may be good there only. */
+  function unmeasured(doc) {
+    const all = doc.task.splits.val;
+    if (doc.scored_split !== "val") return null;
+    const found = doc.candidates.filter((one) => !one.is_baseline && scoreOn(one, "train") && scoreOn(one, "val")?.n !== all);
+    if (!found.length) return null;
+    const names = found.length > 3 ? plural(found.length, "candidate") : found.map((one, at) => [at ? ", " : "", candidateLink(one.index)]);
+    return ["Val decides, and ", names, found.length > 1 ? " were" : " was", " not run on all of it."];
+  }
+
+  function branch(doc) {
+    if (!doc.task.branch) return null;
+    return el("p", { id: "branched-from" }, "A branch of ", branchedFrom(doc), stateName(doc) === "not begun" ? ": it begins with the prompts of that run." : ": it began with the prompts of that run.");
   }
 
   function fact(name, value, note = null) {
@@ -90,8 +103,8 @@ function createOverview(container) {
       "dl",
       { class: "facts" },
       fact("Budget", `${number(spent)} / ${number(limit)} units`, budgetNote(doc)),
-      fact("Cost", dollars(doc.cost_usd), Object.keys(doc.usage).length ? "all roles together" : null),
-      fact("Time", duration(seconds), `began ${moment(doc.started_at)}`),
+      fact("Cost", Object.keys(doc.usage).length ? dollars(doc.cost_usd) : NONE, Object.keys(doc.usage).length ? "all roles together" : "no call of an LM yet"),
+      stateName(doc) === "not begun" ? fact("Time", NONE, `made ${moment(doc.started_at)}`) : fact("Time", duration(seconds), `began ${moment(doc.started_at)}`),
       fact("Turns", el("a", { href: State.link("turns") }, number(doc.turns.length)), stop ? `ended: ${stop.replaceAll("_", " ")}` : null),
       fact("Candidates", el("a", { href: State.link("candidates") }, number(doc.candidates.length)), plural(doc.runs.length, "evaluation")),
       fact("Prompts changed", changedSteps(doc), `of ${plural(doc.task.steps.length, "step")}`),
@@ -155,7 +168,7 @@ function createOverview(container) {
 
   return {
     update(doc) {
-      redraw(head, verdict(doc), origin(doc), Splits.cards(doc), returned(doc), facts(doc), warnings(doc));
+      redraw(head, verdict(doc), Splits.cards(doc), returned(doc), facts(doc), warnings(doc));
       drawLegend(doc);
       chart.update(doc);
       drawRuns(doc);

@@ -37,15 +37,24 @@ function createPrompts(container) {
     return versions.find((version) => version.candidates.includes(shown)) ?? versions[0];
   }
 
-  /** Of the candidate that leads, where that has the version, else of the first that had it. */
-  function effect(doc, version) {
-    const leading = doc.candidates[leadingCandidate(doc) ?? -1];
-    const shown = version.candidates.includes(leading) ? leading : version.first;
-    if (shown.parent === null) return null;
+  /** Of the candidates with a version, the one whose scores stand for it: the result or best so far, else the best. */
+  function scoredCandidate(doc, version) {
+    const leading = version.candidates.find((one) => one.index === leadingCandidate(doc));
+    const whole = (candidate) => {
+      const found = scoreOn(candidate, doc.scored_split);
+      return found && found.n === doc.task.splits[doc.scored_split] ? found.score : -1;
+    };
+    const count = (candidate) => scoreOn(candidate, "train")?.n ?? 0; // scores on a part of train cannot be compared
+    return leading ?? [...version.candidates].sort((one, other) => whole(other) - whole(one) || count(other) - count(one))[0];
+  }
+
+  function effect(doc, version, step) {
+    const candidate = scoredCandidate(doc, version);
     const found = ["val", "train"].map((split) => {
-      const own = scoreOn(shown, split);
+      const own = scoreOn(candidate, split);
       if (!own) return null;
-      const change = changeFrom(doc, shown, doc.candidates[shown.parent], split);
+      // Where the step is the parent's, the difference is that of other steps.
+      const change = candidate.changed.includes(step) ? changeFrom(doc, candidate, doc.candidates[candidate.parent], split) : null;
       return el(
         "span",
         { class: "version-effect" },
@@ -56,7 +65,7 @@ function createPrompts(container) {
       );
     });
     if (!found.some(Boolean)) return el("span", { class: "quiet" }, "not evaluated");
-    return shown === version.first ? found : [el("span", { class: "quiet" }, `${candidateName(shown.index)}: `), found];
+    return [candidate === version.first ? null : [candidateLink(candidate.index), ": "], found];
   }
 
   function marks(doc, version) {
@@ -64,7 +73,7 @@ function createPrompts(container) {
     return [...all].map((mark) => [" ", markTag(mark)]);
   }
 
-  function versionRow(doc, version, from, to) {
+  function versionRow(doc, step, version, from, to) {
     const current = version === to ? "true" : null;
     const known = version.candidates;
     return el(
@@ -89,7 +98,7 @@ function createPrompts(container) {
         version.first.parent === null ? "from the start" : [turnLink(version.first.turn), ", ", candidateLink(version.first.index)],
         known.length > 1 ? el("span", { class: "quiet" }, ` and ${plural(known.length - 1, "more candidate")}`) : null,
       ),
-      el("p", { class: "version-facts" }, effect(doc, version)),
+      el("p", { class: "version-facts" }, effect(doc, version, step)),
     );
   }
 
@@ -135,7 +144,7 @@ function createPrompts(container) {
       if (text === drawn) return;
       drawn = text;
       drawTools(doc, step, versions, from, to, show);
-      redraw(versionList, versions.map((version) => versionRow(doc, version, from, to)));
+      redraw(versionList, versions.map((version) => versionRow(doc, step, version, from, to)));
       drawCompared(step, from, to, show);
       reveal(versionList, versionList.children[to.number]);
     },

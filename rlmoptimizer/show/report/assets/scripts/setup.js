@@ -29,9 +29,9 @@ function createSetup(container) {
       metric: doc.task.metric,
       examples: sizes.join(", "),
       begun: moment(doc.started_at),
-      ended: doc.finished_at ? moment(doc.finished_at) : STATES[doc.state],
+      ended: doc.finished_at ? moment(doc.finished_at) : stateText(doc),
       "run store": doc.store.path,
-      "branched from": doc.task.branch ? `${doc.task.branch.store}, run ${doc.task.branch.run_id}` : undefined,
+      "branched from": doc.task.branch ? el("span", {}, branchedFrom(doc)) : undefined,
     });
   }
 

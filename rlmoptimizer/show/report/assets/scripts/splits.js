@@ -22,7 +22,11 @@ const Splits = (() => {
         svg("text", { x, y: HEIGHT - 3, "text-anchor": anchor, class: "tick" }, tick),
       );
     }
-    if (found.baseline === null || found.result === null) return picture;
+    const before = svg("circle", { cx: at(found.baseline), cy: y, r: 5, class: "before" });
+    if (found.result === null) {
+      picture.append(before);
+      return picture;
+    }
     if (found.interval) {
       const [low, high] = found.interval.map((end) => at(found.baseline + end));
       picture.append(svg("rect", { x: low, width: Math.max(1, high - low), y: y - 7, height: 14, rx: 3, class: "interval" }));
@@ -30,7 +34,7 @@ const Splits = (() => {
     const direction = found.difference > 0 ? "rise" : found.difference < 0 ? "fall" : "level";
     picture.append(
       svg("line", { x1: at(found.baseline), x2: at(found.result), y1: y, y2: y, class: `change ${direction}` }),
-      svg("circle", { cx: at(found.baseline), cy: y, r: 5, class: "before" }),
+      before,
       svg("circle", { cx: at(found.result), cy: y, r: 6, class: `after ${direction}` }),
     );
     return picture;
@@ -78,20 +82,34 @@ const Splits = (() => {
     return el("p", { class: "quiet" }, `looked at ${looks === 1 ? "once" : `${looks} times`} while prompts were chosen`);
   }
 
-  function card(doc, split, found) {
-    if (!found.n) {
-      return el("article", { class: "split" }, el("h3", {}, split), el("p", { class: "quiet" }, "not compared yet"));
-    }
-    return el(
-      "article",
-      { class: "split" },
-      el(
-        "h3",
-        {},
-        split,
-        el("span", { class: "quiet" }, ` ${plural(found.n, "example")}`),
-        doc.result?.verdict_split === split ? el("span", { class: "tag" }, "verdict") : null,
-      ),
+  function card(doc, split, examples, ...nodes) {
+    const title = [split, el("span", { class: "quiet" }, ` ${examples}`), doc.result?.verdict_split === split ? el("span", { class: "tag" }, "verdict") : null];
+    return el("article", { class: "split" }, el("h3", {}, title), nodes, split === "val" && doc.result ? looks(doc) : null);
+  }
+
+  function whyAlone(doc) {
+    if (leadingCandidate(doc)) return doc.result ? "The result has no score here." : "The best so far has no score here.";
+    return doc.result ? "The unchanged prompts are given back." : "Nothing is better yet.";
+  }
+
+  /** Of a split on which there is nothing to compare the unchanged program with. */
+  function baselineCard(doc, split, found) {
+    const all = doc.task.splits[split];
+    return card(
+      doc,
+      split,
+      found.n === all ? plural(all, "example") : `${number(found.n)} of ${plural(all, "example")}`,
+      el("p", { class: "split-figures" }, el("strong", { class: "figure-after" }, score(found.score)), el("span", { class: "quiet" }, " baseline")),
+      drawing({ baseline: found.score, result: null }),
+      el("p", { class: "quiet" }, whyAlone(doc)),
+    );
+  }
+
+  function comparisonCard(doc, split, found) {
+    return card(
+      doc,
+      split,
+      plural(found.n, "example"),
       el(
         "p",
         { class: "split-figures" },
@@ -105,28 +123,18 @@ const Splits = (() => {
       ),
       drawing(found),
       el("p", { class: "quiet" }, interval(found)),
-      split === "val" && doc.result ? looks(doc) : null,
       shares(found),
       counts(found),
     );
   }
 
-  /** While nothing is better, there is nothing to compare with. */
-  function baselineCard(split, found) {
-    return el(
-      "article",
-      { class: "split" },
-      el("h3", {}, split, el("span", { class: "quiet" }, ` ${plural(found.n, "example")}`)),
-      el("p", { class: "split-figures" }, el("span", { class: "quiet" }, "baseline "), el("strong", {}, score(found.baseline))),
-    );
-  }
-
   function cards(doc) {
-    const found = comparedSplits(doc);
-    const isCompared = doc.result !== null || leadingCandidate(doc);
-    const made = SPLITS.filter((split) => found[split]).map((split) =>
-      isCompared || !found[split].n ? card(doc, split, found[split]) : baselineCard(split, found[split]),
-    );
+    const found = leadingCandidate(doc) ? comparedSplits(doc) : {}; // the unchanged program is not compared with itself
+    const made = (doc.result ? SPLITS : ["train", "val"]).map((split) => {
+      if (found[split]?.n) return comparisonCard(doc, split, found[split]);
+      const baseline = scoreOn(doc.candidates[0], split);
+      return baseline && baselineCard(doc, split, baseline);
+    }).filter(Boolean);
     if (!made.length) return el("p", { class: "quiet" }, "No score yet: the baseline is being measured.");
     return el("div", { class: "splits" }, made);
   }

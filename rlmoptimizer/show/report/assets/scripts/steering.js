@@ -152,19 +152,19 @@ const Steering = (() => {
     return `${same} The one that runs makes way for it, without its final check and test; the same compile call goes on.`;
   }
 
-  /** Runs whose prompts are known, newest first. */
+  /** Runs whose prompts are known, newest first; those of the unchanged prompts, which begin all anew, last. */
   function choosable(doc) {
-    return doc.runs.filter((run) => run.candidate !== null && run.state !== "running").reverse();
+    const runs = doc.runs.filter((run) => run.candidate !== null && run.state !== "running").reverse();
+    return [...runs.filter((run) => run.candidate), ...runs.filter((run) => !run.candidate)];
   }
 
-  /** A run of the candidate that the page shows, else of the best one, else the newest with other prompts. */
+  /** A run of the candidate that the page shows, else of the best one, else the newest with changed prompts. */
   function suggested(doc, runs) {
     const { view, params } = State.read();
     const seen = view === "candidates" && runs.find((run) => String(run.candidate) === params.candidate);
     if (seen) return seen;
-    const best = leadingCandidate(doc);
-    const ofBest = best ? runs.find((run) => run.candidate === best && run.split === doc.scored_split) : null;
-    return ofBest ?? runs.find((run) => run.candidate !== 0) ?? runs[0];
+    const best = leadingCandidate(doc) || null; // the unchanged prompts throw away what the agent has found
+    return runs.find((run) => run.candidate === best && run.split === doc.scored_split) ?? runs[0];
   }
 
   function runLabel(doc, run) {

@@ -16,6 +16,10 @@ function createTurns(container) {
     return event("note", "Note of a person, given before this turn", note.text);
   }
 
+  function waitingNoteNode(text) {
+    return event("note", "Note of a person, which waits for the agent's next turn", text);
+  }
+
   function deathNode(death) {
     return event("death", "The kernel died", death.reason);
   }
@@ -29,7 +33,8 @@ function createTurns(container) {
       "div",
       { class: "turn-side" },
       el("h3", {}, el("a", { href: State.link("turns", { turn: turn.number }) }, `Turn ${turn.number}`)),
-      el("p", { class: "quiet" }, `${duration(turn.seconds)} in all`),
+      turn.seconds === null ? null : el("p", { class: "quiet" }, `${duration(turn.seconds)} in all`),
+      turn.output?.startsWith("[Error] ") ? el("p", { class: "outcome-broken" }, "✕ error") : null, // as DSPy tells it to the agent
       el("p", { class: "quiet" }, moment(turn.at)),
       turn.prompts_set.length
         ? el("p", {}, "set ", turn.prompts_set.map((step) => el("a", { href: State.link("prompts", { step }), class: "chip" }, inline(step))))
@@ -78,14 +83,27 @@ function createTurns(container) {
       tools,
       el("button", { type: "button", class: "small", id: "fold-all", onclick: () => foldAll(false) }, "Fold all"),
       el("button", { type: "button", class: "small", id: "unfold-all", onclick: () => foldAll(true) }, "Unfold all"),
-      newest > 1 ? el("a", { href: State.link("turns", { turn: newest }), "data-key": "newest" }, `Newest: turn ${newest}`) : null,
+      // The address may name that turn already, while the reader has gone elsewhere.
+      newest > 1 && el("a", { href: State.link("turns", { turn: newest }), id: "newest-turn", onclick: () => scrollTo(newest) }, `Newest: turn ${newest}`),
     );
   }
 
-  /** A note that no finished turn has read yet. */
-  function waitingNotes(doc) {
+  function scrollTo(turn) {
+    const element = drawn.get(turn)?.element;
+    if (!element) return;
+    element.style.scrollMarginTop = `${document.querySelector(".bar").offsetHeight + 8}px`; // it covers the top
+    element.scrollIntoView({ block: "start" });
+  }
+
+  /** What is still to come to the agent: notes that no turn has read yet, and a pause. */
+  function waiting(doc) {
     const next = (doc.turns.at(-1)?.number ?? 0) + 1;
-    return doc.notes.filter((note) => note.before_turn >= next).map(noteNode);
+    return [
+      doc.notes.filter((note) => note.before_turn >= next).map(noteNode),
+      doc.asked.notes.map(waitingNoteNode),
+      doc.state === "paused" ? event("pause", "Paused by a person: the next turn waits", "") : null,
+      doc.asked.pausing && doc.state !== "paused" ? event("pause", "A pause is asked for: the agent waits before its next turn", "") : null,
+    ].flat().filter(Boolean);
   }
 
   function drawTurn(doc, turn) {
@@ -103,11 +121,11 @@ function createTurns(container) {
       drawTools(doc);
       list.querySelector(".waiting")?.remove();
       for (const turn of doc.turns) drawTurn(doc, turn);
-      const waiting = waitingNotes(doc);
-      if (waiting.length) list.append(el("div", { class: "waiting" }, waiting));
+      const coming = waiting(doc);
+      if (coming.length) list.append(el("div", { class: "waiting" }, coming));
       const wanted = params.turn ?? null;
       for (const [number_, { element }] of drawn) element.classList.toggle("current", String(number_) === wanted);
-      if (wanted !== null && wanted !== told) drawn.get(Number(wanted))?.element.scrollIntoView({ block: "start" });
+      if (wanted !== null && wanted !== told) scrollTo(Number(wanted));
       told = wanted;
     },
   };
