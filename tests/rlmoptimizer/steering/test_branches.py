@@ -187,7 +187,7 @@ def test_a_running_parent_is_asked_and_its_branch_is_found(tmp_path: Path) -> No
         path = prepare_branch(parent, "r3", note="Now shorter.")
         assert Requests(parent.path).branching
         assert branch_of(parent.path) == path
-        assert Requests(parent.path).waiting == 0
+        assert Requests(parent.path).note_texts() == []
     assert Requests(path).take_notes() == ["Look at 3 first.", "Now shorter."]
     with RunStore.open(path) as branch:
         begin_branch(branch)
