@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 OpenPage = Callable[..., "Page"]
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# The shell has no windows, which makes it more than twice as quick.
+_NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _OPTIONS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -36,7 +37,7 @@ def chromium() -> str:
         pytest.skip("playwright does not support this Python yet")
     found = next(filter(None, map(shutil.which, _NAMES)), None)
     if found is None:
-        why = "there is no Chromium to show the page in; on Debian: apt-get install chromium"
+        why = "there is no Chromium to show the page in; on Debian: apt-get install chromium-headless-shell"
         if os.environ.get("CI") == "true":
             pytest.fail(why)
         pytest.skip(why)
