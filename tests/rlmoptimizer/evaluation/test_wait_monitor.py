@@ -141,7 +141,8 @@ def test_a_program_whose_lm_hangs_is_told_with_its_example(
 
     quick(ScriptedRootLM([SUBMIT]), eval_lm=field_lm(hangs))
     assert re.search(
-        r"^r1 train: no example has finished for 0:0\d \(since \d\d:\d\d:\d\d\), see example_timeout; 1 under way: 3$",
+        r"^RLMDocstringOptimizer: r1 train: no example has finished for 0:0\d \(since \d\d:\d\d:\d\d\), "
+        r"see example_timeout; 1 under way: 3$",
         capfd.readouterr().err,
         re.MULTILINE,
     )
