@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,7 +34,7 @@ def view(directory: Directory, number: Number = None, port: _Port = 0, no_browse
         path = store.path
     with contextlib.suppress(KeyboardInterrupt), _server(path, port) as server, contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
-            _end_as_ctrl_c_does("SIGTERM", "SIGHUP")
+            _stop_at(server, "SIGTERM", "SIGHUP")
         write_lines(
             [
                 f"The page of {printable_line(str(path))}:",
@@ -46,11 +47,15 @@ def view(directory: Directory, number: Number = None, port: _Port = 0, no_browse
         server.run()
 
 
-def _end_as_ctrl_c_does(*names: str) -> None:
+def _stop_at(server: LiveServer, *names: str) -> None:
     """Let these signals leave nothing behind. What is ignored stays so: `nohup` ignores the end of the terminal."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        server.stop()  # an exception could come anywhere in the event loop, and not every place lets it through
+
     for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
         if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, stop)
 
 
 def _server(path: Path, port: int) -> LiveServer:
