@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from rlmoptimizer.command_line.table import Column, table_lines
 from rlmoptimizer.outcome.state import OptimizationState
-from rlmoptimizer.prompts import Prompts, changed_steps
+from rlmoptimizer.prompts import changed_steps
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
@@ -58,10 +58,7 @@ def run_state(record: RunRecord, state: OptimizationState) -> str:
 def _row(record: RunRecord, units: int, before: Mapping[str, str], state: OptimizationState) -> list[str]:
     planned = record.planned_count * record.repeats
     done = str(planned) if record.judged_count == planned else f"{record.judged_count}/{planned}"
-    if Prompts.of(before).digest == record.candidate:
-        changed = "none (baseline)" if record.baseline else "none"
-    else:
-        changed = ", ".join(changed_steps(record.prompts, before)) or "none"
+    changed = ", ".join(changed_steps(record.prompts, before)) or ("none (baseline)" if record.baseline else "none")
     return [
         record.run_id,
         record.split,

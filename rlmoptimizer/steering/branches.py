@@ -34,8 +34,8 @@ def prepare_branch(store: StoreReader, run_id: str, *, units: int | None = None,
     """Make the next store in the directory, a branch whose current prompts are those of a run; gives its path.
 
     A parent that runs is asked to end, and the same `compile` goes on with the branch, whose agent also gets the notes
-    that wait for the parent's. Else `compile(..., resume=True)`
-    begins it. Finished runs of the unchanged prompts and of the run's come along, and are not paid again.
+    that wait for the parent's. Else `compile(..., resume=True)` begins it. Finished runs of the unchanged prompts and
+    of the run's come along, and are not paid again.
 
     Args:
         store: of the parent.

@@ -184,7 +184,7 @@ class DocumentReader:
         shown = best if choice is None else choice.candidate
         ids = self._read_examples(runs, sizes["train"], scores["train"], unchanged.digest, shown, candidates)
         died, said = deaths(self._events), notes(self._events)
-        usage = usage_dict(store.lm_usage()) if outcome is None else outcome.usage
+        usage, cost_usd = _usage_and_cost(store, outcome)
         versions = {} if outcome is None else outcome.versions
         return {
             "format": _FORMAT,
@@ -198,7 +198,7 @@ class DocumentReader:
             "task": task_entry(setup, _is_parent_at_work(store)),
             "budget": self._budget(setup),
             "usage": usage,
-            "cost_usd": total_usd(store.lm_usage()) if outcome is None else outcome.cost_usd,
+            "cost_usd": cost_usd,
             "seconds": phase_seconds(self._events),
             "versions": versions,
             "scored_split": scored,
@@ -270,6 +270,14 @@ def _told_of(store: StoreReader, agent: AgentOutcome | None, choice: Choice | No
     """Ids of the prompts that are set, were submitted and are given back."""
     prompts = [store.prompts(), None if agent is None else agent.prompts, None if choice is None else choice.prompts]
     return {Prompts.of(one).digest for one in prompts if one}
+
+
+def _usage_and_cost(store: StoreReader, outcome: Outcome | None) -> tuple[dict[str, Any], float | None]:
+    """Of all LM calls: by role, and in US dollars."""
+    if outcome is not None:
+        return outcome.usage, outcome.cost_usd
+    used = store.lm_usage()
+    return usage_dict(used), total_usd(used)
 
 
 def _is_parent_at_work(store: StoreReader) -> bool:
