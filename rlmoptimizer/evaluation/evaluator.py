@@ -20,7 +20,8 @@ from dspy.utils.callback import ACTIVE_CALL_ID
 from kernel_bridge.threads.daemon_pool import DaemonPool
 from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidSetupType, MetricFailed
-from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, FanOutJob, Halt, ThreadFanOut
+from rlmoptimizer.evaluation.executor_fan_out import ExecutorFanOut
+from rlmoptimizer.evaluation.fan_out import FanOut, FanOutJob, Halt, ThreadFanOut
 from rlmoptimizer.evaluation.metric import Scorer, bind_metric
 from rlmoptimizer.evaluation.row_runner import PASSED_AT, Detail, RowOutcome, RowRunner
 from rlmoptimizer.evaluation.time_limit import TimeLimit

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel_bridge.threads.daemon_pool import DaemonPool
-from rlmoptimizer.evaluation.fan_out import ExecutorFanOut, FanOut, FanOutJob, ItemAbandoned, ThreadFanOut
+from rlmoptimizer.evaluation.executor_fan_out import ExecutorFanOut
+from rlmoptimizer.evaluation.fan_out import FanOut, FanOutJob, ItemAbandoned, ThreadFanOut
 
 TIMEOUT = 100
 
