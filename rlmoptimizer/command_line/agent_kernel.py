@@ -11,7 +11,7 @@ from kernel_bridge.files.session_facts import read_facts
 from kernel_bridge.text import shorten_list
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.outcome.state import state_of
-from rlmoptimizer.store.file import number_of
+from rlmoptimizer.store.directory import number_of
 from rlmoptimizer.store.file_lock import holder
 from rlmoptimizer.store.store_reader import StoreReader
 

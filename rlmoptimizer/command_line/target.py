@@ -7,7 +7,7 @@ from pathlib import Path
 from kernel_bridge.text import shorten_list
 from rlmoptimizer.command_line.errors import WrongCall
 from rlmoptimizer.errors import InvalidSetup
-from rlmoptimizer.store.file import store_path, stores_in
+from rlmoptimizer.store.directory import store_path, stores_in
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["open_target", "target_path"]

@@ -19,7 +19,7 @@ from rlmoptimizer.outcome.run_totals import cut_line, percent
 from rlmoptimizer.records import IterationRecord, RunRecord
 from rlmoptimizer.steering.branches import check_parent_at_rest
 from rlmoptimizer.steering.requests import Requests
-from rlmoptimizer.store.file import stores_in
+from rlmoptimizer.store.directory import stores_in
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 

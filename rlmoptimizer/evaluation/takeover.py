@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.records import Rollout
-from rlmoptimizer.store.store_reader import Spare, StoreReader
+from rlmoptimizer.store.store_reader import StoreReader
+from rlmoptimizer.store.takeover_reader import Spare
 from rlmoptimizer.task.dataset import Row
 
 __all__ = ["Takeover", "find_takeover"]

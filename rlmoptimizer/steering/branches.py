@@ -18,7 +18,7 @@ from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import RunRecord
 from rlmoptimizer.steering.requests import Requests, checked_note
 from rlmoptimizer.store.branch_copy import BranchCopy
-from rlmoptimizer.store.file import store_path, stores_in
+from rlmoptimizer.store.directory import store_path, stores_in
 from rlmoptimizer.store.file_lock import holder
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader

@@ -17,11 +17,13 @@ from rlmoptimizer.errors import InvalidSetup, StoreInUse
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import Charge, ExampleResult, LMCall, Rollout, RunRecord, rollouts_of
 from rlmoptimizer.store.calls import ToolCall, ToolReply, reply_columns
-from rlmoptimizer.store.file import StoreFile, store_path, stores_in
+from rlmoptimizer.store.directory import store_path, stores_in
+from rlmoptimizer.store.file import StoreFile
 from rlmoptimizer.store.json_text import encode
 from rlmoptimizer.store.results import JUDGED
 from rlmoptimizer.store.rows import as_column
-from rlmoptimizer.store.store_reader import Spare, StoreReader
+from rlmoptimizer.store.store_reader import StoreReader
+from rlmoptimizer.store.takeover_reader import Spare
 
 if TYPE_CHECKING:
     from typing_extensions import Self

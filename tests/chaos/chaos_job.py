@@ -31,6 +31,7 @@ from offline import Asked, ScriptedRootLM, field_lm, text_lm
 
 from kernel_bridge import KernelInterpreter
 from rlmoptimizer import OptimizerError, RLMDocstringOptimizer
+from rlmoptimizer.store import database
 from rlmoptimizer.store import file as store_file
 
 TRAIN, VAL, TEST = 12, 5, 4
@@ -260,16 +261,16 @@ def _wait_for_lock(directory: Path) -> None:
 
 def _trace_store(clock: Clock, busy_seconds: float | None) -> None:
     """A tick before every statement that the store executes, within transactions too."""
-    connect = store_file._connect  # pyright: ignore[reportPrivateUsage]
+    connect = database.connect
 
     def traced(*args: Any, **kwargs: Any) -> sqlite3.Connection:
         connection = connect(*args, **kwargs)
         connection.set_trace_callback(lambda _: clock.tick("statement"))
         return connection
 
-    store_file._connect = traced  # pyright: ignore[reportPrivateUsage]
+    database.connect = store_file.connect = traced
     if busy_seconds is not None:
-        store_file.BUSY_SECONDS = busy_seconds
+        database.BUSY_SECONDS = busy_seconds
 
 
 def _left() -> list[str]:

@@ -10,7 +10,7 @@ from rlmoptimizer.errors import InvalidSetupType
 from rlmoptimizer.outcome.state import OptimizationState, state_of
 from rlmoptimizer.steering.branches import prepare_branch
 from rlmoptimizer.steering.requests import Requests
-from rlmoptimizer.store.file import number_of
+from rlmoptimizer.store.directory import number_of
 from rlmoptimizer.store.store_reader import StoreReader
 
 __all__ = ["ACTIONS", "act"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlmoptimizer.show.live_page.shown_optimization import ShownOptimization
-from rlmoptimizer.store.file import number_of, store_path
+from rlmoptimizer.store.directory import number_of, store_path
 
 __all__ = ["Optimizations"]
 

@@ -17,7 +17,7 @@ from rlmoptimizer.show.report.document import DocumentReader
 from rlmoptimizer.show.report.json_values import json_bytes
 from rlmoptimizer.steering.branches import awaited_parent
 from rlmoptimizer.steering.requests import Requests
-from rlmoptimizer.store.file import number_of, stores_in
+from rlmoptimizer.store.directory import number_of, stores_in
 from rlmoptimizer.store.file_lock import holder
 from rlmoptimizer.store.store_reader import StoreReader
 

@@ -47,7 +47,7 @@ from rlmoptimizer.show.report.turns import (
 )
 from rlmoptimizer.steering.branches import awaited_parent
 from rlmoptimizer.steering.requests import Requests
-from rlmoptimizer.store.file import number_of
+from rlmoptimizer.store.directory import number_of
 from rlmoptimizer.store.file_lock import holder
 from rlmoptimizer.store.store_reader import StoreReader
 

@@ -26,7 +26,7 @@ from rlmoptimizer.spending.ledger import UnitLedger
 from rlmoptimizer.steering.branches import begin_branch, branch_of, prepare_branch
 from rlmoptimizer.steering.requests import Requests
 from rlmoptimizer.store.branch_copy import BranchCopy
-from rlmoptimizer.store.file import stores_in
+from rlmoptimizer.store.directory import stores_in
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 

@@ -24,7 +24,7 @@ from stored_runs import result
 
 from rlmoptimizer.errors import InvalidSetup, SelectionError, StoreCorrupt, StoreInUse, UnknownRunError
 from rlmoptimizer.records import Charge, EventRecord, ExampleResult, IterationRecord, RunRecord, StepTrace
-from rlmoptimizer.store.file import stores_in
+from rlmoptimizer.store.directory import stores_in
 from rlmoptimizer.store.run_store import RunStore
 from rlmoptimizer.store.store_reader import StoreReader
 

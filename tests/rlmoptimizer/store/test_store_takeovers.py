@@ -21,7 +21,8 @@ from stored_runs import copy_as_killed, result
 
 from rlmoptimizer.records import ExampleResult, LMCall, Role, RoleUsage, Rollout, RunRecord, StepTrace, rollouts_of
 from rlmoptimizer.store.run_store import RunStore
-from rlmoptimizer.store.store_reader import Spare, StoreReader
+from rlmoptimizer.store.store_reader import StoreReader
+from rlmoptimizer.store.takeover_reader import Spare
 
 PROMPTS = [{"a": "one"}, {"a": "two"}]
 REQUESTS = [{"limit": None}, {"limit": 2}]

@@ -17,7 +17,7 @@ from browser import OpenPage
 from live_pages import serving
 from offline import Asked, ScriptedRootLM
 
-from rlmoptimizer.store.file import store_path
+from rlmoptimizer.store.directory import store_path
 from rlmoptimizer.store.store_reader import StoreReader
 
 pytestmark = pytest.mark.usefixtures("plain_repl")
