@@ -1,17 +1,22 @@
 """Runs the benchmarks beside this file and shows what they measured. It knows nothing of what they measure.
 
-    python bench/run.py                         every benchmark: a table
+    python bench/run.py                         every benchmark: tables, and the table of the README at the end
     python bench/run.py kernel --json out.json  one of them; the rows and the machine as JSON too
-    python bench/run.py --check                 exit code 1 when a target is missed
+    python bench/run.py --readme                every benchmark, and its table is put into README.md
+    python bench/run.py --check                 exit code 1 when an aim is missed that README.md claims to be met
 
 A benchmark is a module here with `run() -> list[dict]`. A row holds
-    name    what was measured
+    name    what was measured; no two rows have the same
     unit    of `ours` and `theirs`: "ms", "us", "examples/s", ... (optional, default "ms")
     ours    what it costs here
     theirs  what it costs there, None when there is nothing to compare with here
+    whose   what "there" is, in a few words (optional)
     ratio   ours to theirs, as the target counts it; None when there is nothing to compare with
     target  what `ratio` may at most be, None when nothing was promised
+    limit   what `ours` may at most be, in its unit (optional, default None: nothing was promised)
+    key     whether the row belongs to the table of the README (optional, default False)
     note    anything a reader must know (optional)
+A row without figures (ours None) says in its note why something could not be measured.
 """
 
 from __future__ import annotations
@@ -21,8 +26,10 @@ import importlib
 import json
 import os
 import platform
+import re
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,8 +38,12 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
 _REQUIRED = frozenset({"name", "ours", "theirs", "ratio", "target"})
+_OPTIONAL = {"unit": "ms", "whose": "", "limit": None, "key": False, "note": ""}
 _PACKAGES = ("dspy", "ipykernel", "jupyter_client", "pyzmq", "msgspec", "rich")
+_BEGIN, _END = "<!-- speed: bench/run.py --readme writes this table -->", "<!-- end of speed -->"
+_MET, _MISSED = "met", "missed"
 
 
 def benchmark_names() -> list[str]:
@@ -43,20 +54,25 @@ def rows_of(name: str) -> list[dict[str, Any]]:
     """What the benchmark `name` measured.
 
     Raises:
-        ValueError: a row lacks one of the keys above.
+        ValueError: a row lacks one of the keys above, or has another one.
     """
     rows = importlib.import_module(name).run()
     for row in rows:
         if missing := _REQUIRED - row.keys():
             raise ValueError(f"bench/{name}.py: the row {row.get('name')!r} lacks {sorted(missing)}")
-    return [{"unit": "ms", "note": "", **row, "met": is_met(row)} for row in rows]
+        if unknown := row.keys() - _REQUIRED - _OPTIONAL.keys():
+            raise ValueError(f"bench/{name}.py: the row {row['name']!r} has {sorted(unknown)}, which no row has")
+    return [{**_OPTIONAL, **row, "met": is_met({**_OPTIONAL, **row})} for row in rows]
 
 
-def is_met(row: dict[str, Any]) -> bool | None:
-    """Whether the row keeps its promise; None when there is none, or nothing to compare with."""
-    if row["target"] is None or row["ratio"] is None:
-        return None
-    return row["ratio"] <= row["target"]
+def is_met(row: Mapping[str, Any]) -> bool | None:
+    """Whether the row keeps its promises; None when there is none, or nothing to compare with."""
+    kept = [
+        row[figure] <= row[bound]
+        for figure, bound in (("ratio", "target"), ("ours", "limit"))
+        if row[bound] is not None and row[figure] is not None
+    ]
+    return all(kept) if kept else None
 
 
 def machine() -> dict[str, Any]:
@@ -69,18 +85,25 @@ def machine() -> dict[str, Any]:
     }
 
 
-def table_of(title: str, rows: list[dict[str, Any]]) -> Table:
+def table_of(title: str, rows: Iterable[Mapping[str, Any]]) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("measured", no_wrap=True)
     for heading in ("ours", "theirs", "unit", "ratio", "target"):
         table.add_column(heading, justify="right" if heading != "unit" else "left")
     table.add_column("")
     for row in rows:
-        verdict = {True: "[green]met[/]", False: "[bold red]missed[/]", None: ""}[row["met"]]
-        target = "" if row["target"] is None else f"<= {row['target']:g}"
+        verdict = {True: f"[green]{_MET}[/]", False: f"[bold red]{_MISSED}[/]", None: ""}[row["met"]]
         ours, theirs, ratio = (number(row[key]) for key in ("ours", "theirs", "ratio"))
-        table.add_row(row["name"], ours, theirs, row["unit"], ratio, target, verdict)
+        table.add_row(row["name"], ours, theirs, row["unit"], ratio, aim(row), verdict)
     return table
+
+
+def aim(row: Mapping[str, Any]) -> str:
+    """What was promised, in words; "" for nothing."""
+    parts = [] if row["target"] is None else [f"<= {row['target']:g}"]
+    if row["limit"] is not None:
+        parts.append(f"<= {row['limit']:g} {row['unit']}")
+    return ", ".join(parts)
 
 
 def number(value: float | None) -> str:
@@ -88,18 +111,56 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     magnitude = abs(value)
-    decimals = 0 if magnitude >= 100 else 1 if magnitude >= 10 else 2 if magnitude >= 1 else 4
+    decimals = 0 if magnitude >= 100 or magnitude == 0 else 1 if magnitude >= 10 else 2 if magnitude >= 1 else 4
     return f"{value:,.{decimals}f}"
+
+
+def readme_table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The key rows that have figures, as the table of the README."""
+    lines = ["| measured | here | beside it | ratio | aim | |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        if not row["key"] or row["ours"] is None:
+            continue
+        theirs = "" if row["theirs"] is None else f"{number(row['theirs'])} {row['unit']} ({row['whose']})"
+        ratio = "" if row["ratio"] is None else number(row["ratio"])
+        verdict = {True: _MET, False: _MISSED, None: ""}[row["met"]]
+        ours = f"{number(row['ours'])} {row['unit']}"
+        words = (row["name"], ours, theirs, ratio, aim(row).replace("<=", "≤"), verdict)
+        lines.append(f"| {' | '.join(words)} |")
+    return "\n".join(lines)
+
+
+def claimed(readme: str) -> list[str]:
+    """The names of the rows whose aims the README says are met."""
+    cells = [[cell.strip() for cell in line.split("|")] for line in _block(readme).splitlines()]
+    return [parts[1] for parts in cells if len(parts) > 2 and parts[-2] == _MET]
+
+
+def _block(readme: str) -> str:
+    found = re.search(f"{re.escape(_BEGIN)}\n(.*?){re.escape(_END)}", readme, re.DOTALL)
+    if found is None:
+        raise SystemExit(f"README.md has no lines {_BEGIN!r} and {_END!r} with a table between them")
+    return found[1]
+
+
+def broken_claims(readme: str, rows: Iterable[Mapping[str, Any]], *, whole: bool) -> list[str]:
+    """What the README claims and these rows do not show. `whole`: a claim must have its row among them."""
+    found = {row["name"]: row for row in rows}
+    broken = [name for name in claimed(readme) if name in found and found[name]["met"] is not True]
+    return broken + [f"{name} (not measured)" for name in claimed(readme) if whole and name not in found]
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run the benchmarks and show what they measured.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ones (default all: {benchmark_names()})")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the rows and the machine there too")
-    parser.add_argument("--check", action="store_true", help="exit code 1 when a target is missed")
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md; takes every benchmark")
+    parser.add_argument("--check", action="store_true", help="exit code 1 when an aim is missed that README.md claims")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(benchmark_names()):
         parser.error(f"no such benchmark: {sorted(unknown)}; there are {benchmark_names()}")
+    if options.readme and options.names:
+        parser.error("--readme takes every benchmark: the table is that of one run; leave the names out")
 
     console = Console()
     if not console.is_terminal:
@@ -113,14 +174,22 @@ def main(arguments: list[str] | None = None) -> int:
         for row in rows:
             if row["note"]:
                 console.print(f"{row['name']}: {row['note']}", markup=False, highlight=False)
+    every = [row for rows in report["benchmarks"].values() for row in rows]
+    console.print(readme_table(every), markup=False, highlight=False, soft_wrap=True)
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         console.print(f"written: {options.json}")
-    missed = [row["name"] for rows in report["benchmarks"].values() for row in rows if row["met"] is False]
-    if missed:
-        console.print(f"missed: {', '.join(missed)}")
-    return 1 if missed and options.check else 0
+    if missed := [row["name"] for row in every if row["met"] is False]:
+        console.print(f"missed: {', '.join(missed)}", markup=False, highlight=False)
+    readme = README.read_text(encoding="utf-8")
+    if options.readme:
+        README.write_text(readme.replace(_block(readme), f"{readme_table(every)}\n"), encoding="utf-8")
+        return 0
+    broken = broken_claims(readme, every, whole=not options.names) if options.check else []
+    if broken:
+        console.print(f"claimed by README.md and not so: {', '.join(broken)}", markup=False, highlight=False)
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":
