@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kernel_bridge.interpreter import KernelInterpreter, KernelInterpreterFactory
     from kernel_bridge.options import Limits, SessionOptions
     from kernel_bridge.session import KernelSession
+    from kernel_bridge.wire import PagedList
 
 __all__ = [
     "GUARANTEES",
@@ -52,6 +53,7 @@ __all__ = [
     "Limits",
     "LiveSession",
     "NotSendable",
+    "PagedList",
     "Pickled",
     "Probe",
     "ProtocolViolation",
@@ -87,6 +89,7 @@ _HOMES = {
     "interpreter": ("KernelInterpreter", "KernelInterpreterFactory"),
     "options": ("Limits", "SessionOptions"),
     "session": ("KernelSession",),
+    "wire": ("PagedList",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

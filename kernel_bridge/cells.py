@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kernel_bridge.wire import PageSource
+
 __all__ = ["Cell", "CellHost", "CellOutcome", "Death", "Pickled", "RemoteFailure", "Restored"]
 
 
@@ -40,6 +42,8 @@ class CellHost:
     # it returns stands in the outcome's `death.told`.
     on_death: Callable[[], str | None] | None = None
     checkpoint_label: str = ""  # of the moment after the cell; the session that restores its checkpoint is told
+    # By name: what the lists that the kernel has as `PagedList` are read from, page by page.
+    page_sources: Mapping[str, PageSource] = field(default_factory=dict[str, PageSource])
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from kernel_bridge.agent_text.outcomes import death_text, failure_text, output_t
 from kernel_bridge.cells import Cell, CellHost, CellOutcome, Death, Restored
 from kernel_bridge.confine import Confinement, ConfinementReport, limits_asked
 from kernel_bridge.errors import BridgeError, NotSendable, Refusal, SessionBusy, SubAgentError
-from kernel_bridge.live.bindings import check_names, checked_fields, checked_tools
+from kernel_bridge.live.bindings import check_names, checked_fields, checked_page_sources, checked_tools
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
 from kernel_bridge.options import Limits, refuse_unless
 from kernel_bridge.session import KernelSession
@@ -38,6 +38,7 @@ from kernel_bridge.sub_agents.facade_guard import FacadeGuard
 from kernel_bridge.sub_agents.quota import Quota
 from kernel_bridge.sub_agents.signature_text import SignatureText
 from kernel_bridge.text import error_text, traceback_shown
+from kernel_bridge.wire import PagedList, PageSource
 
 __all__ = ["KernelInterpreter", "KernelInterpreterFactory", "OnlyText", "only_text", "only_text_in"]
 
@@ -109,6 +110,8 @@ class KernelInterpreter:
         submit_validator: called on the host with the fields of every SUBMIT, as a dict. Raising refuses the
             submission: the agent's code gets an exception with the same class name and message, and goes on.
         callbacks: DSPy callbacks for start, execute, invoke_tool and shutdown.
+        page_sources: what the lists that tools return as `PagedList` are read from, by name: functions of a key, a
+            start and a stop, which come from the kernel and must be checked. Read afresh at every `execute`.
 
     Raises:
         ValueError: an option is not what it must be.
@@ -134,6 +137,7 @@ class KernelInterpreter:
         on_death: Callable[[], str | None] | None = None,
         submit_validator: Callable[[dict[str, Any]], object] | None = None,
         callbacks: Sequence[BaseCallback] | None = None,
+        page_sources: Mapping[str, PageSource] | None = None,
     ) -> None:
         for name, function in (("submit_validator", submit_validator), ("on_death", on_death)):
             refuse_unless(function is None or callable(function), name, "a function or None", function)
@@ -141,6 +145,7 @@ class KernelInterpreter:
         refuse_unless(listed, "callbacks", "a list of DSPy callbacks or None", callbacks)
         self.tools = checked_tools(tools)
         self.output_fields = checked_fields(output_fields)
+        self.page_sources = checked_page_sources(page_sources)
         self.submit_validator = submit_validator
         self.callbacks = list(callbacks or [])
         quota = Quota.current()
@@ -235,7 +240,7 @@ class KernelInterpreter:
         self._check_call(code, variables)
         session = self._session
         tools = self._facade.guarded(self.tools)
-        host = CellHost(tools, self.submit_validator, self.on_death, self.checkpoint_label)
+        host = CellHost(tools, self.submit_validator, self.on_death, self.checkpoint_label, dict(self.page_sources))
         cell = Cell(code, variables, self.output_fields, setup=_is_setup(variables))
         if session.busy:  # not to be waited for, in `start`
             raise CodeInterpreterError("a cell is already running in this session")
@@ -397,9 +402,11 @@ def only_text(text: str) -> str:
 
 
 def only_text_in(value: Any) -> Any:
-    """A plain value, the same for all its texts."""
+    """A plain value, the same for all its texts; a `PagedList` whole, for who gets it cannot read more."""
     if isinstance(value, str):
         return only_text(value)
+    if isinstance(value, PagedList):
+        return only_text_in(value.whole())
     if isinstance(value, list):
         return [only_text_in(item) for item in cast("list[Any]", value)]
     if isinstance(value, dict):

@@ -238,8 +238,8 @@ class KernelSession:
         assert starter is not None
         if (failure := why_unreadable(cell.code)) is not None:
             return CellOutcome("", failure=failure)
-        self._dispatcher.bind(dict(host.tools), host.judge)
-        request = self._encoder.encode(cell, host.tools, self._number, again=again)
+        self._dispatcher.bind(host.tools, host.judge, host.page_sources)
+        request = self._encoder.encode(cell, host, self._number, again=again)
         self._number += 1
         try:
             try:

@@ -77,6 +77,7 @@ from kernel_bridge.inside.channel import HostChannel  # noqa: E402
 from kernel_bridge.inside.interrupts import Interrupts  # noqa: E402
 from kernel_bridge.inside.kernel import BridgeKernel  # noqa: E402
 from kernel_bridge.inside.launch_config import LaunchConfig  # noqa: E402
+from kernel_bridge.inside.paged_list import PagedList  # noqa: E402
 from kernel_bridge.wire import Codec  # noqa: E402
 
 _MOST_STARTS = 1000  # of the event loop
@@ -217,7 +218,7 @@ def _prepared(config: LaunchConfig, real_stderr: int) -> BridgeApp:
     app.kernel_class = BridgeKernel
     app.initialize(["-f", config.connection_file])
     interrupts = Interrupts(config.interrupt_file)
-    codec = Codec(limit_bytes=config.frame_bytes, limit_depth=config.frame_depth, unpickle=True)
+    codec = Codec(limit_bytes=config.frame_bytes, limit_depth=config.frame_depth, paged=PagedList)
     assert app.context is not None
     urls = config.calls_url, config.replies_url
     channel = HostChannel(app.context, urls, app.session.key, codec, interrupts)

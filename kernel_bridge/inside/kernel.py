@@ -34,6 +34,7 @@ from kernel_bridge.inside.checkpoint import Checkpoint, NamespaceKeeper
 from kernel_bridge.inside.interrupts import HELD, Interrupts
 from kernel_bridge.inside.launch_config import LaunchConfig
 from kernel_bridge.inside.namespace import Namespace
+from kernel_bridge.inside.paged_list import read_pages_with
 from kernel_bridge.inside.pickling import Pickling
 from kernel_bridge.inside.process_state import ProcessState
 from kernel_bridge.inside.refused_builtins import NoInput, answer_debuggers, answer_second_loops, nothing_typed
@@ -69,6 +70,7 @@ class BridgeKernel(IPythonKernel):
         transcript = Transcript(config.output_bytes, config.transcript_file)
         self._process = ProcessState(StandardStreams(transcript, interrupts, self._publish_text), interrupts)
         self._binding = Binding(channel, self._runs_host_cell)
+        read_pages_with(self._binding.read_page)
         self._namespace = Namespace(self.shell, self._binding)
         sys.stdin = self._nothing_typed = NoInput()
         answer_debuggers(self._runs_host_cell)

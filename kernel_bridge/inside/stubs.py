@@ -18,6 +18,7 @@ from typing import Any
 
 from kernel_bridge.inside.channel import HostChannel
 from kernel_bridge.inside.pickling import HOST_TOOLS
+from kernel_bridge.wire import PAGE_CALL
 
 
 class Submitted(BaseException):
@@ -64,6 +65,12 @@ class Binding:
         if name not in self.names:
             raise NameError(f"there is no host tool named {name!r} now")
         return self.names[name]
+
+    def read_page(self, source: str, key: Any, start: int, stop: int) -> Any:
+        """Items of a list that the host keeps. Raises: what its source raised, under the same class name."""
+        if self.submitted:
+            raise Submitted
+        return self._channel.call(PAGE_CALL + source, (key, start, stop), {})
 
     def _stub(self, tool: Mapping[str, Any]) -> Callable[..., Any]:
         name = tool["name"]

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kernel_bridge.options import refuse_unless
+from kernel_bridge.wire import PageSource
 
-__all__ = ["RESERVED_NAMES", "check_names", "checked_fields", "checked_tools"]
+__all__ = ["RESERVED_NAMES", "check_names", "checked_fields", "checked_page_sources", "checked_tools"]
 
 RESERVED_NAMES = frozenset({"SUBMIT", "__builtins__"})
 
@@ -34,6 +35,16 @@ def checked_tools(tools: Mapping[str, Callable[..., Any]] | None) -> dict[str, C
     wrong = {name: tool for name, tool in known.items() if not callable(tool)}
     refuse_unless(not wrong, "tools", accepted, wrong)
     check_names(list(known), "tool names")
+    return known
+
+
+def checked_page_sources(sources: Mapping[str, PageSource] | None) -> dict[str, PageSource]:
+    """A copy of the sources of pages. Raises: ValueError, unless they are functions by names."""
+    accepted = "a dict from names to functions"
+    refuse_unless(sources is None or isinstance(sources, Mapping), "page_sources", accepted, sources)  # pyright: ignore[reportUnnecessaryIsInstance]
+    known = dict(sources or {})
+    wrong = {name: source for name, source in known.items() if not (isinstance(name, str) and callable(source))}  # pyright: ignore[reportUnnecessaryIsInstance]
+    refuse_unless(not wrong, "page_sources", accepted, wrong)
     return known
 
 

@@ -69,7 +69,7 @@ class CallRunner:
         if excused:
             self._clock.begin_call()
         try:
-            return Return(head.id), self._codec.dump(ask(), path)
+            return Return(head.id), self._codec.dump(ask(), path, sources=self._dispatcher.page_sources)
         except Unsendable as error:
             return Raise(head.id, "NotSendable", f"the host's answer does not fit the border: {error}"), b""
         except Exception as error:  # noqa: BLE001 - foreign code: whatever a tool raises is the agent's to read

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from kernel_bridge.cells import Cell, RemoteFailure
+from kernel_bridge.cells import Cell, CellHost, RemoteFailure
 from kernel_bridge.errors import NotSendable
 from kernel_bridge.live.sent_variables import SentVariables
 from kernel_bridge.live.tool_dispatch import describe_tool
@@ -43,19 +43,17 @@ class CellEncoder:
         self.variables = SentVariables(self._codec)
         self._descriptions: dict[str, tuple[Any, dict[str, Any]]] = {}
 
-    def encode(
-        self, cell: Cell, tools: Mapping[str, Callable[..., Any]], number: int, *, again: bool
-    ) -> CellRequest:
+    def encode(self, cell: Cell, host: CellHost, number: int, *, again: bool) -> CellRequest:
         """The request of a cell. Raises: NotSendable."""
         fields = None if cell.output_fields is None else [dict(field) for field in cell.output_fields]
         frames: list[bytes | memoryview] = [
-            self._codec.dump({"tools": self._described(tools), "output_fields": fields})
+            self._codec.dump({"tools": self._described(host.tools), "output_fields": fields})
         ]
         self.variables.begin()
         variables: list[_Variable] = []
         for name, value in cell.variables.items():
             try:
-                changed = self.variables.changed(name, value)
+                changed = self.variables.changed(name, value, host.page_sources)
             except Unsendable as error:
                 raise NotSendable(error.path, error.type, error.reason) from None
             if changed is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -32,14 +33,16 @@ class SentVariables:
         self._sending: dict[str, Any] = {}
         self._inherited: dict[str, Any] = {}  # what the kernel's dead predecessor had of it
 
-    def changed(self, name: str, value: Any) -> tuple[str, bytes | memoryview] | None:
+    def changed(
+        self, name: str, value: Any, page_sources: Collection[str] = ()
+    ) -> tuple[str, bytes | memoryview] | None:
         """The value as (form, data), or None when the kernel has it.
 
         The form is "value", one of the wire's values, or, for a long string or bytes, "text" or "bytes": the data
         itself, which saves a copy on either side.
 
         A string or a number is compared with what was sent, anything that could have been changed in place by its
-        encoding.
+        encoding. `page_sources`: what the kernel can read pages from; see `Codec.dump`.
 
         Raises:
             Unsendable: with the path, whose root is the variable's name.
@@ -50,7 +53,7 @@ class SentVariables:
                 return None
             self._sending[name] = value
             return self._raw(value) or ("value", self._codec.dump(value, name))
-        data = self._codec.dump(value, name, _pickled)
+        data = self._codec.dump(value, name, _pickled, page_sources)
         mark = _Encoded(data if len(data) < _HASH_BYTES else hashlib.blake2b(data).digest())
         if known == mark:
             return None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kernel_bridge.live.signatures import call_signature
 from kernel_bridge.threads.loop_thread import LoopThread
-from kernel_bridge.wire import Codec, Unsendable
+from kernel_bridge.wire import PAGE_CALL, Codec, PageSource, Unsendable
 
 __all__ = ["BoundedTool", "ToolDispatcher", "describe_tool"]
 
@@ -41,23 +41,32 @@ class ToolDispatcher:
     """Runs tools for one kernel.
 
     `bind` says, at the start of every cell, which tools there are and in whose context they run; a call made
-    between two cells, from a console, finds the last binding.
+    between two cells, from a console, finds the last binding. Sources of pages are called like tools, under names that
+    no tool has.
 
     Args:
         invoke: runs one tool by name; by default the bound tool itself. An interpreter hands in its own, so that
-            its callbacks see every call.
+            its callbacks see every call of a tool; they do not see the reading of pages.
     """
 
     def __init__(self, invoke: Invoke | None = None) -> None:
         self._invoke = self.run if invoke is None else invoke
         self._tools: Mapping[str, Tool] = {}
+        self.page_sources: Collection[str] = ()  # by name
         self._submit: Callable[[dict[str, Any]], object] | None = None
         self._context = contextvars.copy_context()
         self._loop = LoopThread(_LOOP)
 
-    def bind(self, tools: Mapping[str, Tool], submit: Callable[[dict[str, Any]], object] | None) -> None:
-        """Set the tools and the judge of submissions, in the context of the calling thread."""
-        self._tools = tools
+    def bind(
+        self,
+        tools: Mapping[str, Tool],
+        submit: Callable[[dict[str, Any]], object] | None,
+        page_sources: Mapping[str, PageSource] | None = None,
+    ) -> None:
+        """Set the tools, the judge of submissions and the sources of pages, in the context of the calling thread."""
+        sources = {} if page_sources is None else dict(page_sources)
+        self._tools = {**tools, **{PAGE_CALL + name: source for name, source in sources.items()}}
+        self.page_sources = sources
         self._submit = submit
         self._context = contextvars.copy_context()
 
@@ -67,7 +76,8 @@ class ToolDispatcher:
 
     def _call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         _CALLING.set((*_CALLING.get(), self))
-        return self._invoke(name, args, kwargs)
+        run = self.run if name.startswith(PAGE_CALL) else self._invoke
+        return run(name, args, kwargs)
 
     @property
     def is_calling(self) -> bool:
@@ -99,7 +109,7 @@ class ToolDispatcher:
         """
         tool = self._tools.get(name)
         if tool is None:
-            raise NameError(f"there is no tool named {name!r}; the tools are: {', '.join(self._tools) or 'none'}")
+            raise NameError(self._unknown(name))
         args, kwargs = _by_keyword(tool, name, args, kwargs)
         result = tool(*args, **kwargs)
         if not inspect.isawaitable(result):
@@ -108,6 +118,12 @@ class ToolDispatcher:
             return self._loop.run(result)
         except asyncio.CancelledError:  # of the tool alone, not of the caller of the cell
             raise RuntimeError(f"{name}() was cancelled") from None
+
+    def _unknown(self, name: str) -> str:
+        if name.startswith(PAGE_CALL):
+            return f"there is no source {name.removeprefix(PAGE_CALL)!r} that the rest of this list could be read from"
+        known = [tool for tool in self._tools if not tool.startswith(PAGE_CALL)]
+        return f"there is no tool named {name!r}; the tools are: {', '.join(known) or 'none'}"
 
     def close(self) -> None:
         """Cancel the async tools that still run, and end their event loop. Idempotent; tools can run no more."""

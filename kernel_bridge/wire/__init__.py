@@ -24,15 +24,19 @@ from kernel_bridge.wire.messages import (
     read_kernel_head,
     write_head,
 )
+from kernel_bridge.wire.paged_list import PAGE_CALL, PagedList, PageSource
 from kernel_bridge.wire.values import Unsendable
 
 __all__ = [
     "LONGEST_NAME",
+    "PAGE_CALL",
     "Call",
     "Codec",
     "Foreign",
     "HostMessage",
     "KernelMessage",
+    "PageSource",
+    "PagedList",
     "Raise",
     "Ready",
     "Return",

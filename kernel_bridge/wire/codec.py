@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, cast
 
 import msgspec
 
 from kernel_bridge.wire.frame import Frame, WireError, count_parts
-from kernel_bridge.wire.values import LEAVES, Translation, Unsendable, read_any_extension, read_extension
+from kernel_bridge.wire.values import LEAVES, Translation, Unsendable, host_extensions, read_extension
 
 __all__ = ["Codec"]
 
@@ -30,18 +30,28 @@ class Codec:
             for each 64 bytes, and how many parts it may have, at one for each 32 bytes (a million at least): lists,
             dicts, keys, and all that they hold. So a small frame cannot become a value that fills the memory.
         limit_depth: the deepest nesting of lists and dicts.
-        unpickle: accept values that the other side pickled. True only in a kernel, never on a host.
+        paged: makes a list of its source, key and length. Given only in a kernel, never on a host: with it, what the
+            other side pickled is accepted too.
     """
 
-    def __init__(self, *, limit_bytes: int, limit_depth: int, unpickle: bool = False) -> None:
+    def __init__(
+        self, *, limit_bytes: int, limit_depth: int, paged: Callable[[str, Any, int], Any] | None = None
+    ) -> None:
         self.limit_bytes = limit_bytes
         self._limit_depth = limit_depth
         self._limit_containers = max(1024, limit_bytes // _BYTES_PER_CONTAINER)
         self.limit_parts = max(_FEWEST_PARTS, limit_bytes // _BYTES_PER_PART)
         self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(Any, ext_hook=read_extension if not unpickle else read_any_extension)
+        extensions = read_extension if paged is None else host_extensions(paged)
+        self._decoder = msgspec.msgpack.Decoder(Any, ext_hook=extensions)
 
-    def dump(self, value: Any, path: str = "", pickler: Callable[[Any], bytes | None] | None = None) -> bytes:
+    def dump(
+        self,
+        value: Any,
+        path: str = "",
+        pickler: Callable[[Any], bytes | None] | None = None,
+        sources: Collection[str] = (),
+    ) -> bytes:
         """Encode a value.
 
         A pydantic model becomes what `model_dump(mode="json")` gives. Dataclass instances and namedtuples become dicts;
@@ -51,12 +61,13 @@ class Codec:
         Args:
             path: what to call the value in an error.
             pickler: may answer, for an object that is not plain, with the pickle to send in its place.
+            sources: the page sources that the receiver can call; a `PagedList` of another one is sent whole.
 
         Raises:
             Unsendable: with the path of the part that cannot cross. Nothing was encoded.
         """
         try:
-            translate = Translation(self._limit_depth, self._limit_containers, self.limit_parts, pickler)
+            translate = Translation(self._limit_depth, self._limit_containers, self.limit_parts, pickler, sources)
             if not self._plain(value):
                 value = translate(value, path)
             try:

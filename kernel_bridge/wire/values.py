@@ -8,14 +8,16 @@ from __future__ import annotations
 import dataclasses
 import enum
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 import msgspec
 
-__all__ = ["LEAVES", "Translation", "Unsendable", "read_any_extension", "read_extension"]
+from kernel_bridge.wire.paged_list import PagedList
 
-_BIG_INT, _SURROGATES, _PICKLE = 1, 2, 3  # msgpack extension codes; 3 travels host to kernel only
+__all__ = ["LEAVES", "Translation", "Unsendable", "host_extensions", "read_extension"]
+
+_BIG_INT, _SURROGATES, _PICKLE, _PAGED = 1, 2, 3, 4  # msgpack extension codes; 3 and 4 travel host to kernel only
 LEAVES = frozenset({type(None), bool, int, float, str, bytes})
 
 
@@ -36,11 +38,19 @@ class Unsendable(TypeError):
 class Translation:
     """Turns one value into the wire's own types, or refuses it with the path of the part at fault."""
 
-    def __init__(self, depth: int, containers: int, parts: int, pickler: Callable[[Any], bytes | None] | None) -> None:
+    def __init__(
+        self,
+        depth: int,
+        containers: int,
+        parts: int,
+        pickler: Callable[[Any], bytes | None] | None,
+        sources: Collection[str],
+    ) -> None:
         self._limit_depth = depth
         self._limit_containers = containers
         self._limit_parts = parts
         self._pickler = pickler
+        self._sources = sources
         self._containers = self._parts = 0
         self._around: set[int] = set()  # ids of the containers that the current part is in
 
@@ -55,6 +65,8 @@ class Translation:
         leaf = _translate_leaf(value, path)
         if leaf is not _NOT_A_LEAF:
             return leaf
+        if isinstance(value, PagedList):
+            return self._paged(value, path)
         kind = type(value).__name__
         if id(value) in self._around:
             raise Unsendable(path, kind, "it contains itself")
@@ -70,6 +82,12 @@ class Translation:
             return self._container(value, path)
         finally:
             self._around.remove(id(value))
+
+    def _paged(self, value: PagedList, path: str) -> Any:
+        if value.source not in self._sources:
+            return self._part(value.whole(), path)
+        parts = [value.source, self._part(value.key, _join(path, "key")), value.length]
+        return msgspec.msgpack.Ext(_PAGED, msgspec.msgpack.encode(parts))
 
     def _container(self, value: Any, path: str) -> Any:
         if _is_model(value):
@@ -191,7 +209,14 @@ def read_extension(code: int, data: memoryview) -> Any:
     raise msgspec.DecodeError(f"extension {code} is not part of the wire")
 
 
-def read_any_extension(code: int, data: memoryview) -> Any:
-    if code == _PICKLE:
-        return pickle.loads(data)
-    return read_extension(code, data)
+def host_extensions(paged: Callable[[str, Any, int], Any]) -> Callable[[int, memoryview], Any]:
+    """The reader of what a host may send; `paged` makes the list of its source, key and length."""
+
+    def read(code: int, data: memoryview) -> Any:
+        if code == _PICKLE:
+            return pickle.loads(data)
+        if code == _PAGED:
+            return paged(*msgspec.msgpack.decode(data, ext_hook=read_extension))
+        return read_extension(code, data)
+
+    return read

@@ -17,7 +17,7 @@ PARTS = {
     ],
     "kernel_bridge": [
         "__init__", "__main__", "console", "interpreter", "session", "sub_agents", "agent_text", "live", "process",
-        "options", "confine", "files", "threads", "inside", "wire", "cells", "errors", "text",
+        "options", "confine", "files", "threads", "inside", "cells", "wire", "errors", "text",
     ],
 }  # fmt: skip
 
