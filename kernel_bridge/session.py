@@ -298,7 +298,7 @@ class KernelSession:
                     raise over
                 return CellOutcome(text, submitted=gone.submitted, death=self.death)
             try:
-                successor, lost = starter.successor()
+                successor, names = starter.successor()
                 self._kernel = successor
                 self._encoder.variables.forget()
                 for cell in self._setup:
@@ -306,7 +306,7 @@ class KernelSession:
             except BaseException:
                 self.close("no successor could be started for a kernel that died")
                 raise
-            self.death = Death(reason, successor.restored_names, lost, self.options.checkpoint, told)
+            self.death = Death(reason, names.restored, names.lost, self.options.checkpoint, told)
             return CellOutcome(text, submitted=gone.submitted, death=self.death)
 
 

@@ -38,12 +38,13 @@ from kernel_bridge.inside.paged_list import read_pages_with
 from kernel_bridge.inside.pickling import Pickling
 from kernel_bridge.inside.process_state import ProcessState
 from kernel_bridge.inside.refused_builtins import NoInput, answer_debuggers, answer_second_loops, nothing_typed
+from kernel_bridge.inside.restored_names import told_names
 from kernel_bridge.inside.shell import BridgeShell
 from kernel_bridge.inside.streams import StandardStreams
 from kernel_bridge.inside.stubs import Binding
 from kernel_bridge.inside.tracebacks import CELL_PREFIX, name_cell
 from kernel_bridge.inside.transcript import Transcript, sendable
-from kernel_bridge.wire import Foreign, fitting_ready
+from kernel_bridge.wire import Foreign, Ready
 
 _INPUT = builtins.input  # while a cell runs, ipykernel has its own in this place
 _MOST_SUSPICIONS = 1  # cells in a row that IPython itself could not run
@@ -62,7 +63,7 @@ class BridgeKernel(IPythonKernel):
         return False
 
     def attach(self, config: LaunchConfig, channel: HostChannel, interrupts: Interrupts, real_stderr: int) -> None:
-        """Connect the kernel to its host, restore the predecessor's checkpoint, and tell the host it is ready."""
+        """Connect the kernel to its host, and tell the host it is ready."""
         self.channel = channel
         self._interrupts = interrupts
         self._real_stderr = real_stderr
@@ -77,17 +78,12 @@ class BridgeKernel(IPythonKernel):
         answer_second_loops()
         self.checkpoint: Checkpoint | None = None
         self._keeper: NamespaceKeeper | None = None
-        restored: list[str] = []
-        lost: dict[str, str] = {}
         keeping = config.checkpoint
         if keeping is not None:
             pickling = Pickling(self._namespace.names, self._binding.stub_of)
             self.checkpoint = Checkpoint(keeping, self._namespace.names, pickling, last_words=real_stderr)
             self._keeper = NamespaceKeeper(self.checkpoint, self._namespace.own_names, keeping.progress_file)
-            if keeping.restore:
-                restored, lost = self.checkpoint.restore()
-                self._namespace.restored.update(restored)
-        channel.tell(fitting_ready(sys.version.split()[0], restored, lost))
+        channel.tell(Ready(sys.version.split()[0]))
 
     def _runs_host_cell(self) -> bool:
         return self.cell is not None
@@ -170,6 +166,9 @@ class BridgeKernel(IPythonKernel):
         `Namespace.take`; setup says that the cell is the host's own preparation, again that this is run for a
         successor. Its buffer 0 is the binding, see `stubs.py`. Its reply has `content["kernel_bridge"]`: head, tail,
         omitted, result, failure, submitted, taken, unkept.
+
+        Before its first cell the host may ask once, with `metadata["kernel_bridge"] = {"restore": true}`, that the
+        namespace of the checkpoint be restored; see `_restore`.
         """
         keeper = self._keeper
         if keeper is not None:  # the event loop may have had no time for it since the last reply
@@ -178,15 +177,27 @@ class BridgeKernel(IPythonKernel):
         if spec is None:
             await self._run_console_cell(stream, ident, parent)
             return
+        if "restore" in spec:
+            self._restore(stream, ident, parent)
+            return
         try:
             bridge = await self._run_host_cell(spec, parent)
             bridge["unkept"] = {} if keeper is None or spec["setup"] else keeper.take_unkept()
-            self._reply(bridge, stream, ident, parent)
+            self._reply_to_cell(bridge, stream, ident, parent)
         except BaseException as error:  # noqa: BLE001 - the host would wait for a reply
             self._give_up(error)
         if keeper is not None:
             keeper.expect(spec["number"])
             self.io_loop.add_callback(keeper.keep)
+
+    def _restore(self, stream: Any, ident: Any, parent: Any) -> None:
+        """Load what a predecessor has left. The reply has `content["kernel_bridge"]`: see `told_names`."""
+        try:
+            restored, lost = ([], {}) if self.checkpoint is None else self.checkpoint.restore()
+            self._namespace.restored.update(restored)
+            self._reply({"status": "ok", "kernel_bridge": told_names(restored, lost)}, stream, ident, parent)
+        except BaseException as error:  # noqa: BLE001 - the host would wait for a reply
+            self._give_up(error)
 
     async def _run_console_cell(self, stream: Any, ident: Any, parent: Any) -> None:
         self.channel.tell(Foreign(True))
@@ -247,13 +258,16 @@ class BridgeKernel(IPythonKernel):
         finally:
             compiler.cache = original
 
-    def _reply(self, bridge: dict[str, Any], stream: Any, ident: Any, parent: Any) -> None:
+    def _reply_to_cell(self, bridge: dict[str, Any], stream: Any, ident: Any, parent: Any) -> None:
         content: dict[str, Any] = {"status": "ok", "user_expressions": {}, "payload": []}
         if bridge["failure"] is not None:
             content["status"] = "error"
             content.update(ename=bridge["failure"]["name"], evalue="", traceback=[])
         content["execution_count"] = self.shell.execution_count
         content["kernel_bridge"] = bridge
+        self._reply(content, stream, ident, parent)
+
+    def _reply(self, content: dict[str, Any], stream: Any, ident: Any, parent: Any) -> None:
         if self._process.memory.was_used_up:
             self.session.pack = json_packer  # for good: orjson ends the process where it gets no memory
         self.session.send(stream, "execute_reply", content, parent, ident=ident)

@@ -18,7 +18,6 @@ class CheckpointConfig:
     path: str  # of the two files; see `checkpoint_slots.py`
     bytes: int  # that one checkpoint may have
     seconds: float  # to make one
-    restore: bool  # begin with what a predecessor has left there
     progress_file: str
 
 

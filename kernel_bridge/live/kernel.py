@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from kernel_bridge.cells import CellOutcome
-from kernel_bridge.errors import ProtocolViolation
+from kernel_bridge.errors import KernelDied, KernelUnresponsive, ProtocolViolation, StartupFailed
 from kernel_bridge.files.session_directory import SessionDirectory
 from kernel_bridge.inside.screen import Screen
 from kernel_bridge.live.channel_state import CLOSED
-from kernel_bridge.live.reply import Reply, outcome_of
-from kernel_bridge.live.request import CellRequest
+from kernel_bridge.live.reply import Reply, RestoredNames, outcome_of
+from kernel_bridge.live.request import CellRequest, RestoreRequest
 from kernel_bridge.live.shell_channel import ShellChannel
 from kernel_bridge.live.startup import ENDED_BY_US, PARTING_SECONDS, Startup
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
@@ -46,7 +46,6 @@ class LiveKernel:
 
     Args:
         given_up: why nobody wants it any more, asked while it starts; None: it is still wanted.
-        restore: begin with the namespace that a predecessor left in the directory.
 
     Raises:
         StartupFailed, ProtocolViolation.
@@ -58,12 +57,10 @@ class LiveKernel:
         options: LaunchOptions,
         dispatcher: ToolDispatcher,
         given_up: Callable[[], str | None],
-        *,
-        restore: bool,
     ) -> None:
         self._limits = limits = options.session.limits
         self._cell = 0  # the number of the cell that the kernel has not answered yet; 0: none
-        self.process = KernelProcess(directory, options, restore=restore)
+        self.process = KernelProcess(directory, options)
         connection = self.process.connection
         with contextlib.ExitStack() as undo:
             undo.callback(self.process.files.close)
@@ -76,11 +73,47 @@ class LiveKernel:
             undo.callback(self._shell.close)
             undo.callback(self.process.end)  # first: a tool that still runs is waited for
             startup = Startup(self.process, self._shell, self._tools, given_up, limits.start_seconds)
-            ready = startup.wait(lambda seconds: self._poll(min(seconds, _LONGEST_POLL_SECONDS / 5), shell=False))
+            startup.wait(lambda seconds: self._poll(min(seconds, _LONGEST_POLL_SECONDS / 5), shell=False))
             self._tools.clock.measure(self.process.cpu_clock())
-            self.restored_names = tuple(ready.restored)  # from the checkpoint
-            self.lost_names = dict(ready.lost)  # name -> why it was not restored
             self._ending = undo.pop_all()
+
+    def restore(self, given_up: Callable[[], str | None]) -> RestoredNames:
+        """Let the kernel load the checkpoint that lies in its directory: once, and before its first cell.
+
+        Args:
+            given_up: why nobody wants it any more, asked meanwhile; None: it is still wanted.
+
+        Raises:
+            SessionLost: it died of that, took too long, was given up, or answered what nobody agreed on. It is to be
+                closed then.
+        """
+        seconds = self._limits.start_seconds
+        deadline = time.monotonic() + seconds
+        self._shell.send(RestoreRequest())
+        while (found := self._shell.find_restored()) is None:
+            if (why := given_up()) is not None:
+                raise StartupFailed(f"a kernel that was restoring variables was given up: {why}")
+            if (left := deadline - time.monotonic()) <= 0:
+                ended = self.process.end()
+                raise KernelUnresponsive(f"it took longer than {seconds:g} s", ended.code, ended.stderr_tail)
+            self._poll(min(left, _LONGEST_POLL_SECONDS / 5))
+            self._check_alive()
+        return found
+
+    def _check_alive(self) -> None:
+        """While a checkpoint is restored. What the kernel has answered before its end does not help: it is gone."""
+        state = self._tools.state
+        if state.violation is not None:
+            raise ProtocolViolation(f"the kernel broke the protocol: {state.violation}")
+        try:
+            if self._shell.is_cut or state.lost is not None:
+                self._end_silent_kernel()
+        except KernelGone as gone:
+            if gone.reason is not None:
+                raise KernelUnresponsive(gone.reason) from None
+        if self.process.exited():
+            ended = self.process.end()
+            raise KernelDied(ended.clause(), ended.code, ended.stderr_tail)
 
     def run(self, request: CellRequest, interrupted: Callable[[], bool]) -> tuple[CellOutcome, bool]:
         """Run a cell. Returns its outcome, and whether the kernel took the variables that came with it.

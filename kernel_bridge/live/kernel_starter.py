@@ -17,6 +17,7 @@ from kernel_bridge.files.layout import CHECKPOINT
 from kernel_bridge.files.live_sessions import sweep
 from kernel_bridge.files.session_directory import SessionDirectory
 from kernel_bridge.live.kernel import LiveKernel
+from kernel_bridge.live.reply import RestoredNames
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
 from kernel_bridge.options import SessionOptions
 from kernel_bridge.process.launch import LaunchOptions
@@ -64,42 +65,45 @@ class KernelStarter:
     def first(self) -> LiveKernel:
         """Start a kernel that begins with what is in the checkpoint file, if it can."""
         if self._checkpoint_file is None:
-            return self._start(restore=False)
+            return self._start()
         most_bytes = self.launched_with.session.limits.checkpoint_bytes
         source = self.directory.keep / CHECKPOINT
         fetched = fetch_checkpoint(self._checkpoint_file, source, most_bytes)
-        if fetched is None or fetched.problem is not None:
-            kernel, lost = self._start(restore=False), {}
-        else:
-            kernel, lost = self.successor()
+        kernel = self._start()
         if fetched is not None:
-            names = () if "all names" in lost else kernel.restored_names
-            self.restored = Restored(fetched.label, names, lost, fetched.problem)
+            names = RestoredNames((), {})
+            if fetched.problem is None:
+                kernel, names = self._restored(kernel)
+            self.restored = Restored(fetched.label, names.restored, names.lost, fetched.problem)
             # Functions know the cells they are from by number: a new cell must not take the place of one of those.
             self.first_cell = min(fetched.cell, _MOST_CELLS) + 1
         self.keeper = CheckpointKeeper(self._checkpoint_file, source, most_bytes)
         return kernel
 
-    def successor(self) -> tuple[LiveKernel, dict[str, str]]:
+    def successor(self) -> tuple[LiveKernel, RestoredNames]:
         """Start a kernel that restores the checkpoint, or, when the checkpoint itself kills it, one that does not.
 
-        Returns the kernel, and which names it lacks and why.
+        Returns the kernel, which names it has, and which it lacks and why.
         """
-        lost: dict[str, str] = {}
-        if self.launched_with.session.checkpoint:
-            try:
-                kernel = self._start(restore=True)
-                return kernel, kernel.lost_names
-            except SessionLost as ended:  # restoring runs the agent's own code
-                lost["all names"] = f"restoring them failed: {ended.reason}"
-        kernel = self._start(restore=False)
-        return kernel, {**lost, **kernel.lost_names}
+        kernel = self._start()
+        return self._restored(kernel) if self.launched_with.session.checkpoint else (kernel, RestoredNames((), {}))
 
-    def _start(self, *, restore: bool) -> LiveKernel:
+    def _restored(self, kernel: LiveKernel) -> tuple[LiveKernel, RestoredNames]:
+        """Let a kernel restore the checkpoint. One that is lost by that is replaced by one that does not."""
+        try:
+            return kernel, kernel.restore(self._given_up)
+        except SessionLost as ended:  # restoring runs the agent's own code
+            kernel.close()
+            return self._start(), RestoredNames((), {"all names": f"restoring them failed: {ended.reason}"})
+        except BaseException:
+            kernel.close()
+            raise
+
+    def _start(self) -> LiveKernel:
         if (why := self._given_up()) is not None:
             raise SessionClosed(why)
         with _trouble_explained():
-            return LiveKernel(self.directory, self.launched_with, self._dispatcher, self._given_up, restore=restore)
+            return LiveKernel(self.directory, self.launched_with, self._dispatcher, self._given_up)
 
     def stop_keeping(self) -> None:
         """Copy the checkpoint that is there already, and no more. Idempotent."""

@@ -7,18 +7,29 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from kernel_bridge.cells import CellOutcome, RemoteFailure
 from kernel_bridge.errors import ProtocolViolation
+from kernel_bridge.inside.restored_names import MOST_BYTES
 from kernel_bridge.inside.transcript import sendable
+from kernel_bridge.live.zmtp_reader import Frame
 from kernel_bridge.options import Limits
 from kernel_bridge.text import cut_middle
 
-__all__ = ["Reply", "find_reply", "largest_reply", "outcome_of"]
+__all__ = [
+    "Reply",
+    "RestoredNames",
+    "find_reply",
+    "largest_reply",
+    "outcome_of",
+    "read_reply",
+    "read_restored",
+]
 
 
 _MOST_UNKEPT, _LONGEST_NAME, _LONGEST_REASON = 101, 200, 300  # names that a checkpoint lacks, in one reply
@@ -49,6 +60,23 @@ class Reply(msgspec.Struct):
     kernel_bridge: _Bridge
 
 
+class _Names(msgspec.Struct):
+    restored: list[str]
+    lost: dict[str, str]
+
+
+class _RestoreReply(msgspec.Struct):
+    kernel_bridge: _Names
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredNames:
+    """What a kernel claims to have restored from a checkpoint."""
+
+    restored: tuple[str, ...]
+    lost: Mapping[str, str]  # name -> why it is gone
+
+
 class _Header(msgspec.Struct):
     msg_id: str = ""
     msg_type: str = ""
@@ -57,13 +85,20 @@ class _Header(msgspec.Struct):
 # Only what is asked for is ever built: a reply of many empty lists would take twenty times its size as objects.
 _headers = msgspec.json.Decoder(_Header)
 _replies = msgspec.json.Decoder(Reply)
+_restore_replies = msgspec.json.Decoder(_RestoreReply)
 _DELIMITER = b"<IDS|MSG>"
 
 
-def find_reply(frames: Sequence[bytes | bytearray | memoryview], id: str) -> Reply | None:
+_Reply = TypeVar("_Reply")
+
+
+def find_reply(frames: Sequence[Frame], id: str, read: Callable[[Frame], _Reply]) -> _Reply | None:
     """The reply to the request with this id, if the message is it.
 
     Its signature is not looked at: the agent's code has the key.
+
+    Args:
+        read: `read_reply` or `read_restored`, by what was asked for.
 
     Raises:
         ProtocolViolation: the frames are no Jupyter message.
@@ -72,11 +107,25 @@ def find_reply(frames: Sequence[bytes | bytearray | memoryview], id: str) -> Rep
         at = frames.index(_DELIMITER)
         header, parent = _headers.decode(frames[at + 2]), _headers.decode(frames[at + 3])
         if parent.msg_id == id and header.msg_type == "execute_reply":
-            return _replies.decode(frames[at + 5])
+            return read(frames[at + 5])
     except (msgspec.MsgspecError, ValueError, IndexError, RecursionError) as error:
         kind = type(error).__name__
         raise ProtocolViolation(f"the kernel sent a malformed reply: {kind}: {error}") from error
     return None
+
+
+def read_reply(content: Frame) -> Reply:
+    """The reply to a cell. Raises: msgspec.MsgspecError."""
+    return _replies.decode(content)
+
+
+def read_restored(content: Frame) -> RestoredNames:
+    """The reply to a `RestoreRequest`. Raises: msgspec.MsgspecError, ValueError."""
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"a list of restored names of {len(content)} bytes; at most {MOST_BYTES}")
+    names = _restore_replies.decode(content).kernel_bridge
+    lost = {_plain_text(sendable(name)): _plain_text(sendable(reason)) for name, reason in names.lost.items()}
+    return RestoredNames(tuple(_plain_text(sendable(name)) for name in names.restored), lost)
 
 
 def largest_reply(limits: Limits) -> int:

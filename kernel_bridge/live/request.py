@@ -13,7 +13,7 @@ from kernel_bridge.live.tool_dispatch import describe_tool
 from kernel_bridge.options import Limits
 from kernel_bridge.wire import Codec, Unsendable
 
-__all__ = ["CellEncoder", "CellRequest", "why_unreadable"]
+__all__ = ["CellEncoder", "CellRequest", "RestoreRequest", "why_unreadable"]
 
 # name, index of its frame or None when the kernel has it, form, whether what a checkpoint restored is newer
 _Variable: TypeAlias = "tuple[str, int | None, str, bool]"
@@ -33,6 +33,18 @@ class CellRequest:
     def metadata(self) -> dict[str, Any]:
         """What stands beside the code in Jupyter's message."""
         return {"number": self.number, "variables": list(self.variables), "setup": self.setup, "again": self.again}
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRequest:
+    """Asks a kernel to load the checkpoint that lies in its directory."""
+
+    code: str = ""
+    frames: Sequence[bytes | memoryview] = ()
+
+    def metadata(self) -> dict[str, Any]:
+        """What stands beside the code in Jupyter's message."""
+        return {"restore": True}
 
 
 class CellEncoder:

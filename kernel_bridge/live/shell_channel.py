@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from jupyter_client.session import Session
 
 from kernel_bridge.errors import ProtocolViolation
-from kernel_bridge.live.reply import Reply, find_reply, largest_reply
-from kernel_bridge.live.request import CellRequest
+from kernel_bridge.live.reply import Reply, RestoredNames, find_reply, largest_reply, read_reply, read_restored
+from kernel_bridge.live.request import CellRequest, RestoreRequest
 from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
 from kernel_bridge.live.zmtp_reader import Frame, ZmtpError
 from kernel_bridge.options import Limits
@@ -18,6 +18,8 @@ __all__ = ["ShellChannel"]
 
 _MOST_FRAMES = 16  # of a reply; Jupyter's have six
 _MOST_STRAYS = 8  # replies in one cell that are not to it; an honest kernel sends one, to a cell that was given up
+
+_Reply = TypeVar("_Reply")
 
 
 class ShellChannel:
@@ -49,7 +51,7 @@ class ShellChannel:
         """Go on with connecting; see `ZmtpSocket.connect`."""
         return self._socket.connect()
 
-    def send(self, request: CellRequest) -> None:
+    def send(self, request: CellRequest | RestoreRequest) -> None:
         """Send a request. Raises: ProtocolViolation when too many replies came that nobody asked for."""
         self._strays = 0
         while self._receive() is not None:
@@ -78,13 +80,20 @@ class ShellChannel:
             self.is_cut = True
 
     def find_reply(self) -> Reply | None:
-        """The reply to the last request, if it has come; others are dropped, but not for long.
+        """The reply to the last request, a cell, if it has come; others are dropped, but not for long.
 
         Raises:
             ProtocolViolation: what came is no reply, or too many came that nobody asked for.
         """
+        return self._find(read_reply)
+
+    def find_restored(self) -> RestoredNames | None:
+        """The reply to a `RestoreRequest`, if it has come. Raises as `find_reply` does."""
+        return self._find(read_restored)
+
+    def _find(self, read: Callable[[Frame], _Reply]) -> _Reply | None:
         while (frames := self._receive()) is not None:
-            if (reply := find_reply(frames, self._request)) is not None:
+            if (reply := find_reply(frames, self._request, read)) is not None:
                 return reply
             self._count_stray()
         return None

@@ -14,7 +14,6 @@ from kernel_bridge.live.zmtp import ZmtpClosed
 from kernel_bridge.live.zmtp_reader import ZmtpError
 from kernel_bridge.process.exit_reason import ExitReason
 from kernel_bridge.process.kernel_process import KernelProcess
-from kernel_bridge.wire import Ready
 
 __all__ = ["ENDED_BY_US", "PARTING_SECONDS", "Startup"]
 
@@ -46,8 +45,8 @@ class Startup:
         self._seconds = seconds
         self._deadline = time.monotonic() + seconds
 
-    def wait(self, poll: Callable[[float], None]) -> Ready:
-        """Connect, and wait until the kernel takes cells. Returns what it says then.
+    def wait(self, poll: Callable[[float], None]) -> None:
+        """Connect, and wait until the kernel takes cells.
 
         Args:
             poll: waits for a sign of the kernel, at most so many seconds.
@@ -58,14 +57,13 @@ class Startup:
         self._move_sockets()
         self._connect(self._tools.connect)
         self._tools.start()
-        ready = self._wait_ready(poll)
+        self._wait_ready(poll)
         self._move_sockets()  # those that only a console needs
         try:
             self._process.connection.learn_ports()
         except (OSError, ValueError) as error:
             raise StartupFailed(f"the kernel did not start: {error}") from error
         self._connect(self._shell.connect)  # not before: only now is it known that the kernel listens there
-        return ready
 
     def _move_sockets(self) -> None:
         """Wait until the kernel listens."""
@@ -96,9 +94,9 @@ class Startup:
         if (why := self._given_up()) is not None:
             raise StartupFailed(f"a kernel that was starting was given up: {why}")
 
-    def _wait_ready(self, poll: Callable[[float], None]) -> Ready:
+    def _wait_ready(self, poll: Callable[[float], None]) -> None:
         state = self._tools.state
-        while (ready := state.ready) is None:
+        while state.ready is None:
             left = self._deadline - time.monotonic()
             if left <= 0:
                 raise self._unready()
@@ -111,7 +109,6 @@ class Startup:
                 raise self._unready()
             if state.ready is None and self._process.exited():
                 raise self._unready()
-        return ready
 
     def _unready(self) -> StartupFailed:
         process = self._process

@@ -180,7 +180,7 @@ class ToolServer:
         """What came: a call, or a message that is dealt with here. Raises: WireError."""
         if len(frames) != 2:
             raise WireError(f"{len(frames)} frames; a message has two")
-        head = read_kernel_head(frames[0], ready=self.state.ready is None)
+        head = read_kernel_head(frames[0])
         if isinstance(head, Ready):
             if self.state.ready is not None:
                 raise WireError("Ready comes once")

@@ -31,20 +31,11 @@ _READ_BYTES, _MOST_READS = 65536, 64  # a pipe holds a MiB at most
 class KernelProcess:
     """One kernel and its guardian, from launch to the last descendant's end. Its `files` are to be closed after that.
 
-    Args:
-        restore: begin with the namespace that a predecessor left in the directory.
-
     Raises:
         StartupFailed: the interpreter cannot be run.
     """
 
-    def __init__(
-        self,
-        directory: SessionDirectory,
-        options: LaunchOptions,
-        *,
-        restore: bool,
-    ) -> None:
+    def __init__(self, directory: SessionDirectory, options: LaunchOptions) -> None:
         launch = Launch(directory, options)
         self._directory = directory
         self._plan = launch.plan
@@ -57,7 +48,7 @@ class KernelProcess:
         self._exit: ExitReason | None = None
         self._watchdog: Watchdog | None = None
         self.exit_fd: int | None = None
-        started = launch.start(restore=restore)
+        started = launch.start()
         self._process, self._lifeline = started.process, started.lifeline
         try:
             if hasattr(os, "pidfd_open"):

@@ -82,18 +82,15 @@ class Launch:
         """The file that takes the kernel's stderr where there is no guardian."""
         return self.layout.sockets / "stderr"
 
-    def start(self, *, restore: bool) -> StartedProcess:
+    def start(self) -> StartedProcess:
         """Begin the process: the guardian, or the kernel itself where there is none.
-
-        Args:
-            restore: begin with the namespace that a predecessor left in the directory.
 
         Raises:
             StartupFailed: the interpreter cannot be run. The shared files are closed.
         """
         try:
             extra_path = _extra_path(self._options.session.python, self._directory, self.plan.inside)
-            config = self._configuration(extra_path, restore=restore)
+            config = self._configuration(extra_path)
             make_file(self.layout.config, json.dumps(asdict(config)).encode())
             self._hand_over()
             return self._launch()
@@ -102,13 +99,12 @@ class Launch:
             self.connection.close()
             raise
 
-    def _configuration(self, extra_path: list[str], *, restore: bool) -> LaunchConfig:
+    def _configuration(self, extra_path: list[str]) -> LaunchConfig:
         limits, inside = self._options.session.limits, self.plan.inside
         keeping = CheckpointConfig(
             path=str(inside.keep / CHECKPOINT),
             bytes=self._checkpoint_bytes,
             seconds=limits.checkpoint_seconds,
-            restore=restore,
             progress_file=str(inside.sockets / PROGRESS),
         )
         return LaunchConfig(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, Union, cast
 
 import msgspec
@@ -19,7 +18,6 @@ __all__ = [
     "Ready",
     "Return",
     "Submit",
-    "fitting_ready",
     "read_host_head",
     "read_kernel_head",
     "write_head",
@@ -27,42 +25,13 @@ __all__ = [
 
 LONGEST_NAME = 1000  # characters of a tool's name in a call
 _HEAD_BYTES = 4 * LONGEST_NAME + 64
-_READY_BYTES = 2**18  # it lists names, and small texts take some twenty times their size as objects
 _HOST_HEAD_BYTES = 2**20  # it holds the text of an error
-_READY_PART_BYTES = _READY_BYTES // 2 - 1024  # of the names that were restored, and of those that were not
 
 
 class Ready(msgspec.Struct, tag="ready", array_like=True, frozen=True):
-    """Kernel to host, once: the kernel takes cells. The names it restored from a checkpoint, and those it could not."""
+    """Kernel to host, once: the kernel takes cells. Its namespace is empty."""
 
-    python: str
-    restored: list[str]
-    lost: dict[str, str]
-
-
-def fitting_ready(python: str, restored: Sequence[str], lost: Mapping[str, str]) -> Ready:
-    """The message with as many of the names as its head may hold, and how many more there are."""
-    names: list[str] = []
-    room = _READY_PART_BYTES
-    for name in restored:
-        room -= _size(name)
-        if room < 0:
-            names.append(f"({len(restored) - len(names):,} more)")
-            break
-        names.append(name)
-    reasons: dict[str, str] = {}
-    room = _READY_PART_BYTES
-    for name, reason in lost.items():
-        room -= _size(name) + _size(reason)
-        if room < 0:
-            reasons[f"({len(lost) - len(reasons):,} more)"] = "they are too many to be told one by one"
-            break
-        reasons[name] = reason
-    return Ready(python, names, reasons)
-
-
-def _size(text: str) -> int:
-    return len(text.encode("utf-8", "backslashreplace")) + 5
+    python: str  # its version
 
 
 class Call(msgspec.Struct, tag="call", array_like=True, frozen=True):
@@ -126,19 +95,9 @@ def _clean(part: Any) -> Any:
     return part
 
 
-def read_kernel_head(frame: Frame, *, ready: bool = True) -> KernelMessage:
-    """The head of a message from a kernel.
-
-    Args:
-        ready: the one long head, of Ready, may still come.
-
-    Raises:
-        WireError: it is not one a kernel may send.
-    """
-    head = _read_head(_kernel_heads, frame, _READY_BYTES if ready else _HEAD_BYTES)
-    if len(frame) > _HEAD_BYTES and not isinstance(head, Ready):
-        raise WireError(f"a head of {len(frame)} bytes; at most {_HEAD_BYTES}")
-    return head
+def read_kernel_head(frame: Frame) -> KernelMessage:
+    """The head of a message from a kernel. Raises: WireError when it is not one a kernel may send."""
+    return _read_head(_kernel_heads, frame, _HEAD_BYTES)
 
 
 def read_host_head(frame: Frame) -> HostMessage:
