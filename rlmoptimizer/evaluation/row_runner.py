@@ -25,10 +25,10 @@ import cloudpickle
 import dspy
 
 import kernel_bridge
-from kernel_bridge.interpreter import OnlyText
 from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidScore, add_note
 from rlmoptimizer.evaluation.fan_out import ItemAbandoned
+from rlmoptimizer.evaluation.kept_texts import with_kept_texts
 from rlmoptimizer.evaluation.lm_exchange import ExampleRequests
 from rlmoptimizer.evaluation.metric import Scorer, Verdict, bind_metric, read_verdict
 from rlmoptimizer.evaluation.plain_values import to_plain
@@ -100,6 +100,7 @@ class RowRunner:
         self._name_of = step_of(program)
         self._strays = threading.Event()  # see `RowOutcome.strays`
         record_steps(all_modules(program), self._strays)
+        self._adapter = None, with_kept_texts(None)  # that of DSPy's settings, and the one that stands before it
         self._only_async = _is_only_async(program)
 
     def run(self, row: Row) -> RowOutcome:
@@ -177,10 +178,17 @@ class RowRunner:
     def _predict(self, inputs: dict[str, Any], steps: Steps, trace: Trace) -> Any:
         program = cast("Any", self._program)
         overrides = self._overrides(self._lm)
-        callbacks = [*overrides.pop("callbacks", dspy.settings.callbacks), OnlyText()]
-        with dspy.context(**overrides, callbacks=callbacks, trace=trace, caller_modules=_called_by(steps)):
+        adapter = self._with_kept_texts(overrides.pop("adapter", dspy.settings.adapter))
+        with dspy.context(**overrides, adapter=adapter, trace=trace, caller_modules=_called_by(steps)):
             answer = program.acall(**inputs) if self._only_async else program(**inputs)
             return self._loop.run(answer) if inspect.isawaitable(answer) else answer
+
+    def _with_kept_texts(self, adapter: Any) -> Any:
+        own, kept = self._adapter
+        if own is not adapter:
+            kept = with_kept_texts(adapter)
+            self._adapter = adapter, kept
+        return kept
 
     def _judge(self, example: dspy.Example, prediction: Any, steps: Steps, trace: Trace) -> Verdict:
         def ask(example: Any, prediction: Any) -> Any:

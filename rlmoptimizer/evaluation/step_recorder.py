@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias, cast
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from kernel_bridge.interpreter import only_text, only_text_in
 from kernel_bridge.text import cut_middle, error_text
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.evaluation.fan_out import Halt, ItemAbandoned
@@ -136,8 +137,10 @@ class Steps:
         return StepCall(self, predictor, self._name_of(predictor), name, plain_record(inputs), kept)
 
     def returned(self, call: StepCall, outputs: Any) -> None:
+        """A call has returned. What its LM has answered is text only from here on, before the program gets it."""
         if self._halt.is_set():
             raise ItemAbandoned
+        _keep_text_only(outputs)
         if self._closed:
             return
         if call.kept_inputs is not None:
@@ -243,6 +246,27 @@ def plain_record(record: Any) -> dict[str, Any]:
     # The quick way for what nearly every predictor gives; `to_plain` comes to the same.
     plain = to_plain(dict(record.items()) if type(record) is dspy.Prediction else record)
     return plain if isinstance(plain, dict) else {"value": plain}
+
+
+def _keep_text_only(outputs: Any) -> None:
+    """Break the marks of attachments, in place: the next step would send as an image what an LM wrote."""
+    if not isinstance(outputs, dspy.Prediction):
+        return
+    for name, value in outputs.items(include_dspy=True):
+        if _has_mark(value):
+            outputs[name] = only_text_in(value)
+    completions = cast("Any", outputs.completions)
+    if completions is not None:
+        for _, values in completions.items():
+            values[:] = [only_text_in(value) if _has_mark(value) else value for value in values]
+
+
+def _has_mark(value: Any) -> bool:
+    if isinstance(value, str):
+        return only_text(value) != value
+    if isinstance(value, dict):
+        return any(_has_mark(part) for item in cast("dict[Any, Any]", value).items() for part in item)
+    return isinstance(value, list) and any(map(_has_mark, cast("list[Any]", value)))
 
 
 def _shown_completion(call: StepCall, outputs: Mapping[str, Any], error: str | None) -> str | None:
