@@ -101,6 +101,8 @@ class RLMDocstringOptimizer(Teleprompter):
         rlm_max_iterations: turns of the agent.
         rlm_max_llm_calls: prompts to the sub-LM in one compile, whatever the budget would allow.
         rlm_max_output_chars: of one turn's output, that the root LM sees; head and tail are kept.
+        rlm_max_history_chars: of the earlier turns, that the root LM sees in one request. Above it, outputs are left
+            out, the oldest first, and of the oldest turns all; the agent can read them in its REPL. None: no limit.
         root_stateful_session: chain the root LM's turns by `previous_response_id` when it is a Responses LM.
         rlm_multiturn_history: tell the root LM its earlier turns as user and assistant messages.
         verbose: show the agent's turns as they happen, and what was begun and what came of it, on stderr or in the
@@ -162,6 +164,7 @@ class RLMDocstringOptimizer(Teleprompter):
         rlm_max_iterations: int = 200,
         rlm_max_llm_calls: int = 200,
         rlm_max_output_chars: int = 10_000,
+        rlm_max_history_chars: int | None = 200_000,
         root_stateful_session: bool = True,
         rlm_multiturn_history: bool = False,
         verbose: bool = False,
@@ -192,6 +195,7 @@ class RLMDocstringOptimizer(Teleprompter):
             rlm_max_iterations=rlm_max_iterations,
             rlm_max_llm_calls=rlm_max_llm_calls,
             rlm_max_output_chars=rlm_max_output_chars,
+            rlm_max_history_chars=rlm_max_history_chars,
             root_stateful_session=root_stateful_session,
             rlm_multiturn_history=rlm_multiturn_history,
             verbose=verbose,

@@ -54,6 +54,7 @@ class Settings:
     rlm_max_iterations: int
     rlm_max_llm_calls: int
     rlm_max_output_chars: int
+    rlm_max_history_chars: int | None
     root_stateful_session: bool
     rlm_multiturn_history: bool
     verbose: bool
@@ -247,6 +248,7 @@ _CHECKS: Final[dict[str, _Check]] = {
     "rlm_max_iterations": _at_least(1),
     "rlm_max_llm_calls": _at_least(0),
     "rlm_max_output_chars": _at_least(1),
+    "rlm_max_history_chars": _or_none(_at_least(1_000)),
     "root_stateful_session": a_bool,
     "rlm_multiturn_history": a_bool,
     "verbose": a_bool,

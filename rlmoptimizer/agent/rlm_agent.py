@@ -163,6 +163,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
     ) -> Any:
         if (ending := self._ending_before(history)) is not None:
             return self._ended_by(ending, history)
+        self._history = history
         started = time.monotonic()
         self._bench.turns.count += 1
         try:

@@ -37,6 +37,7 @@ from rlmoptimizer.compilation.versions import versions
 from rlmoptimizer.errors import BudgetExceededError, CostExceededError, SubmissionError
 from rlmoptimizer.events import Split
 from rlmoptimizer.lms.failures import note_role
+from rlmoptimizer.lms.root_calls import RootCalls
 from rlmoptimizer.lms.root_session import RootSession
 from rlmoptimizer.outcome.ending import AgentOutcome, Choice, Outcome
 from rlmoptimizer.outcome.result_warnings import data_set_warnings
@@ -74,6 +75,7 @@ class _Compilation:
         self._accounts = parts.bench.accounts
         self._resumable = resumable
         self._past = past
+        self._root_calls = RootCalls()
         self._test = HeldOutTest(setup.test, self._bench.runs, self._accounts, parts.evaluator, self._bench.gate.stop)
 
     def run(self) -> dspy.Module:
@@ -225,6 +227,7 @@ class _Compilation:
         settings = self._settings
         # The program's adapter is for the program: evaluations have the context that `compile` was called in.
         adapter = settings.root_adapter or dspy.ChatAdapter()
+        earlier = trajectory_of(self._store)
         with (
             dspy.context(adapter=adapter),
             RootSession(
@@ -232,6 +235,8 @@ class _Compilation:
                 stateful=settings.root_stateful_session,
                 multiturn_history=settings.rlm_multiturn_history,
                 max_output_chars=settings.rlm_max_output_chars,
+                max_history_chars=settings.rlm_max_history_chars,
+                earlier_turns=len(earlier),
                 asking=self._asking_root,
                 notes=lambda: self._parts.person.notes,
             ) as session,
@@ -242,7 +247,7 @@ class _Compilation:
                 turns,
                 person=self._parts.person,
                 interpreter_factory=cast("Any", self._parts.kernels),
-                earlier=trajectory_of(self._store),
+                earlier=earlier,
                 resumable=self._resumable,
             )
             session.attach(agent)
@@ -251,7 +256,7 @@ class _Compilation:
     @contextmanager
     def _asking_root(self) -> Generator[None]:
         waiting = self._parts.waits.watch(("root", self._settings.root_lm.model))
-        with note_role("root"), self._parts.usage.calling("root"), waiting:
+        with note_role("root"), self._parts.usage.calling("root"), self._root_calls.heard(), waiting:
             yield
 
     def _inputs(self, baselines: Mapping[Split, RunRecord], namespace: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ what a kernel prints could look like the field of a person's notes, so it never 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -15,7 +16,7 @@ from dspy.primitives.repl_types import REPLEntry, REPLHistory
 from kernel_bridge.interpreter import only_text, only_text_in
 from rlmoptimizer.lms.person_notes import without_notes_field
 
-__all__ = ["has_attachments", "text_messages", "turn_inputs"]
+__all__ = ["TurnText", "has_attachments", "text_messages"]
 
 
 def has_attachments(text: str) -> bool:
@@ -23,25 +24,35 @@ def has_attachments(text: str) -> bool:
     return only_text(text) != text
 
 
-def turn_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs of a turn of the agent, as text only."""
-    return {name: _turn_input(value) for name, value in inputs.items()}
+class TurnText:
+    """The inputs of a growing conversation's turns, as text only. Each entry of the history is looked at once."""
+
+    def __init__(self) -> None:
+        self._raw: list[REPLEntry] = []
+        self._clean: list[REPLEntry] = []
+
+    def inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of one turn."""
+        return {name: self._input(value) for name, value in inputs.items()}
+
+    def _input(self, value: Any) -> Any:
+        return self._history(value) if isinstance(value, REPLHistory) else without_notes_field(only_text_in(value))
+
+    def _history(self, history: REPLHistory) -> REPLHistory:
+        entries = history.entries
+        pairs = zip(self._raw, entries, strict=False)
+        known = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] is pair[1], pairs))
+        self._raw = list(entries)
+        self._clean = self._clean[:known] + [_clean_entry(entry) for entry in entries[known:]]
+        return history.model_copy(update={"entries": list(self._clean)})
 
 
-def _turn_input(value: Any) -> Any:
-    return _history(value) if isinstance(value, REPLHistory) else without_notes_field(only_text_in(value))
-
-
-def _history(history: REPLHistory) -> REPLHistory:
-    entries = [
-        REPLEntry(
-            reasoning=only_text(entry.reasoning),
-            code=only_text(entry.code),
-            output=without_notes_field(only_text(entry.output)),
-        )
-        for entry in history.entries
-    ]
-    return history.model_copy(update={"entries": entries})
+def _clean_entry(entry: REPLEntry) -> REPLEntry:
+    return REPLEntry(
+        reasoning=only_text(entry.reasoning),
+        code=only_text(entry.code),
+        output=without_notes_field(only_text(entry.output)),
+    )
 
 
 def text_messages(messages: Any) -> Any:

@@ -18,7 +18,7 @@ import dspy
 
 from kernel_bridge.interpreter import only_text
 
-__all__ = ["NOTES_FIELD", "PersonNote", "notes_first_told", "with_notes", "without_notes_field"]
+__all__ = ["NOTES_FIELD", "PersonNote", "notes_first_told", "notes_told_by", "with_notes", "without_notes_field"]
 
 NOTES_FIELD: Final = "notes_from_person"
 _DESC: Final = "what the person whose optimization this is has to say, oldest first, and before which turn it came"
@@ -69,3 +69,11 @@ def notes_first_told(
         return {}
     count = sum(note.entries <= entries for note in notes)
     return {NOTES_FIELD: inputs[NOTES_FIELD][:count]}
+
+
+def notes_told_by(
+    inputs: Mapping[str, Any], notes: Sequence[PersonNote], entries: int
+) -> dict[str, list[dict[str, Any]]]:
+    """The field with all that was said until the request with so many entries of history; {}: nothing was."""
+    count = sum(note.entries <= entries for note in notes)
+    return {NOTES_FIELD: inputs[NOTES_FIELD][:count]} if count else {}

@@ -16,8 +16,9 @@ import dspy
 from dspy.lm15 import Response
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
 
-from rlmoptimizer.lms.attachment_marks import turn_inputs
+from rlmoptimizer.lms.attachment_marks import TurnText
 from rlmoptimizer.lms.chained_lm import ChainedLM, ParentIgnored, StoredResponse, why_stateless
+from rlmoptimizer.lms.history_trim import Cut, HistoryTrim, TrimmedHistory
 from rlmoptimizer.lms.person_notes import PersonNote, with_notes
 from rlmoptimizer.lms.turn_messages import ConversationSoFar, TurnFormat, history_field
 
@@ -36,6 +37,7 @@ class _Link:
     stored: StoredResponse
     so_far: ConversationSoFar
     entries: tuple[REPLEntry, ...]  # the history it was given
+    cut: Cut  # what was left out of that
     reasoning: str
     code: str
 
@@ -66,6 +68,10 @@ class RootSession:
             the response it continues. Any other LM runs without, which is logged once.
         multiturn_history: a turn that tells the whole history tells it as user and assistant messages.
         max_output_chars: of one turn's output that the LM sees, head and tail kept; None: as the RLM was told.
+        max_history_chars: of the earlier turns that one request tells, the last one aside; see `HistoryTrim`. A chained
+            conversation that has grown longer begins anew. None: all of them.
+        earlier_turns: of other processes, in the variable `previous_trajectory` of the REPL, which the turns that are
+            left out follow there: the RLM's caller sees to that, by `turns_left_out`.
         asking: entered around every request to `root_lm`.
         notes: of a person, that a request is to have.
     """
@@ -77,6 +83,8 @@ class RootSession:
         stateful: bool = True,
         multiturn_history: bool = False,
         max_output_chars: int | None = None,
+        max_history_chars: int | None = None,
+        earlier_turns: int = 0,
         asking: Callable[[], AbstractContextManager[None]] = nullcontext,
         notes: Callable[[], Sequence[PersonNote]] = tuple[PersonNote, ...],
     ) -> None:
@@ -85,6 +93,8 @@ class RootSession:
         self.asking = asking
         self.multiturn_history = multiturn_history
         self.max_output_chars = max_output_chars
+        self.max_history_chars = max_history_chars
+        self.earlier_turns = earlier_turns
         self.chained = stateful  # whether turns are sent as a chain of stored responses; goes off if it cannot work
         self._links: dict[int, _Link] = {}  # by the number of turns before the answer
         self._losses = 0
@@ -108,16 +118,17 @@ class RootSession:
         host tools and evaluation have the LM and the adapter that they would have without a session.
         """
         self._attached.append((rlm, rlm.generate_action, rlm.extract))
-        rlm.generate_action = _Predictor(rlm.generate_action, self)
-        rlm.extract = _Predictor(rlm.extract, self)
+        most_output = self.max_output_chars or rlm.max_output_chars
+        rlm.generate_action = _Predictor(rlm.generate_action, self, most_output, self.earlier_turns)
+        rlm.extract = _Predictor(rlm.extract, self, most_output, None)  # no REPL is left to read in
 
-    def parent_of(self, history: REPLHistory | None) -> _Link | None:
+    def parent_of(self, history: TrimmedHistory | None) -> _Link | None:
         """The last stored answer that `history` continues; None when the whole context has to be sent."""
         if not self.chained or not history:
             return None
         turns = range(len(history.entries) - 1, -1, -1)
         known = (self._links[turn] for turn in turns if turn in self._links)
-        return next((link for link in known if link.begins(history)), None)
+        return next((link for link in known if link.cut == history.cut and link.begins(history)), None)
 
     def keep(self, link: _Link, parent: _Link | None) -> None:
         """Remember an answer that was parsed, so that the next turn can continue it."""
@@ -161,14 +172,22 @@ class RootSession:
 class _Predictor:
     """Stands in for one of RLM's predictors. Not a dspy.Module, so callbacks and traces see only the predictor."""
 
-    def __init__(self, predict: Any, session: RootSession) -> None:
+    def __init__(self, predict: Any, session: RootSession, most_output: int, earlier_turns: int | None) -> None:
         self._predict = predict
         self._session = session
+        self._earlier_turns = earlier_turns
+        self._text = TurnText()
+        self._trim = HistoryTrim(session.max_history_chars, most_output)
         self.answer: dspy.Prediction | None = None  # the last one that could be read
 
     @property
     def signature(self) -> type[dspy.Signature]:
         return cast("type[dspy.Signature]", self._predict.signature)
+
+    @property
+    def turns_left_out(self) -> int:
+        """How many turns the last request did not tell whole: so many of the first must be readable in the REPL."""
+        return self._trim.cut.outputs
 
     def __call__(self, **inputs: Any) -> dspy.Prediction:
         inputs, turn = self._begun(inputs)
@@ -189,8 +208,17 @@ class _Predictor:
     def _begun(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], _Turn]:
         """What the predictor gets, and the turn."""
         notes = self._session.notes()
-        inputs = with_notes(turn_inputs(inputs), self.signature, notes)
+        inputs = with_notes(self._trimmed(self._text.inputs(inputs)), self.signature, notes)
         return inputs, _Turn(self._session, inputs.get("signature", self.signature), inputs, notes)
+
+
+    def _trimmed(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        field = history_field(inputs.get("signature", self.signature))
+        history = inputs.get(field) if field is not None else None
+        if field is None or not isinstance(history, REPLHistory):
+            return inputs
+        cut = self._trim.look(history.entries)
+        return {**inputs, field: TrimmedHistory.of(history, cut, self._earlier_turns)}
 
 
 class _Turn:
@@ -207,7 +235,7 @@ class _Turn:
         self.prediction: dspy.Prediction | None = None
         self._instructions = signature.instructions
         self._session = session
-        self._history = cast("REPLHistory | None", inputs.get(field) if field is not None else None)
+        self._history = cast("TrimmedHistory | None", inputs.get(field) if field is not None else None)
         self._inputs = {name: inputs[name] for name in signature.input_fields if name != field and name in inputs}
         self._notes = notes
         self._parent = session.parent_of(self._history)
@@ -288,6 +316,7 @@ class _Turn:
                 stored=StoredResponse(response.id, response.usage.input_tokens),
                 so_far=ConversationSoFar(self._instructions, self._inputs, len(self._history.entries) + 1),
                 entries=tuple(self._history.entries),
+                cut=self._history.cut,
                 reasoning=str(prediction.reasoning),
                 code=str(prediction.code),
             )

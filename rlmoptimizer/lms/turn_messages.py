@@ -15,7 +15,8 @@ import dspy
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
 
 from rlmoptimizer.lms.code_field import whole_code
-from rlmoptimizer.lms.person_notes import NOTES_FIELD, PersonNote, notes_first_told
+from rlmoptimizer.lms.history_trim import Cut, TrimmedHistory
+from rlmoptimizer.lms.person_notes import NOTES_FIELD, PersonNote, notes_first_told, notes_told_by
 
 __all__ = ["ConversationSoFar", "TurnFormat", "history_field"]
 
@@ -48,7 +49,8 @@ class TurnFormat:
     - else: one user message with the whole history, as DSPy does it.
 
     Output is cut as DSPy cuts it (head and tail kept, length stated), to `max_output_chars`, or, when that is None, to
-    what the history itself says. A signature without a REPL history is formatted as the adapter would.
+    what the history itself says. What a `TrimmedHistory` leaves out is left out. A signature without a REPL history is
+    formatted as the adapter would.
     """
 
     def __init__(
@@ -137,13 +139,16 @@ class TurnFormat:
         inputs: dict[str, Any],
     ) -> list[Message]:
         rest = {name: value for name, value in inputs.items() if name not in (field, NOTES_FIELD)}
-        count = len(history.entries)
-        first = {**rest, **notes_first_told(inputs, self._notes, 0), **_iteration(inputs, count)}
+        trimmed = history if isinstance(history, TrimmedHistory) else TrimmedHistory.of(history, Cut(), None)
+        count, begun = len(history.entries), trimmed.cut.turns
+        first = {**rest, **notes_told_by(inputs, self._notes, begun), **_iteration(inputs, count - begun)}
+        if (beginning := trimmed.beginning()) is not None:
+            first[_RESULT] = beginning
         messages = self._adapter.format(signature, demos, first)
-        for index, entry in enumerate(history.entries, start=1):
+        for index, entry in enumerate(history.entries[begun:], start=begun + 1):
             answer = {"reasoning": entry.reasoning, "code": _fenced(entry.code)}
             content = self._adapter.format_assistant_message_content(signature, answer)
-            result = REPLEntry.format_output(entry.output, history.max_output_chars)
+            result = trimmed.output_of(index - 1)
             noted = notes_first_told(inputs, self._notes, index)
             following = self._user(signature, {_RESULT: result, **_iteration(inputs, count - index), **noted})
             messages += [{"role": "assistant", "content": content}, following]
