@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
-from dspy.primitives.repl_types import REPLHistory, REPLVariable
+from dspy.primitives.repl_types import REPLEntry, REPLHistory, REPLVariable
 from dspy.utils.exceptions import AdapterParseError
 
 from kernel_bridge import KernelInterpreter
@@ -36,6 +36,7 @@ from rlmoptimizer.errors import AgentError
 from rlmoptimizer.evaluation.step_recorder import describe_error
 from rlmoptimizer.events import KernelDied, TurnFinished, TurnStarted
 from rlmoptimizer.lms.failures import failure_kind
+from rlmoptimizer.lms.history_trim import TURNS_VARIABLE
 from rlmoptimizer.lms.sub_lm import SubLM
 from rlmoptimizer.outcome.ending import AgentOutcome
 from rlmoptimizer.records import LM_FAILURES
@@ -82,6 +83,8 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._sub_agents = settings.sub_agents
         self._lost: CodeInterpreterError | None = None
         self._unreadable = 0
+        self._history = REPLHistory()  # before the turn that is under way
+        self._left_out: list[dict[str, Any]] = []  # turns of it that requests do not tell whole any more
         self._problem: str | None = None
         self._stop_reason: StopReason = "submitted"
         super().__init__(
@@ -239,7 +242,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         calls = self._bench.calls
         try:
             with calls.cell():
-                result = super()._execute_code(repl, code, input_args)
+                result = super()._execute_code(repl, code, self._with_turns_left_out(input_args))
             calls.cell_ended(_end_of(result, died=self._bench.turns.has_died))
             return result
         except CodeInterpreterError as lost:
@@ -251,6 +254,15 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
             return f"[Error] The REPL has ended and cannot be used any more: {lost}"
         finally:
             self._tell_of_death(repl)
+
+    def _with_turns_left_out(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """The variables of a cell, with the turns of which the last request had not all."""
+        count: int = getattr(self.generate_action, "turns_left_out", 0)
+        if not count:
+            return variables
+        for turn in self._history.entries[len(self._left_out) : count]:
+            self._left_out.append(_numbered(len(self._earlier) + len(self._left_out) + 1, turn))
+        return {**variables, TURNS_VARIABLE: [*variables[TURNS_VARIABLE], *self._left_out]}
 
     def _tell_of_death(self, repl: Any) -> None:
         """Of a kernel that died in this turn, and of its successor."""
@@ -324,6 +336,11 @@ def _end_of(result: Any, *, died: bool) -> CellEnd:
     if isinstance(result, FinalOutput):
         return "submitted"
     return "error" if isinstance(result, str) and result.startswith("[Error]") else "ok"
+
+
+def _numbered(number: int, entry: REPLEntry) -> dict[str, Any]:
+    """A turn as `previous_trajectory` has it."""
+    return {"turn": number, "reasoning": entry.reasoning, "code": entry.code, "output": entry.output}
 
 
 def _after(earlier: Sequence[Mapping[str, Any]], history: REPLHistory) -> REPLHistory:

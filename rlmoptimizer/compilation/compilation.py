@@ -229,7 +229,7 @@ class _Compilation:
         adapter = settings.root_adapter or dspy.ChatAdapter()
         earlier = trajectory_of(self._store)
         with (
-            dspy.context(adapter=adapter),
+            dspy.context(adapter=adapter, trace=None),  # a trace would hold every turn, and nobody reads it
             RootSession(
                 settings.root_lm,
                 stateful=settings.root_stateful_session,
