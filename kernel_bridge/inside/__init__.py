@@ -7,3 +7,6 @@ KEPT = b"-"
 DAMAGED_STATUS = 70
 DAMAGED = "kernel_bridge: the kernel cannot go on:"
 """How a kernel exits that cannot go on, and how the last line begins that it writes then."""
+
+UNWRITTEN = b"\xff"
+"""What fills the rest of a kernel's transcript file: a byte that no UTF-8 text has."""

@@ -14,6 +14,8 @@ __all__ = ["DescriptorCapture"]
 
 _PIPE_READ = 65536
 _DRAIN_READS = 32  # a pipe holds at most 1 MiB; a process that goes on writing must not keep a cell from its end
+_LONGEST_INSTANT = 1e-6  # taken for the time of a write, however slow the machine is now
+_TRIALS = 20  # before the first cell
 _PAUSE_SECONDS = 0.02  # of the reading thread, when there was something and it got nothing
 
 
@@ -43,6 +45,12 @@ class DescriptorCapture:
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._read_end, False)
         self._pipe = _identity(self._write_end)
+        self._taking = False
+        self._shortest_write = _LONGEST_INSTANT
+        for _ in range(_TRIALS):
+            self.shortest_write()
+        self._poller = select.poll()
+        self._poller.register(self._read_end, select.POLLIN)
         self.restore()
         threading.Thread(target=self._run, name="descriptor capture", daemon=True).start()
 
@@ -55,6 +63,22 @@ class DescriptorCapture:
                 if _identity(fd) != self._pipe:
                     os.dup2(self._write_end, fd, inheritable=True)
 
+    def holds_output(self) -> bool:
+        """Whether something may have been written that nobody has taken yet. Quicker than `drain`."""
+        try:
+            # In this order: what the pipe does not hold any more, a thread is taking or has taken.
+            return bool(self._poller.poll(0)) or self._taking
+        except RuntimeError:  # another thread is asking, or this is a signal handler in the middle of it
+            return True
+
+    def shortest_write(self) -> float:
+        """The seconds that writing to the descriptors takes at least: the shortest time yet. Each call measures one."""
+        with contextlib.suppress(OSError):  # the agent's code closed it
+            started = time.monotonic()
+            os.write(self._write_end, b"")
+            self._shortest_write = min(self._shortest_write, time.monotonic() - started)
+        return self._shortest_write
+
     def drain(self) -> None:
         """Take everything that was written so far."""
         with self._lock:
@@ -65,11 +89,14 @@ class DescriptorCapture:
     def _take(self) -> bool:
         """Take what waits. False: nothing waits, or it cannot be read now."""
         try:
+            self._taking = True
             data = os.read(self._read_end, _PIPE_READ)
             if data:
                 self._emit(self._decode.decode(data))
         except (OSError, MemoryError):  # the agent's code took all memory; its output is the lesser loss
             return False
+        finally:
+            self._taking = False
         return bool(data)
 
     def _run(self) -> None:

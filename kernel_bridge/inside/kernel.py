@@ -141,11 +141,13 @@ class BridgeKernel(IPythonKernel):
         if self.iopub_socket.listened_to():
             super()._publish_status(status, channel, parent)
 
-    def _publish_text(self, stream: str, text: str) -> None:
-        if self.iopub_socket.listened_to():
-            content = {"name": stream, "text": sendable(text)}
-            parent = self.get_parent("shell")
-            self.session.send(self.iopub_socket, "stream", content, parent, ident=f"stream.{stream}".encode())
+    def _publish_text(self, stream: str, text: str) -> bool:
+        if not self.iopub_socket.listened_to():
+            return False
+        content = {"name": stream, "text": sendable(text)}
+        parent = self.get_parent("shell")
+        self.session.send(self.iopub_socket, "stream", content, parent, ident=f"stream.{stream}".encode())
+        return True
 
     def _abort_queues(self, *_: Any) -> None:
         """What waits behind a cell that failed is run all the same: it may be the host's, behind one of a console."""

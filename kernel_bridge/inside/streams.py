@@ -11,10 +11,11 @@ from typing import Any
 
 from kernel_bridge.inside.descriptor_capture import DescriptorCapture
 from kernel_bridge.inside.interrupts import Interrupts
-from kernel_bridge.inside.transcript import Transcript
+from kernel_bridge.inside.transcript import LONGEST_WAITING, MOST_WAITING, Transcript, clock
 
 __all__ = ["CellStream", "StandardStreams"]
 
+_ALONE_SECONDS = 0.01  # after nobody listened: how soon somebody who listens now is noticed
 _LONGEST_LINE = 4096  # characters of a line that a forked process has begun and not ended, before they are written
 
 
@@ -22,14 +23,17 @@ class StandardStreams:
     """`sys.stdout`, `sys.stderr` and their descriptors, which the agent's code may replace or close. One per process.
 
     Args:
-        publish: shows text, of a stream by its name, to the consoles that listen.
+        publish: shows text, of a stream by its name, to the consoles that listen. False: none does.
     """
 
-    def __init__(self, transcript: Transcript, interrupts: Interrupts, publish: Callable[[str, str], None]) -> None:
+    def __init__(self, transcript: Transcript, interrupts: Interrupts, publish: Callable[[str, str], bool]) -> None:
         self.transcript = transcript
         self._capture: DescriptorCapture | None = None
+        self.others_wrote: Callable[[], bool] = _nobody  # whether subprocesses or C code have, and it waits to be read
+        self.instant = 0.0  # seconds: who prints again within them cannot have written to the descriptors meanwhile
         if os.name == "posix":
             self._capture = DescriptorCapture(transcript.add)
+            self.others_wrote = self._capture.holds_output
         self._out = CellStream(1, self, interrupts, publish)
         self.error = CellStream(2, self, interrupts, publish)
 
@@ -38,6 +42,7 @@ class StandardStreams:
         sys.stdout, sys.stderr = self._out, self.error
         if self._capture is not None:
             self._capture.restore()
+            self.instant = self._capture.shortest_write()
 
     def drain(self) -> None:
         """Take what subprocesses have written so far, so that it keeps its place in the text."""
@@ -54,6 +59,10 @@ class StandardStreams:
             stream.flush()
 
 
+def _nobody() -> bool:
+    return False
+
+
 class CellStream(io.TextIOBase):
     """`sys.stdout` or `sys.stderr` of the kernel, and of the processes that the agent's code forks from it."""
 
@@ -61,12 +70,15 @@ class CellStream(io.TextIOBase):
     errors = "backslashreplace"
 
     def __init__(
-        self, fd: int, streams: StandardStreams, interrupts: Interrupts, publish: Callable[[str, str], None]
+        self, fd: int, streams: StandardStreams, interrupts: Interrupts, publish: Callable[[str, str], bool]
     ) -> None:
         super().__init__()
         self.name = "stdout" if fd == 1 else "stderr"
         self._fd = fd
         self._streams = streams
+        self._transcript = streams.transcript
+        self._waiting = streams.transcript.waiting
+        self._others_wrote = streams.others_wrote
         self._interrupts = interrupts
         self._publish = publish
         self._child: _LineWriter | None = None
@@ -74,6 +86,7 @@ class CellStream(io.TextIOBase):
     def become_child(self) -> None:
         """Write to the file descriptor from now on, which the kernel reads: its sockets and locks are not ours."""
         self._child = _LineWriter(self._fd)
+        self._transcript.prints_until = self._transcript.alone_until = 0.0
 
     def writable(self) -> bool:
         return True
@@ -89,6 +102,25 @@ class CellStream(io.TextIOBase):
         return _ByteSide(self)
 
     def write(self, text: str) -> int:
+        transcript, waiting, now = self._transcript, self._waiting, clock()
+        if (
+            (now > transcript.alone_until and (now > transcript.prints_until or self._others_wrote()))
+            or type(text) is not str
+            or len(text) > LONGEST_WAITING
+            or len(waiting) >= MOST_WAITING
+        ):
+            return self._write(text)
+        # No lock, and interrupts are not held, which would take longer than all of this: each step is one call of C.
+        waiting.append(text)
+        if (mirror := transcript.mirror.write) is not None:
+            try:
+                mirror(text.encode())
+            except ValueError:  # the mirror's window is full, or a lone surrogate
+                transcript.keep(text)
+        transcript.alone_until = clock() + self._streams.instant
+        return len(text)
+
+    def _write(self, text: str) -> int:
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - agent code calls it
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if self._child is not None:
@@ -96,8 +128,9 @@ class CellStream(io.TextIOBase):
         elif text:
             with self._interrupts.held():  # half a message on a socket would spoil the rest
                 self._streams.drain()
-                self._streams.transcript.add(text)
-                self._publish(self.name, text)
+                self._transcript.add(text)
+                if not self._publish(self.name, text):
+                    self._transcript.let_print(_ALONE_SECONDS)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

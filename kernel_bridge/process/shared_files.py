@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kernel_bridge.files.layout import INTERRUPT, PROGRESS, TRANSCRIPT
 from kernel_bridge.files.private_files import open_new
-from kernel_bridge.inside import KEEPING, KEPT
+from kernel_bridge.inside import KEEPING, KEPT, UNWRITTEN
 from kernel_bridge.inside.interrupts import NOTE
 
 __all__ = ["SharedFiles"]
@@ -46,11 +46,12 @@ class SharedFiles:
         """
         if self._transcript < 0:
             return b""
+        # Never mapped here: a file that is cut short under a mapping ends the process that touches it.
         os.lseek(self._transcript, 0, os.SEEK_SET)
         data = os.read(self._transcript, limit)
         with contextlib.suppress(OSError):
             os.ftruncate(self._transcript, 0)
-        return data
+        return data.partition(UNWRITTEN)[0]
 
     def note_interrupt(self, cell: int) -> None:
         """Write down for which cell the interrupt is that comes now. Raises OSError when the files are closed."""

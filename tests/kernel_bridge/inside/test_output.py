@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from typing import Any
@@ -152,6 +153,78 @@ def test_question_marks_and_help_show_a_tool(kernel: KernelInterpreter) -> None:
         assert "evaluate(split: str = 'train', *, limit: int | None = None) -> dict[str, Any]" in text
         assert "Score the program." in text
         assert "Returns a dict." in text
+
+
+ORDER = """
+import ctypes, os, sys
+write = {write}
+for number in range(3_000):
+    print(number)
+    write(1, b"-\\n", 2)
+    sys.stderr.write("=\\n")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="descriptors are not captured here")
+@pytest.mark.parametrize("write", ["lambda fd, data, size: os.write(fd, data)", "ctypes.CDLL(None).write"])
+def test_what_is_written_between_two_prints_stays_between_them(kernel: KernelInterpreter, write: str) -> None:
+    lines = str(kernel.execute(ORDER.format(write=write))).splitlines()
+    assert lines[: 3 * 3_000] == [line for number in range(3_000) for line in (str(number), "-", "=")]
+
+
+def test_threads_that_print_at_once_lose_nothing(kernel: KernelInterpreter) -> None:
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(8) as pool:
+    _ = list(pool.map(lambda n: [print(f"<{n}>", end=" ") for _ in range(1_500)], range(8)))
+"""
+    said = re.findall(r"<\d>", str(kernel.execute(code)))  # a text and its end may be apart
+    assert sorted(said) == [f"<{n}>" for n in range(8) for _ in range(1_500)]
+
+
+def test_prints_that_are_interrupted_leave_the_next_cell_as_it_was(kernel: KernelInterpreter) -> None:
+    begun = threading.Event()
+    kernel.tools["begun"] = begun.set
+    for number in range(20):
+        begun.clear()
+        breaker = threading.Thread(target=lambda: (begun.wait(30), kernel.interrupt()))
+        breaker.start()
+        with pytest.raises(CodeExecutionError, match=r"\A0\n1\n2\n(?s:.*)KeyboardInterrupt"):
+            kernel.execute("for n in range(3): print(n)\nbegun()\nwhile True:\n    print(n)\n    n += 1")
+        breaker.join()
+        assert kernel.execute(f"print({number})") == str(number)
+
+
+# -- before a death ----------------------------------------------------------------------------------------------------
+
+DEATHS = {
+    "exit": "os._exit(1)",
+    "kill": "os.kill(os.getpid(), 9)",
+    "segfault": "ctypes.string_at(0)",
+}
+
+
+@pytest.mark.parametrize("death", DEATHS.values(), ids=list(DEATHS))
+@pytest.mark.parametrize("lines", [1, 12_000])
+def test_all_that_was_printed_before_a_death_is_told(death: str, lines: int) -> None:
+    with KernelInterpreter(confinement="off") as kernel:
+        kernel.execute("import ctypes, os\nfor n in range(5_000): print('of the cell before')")
+        with pytest.raises(CodeExecutionError, match="The kernel died") as died:
+            kernel.execute(
+                f"for n in range({lines}): print(n)\nos.write(1, b'raw\\n'); print('d\u00e9j\u00e0', end='')\n{death}"
+            )
+        said = str(died.value).partition("\nThe kernel died")[0]
+        assert said == "".join(f"{n}\n" for n in range(lines)) + "raw\ndéjà"
+
+
+def test_what_was_printed_before_a_death_is_bounded_and_says_so() -> None:
+    with KernelInterpreter(confinement="off", limits=Limits(output_bytes=50_000)) as kernel:
+        for _ in range(2):
+            with pytest.raises(CodeExecutionError, match="what it printed after this was lost with it") as died:
+                kernel.execute("for n in range(100_000): print(f'{n:09}')\nimport os; os._exit(1)")
+            said = str(died.value).split("\n")
+            assert said[:2_500] == [f"{n:09}" for n in range(2_500)]
+            assert said[2_500:2_502] == ["", "... [what it printed after this was lost with it] ..."]
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------
