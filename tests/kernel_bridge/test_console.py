@@ -156,6 +156,53 @@ def test_a_person_watches_the_agent_at_work(interpreter: KernelInterpreter, cons
     assert "".join(seen).startswith("print('seen live')\n6 * 7seen live\n")
 
 
+def test_a_person_sees_a_line_while_its_cell_still_runs(interpreter: KernelInterpreter, console: Console) -> None:
+    seen = threading.Event()
+    interpreter.tools["wait"] = lambda: seen.wait(60)
+    console.run("1")
+    with ThreadPoolExecutor(1) as pool:
+        agent = pool.submit(interpreter.execute, "for n in range(3): print(n)\nprint('so far', end='')\nwait()")
+        shown = ""
+        while "so far" not in shown:
+            message = console.client.get_iopub_msg(timeout=30)
+            shown += message["content"]["text"] if message["msg_type"] == "stream" else ""
+        seen.set()
+        assert agent.result(60) == "0\n1\n2\nso farTrue"
+    assert shown == "0\n1\n2\nso far"
+
+
+def test_a_person_who_comes_in_the_middle_of_a_cell_sees_what_it_prints_from_then_on() -> None:
+    begun, seen = threading.Event(), threading.Event()
+
+    def has_seen() -> bool:
+        begun.set()
+        return seen.is_set()
+
+    code = "print('before')\nwhile not has_seen():\n    for n in range(50): print('after')\nprint('end')"
+    with KernelInterpreter({"has_seen": has_seen}) as interpreter, ThreadPoolExecutor(1) as pool:
+        interpreter.start()
+        agent = pool.submit(interpreter.execute, code)
+        assert begun.wait(60)
+        client = BlockingKernelClient(connection_file=str(interpreter.connection_file))
+        client.load_connection_file()
+        client.iopub_channel.start()
+        shown = ""
+        try:
+            while not shown.endswith("end\n"):
+                message = client.get_iopub_msg(timeout=60)
+                shown += message["content"]["text"] if message["msg_type"] == "stream" else ""
+                if shown:
+                    seen.set()
+        finally:
+            seen.set()
+            client.stop_channels()
+            client.context.term()
+        assert "before" not in shown
+        assert shown.replace("after\n", "") in ("end\n", "\nend\n")  # it may begin within a line
+        assert str(agent.result(60)).startswith("before\nafter\n")
+    gc.collect()
+
+
 def test_a_persons_variables_are_there_for_the_agent(interpreter: KernelInterpreter, console: Console) -> None:
     console.run("hint = 'look at row 3'")
     assert interpreter.execute("hint") == "look at row 3"
