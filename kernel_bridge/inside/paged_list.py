@@ -13,7 +13,6 @@ Checkpoints refer to functions of this module by name: to move or rename one los
 from __future__ import annotations
 
 import copy
-import hashlib
 import operator
 import threading
 from collections.abc import Callable, Iterator
@@ -27,7 +26,6 @@ __all__ = ["PagedList", "read_pages_with"]
 
 _PAGE_BYTES: Final = 2**20
 _GROWTH: Final = 4  # how many times as many items as the last page the next one may have
-_HASH_BYTES: Final = 16
 
 _encode = msgspec.msgpack.Encoder().encode
 _Reader = Callable[[str, Any, int, int], Any]  # source, key, start, stop -> items
@@ -75,7 +73,7 @@ class PagedList(list[Any]):
         super().__init__((NotReadYet(),) if length else ())
         self._source, self._key, self._length = source, key, length
         self._items: dict[int, Any] | None = {}  # by their places, those that were read; None: an ordinary list now
-        self._pages: list[tuple[tuple[int, ...], bytes]] = []  # places of items that were read together, their digest
+        self._pages: list[tuple[tuple[int, ...], int | None]] = []  # places that were read together, their hash
         self._fitting = 1  # items that the next page may have
         self._lock = threading.Lock()  # guards the storage, until it is an ordinary list's
 
@@ -107,8 +105,8 @@ class PagedList(list[Any]):
         if not isinstance(page, list) or not 0 < len(cast("list[Any]", page)) <= stop - start:
             raise RuntimeError(f"the host did not give the items from {start} on of this list")
         found = cast("list[Any]", page)
-        size, digest = _measured(found)
-        self._pages.append((tuple(range(start, start + len(found))), digest))
+        size, mark = _measured(found)
+        self._pages.append((tuple(range(start, start + len(found))), mark))
         for place, item in enumerate(found, start):
             items.setdefault(place, item)  # another thread may have read it too
         if size:
@@ -234,9 +232,9 @@ class PagedList(list[Any]):
         if items is None:
             return list, (), None, super().__iter__()
         changed: dict[int, Any] = {}
-        for places, digest in tuple(self._pages):
+        for places, mark in tuple(self._pages):
             page = {place: items[place] for place in places if place in items}
-            if not digest or _measured([*page.values()])[1] != digest:
+            if mark is None or _measured([*page.values()])[1] != mark:
                 changed.update(page)
         return _restored, (self._source, self._key, self._length), changed, None, None, _take_changed
 
@@ -278,13 +276,13 @@ class PagedList(list[Any]):
     __iadd__, __imul__ = _on_ordinary("__iadd__"), _on_ordinary("__imul__")
 
 
-def _measured(items: list[Any]) -> tuple[int, bytes]:
-    """Bytes of items on the wire, and their digest; (0, b"") of what the wire's encoder does not take as it is."""
+def _measured(items: list[Any]) -> tuple[int, int | None]:
+    """Bytes of items on the wire, and their hash in this process; (0, None) of what does not go there as it is."""
     try:
         data = _encode(items)
     except Exception:  # noqa: BLE001 - the code may have put anything into them
-        return 0, b""
-    return len(data), hashlib.blake2b(data, digest_size=_HASH_BYTES).digest()
+        return 0, None
+    return len(data), hash(data)
 
 
 def _restored(source: str, key: Any, length: int) -> PagedList:
@@ -295,4 +293,4 @@ def _take_changed(made: PagedList, changed: dict[int, Any]) -> None:
     items = made._items  # pyright: ignore[reportPrivateUsage]
     assert items is not None
     items.update(changed)
-    made._pages.append((tuple(changed), b""))  # pyright: ignore[reportPrivateUsage]
+    made._pages.append((tuple(changed), None))  # pyright: ignore[reportPrivateUsage]

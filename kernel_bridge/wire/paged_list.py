@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["PAGE_CALL", "PageSource", "PagedList"]
@@ -26,7 +26,7 @@ class PagedList:
     source: str  # its name among the `page_sources` of the kernel
     key: Any  # plain data; it comes back from the kernel, so the source must check it like any argument
     length: int  # of the list, which must not change
-    read: PageSource  # the source itself
+    read: PageSource = field(repr=False)  # the source itself
 
     def whole(self) -> list[Any]:
         """All items. Raises: whatever the source raises; ValueError when it ends early."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
+from kernel_bridge import PagedList
 from kernel_bridge.live.signatures import call_signature
 from kernel_bridge.text import error_text, shorten
 from rlmoptimizer.agent.call_gate import CallGate, OptimizationStopped
@@ -142,6 +143,11 @@ class CallRecording:
             return ToolReply(answer)
         fields = cast("dict[str, Any]", answer)
         run_id, rows = fields.get("run_id"), fields.get("examples")
+        if isinstance(rows, PagedList):
+            # Rows without a verdict may change here as they may for the agent, who reads them when it touches them.
+            run_id, ids = rows.key
+            planned = self._store.planned_ids(run_id)
+            return ToolReply({**fields, "examples": []}, examples=(run_id, planned if ids is None else tuple(ids)))
         if not rows or not isinstance(run_id, str) or not isinstance(rows, list):
             return ToolReply(fields)
         ids = tuple(row["example_id"] for row in cast("list[dict[str, Any]]", rows))

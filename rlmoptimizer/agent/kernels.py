@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +17,7 @@ from dspy.primitives.code_interpreter import CodeInterpreter
 
 from kernel_bridge import ConfinementReport, KernelInterpreter
 from kernel_bridge.text import traceback_shown
+from kernel_bridge.wire import PageSource
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
 from rlmoptimizer.events import KernelStarted
 
@@ -58,8 +59,8 @@ class AgentKernels:
     Args:
         sub_agents: called before a sub-agent's interpreter is made; raises when nothing is left to ask its LM. None:
             there are no sub-agents.
-        submit_validator, on_death, checkpoint_file: set on the agent's own interpreter where it has such attributes;
-            see `kernel_bridge.KernelInterpreter`.
+        submit_validator, on_death, checkpoint_file, page_sources: set on the agent's own interpreter where it has such
+            attributes; see `kernel_bridge.KernelInterpreter`.
     """
 
     def __init__(
@@ -69,11 +70,17 @@ class AgentKernels:
         *,
         on_death: Callable[[], str] | None = None,
         checkpoint_file: Path | None = None,
+        page_sources: Mapping[str, PageSource] | None = None,
         sub_agents: Callable[[], None] | None = None,
     ) -> None:
         self._factory = factory
         self._sub_agents = sub_agents
-        self._own = {"submit_validator": submit_validator, "on_death": on_death, "checkpoint_file": checkpoint_file}
+        self._own = {
+            "submit_validator": submit_validator,
+            "on_death": on_death,
+            "checkpoint_file": checkpoint_file,
+            "page_sources": page_sources,
+        }
         self._lock = threading.Lock()
         self._agents: CodeInterpreter | None = None
         self._others: weakref.WeakSet[CodeInterpreter] = weakref.WeakSet()  # each of them ends with its sub-agent
@@ -190,5 +197,3 @@ class AgentKernels:
         with ExitStack() as stack:
             for interpreter in (*own, *others):
                 stack.callback(interpreter.shutdown)
-
-

@@ -24,7 +24,6 @@ from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.run_execution import SPACES
 from rlmoptimizer.evaluation.run_under_way import Caller
 from rlmoptimizer.events import BudgetCharged
-from rlmoptimizer.outcome.answer_size import cut_to_size
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.store.json_text import encode
@@ -152,12 +151,6 @@ def _bytes(inputs: Mapping[str, Any]) -> bytes:
 
 
 def _answer(result: ExampleResult) -> dict[str, Any]:
-    """Plain; texts are cut where they are too long together to be sent."""
     failure = {} if result.has_verdict else {"error_kind": result.error_kind}
-    row = {
-        "outputs": result.predicted,
-        "steps": [step.as_row() for step in result.steps],
-        "error": result.error,
-        **failure,
-    }
-    return cut_to_size([row])[0][0]
+    steps = [step.as_row() for step in result.steps]
+    return {"outputs": result.predicted, "steps": steps, "error": result.error, **failure}

@@ -239,6 +239,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._begin_turn(code)
         if isinstance(repl, KernelInterpreter):  # label the kept namespace with its turn
             repl.checkpoint_label = str(self._bench.turns.count)
+        self._bench.tools.answer_to(repl)
         calls = self._bench.calls
         try:
             with calls.cell():

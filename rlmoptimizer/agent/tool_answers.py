@@ -19,9 +19,8 @@ from rlmoptimizer.evaluation.accounts import Accounts
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
 from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.runs import is_cut_val
-from rlmoptimizer.outcome.answer_size import cut_to_size
 from rlmoptimizer.outcome.constant_answers import constant_answers
-from rlmoptimizer.outcome.example_rows import example_rows
+from rlmoptimizer.outcome.example_rows import ExampleRows
 from rlmoptimizer.outcome.measured import best_measured_run, whole_scores
 from rlmoptimizer.outcome.run_totals import objective_names, percent, progress, reused, run_totals
 from rlmoptimizer.prompts import Prompts
@@ -62,6 +61,8 @@ class ToolAnswers:
         self._meter = meter
         self._turns = turns
         self._review = review
+        self.rows = ExampleRows(self._store)
+        self.are_paged = False  # whether who gets the answers can read rows in pages
         self._lock = threading.Lock()  # of the next one
         self._noted_strays = False
 
@@ -71,17 +72,18 @@ class ToolAnswers:
         """What an evaluation returns. `remaining` None: for `run_data`, which tells nothing of the budget.
 
         `ids`: only these examples; None: all that the agent may see. `heard` False: whoever asked is gone, so what is
-        said once is kept for the next. Texts are cut when they are too long together to be sent; the summary says so.
+        said once is kept for the next.
         """
-        results = self._store.examples(record.run_id, ids) if record.split == "train" else ()
-        rows, longest = cut_to_size(example_rows(results, record.repeats))
+        given = self.rows.paged if self.are_paged else self.rows.whole
+        rows = given(record, ids) if record.split == "train" else []
         totals = run_totals(record, self._objectives(record))
         del totals["run_id"], totals["split"]
-        summary = self._summary(record, remaining, longest)
+        summary = self._summary(record, remaining)
         if remaining is not None and heard:
             # What failed before is alike in its answers, so it tells nothing of all.
-            selected = record.config.get("failed_from_run") is not None
-            summary += self._beware(Prompts.of(record.prompts), () if selected else results)
+            is_whole = record.split == "train" and record.config.get("failed_from_run") is None
+            results = self._store.each_example(record.run_id, steps=False) if is_whole else ()
+            summary += self._beware(Prompts.of(record.prompts), results)
         if heard:
             summary += self._note()
         return {
@@ -184,7 +186,7 @@ class ToolAnswers:
         """Those that may be told of a run."""
         return objective_names([record] if record.split == "train" or not record.objectives else self._store.runs())
 
-    def _summary(self, record: RunRecord, remaining: int | None, longest: int | None) -> str:
+    def _summary(self, record: RunRecord, remaining: int | None) -> str:
         line = f"run {record.run_id} on {record.split}: {self._score(record)}, "
         line += f"{record.passed_count}/{record.evaluated_count} passed"
         if record.error_count:
@@ -208,14 +210,12 @@ class ToolAnswers:
             if costs.left is not None:
                 left = f"; {usd_text(dollars(costs.left))} of max_cost_usd left"
                 line += left if costs.left > 0 else "; max_cost_usd is reached: submit now"
-        if longest is not None:
-            line += f"; too much text to send: what is longer than {longest:,} characters has lost its middle"
         return line
 
     def race(self, answer: dict[str, Any]) -> dict[str, Any]:
         """The answer of a race, with what is suspicious in the prompts that did best and in their results."""
         best = answer["ranking"][0]
-        results = itertools.chain.from_iterable(map(self._store.examples, best["run_ids"]))
+        results = itertools.chain.from_iterable(self._store.each_example(one, steps=False) for one in best["run_ids"])
         return {**answer, "summary_line": answer["summary_line"] + self._beware(Prompts.of(best["prompts"]), results)}
 
     def _beware(self, prompts: Prompts, results: Iterable[ExampleResult]) -> str:

@@ -26,6 +26,7 @@ from rlmoptimizer.evaluation.run_request import Request
 from rlmoptimizer.evaluation.run_under_way import Caller
 from rlmoptimizer.evaluation.runs import Runs, is_cut_val
 from rlmoptimizer.events import PromptUpdated
+from rlmoptimizer.outcome.example_rows import PAGES_OF_RUNS
 
 __all__ = ["AgentTools"]
 
@@ -70,6 +71,10 @@ class AgentTools:
         self._store = accounts.store
         self._emitter = accounts.emitter
 
+    def answer_to(self, interpreter: object) -> None:
+        """From now on this interpreter's code gets the answers: long ones in pages, where it can read them."""
+        self._answers.are_paged = PAGES_OF_RUNS in getattr(interpreter, "page_sources", ())
+
     @property
     def all(self) -> tuple[Callable[..., Any], ...]:
         """The tools, under the names that the agent knows."""
@@ -109,6 +114,8 @@ class AgentTools:
         examples: [{example_id, source_example_id, inputs, expected, predicted: dict or None, score: 0-1,
         passed: the score is 1, error: None or text, feedback: None or the metric's words,
         steps: [{step_index, step_name, signature_name, inputs, outputs}]}]}.
+        examples of a long result is a list that reads its rows when they are touched: len, one row and a slice are
+        cheap, a loop over all takes time and memory, once.
         steps has every call of a step, in the order in which they ended. Where there is something to say it also has
         feedback: the metric's on this step; truncated: True, an answer was cut at max_tokens; error: the step failed
         (outputs == {}); completion: what the model wrote, where that failed, was cut or left an output empty;
@@ -126,8 +133,16 @@ class AgentTools:
 
     @_tool
     def run_data(self, run_id: Any, ids: Any = None) -> dict[str, Any]:
-        """What the evaluation `run_id` returned, once more (without remaining_budget). ids: only these examples."""
+        """What the evaluation `run_id` returned, once more (without remaining_budget). ids: only these examples.
+
+        It returns at once however long the run is; rows are read when they are touched.
+        """
         return self._answers.run_data(run_id, ids)
+
+    @_tool
+    def read_page(self, key: Any, start: Any, stop: Any) -> list[dict[str, Any]]:
+        """No tool, but what the agent's kernel reads the rows of long answers from; see `ExampleRows.read_page`."""
+        return self._answers.rows.read_page(key, start, stop)
 
     @_tool
     def compare_runs(self, run_a: Any, run_b: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.metric import bind_metric
 from rlmoptimizer.evaluation.wait_monitor import Pending, Waited, WaitMonitor
 from rlmoptimizer.events import StillWaiting
+from rlmoptimizer.outcome.example_rows import PAGES_OF_RUNS
 from rlmoptimizer.outcome.recorded_setup import branch_in, unit_limit
 from rlmoptimizer.outcome.run_totals import cut_line
 from rlmoptimizer.show.terminal.display import Display
@@ -112,6 +113,7 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
         bench.calls.judging(bench.submission.validate),
         on_death=lambda: _kernel_died(bench.turns),
         checkpoint_file=namespace,
+        page_sources={PAGES_OF_RUNS: bench.tools.read_page},
         sub_agents=meter.check if settings.sub_agents else None,
     )
     return Parts(usage, waits, evaluator, bench, kernels, person)

@@ -13,7 +13,6 @@ from kernel_bridge.text import shorten, shorten_list
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
 from rlmoptimizer.compilation.setup_record import differences
 from rlmoptimizer.errors import InvalidSetup
-from rlmoptimizer.outcome.answer_size import cut_to_size
 from rlmoptimizer.outcome.recorded_setup import branch_in
 from rlmoptimizer.outcome.run_totals import cut_line, percent
 from rlmoptimizer.records import IterationRecord, RunRecord
@@ -52,12 +51,11 @@ class EarlierWork:
     submission: Any  # what the agent has submitted; None: nothing
 
     def trajectory(self) -> list[dict[str, Any]]:
-        """The turns as the agent gets them; texts too long to be sent lose their middle."""
-        rows = [
+        """The turns as the agent gets them."""
+        return [
             {"turn": turn.number, "reasoning": turn.reasoning, "code": turn.code, "output": turn.output}
             for turn in self.turns
         ]
-        return cut_to_size(rows)[0]
 
     def summary(self, *, max_turns: int, budget_left: int, namespace: str) -> str:
         """What the agent reads about it. `namespace`: a sentence on what its REPL holds."""

@@ -7,11 +7,12 @@ power cut. One process writes, which holds a lock file beside the store; others 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sqlite3
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,12 @@ class StoreFile:
         self._check_process()
         with self.lock, translated(self.path):
             return self._open().execute(sql, values).fetchall()
+
+    def query_while(self, wanted: Callable[[tuple[Any, ...]], bool], sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The first rows of a query, up to one that is not `wanted`. No more than one row beyond them is read."""
+        self._check_process()
+        with self.lock, translated(self.path), closing(self._open().execute(sql, values)) as rows:
+            return list(itertools.takewhile(wanted, rows))
 
     def _check_process(self) -> None:
         # A child of a fork must not use SQLite's state, and the lock may be held by a thread that it does not have.

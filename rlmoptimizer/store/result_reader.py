@@ -54,6 +54,19 @@ class ResultReader(RunReader):
                 return
             yield from page
 
+    def example_page(
+        self, run_id: str, ids: Collection[str] | None, offset: int, limit: int, most_bytes: int
+    ) -> list[ExampleResult]:
+        """As `examples`, but it ends with the example with which the bytes of all exceed `most_bytes`.
+
+        So it gives at least one, where there is one, and holds no more in memory. Raises `UnknownRunError`.
+        """
+        return self._results.page(self._number(run_id), ids, offset, limit, most_bytes)
+
+    def result_count(self, run_id: str, ids: Collection[str] | None = None) -> int:
+        """How many examples have a result; `ids`: only of these. Raises `UnknownRunError`."""
+        return self._results.count(self._number(run_id), ids)
+
     def failed_ids(self, run_id: str) -> tuple[str, ...]:
         """The ids of the examples that did not pass in a run on train, in planned order.
 

@@ -29,6 +29,8 @@ __all__ = ["JUDGED", "SHOWN", "Place", "RolloutScore", "StoredResults"]
 JUDGED: Final = "counted = 1"  # has a verdict
 SHOWN: Final = "counted = 2 AND NOT taken"  # has none, but shows what was answered before its LM failed
 
+_DOCUMENTS: Final = 4  # the last columns of `RESULTS`, which hold all that is large
+
 Place = tuple[int, int, int]  # of a result: the number of its run, the position of its example, its rollout
 
 
@@ -103,19 +105,49 @@ class StoredResults:
         They count examples; each comes with all of its rollouts. `columns`: the query that reads them.
         """
         # Chosen in the narrow rows: OFFSET over the join would read the details of what it skips.
-        chosen, values = "SELECT DISTINCT position FROM results WHERE run = ?", list[Any]([number])
-        if ids is not None:
-            chosen += " AND example_id IN (SELECT value FROM json_each(?))"
-            values.append(json.dumps(list(ids)))
+        chosen, values = _chosen(number, ids)
+        positions = f"SELECT DISTINCT position FROM results WHERE {chosen} ORDER BY position LIMIT ? OFFSET ?"
         rows = self._file.query(
-            f"{columns} WHERE run = ? AND position IN ({chosen} ORDER BY position LIMIT ? OFFSET ?) "
-            "ORDER BY position, rollout",
+            f"{columns} WHERE run = ? AND position IN ({positions}) ORDER BY position, rollout",
             number,
             *values,
             -1 if limit is None else limit,
             offset,
         )
         return decoded(example_result, rows, self._file.path)
+
+    def page(
+        self, number: int, ids: Collection[str] | None, offset: int, limit: int, most_bytes: int
+    ) -> list[ExampleResult]:
+        """As `examples`, but no further example once those before it have more bytes than `most_bytes`."""
+        chosen, values = _chosen(number, ids)
+        positions = f"SELECT DISTINCT position FROM results WHERE {chosen} ORDER BY position LIMIT ? OFFSET ?"
+        first, last = self._file.query(
+            f"SELECT MIN(position), MAX(position) FROM ({positions})", *values, limit, offset
+        )[0]
+        if first is None:
+            return []
+        size, before = 0, first
+
+        def is_wanted(row: tuple[Any, ...]) -> bool:
+            nonlocal size, before
+            if size > most_bytes and row[0] != before:
+                return False
+            before = row[0]
+            size += sum(map(len, row[-_DOCUMENTS:]))
+            return True
+
+        sql = (
+            f"{RESULTS.replace('SELECT', 'SELECT position,', 1)} WHERE {chosen} AND position BETWEEN ? AND ? "
+            "ORDER BY position, rollout"
+        )
+        rows = self._file.query_while(is_wanted, sql, *values, first, last)
+        return decoded(example_result, [row[1:] for row in rows], self._file.path)
+
+    def count(self, number: int, ids: Collection[str] | None) -> int:
+        """Examples of a run that have a result; only those of `ids`, unless it is None."""
+        chosen, values = _chosen(number, ids)
+        return self._file.query(f"SELECT COUNT(DISTINCT position) FROM results WHERE {chosen}", *values)[0][0]
 
     def rollouts(self, number: int, which: str = "TRUE") -> list[Rollout]:
         """The rollouts of a run that have a result, by place; only those of which `which` is true."""
@@ -176,6 +208,13 @@ class StoredResults:
     def evaluated(self) -> int:
         """Rollouts that were run, in all runs together."""
         return self._file.query("SELECT COUNT(*) FROM results WHERE origin IS NULL")[0][0]
+
+
+def _chosen(number: int, ids: Collection[str] | None) -> tuple[str, list[Any]]:
+    """A condition on `results`, and its values."""
+    if ids is None:
+        return "run = ?", [number]
+    return "run = ? AND example_id IN (SELECT value FROM json_each(?))", [number, json.dumps(list(ids))]
 
 
 def _text_of_part(column: str | bytes) -> str:

@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, cast
 
+from kernel_bridge.wire import PageSource
 from rlmoptimizer.errors import StoreCorrupt
-from rlmoptimizer.outcome.answer_size import cut_to_size
-from rlmoptimizer.outcome.example_rows import example_rows
+from rlmoptimizer.outcome.example_rows import PAGES_OF_RUNS, ExampleRows
+from rlmoptimizer.records import RunRecord
 from rlmoptimizer.show.notebook.turn_record import AgentStart, agent_starts
 from rlmoptimizer.store.calls import MadeCall, request_digest
 from rlmoptimizer.store.store_reader import StoreReader
@@ -43,6 +44,8 @@ class Recording:
 
     def __init__(self, store: StoreReader) -> None:
         self._store = store
+        self._rows = ExampleRows(store)
+        self.page_sources: Mapping[str, PageSource] = {PAGES_OF_RUNS: self._rows.read_page}  # of who asks `answer`
         self._lock = threading.RLock()  # of all below
         self._starts = agent_starts(store)
         self._made = store.calls()
@@ -109,15 +112,15 @@ class Recording:
             made = self._next(_request(tool, arguments))
             if made is None:
                 raise self._missed(self._why_not(tool, self._turn))
-        return self._reply(made)
+        return self._reply(made, self._rows.paged)
 
     def newest(self, tool: str, arguments: Mapping[str, Any]) -> Any:
-        """What the call got when it was made last. Raises as `answer` does."""
+        """What the call got when it was made last, all of it. Raises as `answer` does."""
         request = _request(tool, arguments)
         made = next((made for made in reversed(self._made) if made.call.request == request), None)
         if made is None:
             raise NotInTheRecording(self._why_not(tool, None))
-        return self._reply(made)
+        return self._reply(made, self._rows.whole)
 
     def submit(self, fields: dict[str, Any]) -> None:
         """Accept a submission that was accepted, and refuse one that was refused. Raises as `answer` does."""
@@ -136,7 +139,7 @@ class Recording:
                 return waiting.popleft()
         return None
 
-    def _reply(self, made: MadeCall) -> Any:
+    def _reply(self, made: MadeCall, rows: Callable[[RunRecord, tuple[str, ...]], Any]) -> Any:
         reply = self._store.call_reply(made.number)
         if reply.left_out:
             size = f"{reply.left_out:,} bytes"
@@ -146,9 +149,7 @@ class Recording:
         if reply.examples is None:
             return reply.answer
         run_id, ids = reply.examples
-        repeats = self._store.run(run_id).repeats
-        rows, _ = cut_to_size(example_rows(self._store.examples(run_id, ids), repeats))
-        return {**cast("dict[str, Any]", reply.answer), "examples": rows}
+        return {**cast("dict[str, Any]", reply.answer), "examples": rows(self._store.run(run_id), ids)}
 
     def _missed(self, text: str) -> NotInTheRecording:
         with self._lock:

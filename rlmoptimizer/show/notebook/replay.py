@@ -130,7 +130,8 @@ class Replay:
         self._is_set_up, self._begun = True, start
         fields = None if start is None else start.output_fields
         cell = Cell(code, self._recording.variables(turn), fields)
-        return self._session.run(cell, CellHost(tools, self._recording.submit))
+        sources = self._recording.page_sources
+        return self._session.run(cell, CellHost(tools, self._recording.submit, page_sources=sources))
 
     def _shown(self, outcome: CellOutcome) -> str:
         if outcome.submitted is not None:

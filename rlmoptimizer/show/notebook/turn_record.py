@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from rlmoptimizer.errors import StoreCorrupt
-from rlmoptimizer.outcome.answer_size import cut_to_size
 from rlmoptimizer.records import IterationRecord
 from rlmoptimizer.store.calls import AGENT_BEGAN, CELL_ENDED, CellEnd
 from rlmoptimizer.store.store_reader import StoreReader
@@ -42,7 +41,7 @@ class AgentStart:
             for turn in store.iterations()
             if turn.number < self.turn
         ]
-        return {**self.variables, "previous_trajectory": cut_to_size(rows)[0]}
+        return {**self.variables, "previous_trajectory": rows}
 
 
 @dataclass(frozen=True, slots=True)
