@@ -30,7 +30,8 @@ if TYPE_CHECKING:
         SubAgentError,
     )
     from kernel_bridge.files.live_sessions import LiveSession, live_sessions
-    from kernel_bridge.interpreter import KernelInterpreter, KernelInterpreterFactory
+    from kernel_bridge.interpreter import KernelInterpreter
+    from kernel_bridge.interpreter_factory import KernelInterpreterFactory
     from kernel_bridge.options import Limits, SessionOptions
     from kernel_bridge.session import KernelSession
     from kernel_bridge.wire import PagedList
@@ -86,7 +87,8 @@ _HOMES = {
         "StartupFailed",
         "SubAgentError",
     ),
-    "interpreter": ("KernelInterpreter", "KernelInterpreterFactory"),
+    "interpreter": ("KernelInterpreter",),
+    "interpreter_factory": ("KernelInterpreterFactory",),
     "options": ("Limits", "SessionOptions"),
     "session": ("KernelSession",),
     "wire": ("PagedList",),

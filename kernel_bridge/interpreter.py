@@ -9,7 +9,7 @@ import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -30,8 +30,10 @@ from kernel_bridge.agent_text.outcomes import death_text, failure_text, output_t
 from kernel_bridge.cells import Cell, CellHost, CellOutcome, Death, Restored
 from kernel_bridge.confine import Confinement, ConfinementReport, limits_asked
 from kernel_bridge.errors import BridgeError, NotSendable, Refusal, SessionBusy, SubAgentError
+from kernel_bridge.interpreter_factory import KernelInterpreterFactory
 from kernel_bridge.live.bindings import check_names, checked_fields, checked_page_sources, checked_tools
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
+from kernel_bridge.live.warm_kernels import WarmKernels
 from kernel_bridge.options import Limits, refuse_unless
 from kernel_bridge.session import KernelSession
 from kernel_bridge.sub_agents.facade_guard import FacadeGuard
@@ -67,22 +69,6 @@ class _Instructions:
             raise CodeInterpreterError(str(error)) from error
 
 
-@dataclass(frozen=True, slots=True)
-class KernelInterpreterFactory:
-    """Makes interpreters with the same options; what DSPy's `interpreter_factory=` takes. Thread-safe."""
-
-    options: Mapping[str, Any]
-
-    @property
-    def execution_instructions(self) -> str:
-        """What DSPy tells the agent of the place where its code runs. Probes the machine, unless that was done."""
-        return KernelInterpreter(**self.options).execution_instructions
-
-    def __call__(self) -> KernelInterpreter:
-        """A fresh interpreter; its kernel starts with its first cell."""
-        return KernelInterpreter(**self.options)
-
-
 class KernelInterpreter:
     """Runs DSPy's generated code in a Jupyter kernel of its own, which can call tools on the host.
 
@@ -112,6 +98,7 @@ class KernelInterpreter:
         callbacks: DSPy callbacks for start, execute, invoke_tool and shutdown.
         page_sources: what the lists that tools return as `PagedList` are read from, by name: functions of a key, a
             start and a stop, which come from the kernel and must be checked. Read afresh at every `execute`.
+        warm: where it takes a kernel that is ready, at its start and when its kernel has died; see `factory`.
 
     Raises:
         ValueError: an option is not what it must be.
@@ -138,6 +125,7 @@ class KernelInterpreter:
         submit_validator: Callable[[dict[str, Any]], object] | None = None,
         callbacks: Sequence[BaseCallback] | None = None,
         page_sources: Mapping[str, PageSource] | None = None,
+        warm: WarmKernels | None = None,
     ) -> None:
         for name, function in (("submit_validator", submit_validator), ("on_death", on_death)):
             refuse_unless(function is None or callable(function), name, "a function or None", function)
@@ -163,20 +151,30 @@ class KernelInterpreter:
             runtime_dir=runtime_dir,
             checkpoint_file=checkpoint_file,
         )
+        self._session.warm = warm
         self.checkpoint_label = ""  # of the next cell; see `restored`
         self.on_death = on_death
         self._ended = False
         self._finalizer = weakref.finalize(self, self._session.close)
 
     @classmethod
-    def factory(cls, **options: Any) -> KernelInterpreterFactory:
+    def factory(cls, *, prewarm: int = 0, **options: Any) -> KernelInterpreterFactory[KernelInterpreter]:
         """A zero-argument callable that makes interpreters with these options.
+
+        Args:
+            prewarm: how many kernels are kept warm: started, in the background, before anybody wants one, and empty. An
+                interpreter takes one at its start and in the place of a kernel that has died, and does not wait.
 
         Raises:
             ValueError, TypeError: an option is not one of the constructor's, or not what it must be.
         """
-        cls(**options)  # says now what would otherwise be said in the middle of a run
-        return KernelInterpreterFactory(options)
+        whole = isinstance(prewarm, int) and not isinstance(prewarm, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+        refuse_unless(whole and prewarm >= 0, "prewarm", "a whole number of 0 or more", prewarm)
+        made = cls(**options)  # says now what would otherwise be said in the middle of a run
+        warm = WarmKernels(made._session.options, prewarm) if prewarm else None
+        if warm is not None:
+            warm.fill()
+        return KernelInterpreterFactory(cls, options, prewarm, warm)
 
     @property
     def checkpoint_file(self) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,10 @@ class SessionOptions:
         for name in ("runtime_dir", "checkpoint_file"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
+
+    def of_kernel(self) -> SessionOptions:
+        """Only what a kernel is started with, without what is the session's own: equal for kernels that are alike."""
+        return replace(self, restarts=0, checkpoint_file=None)
 
 
 def _interpreter(python: str | os.PathLike[str] | None) -> str:

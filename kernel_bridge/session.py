@@ -29,6 +29,7 @@ from kernel_bridge.live.kernel import GRACE_SECONDS, KernelGone, LiveKernel
 from kernel_bridge.live.kernel_starter import KernelStarter
 from kernel_bridge.live.request import CellEncoder, why_unreadable
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
+from kernel_bridge.live.warm_kernels import WarmKernels
 from kernel_bridge.options import SessionOptions, refuse_unless
 from kernel_bridge.threads.blocked_loop import watch_running_loop
 
@@ -68,6 +69,7 @@ class KernelSession:
         self.report: ConfinementReport | None = None  # None before the start
         self.restored: Restored | None = None  # from the checkpoint file; None: there was none
         self.death: Death | None = None  # of the kernel that died last
+        self.warm: WarmKernels | None = None  # where kernels can be had that are ready; may be set until the start
         self._dispatcher = ToolDispatcher() if dispatcher is None else dispatcher
         self._encoder = CellEncoder(self.options.limits)
         self._setup: list[Cell] = []
@@ -90,7 +92,7 @@ class KernelSession:
     @property
     def connection_file(self) -> Path | None:
         """What `jupyter console --existing` takes, while a kernel is there."""
-        return None if self._starter is None or self._kernel is None else self._starter.directory.connection_file
+        return None if self._starter is None or self._kernel is None else self._starter.home.directory.connection_file
 
     def start(self) -> None:
         """Start the kernel, if none runs yet. Blocks until it takes cells.
@@ -102,7 +104,9 @@ class KernelSession:
             self._check_open()
             if self._kernel is not None:
                 return
-            starter = KernelStarter(self.options, self._dispatcher, self.checkpoint_file, lambda: self._closed)
+            starter = KernelStarter(
+                self.options, self._dispatcher, self.checkpoint_file, lambda: self._closed, self.warm
+            )
             self._starter = starter
             try:
                 self._kernel = starter.first()
@@ -110,7 +114,7 @@ class KernelSession:
                 starter.remove()
                 self._starter = None
                 raise
-            self.report, self.restored, self._number = starter.report, starter.restored, starter.first_cell
+            self.report, self.restored, self._number = starter.home.report, starter.restored, starter.first_cell
 
     def _check_open(self) -> None:
         if self._closed is not None:
@@ -154,7 +158,7 @@ class KernelSession:
                 stack.callback(starter.stop_keeping)
             stack.callback(self._dispatcher.close)  # first: the kernel's threads may wait for async tools
         # Last: a Ctrl-C in the middle leaves them to the next close, or to the end of the process.
-        self._kernel = self._starter = None
+        self._kernel = self._starter = self.warm = None
 
     def _leave_to_parent(self) -> None:
         """In the child of a fork: let go of the kernel, its files and its directory, which are the parent's.

@@ -90,6 +90,11 @@ class CheckpointKeeper:
                 self._thread = thread
             self._changed.notify_all()
 
+    def follow(self, source: Path) -> None:
+        """From now on a kernel puts its checkpoints there, the last one of its predecessor among them."""
+        with self._copying:
+            self._source = source
+
     def look(self) -> None:
         """Copy now what has been made, if it was not copied yet."""
         with self._changed:

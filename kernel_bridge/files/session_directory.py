@@ -20,7 +20,7 @@ from kernel_bridge.errors import StartupFailed, what_to_do
 from kernel_bridge.files.layout import CHECKPOINT, Layout
 from kernel_bridge.files.private_files import make_directory, open_new
 from kernel_bridge.files.session_facts import CONNECTION, FACTS, write_facts
-from kernel_bridge.inside.checkpoint_slots import slot_paths
+from kernel_bridge.inside.checkpoint_slots import Slot, newest, open_slot, slot_paths
 from kernel_bridge.inside.tree_removal import remove_tree
 
 __all__ = ["SessionDirectory", "remove_nameless", "runtime_root"]
@@ -30,6 +30,7 @@ _NAME = re.compile(f"[0-9a-f]{{{2 * _NAME_BYTES}}}")
 _MODES = (0o700, 0o711)  # of a session's directory; the second one where another user has to pass through
 _NAMELESS_SECONDS = 600.0  # a host writes at once who it is, where it is not stopped
 _REMOVING_DESCRIPTORS = 4
+_CHUNK = 2**20
 _LONGEST_ROOT = 70  # characters; the rest of 107 bytes is for the session's name and the socket's
 
 
@@ -146,9 +147,35 @@ class SessionDirectory:
             remove_tree(self.path / f"h{self._generation - 1}")
             remove_tree(self.scratch)
             make_directory(self.scratch, parents=True)
-            os.chmod(self.keep, 0o700)  # as its owner, the predecessor may have shut it
-            self._make_slots()
+            self._take_back_keep()
         return Layout(self.path, self.path / "launch.json", path, self.keep, self.scratch)
+
+    def note_start(self, started: float) -> None:
+        """Say when the session began that lives here: seconds since the epoch. Raises: OSError."""
+        write_facts(self.path, started)
+
+    def receive_checkpoint(self, left: SessionDirectory, most: int | None) -> None:
+        """Take over the last checkpoint of a kernel that has died in another directory, if there is one.
+
+        The kernel of this directory runs already, so the bytes go into the files that it has.
+
+        Args:
+            most: bytes; a larger one is left behind. None: any.
+
+        Raises:
+            OSError, ValueError: a part of it may have been copied.
+        """
+        left._take_back_keep()
+        if most is not None:
+            left.drop_checkpoint_above(most)
+        slot = newest(str(left.keep / CHECKPOINT))
+        if slot is not None:
+            _copy_slot(slot, slot_paths(str(self.keep / CHECKPOINT))[0])
+
+    def _take_back_keep(self) -> None:
+        """Once a kernel has died: what lies there, and who may look at it, was the kernel's own to change."""
+        os.chmod(self.keep, 0o700)  # as its owner, it may have shut it
+        self._make_slots()
 
     def _make_slots(self) -> None:
         """See that there are the two files in which checkpoints are kept, and nothing else, whoever wrote there."""
@@ -186,6 +213,17 @@ class SessionDirectory:
     def remove(self) -> None:
         """Delete the directory and all in it, whatever modes the agent's code gave its files."""
         remove_tree(self.path, last=FACTS)
+
+
+def _copy_slot(slot: Slot, target: str) -> None:
+    """Copy a file of a checkpoint, as bytes, into one that is there and empty. Raises: OSError, ValueError."""
+    with open_slot(slot.path) as source, open_slot(target, os.O_WRONLY) as copy:
+        left = os.fstat(source).st_size  # all that wrote it has ended
+        while left > 0 and (data := os.read(source, min(left, _CHUNK))):
+            left -= len(data)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(copy, view) :]
 
 
 def remove_nameless(path: Path) -> None:

@@ -70,12 +70,19 @@ class SessionFacts:
         return HostToken(self.host_pid, self.host_started, self.host_boot, self.host_namespace)
 
 
-def write_facts(directory: Path) -> None:
-    """Say whose a session's directory is: this process's. Raises: OSError."""
+def write_facts(directory: Path, started: float | None = None) -> None:
+    """Say whose a session's directory is: this process's. Raises: OSError.
+
+    Args:
+        started: seconds since the epoch; None: now.
+    """
     host = HostToken.here()
     command = " ".join(sys.argv)[:200] or sys.executable
-    facts = SessionFacts(host.pid, host.started, command, time.time(), host.boot, host.namespace)
-    make_file(directory / FACTS, json.dumps(asdict(facts)).encode())
+    begun = time.time() if started is None else started
+    facts = SessionFacts(host.pid, host.started, command, begun, host.boot, host.namespace)
+    new = directory / f"{FACTS}.new"  # no other process finds a part of it
+    make_file(new, json.dumps(asdict(facts)).encode())
+    new.replace(directory / FACTS)
 
 
 def read_facts(directory: Path) -> SessionFacts:

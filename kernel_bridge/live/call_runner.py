@@ -43,7 +43,7 @@ class CallRunner:
     def __init__(
         self, dispatcher: ToolDispatcher, codec: Codec, clock: CellClock, submission: Submission, state: ChannelState
     ) -> None:
-        self._dispatcher = dispatcher
+        self.dispatcher = dispatcher
         self._codec = codec
         self._clock = clock
         self._submission = submission
@@ -58,18 +58,18 @@ class CallRunner:
                 raise WireError("a submission is a dict")
             fields = cast("dict[str, Any]", body)
             return self._answer(head, lambda: self._submission.accept(fields), "SUBMIT", excused=True)
-        if (why := self._dispatcher.too_long(head.name, len(call.body))) is not None:
+        if (why := self.dispatcher.too_long(head.name, len(call.body))) is not None:
             return Raise(head.id, SubAgentError.__name__, why), b""
         args, kwargs = _arguments(self._codec.load(call.body, verify=True, weighed=True))
-        excused = not self._dispatcher.takes_own_time(head.name)
+        excused = not self.dispatcher.takes_own_time(head.name)
         name = head.name
-        return self._answer(head, lambda: self._dispatcher.call(name, args, kwargs), f"{name}()", excused=excused)
+        return self._answer(head, lambda: self.dispatcher.call(name, args, kwargs), f"{name}()", excused=excused)
 
     def _answer(self, head: Call | Submit, ask: Callable[[], Any], path: str, *, excused: bool) -> Answer:
         if excused:
             self._clock.begin_call()
         try:
-            return Return(head.id), self._codec.dump(ask(), path, sources=self._dispatcher.page_sources)
+            return Return(head.id), self._codec.dump(ask(), path, sources=self.dispatcher.page_sources)
         except Unsendable as error:
             return Raise(head.id, "NotSendable", f"the host's answer does not fit the border: {error}"), b""
         except Exception as error:  # noqa: BLE001 - foreign code: whatever a tool raises is the agent's to read

@@ -77,6 +77,14 @@ class LiveKernel:
             self._tools.clock.measure(self.process.cpu_clock())
             self._ending = undo.pop_all()
 
+    def is_alive(self) -> bool:
+        """Whether it still runs and can be talked to, as far as is known. From any thread; does not wait."""
+        return not self.process.exited() and not self._tools.state.is_over
+
+    def hand_over(self, dispatcher: ToolDispatcher) -> None:
+        """From now on, before its first cell, the kernel's calls go to this dispatcher."""
+        self._tools.hand_over(dispatcher)
+
     def restore(self, given_up: Callable[[], str | None]) -> RestoredNames:
         """Let the kernel load the checkpoint that lies in its directory: once, and before its first cell.
 

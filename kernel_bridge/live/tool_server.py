@@ -46,7 +46,7 @@ class ToolServer:
         self, endpoints: tuple[Endpoint, Endpoint], dispatcher: ToolDispatcher, limits: Limits, wake: Callable[[], None]
     ) -> None:
         self.clock = CellClock(limits)
-        self._submission = Submission(dispatcher.submit)
+        self._submission = Submission(lambda fields: self._runner.dispatcher.submit(fields))
         self._codec = Codec(limit_bytes=limits.frame_bytes, limit_depth=limits.frame_depth)
         self._in_flight = CallsInFlight(limits.frame_bytes, self._codec.limit_parts)
         self.state = ChannelState(wake, self._in_flight.close)
@@ -71,6 +71,10 @@ class ToolServer:
         """Begin to serve, once connected."""
         with self._turn:
             self._add_thread()
+
+    def hand_over(self, dispatcher: ToolDispatcher) -> None:
+        """From now on calls go to this dispatcher."""
+        self._runner.dispatcher = dispatcher
 
     def open_cell(self) -> None:
         """A cell starts: its submission, if it makes one, is awaited."""

@@ -29,11 +29,11 @@ class Connection:
     endpoints: tuple[Endpoint, Endpoint]  # of the tool channel, for calls and for replies
     inside_urls: tuple[str, str]  # the same, as the kernel sees them
     moved_sockets: ProtectedSockets | None  # must be moved before the host can connect; None: nothing must
-    files: tuple[Path, Path]  # the connection file, and the kernel's own
+    files: tuple[Path, Path]  # the connection file, made by `publish`, and the kernel's own
 
     @staticmethod
     def open(directory: SessionDirectory, layout: Layout, inside: Layout) -> Connection:
-        """Choose addresses for a new kernel and write its connection file, and the kernel's own copy of it."""
+        """Choose addresses for a new kernel and write the connection file that it reads."""
         key = secrets.token_hex(32).encode()
         if os.name == "posix":
             shared: dict[str, Any] = {"key": key, "transport": "ipc", **dict(zip(_CHANNELS, range(1, 6), strict=True))}
@@ -51,11 +51,10 @@ class Connection:
             ips = "127.0.0.1", "127.0.0.1"
             moved = None
         files = directory.connection_file, layout.sockets / "kernel.json"
-        info = _write_connection(files[0], ip=ips[0], **shared)
         _write_connection(files[1], ip=ips[1], **shared)
         file = str(inside.sockets / "kernel.json")
         pairs = (endpoints[0], endpoints[1]), (inside_urls[0], inside_urls[1])
-        return Connection({**info, "key": key}, file, *pairs, moved, files)
+        return Connection({**shared, "ip": ips[0]}, file, *pairs, moved, files)
 
     def learn_ports(self) -> None:
         """Learn the ports that a kernel has chosen for itself, once it is ready. Raises: OSError, ValueError."""
@@ -71,6 +70,9 @@ class Connection:
         if not ports or not all(type(port) is int and 0 < port < 2**16 for port in ports.values()):
             raise ValueError("the kernel's connection file does not say which ports it has chosen")
         self.info.update(ports)
+
+    def publish(self) -> None:
+        """Write the connection file for consoles, in the place of one of an earlier kernel. Raises: OSError."""
         _write_connection(self.files[0], **self.info)
 
     def close(self) -> None:
@@ -91,7 +93,7 @@ _CONSOLE_SOCKETS = ("s-2", "s-3", "s-4", "s-5")
 _CHANNELS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
 
-def _write_connection(path: Path, *, key: bytes, **facts: Any) -> dict[str, Any]:
+def _write_connection(path: Path, *, key: bytes, **facts: Any) -> None:
     info = {**facts, "key": key.decode(), "signature_scheme": "hmac-sha256", "kernel_name": "kernel_bridge"}
     text = json.dumps(info, indent=2)
     if os.name == "posix":  # Jupyter's own function fails under a mask that takes from an owner what he needs
@@ -100,4 +102,3 @@ def _write_connection(path: Path, *, key: bytes, **facts: Any) -> dict[str, Any]
         path.unlink(missing_ok=True)
         with secure_write(str(path)) as file:
             file.write(text)
-    return info

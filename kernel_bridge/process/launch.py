@@ -37,6 +37,16 @@ class LaunchOptions:
     confinement: Confinement  # what was asked for, resolved
     tier: str  # how it is confined; see `kernel_bridge.confine.resolve`
 
+    def largest_checkpoint(self) -> int:
+        """Bytes that a kernel may put into one checkpoint."""
+        most, scratch = self.session.limits.checkpoint_bytes, self.confinement.scratch_bytes
+        return most if scratch is None else min(most, scratch // 4)  # a new one is written beside the old one
+
+    def largest_kept_checkpoint(self) -> int | None:
+        """Bytes of the largest one that is left for a successor, which would be killed for a larger one; None: any."""
+        scratch = self.confinement.scratch_bytes
+        return None if scratch is None else scratch // 3
+
 
 @dataclass(frozen=True, slots=True)
 class StartedProcess:
@@ -54,14 +64,12 @@ class Launch:
     """
 
     def __init__(self, directory: SessionDirectory, options: LaunchOptions) -> None:
-        limits, confinement = options.session.limits, options.confinement
+        confinement = options.confinement
         self._directory = directory
         self._options = options
-        self._checkpoint_bytes = limits.checkpoint_bytes
         self.layout = directory.next_layout()
-        if confinement.scratch_bytes is not None:  # a new one is written beside the old one
-            self._checkpoint_bytes = min(limits.checkpoint_bytes, confinement.scratch_bytes // 4)
-            directory.drop_checkpoint_above(confinement.scratch_bytes // 3)
+        if (most := options.largest_kept_checkpoint()) is not None:
+            directory.drop_checkpoint_above(most)
         try:
             self.plan = plan_launch(confinement, options.tier, self.layout, options.session.python)
         except ExtraPathUnusable as error:
@@ -103,7 +111,7 @@ class Launch:
         limits, inside = self._options.session.limits, self.plan.inside
         keeping = CheckpointConfig(
             path=str(inside.keep / CHECKPOINT),
-            bytes=self._checkpoint_bytes,
+            bytes=self._options.largest_checkpoint(),
             seconds=limits.checkpoint_seconds,
             progress_file=str(inside.sockets / PROGRESS),
         )

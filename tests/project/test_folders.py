@@ -16,8 +16,8 @@ PARTS = {
         "events", "other_optimizers", "prompts", "records", "comparison", "errors", "text",
     ],
     "kernel_bridge": [
-        "__init__", "__main__", "console", "interpreter", "session", "sub_agents", "agent_text", "live", "process",
-        "options", "confine", "files", "threads", "inside", "cells", "wire", "errors", "text",
+        "__init__", "__main__", "console", "interpreter", "interpreter_factory", "session", "sub_agents", "agent_text",
+        "live", "process", "options", "confine", "files", "threads", "inside", "cells", "wire", "errors", "text",
     ],
 }  # fmt: skip
 

@@ -345,7 +345,7 @@ def guardian_pid(session: Any) -> int:
 
 def directory(session: Any) -> str:
     """A session's own directory on the host."""
-    return str(session._session._starter.directory.path)
+    return str(session._session._starter.home.directory.path)
 
 
 def main() -> None:
