@@ -65,6 +65,7 @@ class Codec:
 
         Raises:
             Unsendable: with the path of the part that cannot cross. Nothing was encoded.
+            Exception: whatever the source of a `PagedList` raises that is sent whole.
         """
         try:
             translate = Translation(self._limit_depth, self._limit_containers, self.limit_parts, pickler, sources)
