@@ -1,8 +1,8 @@
 """Runs a function over many items on many workers and delivers the outcomes as they come.
 
-Our own threads deliver what they bring: the waiting thread would need the interpreter's lock for every outcome, which
-can cost more than the item itself. If another thread is delivering, a worker queues its outcome and goes on, so the
-next batch gathers meanwhile. An executor's threads are not ours to keep busy; there the waiting thread delivers.
+A worker queues its outcome and goes on: delivering may wait for a disk, and the worker has an LM to ask meanwhile. One
+thread delivers, what gathered while it delivered the last time at once. Beside our own workers that is a thread of its
+own, which no Ctrl-C interrupts; beside an executor it is the thread that waits.
 """
 
 from __future__ import annotations
@@ -182,10 +182,19 @@ class ThreadFanOut(FanOut[_T, _R]):
         super().__init__(work)
         self._pool = pool
         self._is_crowded = is_crowded
+        self._outcomes = threading.Event()  # for the thread that delivers
+        self._deliverer = threading.Thread(target=self._deliver_until_end, name="rlmoptimizer-results", daemon=True)
 
     def start(self) -> None:
+        self._deliverer.start()
         for _ in range(max(self._width, 1)):
             self._pool.submit(self._serve)
+
+    def abandon(self, seconds: float = 2.0) -> None:
+        deadline = time.monotonic() + seconds
+        super().abandon(seconds)
+        if self._deliverer.ident is not None and self._deliverer is not threading.current_thread():
+            self._deliverer.join(max(0.0, deadline - time.monotonic()))
 
     def _serve(self) -> None:
         while (item := self._take()) is not None:
@@ -200,12 +209,18 @@ class ThreadFanOut(FanOut[_T, _R]):
                 return
 
     def _deliver_soon(self) -> None:
-        # Checked again after the lock is released: another worker may have queued an outcome meanwhile.
-        while self._came and self._delivering.acquire(blocking=False):
-            try:
+        self._outcomes.set()
+
+    def _end(self) -> None:
+        super()._end()
+        self._outcomes.set()
+
+    def _deliver_until_end(self) -> None:
+        while not self._all_came.is_set():
+            self._outcomes.wait()
+            self._outcomes.clear()
+            with self._delivering:
                 self._deliver_all()
-            finally:
-                self._delivering.release()
 
     def _resubmit(self) -> bool:
         try:

@@ -94,9 +94,9 @@ class _KeptTexts:
                     signature, state, tuple(signature.input_fields), tuple(signature.output_fields)
                 )
             return text
-        if known.system is None:
-            known.system = self._adapter.format_system_message(signature)
-        return known.system
+        if (text := known.system) is None:
+            known.system = text = self._adapter.format_system_message(signature)
+        return text
 
     def format_user_message_content(
         self, signature: Any, inputs: Any, prefix: str = "", suffix: str = "", main_request: bool = False

@@ -1,7 +1,8 @@
 """The run store: what one optimization does, written to one SQLite file while it happens, and read again to go on.
 
-Everything written is safe against a kill of the process and against a power cut once the call has returned; LM calls
-and single events only against the kill. Imports no DSPy.
+Everything written is safe against a kill of the process and against a power cut once the call has returned; LM calls,
+single events and the beginning of a turn only against the kill, and against a power cut with whatever is written after
+them. Imports no DSPy.
 """
 
 from __future__ import annotations
@@ -237,7 +238,8 @@ class RunStore(StoreReader):
 
     def begin_iteration(self, code: str) -> None:
         """Record that a turn of the agent runs this code; it replaces one that was begun and never ended."""
-        with self._file.transaction() as database:
+        # All that the turn spends is synced after it, and so is this then.
+        with self._file.transaction(survives_power_cut=False) as database:
             database.execute(
                 "INSERT OR REPLACE INTO iterations VALUES (?, '', ?, NULL, NULL, ?)",
                 (_next_turn(database), as_column(code), self._clock()),

@@ -184,6 +184,26 @@ def test_an_outcome_that_comes_during_a_delivery_is_delivered_after_it(kind: str
     assert sorted(pair for batch in batches for pair in batch) == [(0, 0), (1, 1), (2, 2)]
 
 
+def test_a_worker_begins_its_next_item_while_its_last_outcome_is_still_being_delivered() -> None:
+    begun, delivered = [threading.Event() for _ in range(3)], list[tuple[int, int]]()
+
+    def function(item: int) -> int:
+        begun[item].set()
+        return item
+
+    def deliver(batch: list[tuple[int, int]]) -> None:
+        assert begun[2].wait(TIMEOUT)  # a disk that takes long
+        delivered.extend(batch)
+
+    with a_pool("threads", 1) as pool:
+        fan_out = over("threads", pool, function, [0, 1, 2], deliver, 1)
+        fan_out.start()
+        assert fan_out.wait(TIMEOUT)
+        fan_out.abandon(TIMEOUT)
+    assert delivered == [(0, 0), (1, 1), (2, 2)]
+    assert "rlmoptimizer-results" not in {thread.name for thread in threading.enumerate()}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_item_that_is_given_up_has_no_outcome_and_is_no_failure(kind: str) -> None:
     def function(item: int) -> int:
