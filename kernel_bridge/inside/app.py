@@ -16,69 +16,28 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
-import importlib
-import importlib.util
 import logging
 import os
 import signal
-import sys
 import threading
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import zmq
+from ipykernel.kernelapp import IPKernelApp
+from traitlets import Type
+from traitlets.config import Config
+from zmq.eventloop.zmqstream import ZMQStream
 
+from kernel_bridge.inside import lifeline
+from kernel_bridge.inside.channel import HostChannel
+from kernel_bridge.inside.interrupts import Interrupts
+from kernel_bridge.inside.kernel import BridgeKernel
+from kernel_bridge.inside.paged_list import PagedList
+from kernel_bridge.wire import Codec
 
-def _without_debugger() -> None:
-    """Put an empty module where ipykernel looks for its debugger, so that debugpy is never imported."""
-    stand_in = types.ModuleType("ipykernel.debugger")
-    stand_in._is_debugpy_available = False  # type: ignore[attr-defined]
-    stand_in.Debugger = object  # type: ignore[attr-defined]
-    sys.modules["ipykernel.debugger"] = stand_in
-
-
-def _without_client_imports() -> None:
-    """Put a stand-in for the package `jupyter_client`, which becomes the real one when more of it is asked for.
-
-    A kernel needs two of its modules; its `__init__` imports forty more, a tenth of a kernel's start.
-    """
-    spec = importlib.util.find_spec("jupyter_client")
-    if spec is None or spec.loader is None or "jupyter_client" in sys.modules:
-        return
-    package = types.ModuleType("jupyter_client")
-    package.__spec__, package.__loader__, package.__file__ = spec, spec.loader, spec.origin
-    package.__path__ = list(spec.submodule_search_locations or ())
-    loader = spec.loader
-
-    def find(name: str) -> Any:
-        if name == "write_connection_file":  # the one name that ipykernel takes from the package itself
-            return importlib.import_module("jupyter_client.connect").write_connection_file
-        if name.startswith("__"):
-            raise AttributeError(name)
-        del package.__getattr__
-        loader.exec_module(package)
-        return getattr(package, name)
-
-    package.__getattr__ = find
-    sys.modules["jupyter_client"] = package
-
-
-_without_debugger()
-_without_client_imports()
-
-from ipykernel.kernelapp import IPKernelApp  # noqa: E402
-from traitlets import Type  # noqa: E402
-from traitlets.config import Config  # noqa: E402
-from zmq.eventloop.zmqstream import ZMQStream  # noqa: E402
-
-from kernel_bridge.inside import lifeline  # noqa: E402
-from kernel_bridge.inside.channel import HostChannel  # noqa: E402
-from kernel_bridge.inside.interrupts import Interrupts  # noqa: E402
-from kernel_bridge.inside.kernel import BridgeKernel  # noqa: E402
-from kernel_bridge.inside.launch_config import LaunchConfig  # noqa: E402
-from kernel_bridge.inside.paged_list import PagedList  # noqa: E402
-from kernel_bridge.wire import Codec  # noqa: E402
+if TYPE_CHECKING:
+    from kernel_bridge.inside.launch_config import LaunchConfig
 
 _MOST_STARTS = 1000  # of the event loop
 
@@ -138,12 +97,15 @@ class BridgeApp(IPKernelApp):
 
     blocking_class = Type(klass=object, default_value=object)  # the stock one imports all of `jupyter_client`
 
-    def _leave_out(self, **_: Any) -> None:
+    def _leave_out(self, *_: Any, **__: Any) -> None:
         """What is not for this kernel: the host wrote the connection file, and the guardian ends the process."""
 
     init_poller = close = _leave_out
     init_pdb = init_blackhole = init_gui_pylab = init_extensions = init_code = init_path = _leave_out
-    configure_tornado_logger = _leave_out
+    configure_tornado_logger = parse_command_line = _leave_out
+
+    def _configure_logging(self) -> None:
+        self.log.setLevel(self.log_level)  # without `logging.config`
 
     def write_connection_file(self, **kwargs: Any) -> None:
         if self.transport == "tcp":  # else the host wrote all that there is to say
@@ -192,11 +154,11 @@ class BridgeApp(IPKernelApp):
         self.kernel.record_ports({name + "_port": port for name, port in self.all_ports.items()})
 
 
-def run(config: dict[str, Any]) -> None:
+def run(config: LaunchConfig) -> None:
     """Start the kernel that the host described, and serve until it is killed."""
     real_stderr = os.dup(2)
     try:
-        app = _prepared(msgspec.convert(config, LaunchConfig), real_stderr)
+        app = _prepared(config, real_stderr)
     except BaseException as error:  # the standard streams are the agent's already
         os.write(real_stderr, f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
         raise
@@ -216,7 +178,9 @@ def _prepared(config: LaunchConfig, real_stderr: int) -> BridgeApp:
     app = BridgeApp.instance(config=settings, log_level=logging.CRITICAL)
     app.real_stderr = real_stderr
     app.kernel_class = BridgeKernel
-    app.initialize(["-f", config.connection_file])
+    app.connection_file = config.connection_file
+    app.initialize()
+    app.shell.is_started = True
     interrupts = Interrupts(config.interrupt_file)
     codec = Codec(limit_bytes=config.frame_bytes, limit_depth=config.frame_depth, paged=PagedList)
     assert app.context is not None

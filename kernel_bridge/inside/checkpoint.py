@@ -23,19 +23,21 @@ import time
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from kernel_bridge.inside import KEEPING, KEPT
 from kernel_bridge.inside.bounded_call import OutOfTime, call_within
 from kernel_bridge.inside.checkpoint_slots import Slot, digest_of, mark_slot, newest, read_slot, write_slot
-from kernel_bridge.inside.launch_config import CheckpointConfig
 from kernel_bridge.inside.pickling import Pickling, TooLarge
 from kernel_bridge.inside.tracebacks import in_brief
 from kernel_bridge.inside.unpickling import load_names
 
 __all__ = ["Checkpoint", "NamespaceKeeper"]
+
+if TYPE_CHECKING:
+    from kernel_bridge.inside.launch_config import CheckpointConfig
 
 _PYTHON = f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
 _HOPELESS = 3  # times the limit: pickling that goes on for so long cannot be ended but with the process

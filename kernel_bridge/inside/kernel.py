@@ -21,7 +21,7 @@ import sys
 import traceback
 from collections.abc import Generator
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipykernel.ipkernel import IPythonKernel
 from jupyter_client.session import json_packer
@@ -32,7 +32,6 @@ from kernel_bridge.inside.cell import HostCell
 from kernel_bridge.inside.channel import HostChannel
 from kernel_bridge.inside.checkpoint import Checkpoint, NamespaceKeeper
 from kernel_bridge.inside.interrupts import HELD, Interrupts
-from kernel_bridge.inside.launch_config import LaunchConfig
 from kernel_bridge.inside.namespace import Namespace
 from kernel_bridge.inside.paged_list import read_pages_with
 from kernel_bridge.inside.pickling import Pickling
@@ -45,6 +44,9 @@ from kernel_bridge.inside.stubs import Binding
 from kernel_bridge.inside.tracebacks import CELL_PREFIX, name_cell
 from kernel_bridge.inside.transcript import Transcript, sendable
 from kernel_bridge.wire import Foreign, Ready
+
+if TYPE_CHECKING:
+    from kernel_bridge.inside.launch_config import LaunchConfig
 
 _INPUT = builtins.input  # while a cell runs, ipykernel has its own in this place
 _MOST_SUSPICIONS = 1  # cells in a row that IPython itself could not run

@@ -26,38 +26,45 @@ def _mount_package() -> None:
 def main() -> None:
     gc.disable()  # until the kernel is up: imports make much and leave no garbage
     with open(sys.argv[1], encoding="utf-8") as file:
-        config: dict[str, Any] = json.load(file)
+        config: Any = json.load(file, object_hook=lambda fields: types.SimpleNamespace(**fields))
     guardian = int(sys.argv[2]) if len(sys.argv) > 2 else None
     del sys.argv[1:]
     del sys.path[0]  # this file's folder
-    sys.path.extend(config.get("extra_path", ()))
     _mount_package()
-    if "trial" in config:
-        _try(config["seal"], config["trial"])
+    if hasattr(config, "trial"):
+        _try(config.seal, config.trial)
         return
+    sys.path.extend(config.extra_path)
     if os.name == "posix":
         os.setpgid(0, 0)  # the guardian interrupts this group, which must not be the wrapper's
-    _seal(config["seal"])
+    _seal(config.seal)
     if guardian is not None and os.getppid() != guardian:
         # The system tells only of a parent that ends from now on, and of no other process.
         sys.exit("its guardian ended before it could end with it, or `python` is a script that starts it without exec")
     # Not before the seal: an earlier kernel of this session may have left modules there to be imported unsealed.
-    os.chdir(config["working_directory"])
+    os.chdir(config.working_directory)
     sys.path.insert(0, "")  # the working directory, as in any interactive Python
-    from kernel_bridge.inside.app import run
+    # An empty module where ipykernel looks for its debugger: debugpy is more than half of a stock kernel's start.
+    debugger: Any = types.ModuleType("ipykernel.debugger")
+    debugger._is_debugpy_available, debugger.Debugger = False, object
+    sys.modules["ipykernel.debugger"] = debugger
+    from kernel_bridge.inside.deferred_imports import deferred, slow_modules
+
+    with deferred(slow_modules()):
+        from kernel_bridge.inside.app import run
 
     run(config)
 
 
-def _seal(spec: dict[str, Any] | None) -> None:
+def _seal(spec: Any) -> None:
     if spec is not None:
-        from kernel_bridge.inside.launch_config import Seal
         from kernel_bridge.inside.seal import seal
 
-        seal(Seal.from_json(spec))
+        spec.rlimits = vars(spec.rlimits)
+        seal(spec)
 
 
-def _try(spec: dict[str, Any] | None, answer: str) -> None:
+def _try(spec: Any, answer: str) -> None:
     """Seal, and write into a file how that went: null, or the error's text and number."""
     refused = None
     try:

@@ -14,10 +14,12 @@ import os
 import signal
 import struct
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kernel_bridge.inside.launch_config import LandlockRules, Seal
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kernel_bridge.inside.launch_config import LandlockRules, Seal
 
 _libc: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None  # Windows has no such library
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38

@@ -62,6 +62,7 @@ class BridgeShell(ZMQInteractiveShell):
 
     displayhook_class = Type(BridgeDisplayHook)
     display_pub_class = Type(BridgeDisplayPublisher)
+    is_started = False
     _last_traceback: list[str] = []  # noqa: RUF012 - read by ipykernel before the first stock traceback sets it
 
     def init_io(self) -> None:
@@ -69,6 +70,31 @@ class BridgeShell(ZMQInteractiveShell):
 
     def init_environment(self) -> None:
         return None  # no FORCE_COLOR: what subprocesses print is read by a model
+
+    def init_hooks(self) -> None:
+        # Ipykernel's own adds this pager, with a module that is slow to import.
+        super(ZMQInteractiveShell, self).init_hooks()
+        self.set_hook("show_in_pager", lambda _, *args, **kwargs: self.payloadpage_page(*args, **kwargs), 99)
+
+    def init_completer(self) -> None:
+        """At its first use: a person may never attach."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "Completer":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        super().init_completer()  # sets it
+        return self.__dict__[name]
+
+    @property
+    def configurables(self) -> list[Any]:
+        """What can be configured by `%config`, the completer too."""
+        if self.is_started:
+            self.Completer  # noqa: B018 - makes it
+        return self._configurables
+
+    @configurables.setter
+    def configurables(self, found: list[Any]) -> None:
+        self._configurables = found
 
     def _tee(self, channel: str) -> Any:
         return contextlib.nullcontext()  # stock IPython keeps all that was ever printed, in memory, for its history

@@ -217,6 +217,22 @@ def test_completion_and_inspection_work(interpreter: KernelInterpreter, console:
     assert "add(a, b)" in found["data"]["text/plain"]
 
 
+def test_a_person_configures_the_completer_before_anything_was_completed(console: Console) -> None:
+    assert "IPCompleter" in console.run("%config")[0]
+    assert console.run("%config IPCompleter.greedy")[0] == "False\n"
+    console.run("%config IPCompleter.greedy = True")
+    assert console.run("get_ipython().Completer.greedy")[0] == "True\n"
+    assert "no attribute 'no_such_part'" in console.run("get_ipython().no_such_part")[0]
+
+
+def test_a_persons_questions_are_shown_by_the_pager(console: Console) -> None:
+    _, reply = console.run("print?")
+    assert [payload["source"] for payload in reply["payload"]] == ["page"]
+    assert "sep" in reply["payload"][0]["data"]["text/plain"]
+    assert "%connect_info" in console.run("%lsmagic")[0]
+    assert "shell_port" in console.run("%connect_info")[0]
+
+
 def test_the_agents_cell_waits_for_a_persons_and_both_have_their_answers(
     interpreter: KernelInterpreter, console: Console, wait_until: Callable[..., None]
 ) -> None:

@@ -47,6 +47,8 @@ TESTED_BY = {
     "_price_result": "test_dspy_prices_an_answer_and_says_why_it_cannot",
     # ipykernel and IPython
     "_bind_socket": "test_a_kernel_app_binds_a_socket_to_a_port_it_finds",
+    "_configure_logging": "test_a_traitlets_application_sets_up_its_logging_by_one_method",
+    "_use_appnope": "test_ipykernel_asks_its_event_loops_for_macos_alone",
     "_cancel_on_sigint": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
     "_execute_sleep": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
     "_abort_queues": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
@@ -317,6 +319,21 @@ def test_ipykernel_asks_its_debugger_module_whether_there_is_one() -> None:
 
     assert debugger._is_debugpy_available in (True, False)
     assert "from .debugger import _is_debugpy_available" in text_of(ipkernel)
+
+
+def test_ipykernel_asks_its_event_loops_for_macos_alone() -> None:
+    from ipykernel import eventloops, ipkernel
+
+    assert isinstance(eventloops._use_appnope(), bool)
+    assert 'sys.platform == "darwin"' in inspect.getsource(eventloops._use_appnope)
+    assert "import _use_appnope" in text_of(ipkernel)
+
+
+def test_a_traitlets_application_sets_up_its_logging_by_one_method() -> None:
+    from traitlets.config import application
+
+    assert list(inspect.signature(application.Application._configure_logging).parameters) == ["self"]
+    assert text_of(application).count("dictConfig(") == 1
 
 
 def test_ipython_captures_the_streams_of_a_cell_by_one_method() -> None:
