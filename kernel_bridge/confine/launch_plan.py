@@ -17,10 +17,11 @@ from kernel_bridge.confine.guarantees import Confinement
 from kernel_bridge.confine.seccomp import filter_for
 from kernel_bridge.files.layout import Layout
 from kernel_bridge.files.private_files import make_file, open_new
-from kernel_bridge.inside.launch_config import GuardianConfig, Seal, SpawnConfig
+from kernel_bridge.inside.launch_config import OPENED, GuardianConfig, Seal, SpawnConfig
 
 __all__ = [
     "ARGUMENTS",
+    "OPENED",
     "PACKAGE",
     "LaunchPlan",
     "clean_environment",

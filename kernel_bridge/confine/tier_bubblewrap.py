@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from kernel_bridge.confine.guarantees import Confinement
 from kernel_bridge.confine.launch_plan import (
     ARGUMENTS,
+    OPENED,
     PACKAGE,
     LaunchPlan,
     clean_environment,
@@ -43,6 +45,7 @@ _CONFIG, _SOCKETS, _KEEP, _SCRATCH = "/run/launch.json", "/run/kernel", "/run/ke
 _PACKAGE, EXTRA_PATH = "/run/lib/kernel_bridge", "/run/path"
 _SMALL_TMPFS_BYTES = 64 * 2**20  # of /dev/shm and of /tmp; TMPDIR is the scratch directory
 _UNBOUNDED_SCRATCH = 2**40
+_LARGEST_COPY = 16384  # bytes of a file that is copied: a mount takes longer, the more there are
 
 _SWITCHES = (  # settings of the system that refuse a user new namespaces: where, the value that does, and its cure
     ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
@@ -204,8 +207,8 @@ def _private(limits: Confinement, layout: Layout, inside: Layout) -> list[str]:
         found += ["--perms", "1777", "--size", str(_SMALL_TMPFS_BYTES), "--tmpfs", path]
     found += ["--perms", "1777", "--size", size, "--tmpfs", _SCRATCH]
     for name in ("passwd", "group", "hosts", "nsswitch.conf"):
-        found += ["--ro-bind", str(layout.session / name), f"/etc/{name}"]
-    found += ["--ro-bind", str(layout.config), _CONFIG]
+        found += _copy(str(layout.session / name), f"/etc/{name}")
+    found += _copy(str(layout.config), _CONFIG)
     found += ["--bind", str(layout.sockets), _SOCKETS, "--perms", "0755", "--dir", _KEEP]
     for outside, place in zip(layout.written(), inside.written(), strict=True):
         if not place.startswith(_SOCKETS):
@@ -217,15 +220,27 @@ def _system(python: str) -> list[str]:
     found: list[str] = []
     bound = system_directories()
     for path in bound:
-        found += ["--symlink", os.readlink(path), path] if os.path.islink(path) else _bind("--ro-bind", path)
+        found += ["--symlink", os.readlink(path), path] if os.path.islink(path) else show(path)
     for path in (*SYSTEM_FILES, "/sys/devices/system/cpu"):
         if os.path.exists(path):
-            found += _bind("--ro-bind", path)
+            found += show(path)
     for path in sorted(python_paths(python)):
         if not any(path == above or path.startswith(f"{above}/") for above in bound):
-            found += _bind("--ro-bind", path)
+            beside = os.path.islink(path) and os.path.join(os.path.dirname(path), os.readlink(path)) in bound
+            found += ["--symlink", os.readlink(path), path] if beside else show(path)
             bound.append(path)
     return found
+
+
+def show(path: str) -> list[str]:
+    """Show a path of the host for reading: a small file that everybody may read as a copy, others mounted."""
+    found = os.stat(path)
+    copied = stat.S_ISREG(found.st_mode) and found.st_mode & 0o115 == 0o004 and found.st_size <= _LARGEST_COPY
+    return [*_parents(path), *_copy(path, path)] if copied else _bind("--ro-bind", path)
+
+
+def _copy(source: str, path: str) -> list[str]:
+    return ["--perms", "0644", "--file", OPENED + source, path]
 
 
 def _extra(limits: Confinement) -> list[str]:
@@ -236,8 +251,12 @@ def _extra(limits: Confinement) -> list[str]:
 
 def _bind(kind: str, path: str) -> list[str]:
     """Bind a path of the host under the same path, with parents that every user can pass through."""
+    return [*_parents(path), kind, path, path]
+
+
+def _parents(path: str) -> list[str]:
     made = [str(parent) for parent in reversed(Path(path).parents) if str(parent) not in ("/", "/tmp", "/etc")]
-    return [*(part for parent in made for part in ("--perms", "0755", "--dir", parent)), kind, path, path]
+    return [part for parent in made for part in ("--perms", "0755", "--dir", parent)]
 
 
 BUBBLEWRAP = Tier(

@@ -180,5 +180,9 @@ def _run(module: ModuleType) -> None:
         ModuleType.__setattr__(module, "__class__", ModuleType)
 
 
+def _by_name(module: ModuleType) -> tuple[Callable[[str], ModuleType], tuple[str]]:
+    return importlib.import_module, (module.__name__,)
+
+
 # As cloudpickle does it with other modules, which it knows by their exact type.
-copyreg.pickle(_DeferredModule, lambda module: (importlib.import_module, (module.__name__,)))
+copyreg.pickle(_DeferredModule, _by_name)  # pyright: ignore[reportArgumentType] - it may give any module

@@ -8,18 +8,18 @@ output: `pid N`, then `exit N` or `signal N`. `spawn.py` starts it.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
+# A guardian lives as long as its kernel: `typing`, `signal`, `contextlib` and `ctypes` would double what it takes of
+# time and add half to its memory. What follows is written in C, or loaded already.
+import _signal  # pyright: ignore[reportMissingImports] - what is in C of `signal`
 import os
 import select
-import signal
 import sys
 import time
 
-from kernel_bridge.inside.tree_removal import remove_tree
-
-TYPE_CHECKING = False  # importing `typing` costs more than all else here, at every start
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable
     from typing import NoReturn
 
     from kernel_bridge.inside.launch_config import GuardianConfig
@@ -42,40 +42,38 @@ def watch(kernel: int, config: GuardianConfig) -> NoReturn:
 
 
 def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(option, value, 0, 0, 0)
+    import _ctypes
+
+    library = _ctypes.dlopen(None, 0)  # pyright: ignore[reportArgumentType] - the process itself
+    _ctypes.call_function(_ctypes.dlsym(library, "prctl"), (option, value, 0, 0, 0))
 
 
 def _guard(kernel: int, config: GuardianConfig) -> None:
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(OSError):
-        os.setpgid(kernel, kernel)  # both sides do it, so that neither can be too early
+    for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGTERM, _signal.SIGPIPE):
+        _signal.signal(number, _signal.SIG_IGN)
+    _attempt(os.setpgid, kernel, kernel)  # both sides do it, so that neither can be too early
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 2)
     _report(f"pid {kernel}")
     wake_in, wake_out = os.pipe()
     for fd in (wake_in, wake_out):
         os.set_blocking(fd, False)
-    signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, _noticed)
+    _signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
+    _signal.signal(_signal.SIGCHLD, _noticed)
     asked = False
     status = _reap(kernel)
     while status is None:
-        with contextlib.suppress(InterruptedError):
-            readable, _, _ = select.select([0, wake_in], [], [], 1.0)
-            if wake_in in readable:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(wake_in, 4096)
-            if 0 in readable:
-                command = os.read(0, 64)
-                asked = b"k" in command
-                if asked or not command:
-                    break
-                with contextlib.suppress(OSError):
-                    os.killpg(_innermost(kernel, config.layers), signal.SIGINT)
-            elif os.getppid() != config.host_pid:
-                break  # a fork of the host may hold the lifeline open; the host itself is gone
+        readable, _, _ = select.select([0, wake_in], [], [], 1.0)
+        if wake_in in readable:
+            _attempt(os.read, wake_in, 4096)
+        if 0 in readable:
+            command = os.read(0, 64)
+            asked = b"k" in command
+            if asked or not command:
+                break
+            _attempt(_interrupt, kernel, config.layers)
+        elif os.getppid() != config.host_pid:
+            break  # a fork of the host may hold the lifeline open; the host itself is gone
         status = _reap(kernel)
     by_itself = status is not None
     found = _kill_all(kernel)
@@ -86,6 +84,8 @@ def _guard(kernel: int, config: GuardianConfig) -> None:
         _report(f"signal {-code}" if code < 0 else f"exit {code}")
     # A host that asked for the end removes the directory itself. A dying one closes its lifeline before it is gone.
     if not asked and _is_gone(config.host_pid, 0.0 if by_itself else _DYING_SECONDS):
+        from kernel_bridge.inside.tree_removal import remove_tree
+
         remove_tree(config.session_dir, last="session.json")
 
 
@@ -105,8 +105,15 @@ def _noticed(signum: int, frame: object) -> None:
 
 def _report(line: str) -> None:
     # A host that was killed reads nothing; the lifeline shows its end.
-    with contextlib.suppress(OSError):
-        os.write(1, line.encode() + b"\n")
+    _attempt(os.write, 1, line.encode() + b"\n")
+
+
+def _attempt(action: Callable[..., object], *arguments: object) -> None:
+    """Do what the system may refuse."""
+    try:
+        action(*arguments)
+    except OSError:
+        return
 
 
 def _reap(kernel: int) -> int | None:
@@ -128,12 +135,10 @@ def _kill_all(kernel: int) -> int | None:
     found = None
     deadline = time.monotonic() + _KILL_SECONDS
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            os.killpg(kernel, signal.SIGKILL)
+        _attempt(os.killpg, kernel, _signal.SIGKILL)
         children = _children(os.getpid())
         for pid in children:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+            _attempt(os.kill, pid, _signal.SIGKILL)
         status = _reap(kernel)
         found = status if status is not None else found
         if not children:
@@ -141,6 +146,10 @@ def _kill_all(kernel: int) -> int | None:
         # The children of a killed process come here once it is reaped: look again until none is left.
         time.sleep(0.001)
     return found
+
+
+def _interrupt(kernel: int, layers: int) -> None:
+    os.killpg(_innermost(kernel, layers), _signal.SIGINT)
 
 
 def _innermost(process: int, layers: int) -> int:

@@ -54,6 +54,10 @@ class GuardianConfig:
     layers: int  # wrapping processes before the kernel
 
 
+OPENED = "<"
+"""How an argument of a wrapper begins that is a path, and stands for the number of a descriptor that reads there."""
+
+
 @dataclass(frozen=True)
 class SpawnConfig:
     """What `spawn.py` starts."""

@@ -70,6 +70,10 @@ def start(config):
         if config.arguments is not None:
             source = os.memfd_create("arguments")
             for argument in config.arguments:
+                if argument[:1] == "<":  # `launch_config.OPENED`
+                    opened = os.open(argument[1:], os.O_RDONLY)
+                    os.set_inheritable(opened, True)
+                    argument = str(opened)
                 os.write(source, os.fsencode(argument) + b"\0")
             os.lseek(source, 0, os.SEEK_SET)
             os.set_inheritable(source, True)

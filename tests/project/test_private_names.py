@@ -11,6 +11,7 @@ import ast
 import importlib
 import inspect
 import json
+import os
 import re
 import threading
 import warnings
@@ -60,6 +61,7 @@ TESTED_BY = {
     # rich
     "_refresh_thread": "test_a_live_display_keeps_its_refreshing_thread_while_it_runs",
     # the standard library
+    "_ctypes": "test_ctypes_calls_a_function_of_the_process_by_its_name",
     "_signal": "test_signals_have_a_module_in_c",
     # documented, in spite of the underscore
     "_exit": "test_documented_names_are_there",
@@ -227,6 +229,13 @@ def test_dspys_facade_keeps_what_its_module_gave_it() -> None:
     assert (facade._tools, facade._custom_types, facade._originals) == (tools, types, originals)
 
 
+def test_ctypes_calls_a_function_of_the_process_by_its_name() -> None:
+    import _ctypes
+
+    found = _ctypes.dlsym(_ctypes.dlopen(None, 0), "getpid")
+    assert _ctypes.call_function(found, ()) == os.getpid()
+
+
 def test_signals_have_a_module_in_c() -> None:
     import _signal
     import signal
@@ -238,6 +247,9 @@ def test_signals_have_a_module_in_c() -> None:
     assert signal.getsignal(signal.SIGUSR1) == _signal.getsignal(signal.SIGUSR1)
     assert callable(_signal.signal)
     assert callable(_signal.pthread_sigmask)
+    assert callable(_signal.set_wakeup_fd)
+    for name in ("SIGINT", "SIGHUP", "SIGTERM", "SIGPIPE", "SIGCHLD", "SIGKILL", "SIG_IGN"):
+        assert getattr(_signal, name) == int(getattr(signal, name))
 
 
 def test_dspy_marks_what_an_optimizer_returned() -> None:

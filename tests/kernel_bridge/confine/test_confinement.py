@@ -210,6 +210,44 @@ def test_an_interpreter_in_a_private_directory_can_be_used(tmp_path: Path) -> No
         assert interpreter.execute("import sys; print(sys.prefix)") == str(private / "environment")
 
 
+_LOOK = """
+import os
+mounted = [line.split()[4] for line in open("/proc/self/mountinfo")]
+def refused(action):
+    try:
+        action()
+    except OSError:
+        return True
+small = ["/etc/passwd", "/etc/group", "/etc/hosts", "/run/launch.json", os.path.join(prefix, "pyvenv.cfg")]
+print(
+    [path for path in small if path in mounted], [oct(os.stat(path).st_mode) for path in small],
+    [refused(lambda: open(path, "a")) and refused(lambda: os.remove(path)) for path in small],
+    open(small[-1]).read() == given,
+)
+"""
+
+
+@linux
+def test_small_files_are_copied_into_namespaces_and_cannot_be_changed() -> None:
+    if probe().tier != "N":
+        pytest.skip("there are no namespaces here")
+    given = (Path(sys.prefix) / "pyvenv.cfg").read_text()
+    with KernelInterpreter() as interpreter:
+        shown = interpreter.execute(_LOOK, {"prefix": sys.prefix, "given": given})
+    assert shown == f"[] {['0o100644'] * 5} {[True] * 5} True"
+
+
+@linux
+@pytest.mark.parametrize(("mode", "copied"), [(0o644, True), (0o640, False), (0o755, False)])
+def test_a_file_is_copied_only_where_its_mode_says_the_same_of_the_copy(
+    tmp_path: Path, mode: int, copied: bool
+) -> None:
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "file").chmod(mode)
+    assert ("--file" in bubblewrap.show(str(tmp_path / "file"))) is copied
+    assert ("--ro-bind" in bubblewrap.show(str(tmp_path / "file"))) is not copied
+
+
 # -- the probe -------------------------------------------------------------------------------------------------------
 
 

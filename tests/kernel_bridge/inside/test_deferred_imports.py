@@ -74,7 +74,7 @@ USES: dict[str, Callable[[Any], bool]] = {
     "the members": lambda late: dict(inspect.getmembers(late))["value"] == 21,
     "a new attribute": lambda late: (setattr(late, "value", 5), late.value == 5)[1],
     "a deleted attribute": lambda late: (delattr(late, "value"), not hasattr(late, "value"))[1],
-    "a reload": lambda late: importlib.reload(late).value == 21,
+    "a reload": lambda late: bool(importlib.reload(late).value == 21),
     "a missing name": lambda late: not hasattr(late, "nothing_of_this_name"),
 }
 

@@ -54,6 +54,22 @@ def test_only_one_file_of_the_bridge_imports_dspy() -> None:
     assert importing == ["interpreter.py"]
 
 
+_GUARDIAN = """
+import sys
+package = type(sys)("kernel_bridge")
+package.__path__ = [sys.argv[1]]
+sys.modules["kernel_bridge"] = package
+from kernel_bridge.inside import guardian
+print(*({"collections", "contextlib", "ctypes", "dataclasses", "enum", "re", "signal", "typing"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no guardian")
+def test_a_guardian_imports_nothing_that_takes_memory_as_long_as_it_lives() -> None:
+    command = [sys.executable, "-I", "-S", "-c", _GUARDIAN, str(INSIDE.parent)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "\n"
+
+
 @pytest.mark.smoke
 def test_a_live_kernel_has_loaded_nothing_of_ours_but_the_wire_and_inside() -> None:
     with KernelSession({"tool": lambda x: x}) as session:
