@@ -34,7 +34,6 @@ def main() -> None:
     if hasattr(config, "trial"):
         _try(config.seal, config.trial)
         return
-    sys.path.extend(config.extra_path)
     if os.name == "posix":
         os.setpgid(0, 0)  # the guardian interrupts this group, which must not be the wrapper's
     _seal(config.seal)
@@ -43,7 +42,7 @@ def main() -> None:
         sys.exit("its guardian ended before it could end with it, or `python` is a script that starts it without exec")
     # Not before the seal: an earlier kernel of this session may have left modules there to be imported unsealed.
     os.chdir(config.working_directory)
-    sys.path.insert(0, "")  # the working directory, as in any interactive Python
+    sys.path[:] = ["", *sys.path, *config.extra_path]  # the working directory, as in any interactive Python
     # An empty module where ipykernel looks for its debugger: debugpy is more than half of a stock kernel's start.
     debugger: Any = types.ModuleType("ipykernel.debugger")
     debugger._is_debugpy_available, debugger.Debugger = False, object
