@@ -8,6 +8,7 @@ protocol, ZMTP 3.0, for itself: it connects once, and reads within bounds.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -24,6 +25,7 @@ __all__ = ["ZmtpClosed", "ZmtpSocket"]
 _MOST_VECTORS = 64  # buffers for one system call
 _MOST_TURNS = 64  # reads or writes in a row: the other end may keep up with any number of them
 _SHORTEST_LONG = 256
+_SEND_BYTES = 4 * 2**20  # that wait in the system: a large value costs fewer turns of both processes
 
 
 class ZmtpClosed(ConnectionError):
@@ -185,6 +187,8 @@ def _connect(url: str) -> socket.socket:
         return socket.create_connection((host, int(port)), timeout=1.0)
     made = socket.socket(socket.AF_UNIX)
     try:
+        with contextlib.suppress(OSError):  # the system allows less
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         if not hasattr(os, "O_PATH"):
             made.connect(address)
             return made
