@@ -36,6 +36,10 @@ class KernelInterpreterFactory(Generic[_Made]):
         """A fresh interpreter. With its first cell its kernel starts, or it takes a warm one."""
         return self.make(**self.options) if self.warm is None else self.make(**self.options, warm=self.warm)
 
+    def keeping_warm(self, least: int) -> KernelInterpreterFactory[_Made]:
+        """This factory if it keeps so many kernels warm; else one with the same options that does, yours to close."""
+        return self if self.prewarm >= least else _with_warm(self.make, self.options, least)
+
     def wait_warm(self, seconds: float = 60.0) -> bool:
         """Wait until all kernels that are kept warm are ready, but not longer than this. Whether they are."""
         return self.warm is None or self.warm.wait_full(seconds)
@@ -58,8 +62,8 @@ class KernelInterpreterFactory(Generic[_Made]):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self.make, dict(self.options), self.prewarm)
+        return _with_warm, (self.make, dict(self.options), self.prewarm)
 
 
-def _unpickled(make: Any, options: Mapping[str, Any], prewarm: int) -> Any:
+def _with_warm(make: Any, options: Mapping[str, Any], prewarm: int) -> Any:
     return make.factory(prewarm=prewarm, **options)

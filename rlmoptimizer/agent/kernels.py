@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from dspy.primitives.code_interpreter import CodeInterpreter
 
-from kernel_bridge import ConfinementReport, KernelInterpreter
+from kernel_bridge import ConfinementReport, KernelInterpreter, KernelInterpreterFactory
 from kernel_bridge.text import traceback_shown
 from kernel_bridge.wire import PageSource
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
@@ -54,7 +54,8 @@ class AgentKernels:
     """A DSPy `interpreter_factory` for one compile.
 
     The first call returns the agent's interpreter, already started; every later one makes a fresh one with the user's
-    `factory`, for a sub-agent that runs code. `close` shuts all of them down.
+    `factory`, for a sub-agent that runs code. Where that makes `KernelInterpreter`s, one kernel is kept warm from
+    `start` on, to take the place of the agent's own should that die. `close` shuts all of them down.
 
     Args:
         sub_agents: called before a sub-agent's interpreter is made; raises when nothing is left to ask its LM. None:
@@ -81,6 +82,7 @@ class AgentKernels:
             "checkpoint_file": checkpoint_file,
             "page_sources": page_sources,
         }
+        self._kept_warm: KernelInterpreterFactory[KernelInterpreter] | None = None  # made here, for this compile alone
         self._lock = threading.Lock()
         self._agents: CodeInterpreter | None = None
         self._others: weakref.WeakSet[CodeInterpreter] = weakref.WeakSet()  # each of them ends with its sub-agent
@@ -97,6 +99,7 @@ class AgentKernels:
 
     def start(self, on_failure: Callable[[], None]) -> None:
         """Make and start the agent's interpreter on a thread of its own; `on_failure` is called there if that fails."""
+        self._keep_warm()
         # DSPy's callbacks and settings are context variables.
         context = contextvars.copy_context()
         self._deadline = time.monotonic() + _START_SECONDS
@@ -105,6 +108,13 @@ class AgentKernels:
         )
         starter.start()
         self._starter = starter  # one that could not be started cannot be joined
+
+    def _keep_warm(self) -> None:
+        given: Any = KernelInterpreter.factory() if self._factory is KernelInterpreter else self._factory
+        if isinstance(given, KernelInterpreterFactory):
+            factory = cast("KernelInterpreterFactory[KernelInterpreter]", given)
+            self._factory = keeping = factory.keeping_warm(1)
+            self._kept_warm = None if keeping is factory else keeping
 
     def _start(self, on_failure: Callable[[], None]) -> None:
         try:
@@ -195,5 +205,7 @@ class AgentKernels:
                 logger.warning("The agent's interpreter is still being started; it is shut down when that has ended")
                 own = ()
         with ExitStack() as stack:
+            if self._kept_warm is not None:
+                stack.callback(self._kept_warm.close)
             for interpreter in (*own, *others):
                 stack.callback(interpreter.shutdown)

@@ -207,3 +207,30 @@ def test_interrupting_stops_the_running_cell_and_is_harmless_otherwise(watched: 
     plain()
     plain.interrupt()
     plain.close()
+
+
+@pytest.mark.parametrize("given", [KernelInterpreter, KernelInterpreter.factory(confinement="off")])
+def test_one_kernel_is_kept_warm_for_the_agents_own_to_be_replaced_by(given: Any) -> None:
+    lease = AgentKernels(given, lambda fields: None, sub_agents=nothing)
+    lease.start(nothing)
+    try:
+        own: Any = lease()
+        warm = lease._kept_warm  # pyright: ignore[reportPrivateUsage]
+        assert warm is not None
+        own.execute("kept = 41")
+        assert warm.wait_warm(120)
+        with pytest.raises(dspy.primitives.code_interpreter.CodeExecutionError, match="before this cell: kept"):
+            own.execute("import os; os._exit(3)")
+        assert own.execute("kept") == "41"
+    finally:
+        lease.close()
+    assert not warm.wait_warm(0)
+
+
+def test_a_factory_that_keeps_kernels_warm_is_used_as_it_is_and_left_open() -> None:
+    with KernelInterpreter.factory(prewarm=1, confinement="off") as factory:
+        lease = AgentKernels(factory, lambda fields: None)
+        lease.start(nothing)
+        assert lease().execute("6 * 7") == "42"
+        lease.close()
+        assert factory.wait_warm(120)
