@@ -22,6 +22,7 @@ from rlmoptimizer.errors import (
     StoreCorrupt,
     SubmissionError,
     UnknownRunError,
+    WorkersLost,
 )
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ __all__ = [
     "UnknownRunError",
     "WorkPaused",
     "WorkUnpaused",
+    "WorkersLost",
 ]
 
 

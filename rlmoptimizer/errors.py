@@ -1,6 +1,7 @@
 """The error families: what the caller, the disk or the agent got wrong.
 
-Three fates: the caller or the disk is at fault and `compile()` stops (`InvalidSetup`, `MetricFailed`, `StoreCorrupt`);
+Three fates: the caller or the disk is at fault and `compile()` stops (`InvalidSetup`, `MetricFailed`, `WorkersLost`,
+`StoreCorrupt`);
 the agent is at fault, reads the message and goes on (`AgentError` and below); anything else is a bug of ours.
 Attributes carry the facts, the message ends with the next step.
 """
@@ -34,6 +35,7 @@ __all__ = [
     "SubmissionError",
     "TimeExceededError",
     "UnknownRunError",
+    "WorkersLost",
 ]
 
 _E = TypeVar("_E", bound="OptimizerError")
@@ -86,6 +88,26 @@ class MetricFailed(OptimizerError):
         self.failed = failed  # examples without a score
         noun = "the only example" if failed == 1 else f"all {failed} examples"
         super().__init__(f"the metric gave no score on {noun} that reached it. The first failure:\n{traceback_text}")
+
+
+class WorkersLost(OptimizerError, RuntimeError):
+    """The executor takes no more work, or its workers die without any. What is stored is kept.
+
+    `is_broken`: it was the caller's own, one of its workers has died, and it can never be used again.
+    """
+
+    def __init__(self, why: str, *, is_broken: bool = False) -> None:
+        self.is_broken = is_broken
+        advice = (
+            "Such an executor cannot be used again; pass a callable that makes one, such as "
+            "executor=lambda: ProcessPoolExecutor(4), and it is made anew when that happens"
+            if is_broken
+            else "Look at its workers"
+        )
+        super().__init__(
+            f"the executor runs no more examples: {why}. {advice}. Every result so far is kept: with a "
+            "run_storage_dir, compile(..., resume=True) goes on from there, on this or another executor"
+        )
 
 
 class CostLimitReached(OptimizerError):

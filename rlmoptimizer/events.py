@@ -141,10 +141,13 @@ class EvaluationFinished:
 
 @dataclass(frozen=True, slots=True)
 class StillWaiting:
-    """Nothing has come for long: no example of a run, no answer of an LM, no kernel. Again after twice the time."""
+    """Nothing has come for long: no example of a run, no answer of an LM, no kernel, no worker of the executor.
 
-    waits_for: Literal["examples", "root", "sub", "kernel"]
-    name: str  # the run and its split, or the model; "" for the kernel
+    Again after twice the time.
+    """
+
+    waits_for: Literal["examples", "root", "sub", "kernel", "executor"]
+    name: str  # the run and its split, or the model; "" for kernel and executor
     pending: int  # examples or prompts that are waited for
     ids: tuple[str, ...]  # of the examples, where the split is train
     seconds: float  # since the last one came, or since the first was begun

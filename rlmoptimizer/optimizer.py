@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +98,7 @@ class RLMDocstringOptimizer(Teleprompter):
             `dspy.settings.lm` as it is when `compile` is called.
         root_adapter: formats what the root LM is asked as the agent, and what its sub-agents ask. None: DSPy's
             `ChatAdapter`. Program and metric keep the adapter of `dspy.settings`; sub-LM prompts have none.
-        num_threads: examples evaluated at once.
+        num_threads: examples evaluated at once; with an `executor`, examples that it has at once.
         rlm_max_iterations: turns of the agent.
         rlm_max_llm_calls: prompts to the sub-LM in one compile, whatever the budget would allow.
         rlm_max_output_chars: of one turn's output, that the root LM sees; head and tail are kept.
@@ -144,6 +145,10 @@ class RLMDocstringOptimizer(Teleprompter):
             answer of the root LM that are under way come to their end. None: no limit.
         callbacks: functions that get every event (the classes of `rlmoptimizer.events`), in order, each on a thread of
             its own. One that raises gets nothing more; a slow one never holds up the work.
+        executor: where program and metric run: any `concurrent.futures.Executor`, which stays the caller's own, also
+            one of other processes or machines, such as `Client.get_executor()` of Dask. Or a callable that makes one
+            (`lambda: ProcessPoolExecutor(4)`), which is ended with the compile, and made anew when a worker's death
+            has broken it. An example whose worker dies runs again once. None: threads of this process.
 
     Raises:
         InvalidSetup: naming the parameter, what came and what is accepted.
@@ -181,6 +186,7 @@ class RLMDocstringOptimizer(Teleprompter):
         share_source: bool = False,
         max_prompt_tokens: int | None = None,
         callbacks: Sequence[EventCallback] = (),
+        executor: Executor | Callable[[], Executor] | None = None,
     ) -> None:
         super().__init__()
         self.settings = Settings(
@@ -212,6 +218,7 @@ class RLMDocstringOptimizer(Teleprompter):
             share_source=share_source,
             max_prompt_tokens=max_prompt_tokens,
             callbacks=callbacks,  # pyright: ignore[reportArgumentType] # they become EventCallbacks there
+            executor=executor,
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -291,6 +298,7 @@ class RLMDocstringOptimizer(Teleprompter):
                 optimization to be resumed had others; then it names every difference.
             MetricFailed: the metric raises, or returns no valid score, on every example; with what came of the first.
             CostLimitReached: `max_cost_usd` does not pay for the baseline.
+            WorkersLost: the `executor` takes no more work; every result so far is kept.
             StoreCorrupt: the run store cannot be read or written.
         What the root LM raises after its own retries is raised too, and what an LM raises on every example of the
         baseline: with a short traceback (`__context__` has the cause), and a line on stderr that says which LM and why.

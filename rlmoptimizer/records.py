@@ -16,6 +16,7 @@ __all__ = [
     "METRIC_ERRORS",
     "PASSED_AT",
     "ROLES",
+    "WORKER_LOST",
     "CandidateRecord",
     "Charge",
     "EventRecord",
@@ -64,6 +65,9 @@ Rollout: TypeAlias = tuple[str, int]
 
 EXAMPLE_TIMEOUT: Final = "example_timeout"
 """The kind of the error of an example that took longer than the limit of that name. It has a verdict: a score of 0."""
+
+WORKER_LOST: Final = "worker_lost"
+"""The kind of the error of an example whose worker process died, twice. It has a verdict: a score of 0."""
 
 _PICO: Final = 10**12
 _MOST_USD: Final = 1e6  # a larger figure is a mistake
@@ -127,7 +131,7 @@ class ExampleResult:
     score: float  # 0..1; 0.0 in an error row
     passed: bool
     error: str | None  # "ExceptionType: message"; None: no error
-    # None: no error; "program", "metric", "score", EXAMPLE_TIMEOUT, or DSPy's code of an LM's failure.
+    # None: no error; "program", "metric", "score", EXAMPLE_TIMEOUT, WORKER_LOST, or DSPy's code of an LM's failure.
     error_kind: str | None
     feedback: str | None
     steps: tuple[StepTrace, ...]  # those that ended before the program did, also those that failed
@@ -157,7 +161,7 @@ class ExampleResult:
 
         Without `seconds` and `rollout`; `error_kind`, `scores`, `objectives` and `reused` only where there is one.
         """
-        told = not self.has_verdict or self.error_kind == EXAMPLE_TIMEOUT
+        told = not self.has_verdict or self.error_kind in (EXAMPLE_TIMEOUT, WORKER_LOST)
         failure = {"error_kind": self.error_kind} if told else {}
         return {
             "example_id": self.example_id,

@@ -9,6 +9,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -71,6 +72,7 @@ class Settings:
     share_source: bool
     max_prompt_tokens: int | None
     callbacks: EventCallbacks
+    executor: Executor | Callable[[], Executor] | None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -212,12 +214,8 @@ def _factory(name: str, value: Any) -> Callable[[], CodeInterpreter] | None:
         return None
     if not callable(value) or (not inspect.isclass(value) and isinstance(value, CodeInterpreter)):
         raise _refuse(name, value, accepted, wrong_type=True)
-    try:
-        inspect.signature(value).bind()
-    except TypeError:
-        raise _refuse(name, value, accepted) from None
-    except ValueError:
-        pass  # a builtin that does not say
+    if not _takes_nothing(value):
+        raise _refuse(name, value, accepted)
     return cast("Callable[[], CodeInterpreter]", value)
 
 
@@ -232,6 +230,27 @@ def _callbacks(name: str, value: Any) -> EventCallbacks:
                 accepted += " (DSPy's own callbacks belong in dspy.configure(callbacks=[...]))"
             raise _refuse(f"{name}[{place}]", callback, accepted, wrong_type=True)
     return EventCallbacks(callbacks)
+
+
+def _executor(name: str, value: Any) -> Executor | Callable[[], Executor] | None:
+    accepted = "a concurrent.futures.Executor, or a callable without arguments that makes one, or None"
+    if value is None or isinstance(value, Executor):
+        return value
+    if callable(getattr(value, "get_executor", None)):
+        accepted += f"; of this {type(value).__name__}, give .get_executor()"
+    elif callable(value) and _takes_nothing(value):
+        return cast("Callable[[], Executor]", value)
+    raise _refuse(name, value, accepted, wrong_type=True)
+
+
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # a builtin that does not say
+    return True
 
 
 _SECONDS: Final = _number("a number of seconds above 0, or None", lambda value: value > 0)
@@ -270,4 +289,5 @@ _CHECKS: Final[dict[str, _Check]] = {
     "share_source": a_bool,
     "max_prompt_tokens": _or_none(_at_least(1)),
     "callbacks": _callbacks,
+    "executor": _executor,
 }

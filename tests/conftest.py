@@ -32,11 +32,18 @@ settings.load_profile("however slow")
 _private_tmp: str | None = None
 
 _HAS_MLFLOW = importlib.util.find_spec("mlflow") is not None
-collect_ignore = [] if _HAS_MLFLOW else ["with_mlflow"]
+_HAS_DASK = importlib.util.find_spec("distributed") is not None
+collect_ignore = [
+    *([] if _HAS_MLFLOW else ["with_mlflow"]),
+    *([] if _HAS_DASK else ["rlmoptimizer/evaluation/test_dask_executor.py"]),
+]
 
 
 def pytest_report_header() -> list[str]:
-    return [] if _HAS_MLFLOW else ["left out: tests/with_mlflow, which needs the extra `mlflow`"]
+    return [
+        *([] if _HAS_MLFLOW else ["left out: tests/with_mlflow, which needs the extra `mlflow`"]),
+        *([] if _HAS_DASK else ["left out: test_dask_executor.py, which needs the extra `dask`"]),
+    ]
 
 
 

@@ -16,6 +16,7 @@ import dspy
 
 from rlmoptimizer.check.data_sets import budget_found, budget_warnings, data_warnings, splits_found
 from rlmoptimizer.check.estimates import cost_messages, estimated
+from rlmoptimizer.check.executor import executor_problems
 from rlmoptimizer.check.kernel import kernel_found
 from rlmoptimizer.check.lms_asked import ask_lms, lm_messages
 from rlmoptimizer.check.report import BudgetFound, CheckReport, Estimate, SplitFound, StepFound
@@ -114,7 +115,7 @@ def _setup(
         return None, problems
     setup = Setup(settings, student, data, test, used, *eval_lm)
     _read(problems, setup.check_prices)
-    return setup, problems
+    return setup, [*problems, *executor_problems(setup)]
 
 
 def _read(problems: list[str], read: Callable[[], _T]) -> _T | None:

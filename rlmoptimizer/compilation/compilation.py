@@ -83,6 +83,7 @@ class _Compilation:
         setup = self._store.setup()
         said = [] if setup is None else data_set_warnings(setup)  # before anything is spent, and not once more
         self._warn(said)
+        self._parts.evaluator.prepare(self._parts.program, self._setup.rows())
         agent = AgentOutcome.of(self._store) or self._agent_outcome()
         choice = Choice.of(self._store) or self._choice(agent)
         test_problem = self._tested(choice)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import dspy
+
 from kernel_bridge import KernelInterpreter
 from rlmoptimizer.agent.call_gate import CallGate
 from rlmoptimizer.agent.kernels import AgentKernels, InterpreterFactory
@@ -47,6 +49,7 @@ _STALL_SECONDS = 60.0  # after so long without an example, an answer or a kernel
 class Parts:
     """What a compile works with."""
 
+    program: dspy.Module  # a clone of the student, which all runs run a clone of
     usage: UsageMeter
     waits: WaitMonitor
     evaluator: Evaluator
@@ -81,6 +84,8 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
             scorer,
             setup.eval_lm,
             settings.num_threads,
+            executor=settings.executor,
+            count=usage.count_heard,
             context=context,
             waits=waits,
             example_timeout=settings.example_timeout,
@@ -105,8 +110,9 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
     limits = StoppingLimits(settings.target_score, settings.patience, settings.max_seconds)
     person = PersonRequests(Requests(store.path), store, emitter)
     stop = WorkStop(limits, gate, store, data, usage.ledger, worked=store.worked_seconds(), asked=person.ending)
+    program = clone(setup.student)
     bench = Workbench(
-        clone(setup.student), data, evaluator, accounts, meter, stop, recorded["drawn_seed"], settings.max_prompt_tokens
+        program, data, evaluator, accounts, meter, stop, recorded["drawn_seed"], settings.max_prompt_tokens
     )
     kernels = AgentKernels(
         cast("InterpreterFactory", settings.kernel or KernelInterpreter.factory()),
@@ -116,7 +122,7 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
         page_sources={PAGES_OF_RUNS: bench.tools.read_page},
         sub_agents=meter.check if settings.sub_agents else None,
     )
-    return Parts(usage, waits, evaluator, bench, kernels, person)
+    return Parts(program, usage, waits, evaluator, bench, kernels, person)
 
 
 def _still_waiting(waited: Waited, pending: Pending, seconds: float) -> StillWaiting:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,12 @@ class Setup:
         setup = cls(settings, student, data, test, metric, eval_lm_given(settings, student))
         setup.check_prices()
         return setup
+
+    def rows(self) -> Iterator[Row]:
+        """Of all splits."""
+        yield from self.data.train
+        yield from self.data.val or ()
+        yield from self.test or ()
 
     def check_prices(self) -> None:
         """Raise `InvalidSetup` for an LM whose calls have no price, where costs are limited."""

@@ -8,8 +8,7 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
@@ -20,15 +19,20 @@ from dspy.utils.callback import ACTIVE_CALL_ID
 from kernel_bridge.threads.daemon_pool import DaemonPool
 from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidSetupType, MetricFailed
-from rlmoptimizer.evaluation.executor_fan_out import ExecutorFanOut
 from rlmoptimizer.evaluation.fan_out import FanOut, FanOutJob, Halt, ThreadFanOut
-from rlmoptimizer.evaluation.metric import Scorer, bind_metric
+from rlmoptimizer.evaluation.metric import bind_metric
 from rlmoptimizer.evaluation.row_runner import PASSED_AT, Detail, RowOutcome, RowRunner
 from rlmoptimizer.evaluation.time_limit import TimeLimit
 from rlmoptimizer.evaluation.wait_monitor import Pending, WaitMonitor
+from rlmoptimizer.evaluation.workers.executor_fan_out import ExecutorFanOut
+from rlmoptimizer.evaluation.workers.pickled_evaluation import RunOptions, pickled_base, pickled_row, pickled_run
+from rlmoptimizer.evaluation.workers.transport import HereTransport, RowTransport
+from rlmoptimizer.evaluation.workers.worker import UNSCORED
+from rlmoptimizer.evaluation.workers.worker_pool import GivenExecutor, WorkerPool
 from rlmoptimizer.lms.cache_space import in_cache_space
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import ExampleResult
+from rlmoptimizer.spending.usage_meter import HeardCall
 from rlmoptimizer.task.dataset import Row
 from rlmoptimizer.task.program import clone, separate_stages, write_prompts
 
@@ -41,11 +45,8 @@ _LEAVE_SECONDS = 0.2  # how long threads that were abandoned may take to notice 
 _GRACE_SECONDS = 2.0  # how long a Ctrl-C waits for the examples under way, and an end for what is being delivered
 
 
-def _no_metric(example: Any, prediction: Any) -> float:
-    return 0.0
-
-
-_UNSCORED = bind_metric(_no_metric)
+def _not_counted(calls: object) -> None:
+    pass
 
 
 class LMsFailed(Exception):
@@ -73,7 +74,9 @@ class Evaluator:
     optimizer passes `contextvars.copy_context()` taken at the start of `compile()`, so that what is set for the
     agent's turns does not reach the program.
     `executor` may be any `concurrent.futures.Executor`, also one that runs elsewhere; the caller keeps it and shuts
-    it down. None: an own pool of `num_threads` threads, closed by `close()`.
+    it down. A callable makes one, which is ended by `close()`, and made anew when it breaks. None: an own pool of
+    `num_threads` threads, closed by `close()`. `count` gets the LM calls of workers in other processes, before the
+    results that they belong to are delivered.
     `waits` watches calls of `score` that have a `name`.
     `example_timeout`: seconds for program and metric together, on one row; see `TimeLimit`. A row whose time is up is
     an error of the kind "example_timeout" with a score of 0, and its place is free again. None: no limit.
@@ -85,7 +88,8 @@ class Evaluator:
         lm: dspy.BaseLM | None,
         num_threads: int = 8,
         *,
-        executor: Executor | None = None,
+        executor: GivenExecutor | None = None,
+        count: Callable[[Iterable[HeardCall]], None] = _not_counted,
         context: contextvars.Context | None = None,
         waits: WaitMonitor | None = None,
         example_timeout: float | None = None,
@@ -97,7 +101,8 @@ class Evaluator:
         self.num_threads = num_threads
         self.context = context
         self._waits = waits
-        self._executor = executor
+        self._count = count
+        self._workers = None if executor is None else WorkerPool(executor)
         self._pool = None if executor is not None else DaemonPool(num_threads, "rlmoptimizer-eval")
         self._loop = LoopThread()
         self._limit = TimeLimit(example_timeout, self._loop)
@@ -113,6 +118,21 @@ class Evaluator:
     def metric(self) -> Callable[..., Any]:
         """The caller's own."""
         return self._scorer.metric
+
+    def prepare(self, program: dspy.Module, rows: Iterable[Row]) -> None:
+        """See whether the workers of the executor can run `program` on `rows`. Waits for one of them.
+
+        Raises `InvalidSetup`, which names what cannot be sent there, or why a worker cannot work.
+        """
+        if self._workers is None:
+            return
+        halts = (self._closed, self._aborted)
+        with nullcontext() if self._waits is None else self._waits.watch(("executor", "")):
+            if self._workers.is_elsewhere(halts):
+                for row in rows:
+                    pickled_row(row)
+                base = pickled_base(program, self._scorer, self._lm, self._settings_context())
+                self._workers.load(base, halts)
 
     def score(
         self,
@@ -159,7 +179,8 @@ class Evaluator:
             under_way = fan_out.under_way()
             return len(under_way), [] if detail == "totals" else [rows[index].example_id for index in under_way]
 
-        fan_out = self._fan_out(self._runner(program, prompts, space, detail), rows, deliver, cancelled)
+        options = RunOptions(prompts, space, detail, self._limit.seconds, scored=True)
+        fan_out = self._fan_out(program, options, rows, deliver, cancelled)
         with self._waiting(name, pending) as step:
             self._complete(fan_out)
         finished = [outcomes[index] for index in sorted(outcomes)]
@@ -178,9 +199,9 @@ class Evaluator:
         def deliver(batch: list[tuple[int, RowOutcome]]) -> None:
             outcomes.extend(outcome for _, outcome in batch)
 
-        runner = self._runner(program, prompts, space, "totals", _UNSCORED)
+        options = RunOptions(prompts, space, "totals", self._limit.seconds, scored=False)
         with self._waiting("try_program", lambda: (1, [])):
-            self._complete(self._fan_out(runner, [row], deliver, cancelled))
+            self._complete(self._fan_out(program, options, [row], deliver, cancelled))
         if any(outcome.strays for outcome in outcomes):
             self._warn_of_strays()
         return outcomes[0].result if outcomes else None
@@ -220,6 +241,8 @@ class Evaluator:
             left = self._pool.join(_IDLE_SECONDS if wait else _LEAVE_SECONDS)
             if wait and left:
                 logger.warning("Examples are still being evaluated after %.0f s; they are abandoned", _IDLE_SECONDS)
+        if self._workers is not None:
+            self._workers.close(_IDLE_SECONDS if wait else _LEAVE_SECONDS)
         if hanging := self._limit.left:
             logger.warning(
                 "Examples that did not keep example_timeout and have not ended: %d. Their threads end with the process",
@@ -243,44 +266,50 @@ class Evaluator:
             return nullcontext(lambda: None)
         return self._waits.watch(("examples", name), pending=pending)
 
-    def _runner(
-        self,
-        program: dspy.Module,
-        prompts: Prompts | None,
-        space: str | None,
-        detail: Detail,
-        scorer: Scorer | None = None,
-    ) -> RowRunner:
+    def _runner(self, program: dspy.Module, options: RunOptions) -> RowRunner:
         own = clone(program)
-        if prompts is not None:
-            write_prompts(own, prompts)
+        if options.prompts is not None:
+            write_prompts(own, options.prompts)
         separate_stages(own)
-        context = contextvars.copy_context() if self.context is None else self.context.copy()
+        context = self._settings_context()
         # DSPy's callbacks nest calls by this: those of the program belong to the evaluation that is under way.
         context.run(ACTIVE_CALL_ID.set, ACTIVE_CALL_ID.get())
-        if space is not None:
-            context = in_cache_space(context, space)
+        if options.space is not None:
+            context = in_cache_space(context, options.space)
         return RowRunner(
             own,
-            scorer or self._scorer,
+            self._scorer if options.scored else UNSCORED,
             self._lm,
             limit=self._limit,
             context=context,
             halt=self._aborted,
-            detail=detail,
+            detail=options.detail,
         )
+
+    def _settings_context(self) -> contextvars.Context:
+        return contextvars.copy_context() if self.context is None else self.context.copy()
 
     def _fan_out(
         self,
-        runner: RowRunner,
+        program: dspy.Module,
+        options: RunOptions,
         rows: Sequence[Row],
         deliver: Callable[[list[tuple[int, RowOutcome]]], None],
         cancelled: Halt | None,
     ) -> FanOut[Row, RowOutcome]:
         halts: tuple[Halt, ...] = (self._closed, self._aborted, *(() if cancelled is None else (cancelled,)))
-        work = FanOutJob(runner.run, rows, deliver, self.num_threads, halts)
-        if self._executor is not None:
-            return ExecutorFanOut(work, self._executor)
+        if self._workers is not None and self._workers.is_elsewhere(halts):
+            base = pickled_base(program, self._scorer, self._lm, self._settings_context())
+            keeps_requests = options.detail == "requests"
+            transport = RowTransport(
+                base, pickled_run(options), self.num_threads, self._count, keeps_requests=keeps_requests
+            )
+            work = FanOutJob(None, rows, deliver, self.num_threads, halts)
+            return ExecutorFanOut(work, self._workers, transport)
+        function = self._runner(program, options).run
+        work = FanOutJob(function, rows, deliver, self.num_threads, halts)
+        if self._workers is not None:
+            return ExecutorFanOut(work, self._workers, HereTransport(function))
         assert self._pool is not None
         return ThreadFanOut(work, self._pool, is_crowded=lambda: len(self._under_way) > 1)
 

@@ -43,7 +43,7 @@ class FanOutJob(Generic[_T, _R]):
     begun; those under way are finished.
     """
 
-    function: Callable[[_T], _R]
+    function: Callable[[_T], _R] | None  # None: something else says what is done with an item
     items: Sequence[_T]
     deliver: Callable[[list[tuple[int, _R]]], None]
     width: int
@@ -54,7 +54,6 @@ class FanOut(Generic[_T, _R]):
     """Does the work. One thread calls `start()`, then `wait()`, then, in any case, `stop()` or `abandon()`."""
 
     def __init__(self, work: FanOutJob[_T, _R]) -> None:
-        self._function = work.function
         self._deliver = work.deliver
         self._width = min(work.width, len(work.items))
         self._stopped = threading.Event()
@@ -87,6 +86,7 @@ class FanOut(Generic[_T, _R]):
             self._news.clear()
             if self._is_halted():
                 self._drop_queued()
+            self._advance()
             over = self._all_came.is_set()  # before the last look, not after it
             if self._delivering.acquire(timeout=left):
                 try:
@@ -125,6 +125,9 @@ class FanOut(Generic[_T, _R]):
 
     def _drop_queued(self) -> None:
         """Cancel items that an executor has not begun."""
+
+    def _advance(self) -> None:
+        """What the waiting thread does each time it wakes up."""
 
     def _take(self) -> tuple[int, _T] | None:
         with self._lock:
@@ -180,6 +183,8 @@ class ThreadFanOut(FanOut[_T, _R]):
 
     def __init__(self, work: FanOutJob[_T, _R], pool: DaemonPool, is_crowded: Callable[[], bool]) -> None:
         super().__init__(work)
+        assert work.function is not None
+        self._function = work.function
         self._pool = pool
         self._is_crowded = is_crowded
         self._outcomes = threading.Event()  # for the thread that delivers

@@ -11,40 +11,37 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import inspect
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, cast
 
-import cloudpickle
 import dspy
 
 import kernel_bridge
-from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidScore, add_note
 from rlmoptimizer.evaluation.fan_out import ItemAbandoned
 from rlmoptimizer.evaluation.kept_texts import with_kept_texts
 from rlmoptimizer.evaluation.lm_exchange import ExampleRequests
-from rlmoptimizer.evaluation.metric import Scorer, Verdict, bind_metric, read_verdict
+from rlmoptimizer.evaluation.metric import Scorer, Verdict, read_verdict
 from rlmoptimizer.evaluation.plain_values import to_plain
 from rlmoptimizer.evaluation.recorded_predictors import record_steps
 from rlmoptimizer.evaluation.row_progress import RowProgress
 from rlmoptimizer.evaluation.step_feedback import feedback_by_step
 from rlmoptimizer.evaluation.step_recorder import Steps, Trace, TracedCall, describe_error
 from rlmoptimizer.evaluation.time_limit import TimeLimit
-from rlmoptimizer.lms.cache_space import SPACE_SETTING, rollout_space
+from rlmoptimizer.lms.cache_space import rollout_space
 from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.records import PASSED_AT, ExampleResult, StepTrace
 from rlmoptimizer.task.copying import copy_of
 from rlmoptimizer.task.dataset import Row
 from rlmoptimizer.task.program import all_modules, step_of
 
-__all__ = ["PASSED_AT", "Detail", "RowOutcome", "RowRunner"]
+__all__ = ["PASSED_AT", "Detail", "RowOutcome", "RowRunner", "split_fields"]
 
 Detail: TypeAlias = Literal["totals", "rows", "requests"]
 """How much of an evaluation is kept: "totals" is for what nobody may see row by row, "rows" has what the metric says
@@ -69,8 +66,7 @@ class RowOutcome:
 class RowRunner:
     """Runs one program on rows. As thread-safe as the program is.
 
-    It owns `program` from now on. Once `halt` is set, rows are given up at their next step. Pickles by value, with
-    DSPy's settings but no other context variables, so that any executor can take it.
+    It owns `program` from now on. Once `halt` is set, rows are given up at their next step.
     `detail`: how much of the rows is kept, see `Detail`.
     """
 
@@ -82,7 +78,6 @@ class RowRunner:
         *,
         limit: TimeLimit,
         context: contextvars.Context | None,
-        settings: Mapping[str, Any] | None = None,
         halt: threading.Event | None = None,
         detail: Detail = "rows",
     ) -> None:
@@ -92,7 +87,6 @@ class RowRunner:
         self._limit = limit
         self._loop = limit.loop
         self._context = context  # None: whatever the running thread has
-        self._settings = dict(settings or {})  # of the process this was pickled in
         self._halt = halt if halt is not None else threading.Event()
         self._detail: Detail = detail
         self._requests = ExampleRequests() if detail == "requests" else None
@@ -103,12 +97,14 @@ class RowRunner:
         self._adapter = None, with_kept_texts(None)  # that of DSPy's settings, and the one that stands before it
         self._only_async = _is_only_async(program)
 
-    def run(self, row: Row) -> RowOutcome:
+    def run(self, row: Row, context: contextvars.Context | None = None) -> RowOutcome:
         """Run the program on one row and score what it predicts.
 
-        Raises `ItemAbandoned` after a halt, and what is meant to end the process.
+        `context`: in the place of its own, for this row alone. Raises `ItemAbandoned` after a halt, and what is meant
+        to end the process.
         """
-        context = self._context.copy() if self._context is not None else contextvars.copy_context()
+        if context is None:
+            context = self._context.copy() if self._context is not None else contextvars.copy_context()
         progress = RowProgress(row, self._halt)
         try:
             outcome = self._limit.call(
@@ -125,12 +121,12 @@ class RowRunner:
         return RowOutcome(progress.timed_out(self._limit.seconds or 0.0), False, None)
 
     def _run_in_space(self, progress: RowProgress) -> RowOutcome:
-        with rollout_space(progress.row.rollout, self._settings.get(SPACE_SETTING)):
+        with rollout_space(progress.row.rollout):
             return self._run(progress)
 
     def _run(self, progress: RowProgress) -> RowOutcome:
         row = progress.row
-        inputs, expected = _split(row.example)
+        inputs, expected = split_fields(row.example)
         progress.inputs, progress.expected = to_plain(inputs), to_plain(expected)  # before anybody can change them
         steps = progress.steps = self._recorder(progress)
         trace = Trace(steps)
@@ -177,9 +173,9 @@ class RowRunner:
 
     def _predict(self, inputs: dict[str, Any], steps: Steps, trace: Trace) -> Any:
         program = cast("Any", self._program)
-        overrides = self._overrides(self._lm)
-        adapter = self._with_kept_texts(overrides.pop("adapter", dspy.settings.adapter))
-        with dspy.context(**overrides, adapter=adapter, trace=trace, caller_modules=_called_by(steps)):
+        lm = {} if self._lm is None else {"lm": self._lm}
+        adapter = self._with_kept_texts(dspy.settings.adapter)
+        with dspy.context(**lm, adapter=adapter, trace=trace, caller_modules=_called_by(steps)):
             answer = program.acall(**inputs) if self._only_async else program(**inputs)
             return self._loop.run(answer) if inspect.isawaitable(answer) else answer
 
@@ -218,51 +214,15 @@ class RowRunner:
         self, ask: Callable[[Any, Any], Any], example: dspy.Example, prediction: Any, steps: Steps, trace: Trace
     ) -> Any:
         # The metric may use predictors too: their calls are no steps of the program.
-        judge = None if self._settings.get("lm") or dspy.settings.lm else self._lm
-        with dspy.context(**self._overrides(judge), trace=list(trace), caller_modules=_called_by(steps)):
+        lm = {} if self._lm is None or dspy.settings.lm else {"lm": self._lm}
+        with dspy.context(**lm, trace=list(trace), caller_modules=_called_by(steps)):
             # Copies: many metrics normalize in place.
             answer = ask(copy_of(example), copy_of(prediction))
             return self._loop.run(answer) if inspect.isawaitable(answer) else answer
 
-    def _overrides(self, lm: dspy.BaseLM | None) -> dict[str, Any]:
-        settings = {name: value for name, value in self._settings.items() if name != SPACE_SETTING}
-        return settings if lm is None else {**settings, "lm": lm}
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _load, (self._pickled,)
-
-    @functools.cached_property
-    def _pickled(self) -> bytes:
-        # An LM's history goes along with it, and may be long; a copy of an LM has none.
-        lm = None if self._lm is None else self._lm.copy()
-        settings = self._settings if self._context is None else self._context.copy().run(_portable_settings)
-        metric, perfect_score, seconds = self._scorer.metric, self._scorer.perfect_score, self._limit.seconds
-        return cloudpickle.dumps((self._program, metric, perfect_score, lm, settings, self._detail, seconds))
-
-
-@functools.lru_cache(maxsize=4)  # a worker process gets the same program with every row
-def _load(pickled: bytes) -> RowRunner:
-    program, metric, perfect_score, lm, settings, detail, seconds = cloudpickle.loads(pickled)
-    scorer = bind_metric(metric, perfect_score)
-    limit = TimeLimit(seconds, LoopThread())
-    return RowRunner(program, scorer, lm, limit=limit, context=None, settings=settings, detail=detail)
-
-
-def _portable_settings() -> dict[str, Any]:
-    """DSPy's settings here, without those that cannot be pickled and those that belong to a call under way."""
-    portable: dict[str, Any] = {}
-    for name, value in cast("dict[str, Any]", dspy.settings.copy()).items():
-        if name in ("trace", "caller_modules", "caller_predict", "send_stream", "usage_tracker"):
-            continue
-        try:
-            cloudpickle.dumps(value)
-        except Exception:  # noqa: BLE001 - any object may refuse to be pickled, in its own way
-            continue
-        portable[name] = value
-    return portable
-
-
-def _split(example: dspy.Example) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_fields(example: dspy.Example) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The inputs of an example, and its other fields."""
     given = cast("Any", example.inputs())
     inputs: dict[str, Any] = {name: given[name] for name in given.keys()}  # noqa: SIM118 - iterating yields more
     items = cast("list[tuple[str, Any]]", example.items())

@@ -24,7 +24,7 @@ import dspy
 __all__ = ["SPACE_SETTING", "cache_space", "in_cache_space", "rollout_space"]
 
 SPACE_SETTING: Final = "rlmoptimizer_cache_space"
-"""The name of the setting. In another process, where it arrives with DSPy's settings, `rollout_space` takes it."""
+"""The name of the setting."""
 
 _lock = threading.Lock()
 
@@ -38,16 +38,13 @@ def cache_space(name: str) -> Generator[None]:
 
 
 @contextmanager
-def rollout_space(number: int, space: str | None = None) -> Generator[None]:
-    """In the block, the cache is that of the rollout `number` within a space; that of rollout 0 is the space itself.
+def rollout_space(number: int) -> Generator[None]:
+    """In the block, the cache is that of the rollout `number` within the present space; rollout 0 is in that itself.
 
-    So a request that is made again in another rollout is answered anew. `space` None: the present one.
+    So a request that is made again in another rollout is answered anew.
     """
     present = cast("str | None", dspy.settings.get(SPACE_SETTING))
-    wanted: str | None = present if space is None else space
-    if number:
-        wanted = f"{wanted or 'rlmoptimizer'} {number}"
-    with nullcontext() if wanted is None or wanted == present else cache_space(wanted):
+    with cache_space(f"{present or 'rlmoptimizer'} {number}") if number else nullcontext():
         yield
 
 

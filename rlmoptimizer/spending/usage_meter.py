@@ -18,6 +18,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 import dspy
@@ -29,11 +30,12 @@ from kernel_bridge.text import printable_line
 from rlmoptimizer.records import LMCall, Role, picodollars
 from rlmoptimizer.spending.cost_ledger import CostLedger
 
-__all__ = ["HeardHistory", "UsageMeter"]
+__all__ = ["CallMeter", "HeardCall", "HeardHistory", "KeptCalls", "UsageMeter"]
 
 logger = logging.getLogger(__name__)
 
-_Keeps: TypeAlias = Literal["all", "global", "nothing"]  # the histories that DSPy is set to keep
+# The histories that are kept: what DSPy is set to keep, or "own", which are all but the one of the whole process.
+_Keeps: TypeAlias = Literal["all", "own", "global", "nothing"]
 
 _PROMPT: Final = ("prompt_tokens", "input_tokens")  # the Responses API has names of its own
 _COMPLETION: Final = ("completion_tokens", "output_tokens")
@@ -49,31 +51,19 @@ class HeardHistory:
         return 0  # never too long, whatever DSPy's limit is
 
 
-class UsageMeter:
-    """Tells a ledger of every LM call that was answered within `role`. Thread-safe.
+class CallMeter:
+    """Hears of every LM call that was answered within `role`. Thread-safe. A subclass says what becomes of them.
 
     Seen are calls of every LM that writes DSPy's history, as all LMs do that are called through `dspy.BaseLM`. Not seen
     are calls that raise, calls in other processes, and calls in threads to which DSPy's settings were not handed on.
-
-    Args:
-        lms: those whose own history must be kept clean where DSPy is set to keep none.
-        on_failure: called when a call could not be written down, in the thread that made it.
+    `lms`: those whose own history must be kept clean where DSPy is set to keep none. `keeps_global` False: DSPy's
+    history of the whole process is kept clean too.
     """
 
-    def __init__(
-        self,
-        ledger: CostLedger,
-        lms: Iterable[dspy.BaseLM] = (),
-        on_failure: Callable[[BaseException], None] = lambda _: None,
-    ) -> None:
-        self.ledger = ledger
+    def __init__(self, lms: Iterable[dspy.BaseLM] = (), *, keeps_global: bool = True) -> None:
         self._lms = tuple(lms)
-        self._on_failure = on_failure
+        self._all: _Keeps = "all" if keeps_global else "own"
         self._lock = threading.Lock()
-        self._unpriced: dict[str, list[Role]] = {}  # models whose price is not known -> the roles they had
-        self._why_unpriced = ""  # of the first of them
-        self._is_limited = ledger.state().limit is not None
-        self._closed = False
 
     @contextmanager
     def role(self, role: Role) -> Generator[None]:
@@ -84,7 +74,7 @@ class UsageMeter:
         outer = settings.usage_tracker
         if isinstance(outer, _Tap) and outer.meter is self:
             outer = outer.outer
-        keeps: _Keeps = "all"
+        keeps: _Keeps = self._all
         if taps:
             keeps = taps[-1].keeps
         elif settings.disable_history:
@@ -98,11 +88,86 @@ class UsageMeter:
             # only where no tracker is set.
             "usage_tracker": None if outer is None and settings.track_usage else tap,
         }
-        if keeps != "all":
+        if keeps in ("global", "nothing"):
             # The entry is made, read and forgotten.
             overrides |= {"disable_history": False, "max_history_size": sys.maxsize}
         with dspy.context(**overrides):
             yield
+
+    def count(self, call: LMCall, *, why_unpriced: object = None) -> None:
+        """Called for each call, in the thread that made it. `why_unpriced`: what DSPy says where it knows no price."""
+        raise NotImplementedError
+
+    def forget(self, entry: dict[str, Any], keeps: _Keeps) -> None:
+        """Take a history entry out of the histories that are not kept."""
+        forgetful = [] if keeps == "own" else [lm.history for lm in self._lms]
+        if keeps in ("own", "nothing"):
+            forgetful.append(GLOBAL_HISTORY)
+        for history in forgetful:
+            with self._lock:
+                # Newest first and by identity: entries are large to compare.
+                for index in range(len(history) - 1, -1, -1):
+                    if history[index] is entry:
+                        del history[index]
+                        break
+        if keeps == "nothing":
+            # What else holds it, such as the module that made the call, holds nothing then.
+            entry.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class HeardCall:
+    """A call on its way from the worker that made it to the meter that counts it."""
+
+    call: LMCall
+    why_unpriced: str | None
+
+
+class KeptCalls(CallMeter):
+    """Keeps the calls of one example in a worker until they are told; later ones go to `late`. Thread-safe."""
+
+    def __init__(self, lms: Iterable[dspy.BaseLM], late: Callable[[HeardCall], None]) -> None:
+        super().__init__(lms, keeps_global=False)  # nobody looks into that of a worker, where it would only grow
+        self._calls: list[HeardCall] = []  # under `_lock`, as the next
+        self._told = False
+        self._late = late
+
+    def count(self, call: LMCall, *, why_unpriced: object = None) -> None:
+        heard = HeardCall(call, None if why_unpriced is None else str(why_unpriced))
+        with self._lock:
+            if not self._told:
+                self._calls.append(heard)
+                return
+        self._late(heard)
+
+    def tell(self) -> list[HeardCall]:
+        """All so far."""
+        with self._lock:
+            self._told = True
+            return self._calls
+
+
+class UsageMeter(CallMeter):
+    """Tells a ledger of every LM call that was answered within `role`, here or in a worker. Thread-safe.
+
+    Args:
+        lms: those whose own history must be kept clean where DSPy is set to keep none.
+        on_failure: called when a call could not be written down, in the thread that made it.
+    """
+
+    def __init__(
+        self,
+        ledger: CostLedger,
+        lms: Iterable[dspy.BaseLM] = (),
+        on_failure: Callable[[BaseException], None] = lambda _: None,
+    ) -> None:
+        super().__init__(lms)
+        self.ledger = ledger
+        self._on_failure = on_failure
+        self._unpriced: dict[str, list[Role]] = {}  # models whose price is not known -> the roles they had
+        self._why_unpriced = ""  # of the first of them
+        self._is_limited = ledger.state().limit is not None
+        self._closed = False
 
     @contextmanager
     def calling(self, role: Role, count: int = 1) -> Generator[None]:
@@ -130,21 +195,10 @@ class UsageMeter:
             if not self._closed:
                 self._on_failure(error)
 
-    def forget(self, entry: dict[str, Any], keeps: _Keeps) -> None:
-        """Take a history entry out of the histories that DSPy was set not to keep."""
-        forgetful = [lm.history for lm in self._lms]
-        if keeps == "nothing":
-            forgetful.append(GLOBAL_HISTORY)
-        for history in forgetful:
-            with self._lock:
-                # Newest first and by identity: entries are large to compare.
-                for index in range(len(history) - 1, -1, -1):
-                    if history[index] is entry:
-                        del history[index]
-                        break
-        if keeps == "nothing":
-            # What else holds it, such as the module that made the call, holds nothing then.
-            entry.clear()
+    def count_heard(self, calls: Iterable[HeardCall]) -> None:
+        """Count calls that workers have made."""
+        for heard in calls:
+            self.count(heard.call, why_unpriced=heard.why_unpriced)
 
     def warn_of_unpriced(self) -> None:
         """Say in one line of which models no price is known; where there is a limit, that was said at their calls."""
@@ -176,7 +230,7 @@ class UsageMeter:
 class _Tap(UsageTracker):
     """One role at one place: an owner of history entries and a usage tracker of DSPy's."""
 
-    def __init__(self, meter: UsageMeter, role: Role, outer: Any, keeps: _Keeps) -> None:
+    def __init__(self, meter: CallMeter, role: Role, outer: Any, keeps: _Keeps) -> None:
         self.outer = outer  # the tracker that was set before; it is told everything too
         self.keeps: _Keeps = keeps
         self.history = HeardHistory(self._called)

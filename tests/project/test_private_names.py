@@ -62,6 +62,7 @@ TESTED_BY = {
     "_refresh_thread": "test_a_live_display_keeps_its_refreshing_thread_while_it_runs",
     # the standard library
     "_ctypes": "test_ctypes_calls_a_function_of_the_process_by_its_name",
+    "_processes": "test_a_process_pool_knows_its_processes",
     "_signal": "test_signals_have_a_module_in_c",
     # documented, in spite of the underscore
     "_exit": "test_documented_names_are_there",
@@ -375,6 +376,16 @@ def test_a_live_display_keeps_its_refreshing_thread_while_it_runs() -> None:
         live.stop()
         thread.join(60)
     assert not thread.is_alive()
+
+
+def test_a_process_pool_knows_its_processes() -> None:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert pool.submit(abs, -1).result() == 1
+        (process,) = pool._processes.values()
+        assert process.is_alive()
 
 
 def test_documented_names_are_there() -> None:

@@ -58,6 +58,7 @@ CHECKED_BY = {
     ("sh", "example-with-models"): "test_the_example_runs_with_models_of_a_provider",
     ("sh", "look"): "test_the_command_shows_the_kept_example",
     ("python", None): "test_the_python_blocks_run_in_order",
+    ("python", "dask"): "test_the_block_for_dask_runs_with_a_cluster",
     ("python", "mlflow"): "test_the_block_for_mlflow_is_run_with_mlflow",
     ("python", "agent"): "test_the_agents_turns_run_in_its_kernel",
     ("python", "prints"): "test_the_python_blocks_run_in_order",
@@ -163,7 +164,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         directory = tmp_path_factory.mktemp("readme")
         patch.chdir(directory)
         for page, block in [(page, block) for page, of_page in BLOCKS.items() for block in of_page]:
-            if block.language == "python" and block.marker not in ("agent", "mlflow"):
+            if block.language == "python" and block.marker not in ("agent", "dask", "mlflow"):
                 code = compile("\n" * block.line + block.text, page, "exec", dont_inherit=True)
                 output = io.StringIO()
                 with contextlib.redirect_stdout(output):
@@ -361,6 +362,18 @@ def test_the_block_for_mlflow_is_run_with_mlflow(project_root: Path) -> None:
     (block,) = of_kind("python", "mlflow")
     assert "mlflow.dspy.autolog(" in block.text
     assert "tests/with_mlflow" in (project_root / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_the_block_for_dask_runs_with_a_cluster(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs the extra `dask`")
+    (block,) = of_kind("python", "dask")
+    names: dict[str, Any] = {"dspy": dspy, "RLMDocstringOptimizer": RLMDocstringOptimizer}
+    with distributed.LocalCluster(
+        n_workers=1, processes=False, dashboard_address=":0", local_directory=tmp_path
+    ) as cluster:
+        exec(block.text.replace("tcp://scheduler:8786", cluster.scheduler_address), names)
+        with names["client"]:
+            assert names["on_dask"].executor.submit(abs, -1).result() == 1
 
 
 def test_the_table_of_events_has_every_event_with_its_fields() -> None:

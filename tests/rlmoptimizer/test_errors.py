@@ -19,6 +19,7 @@ from rlmoptimizer.errors import (
     StoreCorrupt,
     SubmissionError,
     UnknownRunError,
+    WorkersLost,
 )
 
 ONE_OF_EACH = [
@@ -31,6 +32,7 @@ ONE_OF_EACH = [
     UnknownRunError("r9", ["r1", "r2"]),
     SelectionError("no such id"),
     SubmissionError("missing: answer"),
+    WorkersLost("its workers die", is_broken=True),
 ]
 
 

@@ -72,6 +72,7 @@ def test_the_parameters_are_keyword_only_and_have_the_documented_defaults() -> N
         "share_source": False,
         "max_prompt_tokens": None,
         "callbacks": (),
+        "executor": None,
     }
 
 
@@ -107,6 +108,8 @@ def test_the_parameters_are_keyword_only_and_have_the_documented_defaults() -> N
         ("run_storage_dir", 7),
         ("run_storage_dir", " "),
         ("run_storage_dir", __file__),
+        ("executor", 4),
+        ("executor", lambda workers: None),
         ("kernel", "local"),
         ("kernel", 3),
         ("max_cost_usd", 0),

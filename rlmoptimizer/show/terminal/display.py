@@ -153,5 +153,7 @@ def _waiting_text(event: StillWaiting, now: float) -> str:
         return f"{event.name}: no example has finished {long}; {event.pending} under way{which}"
     if event.waits_for == "kernel":
         return f"the agent's interpreter has been starting {long}"
+    if event.waits_for == "executor":
+        return f"no worker of the executor has answered {long}"
     asked = f"; {event.pending} prompts are under way" if event.pending > 1 else ""
     return f"the {event.waits_for} LM {event.name} has not answered {long}{asked}"

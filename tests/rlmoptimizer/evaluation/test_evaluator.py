@@ -922,7 +922,7 @@ def test_an_executor_that_runs_everything_within_submit_works_for_any_number_of_
 def test_an_executor_that_takes_nothing_ends_the_run_with_its_own_error() -> None:
     pool = ThreadPoolExecutor(1)
     pool.shutdown()
-    with Evaluator(same_answer, None, executor=pool) as evaluator, pytest.raises(RuntimeError, match="shutdown"):
+    with Evaluator(same_answer, None, executor=pool) as evaluator, pytest.raises(InvalidSetup, match="shutdown"):
         evaluator.score(Scripted(str), rows_of())
 
 

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel_bridge.threads.daemon_pool import DaemonPool
-from rlmoptimizer.evaluation.executor_fan_out import ExecutorFanOut
 from rlmoptimizer.evaluation.fan_out import FanOut, FanOutJob, ItemAbandoned, ThreadFanOut
+from rlmoptimizer.evaluation.workers.executor_fan_out import ExecutorFanOut
+from rlmoptimizer.evaluation.workers.transport import HereTransport
+from rlmoptimizer.evaluation.workers.worker_pool import WorkerPool
 
 TIMEOUT = 100
 
@@ -48,7 +50,9 @@ def over(
     *halts: threading.Event,
 ) -> FanOut[Any, Any]:
     work = FanOutJob(function, items, deliver, width, halts)
-    return ThreadFanOut(work, pool, never) if kind == "threads" else ExecutorFanOut(work, pool)
+    if kind == "threads":
+        return ThreadFanOut(work, pool, never)
+    return ExecutorFanOut(work, WorkerPool(pool), HereTransport(function))
 
 
 def collect(
@@ -312,7 +316,7 @@ def test_items_that_wait_in_an_executor_are_given_up_at_a_halt() -> None:
         return item
 
     with ThreadPoolExecutor(1) as pool:
-        fan_out = ExecutorFanOut(FanOutJob(function, list(range(9)), outcomes.extend, 5, (halt,)), pool)
+        fan_out = over("executor", pool, function, list(range(9)), outcomes.extend, 5, halt)
         fan_out.start()
         assert inside.wait(TIMEOUT)
         halt.set()

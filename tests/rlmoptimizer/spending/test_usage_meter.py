@@ -21,7 +21,6 @@ from offline import fields_text
 from priced import WordEngine, by_call, no_price, priced, priced_fields, priced_text
 
 from rlmoptimizer.evaluation.evaluator import Evaluator
-from rlmoptimizer.evaluation.row_runner import RowRunner
 from rlmoptimizer.records import LMCall, RoleUsage
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.usage_meter import UsageMeter
@@ -434,19 +433,17 @@ def test_async_programs_and_metrics_that_ask_an_lm_are_metered_in_the_evaluator(
     assert metered.seen == [("eval", "answered", 0.5)] * 12
 
 
-def test_a_row_runner_for_another_process_takes_no_meter_along(metered: Metered) -> None:
+def test_an_evaluation_for_another_process_takes_no_meter_along(metered: Metered) -> None:
     import pickle
 
-    from kernel_bridge.threads.loop_thread import LoopThread
     from rlmoptimizer.evaluation.metric import bind_metric
-    from rlmoptimizer.evaluation.time_limit import TimeLimit
+    from rlmoptimizer.evaluation.workers.pickled_evaluation import pickled_base
 
-    lm = dspy.LM("openai/gpt-4o-mini")
     with metered.meter.role("eval"):
         context = contextvars.copy_context()
-    limit = TimeLimit(None, LoopThread())
-    runner = RowRunner(Program(), bind_metric(lambda gold, pred: 1.0), lm, limit=limit, context=context)
-    assert pickle.loads(pickle.dumps(runner)) is not runner
+    scorer = bind_metric(lambda gold, pred: 1.0)
+    base = pickle.loads(pickled_base(Program(), scorer, dspy.LM("openai/gpt-4o-mini"), context).pickled or b"")
+    assert not {"caller_modules", "usage_tracker", "callbacks"} & base.settings.keys()
 
 
 def test_an_engine_that_asks_another_lm_is_counted_beside_it(metered: Metered) -> None:

@@ -1,0 +1,1 @@
+"""Evaluations in the workers of an executor: threads of this process, other processes, other machines."""
