@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from kernel_bridge.files.private_files import open_new
-from kernel_bridge.inside.checkpoint_slots import Slot, newest, open_slot, skip_head, slot_paths, write_at_start
+from kernel_bridge.inside.checkpoint_slots import Slot, look, newest, open_slot, skip_head, slot_paths, write_at_start
 from kernel_bridge.threads.starting import start_thread
 
 __all__ = ["CheckpointKeeper", "FetchedCheckpoint", "fetch_checkpoint"]
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 # magic, version, number of the cell, bytes of the checkpoint, their digest, the caller's label
 _HEAD: Final = struct.Struct(">16sIQQ32s64s")
 _MAGIC: Final = b"kernel_bridge ns"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _CHUNK: Final = 2**20
 _HEAD_BYTES: Final = 16 * 2**20  # that a kernel may add to a checkpoint: names, reasons, the sources of cells
 _CLOSE_SECONDS = 30.0  # for the last checkpoint to be copied, to a disk that may be slow
@@ -72,7 +72,7 @@ class CheckpointKeeper:
         self._copying = threading.Lock()
         self._wanted: _Wanted | None = None
         self._closed = False
-        self._copied: tuple[tuple[int, bytes], tuple[int, int]] | None = None  # what was copied last, and to which file
+        self._copied: tuple[tuple[int, int], tuple[int, int]] | None = None  # what was copied last, and to which file
         self._thread: threading.Thread | None = None
 
     def expect(self, cell: int, label: str, is_made: Callable[[int], bool | None]) -> None:
@@ -152,7 +152,7 @@ class CheckpointKeeper:
             slot = newest(str(self._source))
             if slot is None or slot.aside:
                 return  # the kernel could not make one; the last one stays
-            mark = (slot.turn, slot.digest)
+            mark = (slot.turn, slot.size)
             if self._copied is None or self._copied[0] != mark or not self._relabel(wanted, self._copied[1]):
                 made = self._replace(slot, wanted)
                 self._copied = None if made is None else (mark, made)
@@ -184,12 +184,14 @@ class CheckpointKeeper:
         new.unlink(missing_ok=True)
         file = open_new(new)
         made = None
+        mark = (slot.turn, slot.size)
         try:
             os.write(file, b"\0" * _HEAD.size)
             with open_slot(slot.path) as source:
                 skip_head(source)
                 size, digest = _copy_bytes(source, file, self._limit_bytes)
-            if (size, digest) == (slot.size, slot.digest):
+            after = look(slot.path)  # whoever overwrites it cuts it first
+            if size == slot.size and after is not None and (after.turn, after.size) == mark:
                 head = _HEAD.pack(_MAGIC, _VERSION, wanted.cell, size, digest, _label(wanted.label))
                 write_at_start(file, head)
                 os.fsync(file)
@@ -232,7 +234,7 @@ def fetch_checkpoint(file: Path, target: Path, limit_bytes: int) -> FetchedCheck
                 skip_head(copy.fileno())
                 found = _copy_bytes(source.fileno(), copy.fileno(), size)
                 if found == (size, digest):
-                    write_at_start(copy.fileno(), Slot("", 1, size, digest, False).packed())
+                    write_at_start(copy.fileno(), Slot("", 1, size, False).packed())
         except (OSError, ValueError) as error:
             return FetchedCheckpoint(label_text, cell, f"it cannot be copied: {error}")
         if found != (size, digest):

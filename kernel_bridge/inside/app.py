@@ -34,6 +34,7 @@ from kernel_bridge.inside.channel import HostChannel
 from kernel_bridge.inside.interrupts import Interrupts
 from kernel_bridge.inside.kernel import BridgeKernel
 from kernel_bridge.inside.paged_list import PagedList
+from kernel_bridge.inside.shell_stream import ShellStream
 from kernel_bridge.wire import Codec
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class BridgeApp(IPKernelApp):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def init_kernel(self) -> None:
-        shell_stream = ZMQStream(self.shell_socket)
+        shell_stream = ShellStream(self.shell_socket)
         control_stream = ZMQStream(self.control_socket, self.control_thread.io_loop)
         self.control_thread.start()
         self.kernel = self.kernel_class.instance(

@@ -29,7 +29,8 @@ import msgspec
 
 from kernel_bridge.inside import KEEPING, KEPT
 from kernel_bridge.inside.bounded_call import OutOfTime, call_within
-from kernel_bridge.inside.checkpoint_slots import Slot, digest_of, mark_slot, newest, read_slot, write_slot
+from kernel_bridge.inside.checkpoint_slots import SlotWriter, mark_slot, newest, read_slot
+from kernel_bridge.inside.namespace_snapshot import NamespaceSnapshot
 from kernel_bridge.inside.pickling import Pickling, TooLarge
 from kernel_bridge.inside.tracebacks import in_brief
 from kernel_bridge.inside.unpickling import load_names
@@ -48,8 +49,8 @@ _ADDRESS = re.compile("0x[0-9a-f]+", re.IGNORECASE)  # in the texts of objects: 
 
 
 @dataclass(frozen=True)
-class _Head:
-    """The first line of a checkpoint."""
+class _Description:
+    """The end of a checkpoint."""
 
     python: str
     names: dict[str, int]  # bytes of each one's pickle, in their order
@@ -77,49 +78,58 @@ class Checkpoint:
         self._pickling = pickling
         self._last_words = last_words
         self._sources: dict[str, str] = {}  # of the cells that define what was pickled last
+        self._written: NamespaceSnapshot | None = None  # what the last checkpoint holds; None: it is not known
+
+    def is_of(self, names: Mapping[str, Any]) -> bool:
+        """Whether the last checkpoint holds these names as they are. False: that cannot be seen so quickly."""
+        return self._written is not None and self._written.holds(names)
 
     def write(self, names: Mapping[str, Any]) -> dict[str, str]:
         """Write these names. Returns those that could not be kept, with reasons.
 
         Raises OSError when the disk is full; the last checkpoint then stays, known to be older.
         """
+        self._written = None
         # The agent's code may swallow every exception, or never come back from C: then this ends the process.
         faulthandler.dump_traceback_later(_HOPELESS * self._limit_seconds + 1, exit=True, file=self._last_words)
         try:
-            return self._write(names)
+            lost = self._write(names)
         finally:
             faulthandler.cancel_dump_traceback_later()
+        if not lost:
+            self._written = NamespaceSnapshot.of(names, self._namespace)
+        return lost
 
     def _write(self, names: Mapping[str, Any]) -> dict[str, str]:
-        before = self._set_aside()
+        self._set_aside()
         started = time.monotonic()
         lost: dict[str, str] = {}
         modules = {name: str(value.__name__) for name, value in names.items() if type(value) is types.ModuleType}
         names = {name: value for name, value in names.items() if name not in modules}
-        try:
-            dumped = call_within(self._limit_seconds / 2, lambda: self._dump(names))
-        except BaseException:  # noqa: BLE001 - pickling runs the agent's own code
-            dumped = None  # some names cannot be pickled: the others are kept without them
-        if dumped is None:
-            kept, lost = self._sieve(names, started)
-            dumped = self._dump_kept(kept, lost)
-        data, sizes = dumped
-        whole = self._head(sizes, lost, modules) + b"\n" + data
-        if before.digest == digest_of(whole):
-            mark_slot(before, aside=False)
-        else:
-            write_slot(self._path, whole)
+        with SlotWriter(self._path) as file:
+            try:
+                sizes = call_within(self._limit_seconds / 2, lambda: self._dump(names, file))
+            except BaseException:  # noqa: BLE001 - pickling runs the agent's own code
+                sizes = None  # some names cannot be pickled: the others are kept without them
+            if sizes is None:
+                if file.failure is not None:
+                    raise file.failure
+                kept, lost = self._sieve(names, started)
+                sizes = self._dump_kept(kept, lost, file)
+            file.finish(self._description(sizes, lost, modules))
         return lost
 
-    def _head(self, sizes: dict[str, int], lost: dict[str, str], modules: dict[str, str]) -> bytes:
-        return json.dumps(asdict(_Head(_PYTHON, sizes, lost, modules, self._sources))).encode()
+    def _description(self, sizes: dict[str, int], lost: dict[str, str], modules: dict[str, str]) -> bytes:
+        return json.dumps(asdict(_Description(_PYTHON, sizes, lost, modules, self._sources))).encode()
 
-    def _set_aside(self) -> Slot:
+    def _set_aside(self) -> None:
         """Mark the last checkpoint as older than one that is begun now. The first of all is empty."""
         before = newest(self._path)
-        if before is None:
-            return write_slot(self._path, self._head({}, {}, {}) + b"\n", aside=True)
-        return mark_slot(before, aside=True)
+        if before is not None:
+            mark_slot(before, aside=True)
+            return
+        with SlotWriter(self._path) as file:
+            file.finish(self._description({}, {}, {}), aside=True)
 
     def restore(self) -> tuple[list[str], dict[str, str]]:
         """Load the last checkpoint into the namespace. Returns the names restored and those lost, with reasons."""
@@ -127,8 +137,8 @@ class Checkpoint:
             slot = newest(self._path)
             if slot is None:
                 return [], {}
-            line, data = read_slot(slot)
-            head = msgspec.convert(json.loads(line), _Head)
+            data, description = read_slot(slot)
+            head = msgspec.convert(json.loads(description), _Description)
         except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
             return [], {"(all names)": f"the checkpoint cannot be read: {in_brief(error, _REASON_SECONDS)}"}
         lost = dict(head.lost)
@@ -168,7 +178,7 @@ class Checkpoint:
                 continue
             try:
                 # Half of what is left, so that the slow ones leave something for the others.
-                data, _ = call_within(seconds / 2, functools.partial(self._dump, {name: value}))
+                size = sum(call_within(seconds / 2, functools.partial(self._dump, {name: value})).values())
             except TooLarge:
                 lost[name] = f"larger than the checkpoint's {self._limit_bytes} bytes"
             except OutOfTime:
@@ -176,24 +186,28 @@ class Checkpoint:
             except BaseException as error:  # noqa: BLE001 - pickling runs the agent's own code
                 lost[name] = in_brief(error, _REASON_SECONDS)
             else:
-                if len(data) > room:
+                if size > room:
                     lost[name] = f"no room left in the checkpoint's {self._limit_bytes} bytes"
                     continue
-                room -= len(data)
+                room -= size
                 kept[name] = value
         return {name: value for name, value in names.items() if name in kept}, lost  # a class before its objects
 
-    def _dump_kept(self, kept: dict[str, Any], lost: dict[str, str]) -> tuple[bytes, dict[str, int]]:
+    def _dump_kept(self, kept: dict[str, Any], lost: dict[str, str], file: SlotWriter) -> dict[str, int]:
+        file.restart()
         try:
-            return call_within(self._limit_seconds, lambda: self._dump(kept))
+            return call_within(self._limit_seconds, lambda: self._dump(kept, file))
         except BaseException as error:  # noqa: BLE001 - each can be pickled alone, but not all together
+            if file.failure is not None:
+                raise file.failure from None
+            file.restart()
             lost.update(dict.fromkeys(kept, f"pickling all names together failed: {type(error).__name__}"))
-            kept.clear()
-            return b"", {}
+            return {}
 
-    def _dump(self, names: Mapping[str, Any]) -> tuple[bytes, dict[str, int]]:
-        data, sizes, self._sources = self._pickling.dump(names, self._limit_bytes)
-        return data, sizes
+    def _dump(self, names: Mapping[str, Any], file: SlotWriter | None = None) -> dict[str, int]:
+        """Pickle names, into the file if there is one. Returns the sizes."""
+        sizes, self._sources = self._pickling.dump(names, self._limit_bytes, None if file is None else file.write)
+        return sizes
 
 
 def _guess_size(value: Any) -> int:
@@ -226,9 +240,11 @@ class NamespaceKeeper:
         if self._due is None:
             return
         cell, self._due = self._due, None
-        self._note_progress(KEEPING, cell)
         try:
-            self._note_unkept(self._checkpoint.write(self._own_names()))
+            names = self._own_names()
+            if not self._checkpoint.is_of(names):
+                self._note_progress(KEEPING, cell)
+                self._note_unkept(self._checkpoint.write(names))
         except Exception as error:  # noqa: BLE001 - a full disk, or no memory: the last good checkpoint stays
             reason = f"the checkpoint cannot be made: {type(error).__name__}: {error}"[:_LONGEST_REASON]
             self._note_unkept({"all names": reason})

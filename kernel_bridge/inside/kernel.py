@@ -15,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import contextvars
+import getpass
 import os
 import signal
 import sys
@@ -24,6 +26,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ipykernel.ipkernel import IPythonKernel
+from IPython.core.interactiveshell import ExecutionResult
 from jupyter_client.session import json_packer
 from traitlets import Type
 
@@ -31,10 +34,12 @@ from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS
 from kernel_bridge.inside.cell import HostCell
 from kernel_bridge.inside.channel import HostChannel
 from kernel_bridge.inside.checkpoint import Checkpoint, NamespaceKeeper
+from kernel_bridge.inside.host_messages import read_request
 from kernel_bridge.inside.interrupts import HELD, Interrupts
 from kernel_bridge.inside.namespace import Namespace
 from kernel_bridge.inside.paged_list import read_pages_with
 from kernel_bridge.inside.pickling import Pickling
+from kernel_bridge.inside.plain_cells import PlainCells
 from kernel_bridge.inside.process_state import ProcessState
 from kernel_bridge.inside.refused_builtins import NoInput, answer_debuggers, answer_second_loops, nothing_typed
 from kernel_bridge.inside.restored_names import told_names
@@ -75,6 +80,7 @@ class BridgeKernel(IPythonKernel):
         self._binding = Binding(channel, self._runs_host_cell)
         read_pages_with(self._binding.read_page)
         self._namespace = Namespace(self.shell, self._binding)
+        self._plain_cells = PlainCells(self.shell)
         sys.stdin = self._nothing_typed = NoInput()
         answer_debuggers(self._runs_host_cell)
         answer_second_loops()
@@ -86,6 +92,21 @@ class BridgeKernel(IPythonKernel):
             self.checkpoint = Checkpoint(keeping, self._namespace.names, pickling, last_words=real_stderr)
             self._keeper = NamespaceKeeper(self.checkpoint, self._namespace.own_names, keeping.progress_file)
         channel.tell(Ready(sys.version.split()[0]))
+
+    def start(self) -> None:
+        """Begin to take messages, in one context for all: variables that a cell sets in it are there in the next."""
+        super().start()
+        if sys.version_info >= (3, 11):  # before, in ipykernel's own way, with a task more for each message
+            context = contextvars.copy_context()
+            tasks: set[asyncio.Task[None]] = set()  # asyncio alone does not keep them
+
+            def take(message: list[Any]) -> None:
+                coroutine = self.shell_main(None, message)
+                task = asyncio.get_running_loop().create_task(coroutine, context=context)
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+
+            self.shell_stream.on_recv(take, copy=False)
 
     def _runs_host_cell(self) -> bool:
         return self.cell is not None
@@ -163,10 +184,26 @@ class BridgeKernel(IPythonKernel):
 
     # -- cells ---------------------------------------------------------------------------------------------------
 
-    async def execute_request(self, stream: Any, ident: Any, parent: Any) -> None:
-        """Run a cell.
+    async def dispatch_shell(self, msg: Any, /, *args: Any, **kwargs: Any) -> None:
+        """Handle a message: the host's requests at once, all others as Jupyter does."""
+        found = read_request(msg, self.session.sign)
+        if found is None:
+            await super().dispatch_shell(msg, *args, **kwargs)
+            return
+        ident, parent = found
+        self.set_parent(ident, parent, channel="shell")
+        self._publish_status("busy", "shell")
+        self.pre_handler_hook()
+        try:
+            await self._serve_host(ident, parent)
+        finally:
+            self.post_handler_hook()
+        self._publish_status("idle", "shell")
 
-        A host's cell has `metadata["kernel_bridge"] = {"number", "variables", "setup", "again"}`: for the variables see
+    async def _serve_host(self, ident: list[bytes], parent: dict[str, Any]) -> None:
+        """Run a cell of the host, or restore the checkpoint, and send the reply.
+
+        A cell's `metadata["kernel_bridge"]` is `{"number", "variables", "setup", "again"}`: for the variables see
         `Namespace.take`; setup says that the cell is the host's own preparation, again that this is run for a
         successor. Its buffer 0 is the binding, see `stubs.py`. Its reply has `content["kernel_bridge"]`: head, tail,
         omitted, result, failure, submitted, taken, unkept.
@@ -177,33 +214,33 @@ class BridgeKernel(IPythonKernel):
         keeper = self._keeper
         if keeper is not None:  # the event loop may have had no time for it since the last reply
             keeper.keep()
-        spec = parent["metadata"].get("kernel_bridge")
-        if spec is None:
-            await self._run_console_cell(stream, ident, parent)
-            return
+        spec = parent["metadata"]["kernel_bridge"]
         if "restore" in spec:
-            self._restore(stream, ident, parent)
+            self._restore(ident, parent)
             return
         try:
             bridge = await self._run_host_cell(spec, parent)
             bridge["unkept"] = {} if keeper is None or spec["setup"] else keeper.take_unkept()
-            self._reply_to_cell(bridge, stream, ident, parent)
+            self._reply_to_cell(bridge, ident, parent)
         except BaseException as error:  # noqa: BLE001 - the host would wait for a reply
             self._give_up(error)
         if keeper is not None:
             keeper.expect(spec["number"])
-            self.io_loop.add_callback(keeper.keep)
+            asyncio.get_running_loop().call_soon(keeper.keep)
 
-    def _restore(self, stream: Any, ident: Any, parent: Any) -> None:
+    def _restore(self, ident: list[bytes], parent: dict[str, Any]) -> None:
         """Load what a predecessor has left. The reply has `content["kernel_bridge"]`: see `told_names`."""
         try:
             restored, lost = ([], {}) if self.checkpoint is None else self.checkpoint.restore()
             self._namespace.restored.update(restored)
-            self._reply({"status": "ok", "kernel_bridge": told_names(restored, lost)}, stream, ident, parent)
+            self._reply({"status": "ok", "kernel_bridge": told_names(restored, lost)}, ident, parent)
         except BaseException as error:  # noqa: BLE001 - the host would wait for a reply
             self._give_up(error)
 
-    async def _run_console_cell(self, stream: Any, ident: Any, parent: Any) -> None:
+    async def execute_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """Run a cell of a console."""
+        if self._keeper is not None:
+            self._keeper.keep()
         self.channel.tell(Foreign(True))
         try:
             self._interrupts.open()
@@ -254,6 +291,26 @@ class BridgeKernel(IPythonKernel):
         if self.iopub_socket.listened_to():
             content = {"code": code, "execution_count": self.shell.execution_count}
             self.session.send(self.iopub_socket, "execute_input", content, parent, ident=b"execute_input")
+        name = name_cell(code if code.endswith("\n") else code + "\n", cell.number)
+        parts = self._plain_cells.compiled(code, name)
+        if parts is None:
+            await self._run_with_ipython(cell, code)
+            return
+        shell = self.shell
+        shell.last_execution_result = shell.displayhook.exec_result = ExecutionResult(None)  # its `result` is shown
+        inputs = builtins.input, getpass.getpass
+        builtins.input, getpass.getpass = self.raw_input, self.getpass
+        try:
+            shell.events.trigger("pre_execute")
+            with shell.builtin_trap, shell.display_trap:
+                for part in parts:
+                    if await cell.run(part, self._namespace.names, awaits=False):
+                        break
+        finally:
+            builtins.input, getpass.getpass = inputs
+            shell.displayhook.exec_result = None
+
+    async def _run_with_ipython(self, cell: HostCell, code: str) -> None:
         compiler = self.shell.compile
         original = compiler.cache
         compiler.cache = lambda transformed, number=0, raw_code=None: name_cell(transformed, cell.number)
@@ -262,20 +319,19 @@ class BridgeKernel(IPythonKernel):
         finally:
             compiler.cache = original
 
-    def _reply_to_cell(self, bridge: dict[str, Any], stream: Any, ident: Any, parent: Any) -> None:
+    def _reply_to_cell(self, bridge: dict[str, Any], ident: list[bytes], parent: dict[str, Any]) -> None:
         content: dict[str, Any] = {"status": "ok", "user_expressions": {}, "payload": []}
         if bridge["failure"] is not None:
             content["status"] = "error"
             content.update(ename=bridge["failure"]["name"], evalue="", traceback=[])
         content["execution_count"] = self.shell.execution_count
         content["kernel_bridge"] = bridge
-        self._reply(content, stream, ident, parent)
+        self._reply(content, ident, parent)
 
-    def _reply(self, content: dict[str, Any], stream: Any, ident: Any, parent: Any) -> None:
+    def _reply(self, content: dict[str, Any], ident: list[bytes], parent: dict[str, Any]) -> None:
         if self._process.memory.was_used_up:
             self.session.pack = json_packer  # for good: orjson ends the process where it gets no memory
-        self.session.send(stream, "execute_reply", content, parent, ident=ident)
-        stream.flush()
+        self.session.send(self.shell_stream, "execute_reply", content, parent, ident=ident)
 
     def _give_up(self, error: BaseException) -> None:
         """End this process: the agent's code has damaged it so that it cannot go on; the host starts another."""

@@ -26,17 +26,20 @@ class TooLarge(Exception):
 
 
 class _Bounded:
-    """A file in memory that refuses to grow beyond a limit."""
+    """Hands on what is written, and refuses to go beyond a limit."""
 
-    def __init__(self, limit: int) -> None:
-        self.data = bytearray()
+    def __init__(self, write: Callable[[Any], object] | None, limit: int) -> None:
+        self.size = 0
+        self._write = write
         self._limit = limit
 
     def write(self, chunk: Any) -> int:
         size = memoryview(chunk).nbytes
-        if len(self.data) + size > self._limit:
+        if self.size + size > self._limit:
             raise TooLarge
-        self.data += chunk
+        if self._write is not None:
+            self._write(chunk)
+        self.size += size
         return size
 
 
@@ -54,11 +57,17 @@ class Pickling:
         _GLOBALS["namespace"] = namespace
         _TOOLS["stub_of"] = stub_of
 
-    def dump(self, names: Mapping[str, Any], limit_bytes: int) -> tuple[bytes, dict[str, int], dict[str, str]]:
-        """The pickles of the names, their sizes, and the sources of the cells that define what is in them by file name.
+    def dump(
+        self, names: Mapping[str, Any], limit_bytes: int, write: Callable[[Any], object] | None = None
+    ) -> tuple[dict[str, int], dict[str, str]]:
+        """Pickle the names. Returns the sizes of their pickles, and the sources of the cells that define what is in
+        them by file name.
 
         The pickles go to one unpickler, in this order: a later one may refer to an object that is in an earlier one.
         Sources are only for tracebacks: beyond two million characters they are left out.
+
+        Args:
+            write: gets the pickles, in pieces; None: only whether it can be done is asked.
 
         Raises:
             TooLarge: it would be larger than the limit.
@@ -66,15 +75,15 @@ class Pickling:
         """
         if self._pickler is None:
             self._pickler = _make_pickler(self._namespace)
-        buffer = _Bounded(limit_bytes)
+        file = _Bounded(write, limit_bytes)
         _cells_used.clear()
-        pickler = self._pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL)
+        pickler = self._pickler(file, protocol=pickle.HIGHEST_PROTOCOL)
         sizes: dict[str, int] = {}
         for name, value in names.items():
-            before = len(buffer.data)
+            before = file.size
             pickler.dump(value)
-            sizes[name] = len(buffer.data) - before
-        return bytes(buffer.data), sizes, _sources_of(_cells_used)
+            sizes[name] = file.size - before
+        return sizes, _sources_of(_cells_used)
 
 
 _cells_used: set[str] = set()  # the file names of all code that the running dump met

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +34,12 @@ class ProcessState:
         self.restore()
 
     def restore(self) -> None:
-        """Put back what a cell cannot do without: the output streams, their descriptors and the builtins."""
+        """Put back what a cell cannot do without: the output streams, their descriptors and the builtins.
+
+        Raises: RuntimeError, when modules are gone that cannot be imported a second time.
+        """
+        if sys.modules.get("sys") is not sys:
+            raise RuntimeError("the module sys was removed from sys.modules")
         self.streams.restore()
         if not callable(threading.excepthook):  # no thread could be started
             threading.excepthook = self._thread_failed

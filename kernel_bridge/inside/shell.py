@@ -22,6 +22,19 @@ from kernel_bridge.inside.transcript import sendable
 class BridgeDisplayHook(ZMQShellDisplayHook):
     """Adds the last expression's text to the transcript of a host's cell."""
 
+    def __call__(self, result: Any = None) -> None:
+        kernel = self.shell.kernel
+        if kernel.cell is None or kernel.iopub_socket.listened_to():
+            super().__call__(result)
+            return
+        self.check_for_underscore()
+        if result is not None:
+            self.fill_exec_result(result)
+            if not isinstance(result, str):
+                shown, _ = self.shell.display_formatter.format(result, include=("text/plain",))
+                result = shown.get("text/plain")
+            kernel.cell.show_result(result)
+
     def compute_format_data(self, result: Any) -> Any:
         if isinstance(result, str) and self.shell.kernel.cell is not None:
             return _sendable_data({"text/plain": result}), {}  # a string is its own text, as in DSPy's interpreters

@@ -22,7 +22,10 @@ from typing import Any
 
 import dspy
 import pytest
+import zmq
 from child_process import fresh, output_of
+from tornado.ioloop import IOLoop
+from zmq.eventloop.zmqstream import ZMQStream
 
 pytestmark = pytest.mark.smoke
 
@@ -58,6 +61,8 @@ TESTED_BY = {
     "_last_traceback": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
     "_is_debugpy_available": "test_ipykernel_asks_its_debugger_module_whether_there_is_one",
     "_tee": "test_ipython_captures_the_streams_of_a_cell_by_one_method",
+    # pyzmq
+    "_handle_events": "test_pyzmq_hands_the_events_of_a_stream_to_one_method",
     # rich
     "_refresh_thread": "test_a_live_display_keeps_its_refreshing_thread_while_it_runs",
     # the standard library
@@ -347,6 +352,31 @@ def test_a_traitlets_application_sets_up_its_logging_by_one_method() -> None:
 
     assert list(inspect.signature(application.Application._configure_logging).parameters) == ["self"]
     assert text_of(application).count("dictConfig(") == 1
+
+
+def test_pyzmq_hands_the_events_of_a_stream_to_one_method() -> None:
+    handled: list[object] = []
+
+    class Stream(ZMQStream):
+        def _handle_events(self, fd: Any, events: int) -> None:
+            handled.append(self.socket.recv())
+            loop.stop()
+
+    context: zmq.Context[Any] = zmq.Context()
+    loop = IOLoop(make_current=False)
+    near, far = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+    near.bind("inproc://stream")
+    far.connect("inproc://stream")
+    stream = Stream(near, loop)
+    try:
+        far.send(b"seen")
+        loop.start()
+        assert handled == [b"seen"]
+    finally:
+        stream.close()
+        far.close()
+        context.term()
+        loop.close()
 
 
 def test_ipython_captures_the_streams_of_a_cell_by_one_method() -> None:

@@ -260,8 +260,10 @@ TRAPS = {
     "directory": "os.mkdir(path)",
     "sparse file": "open(path, 'wb').truncate(2**29)",
     "foreign pickle": 'open(path, \'wb\').write(b\'{"python": "cpython-3.11", "names": {}, "lost": {}}\\n\' + evil)',
-    "well-formed pickle": "from kernel_bridge.inside.checkpoint_slots import write_slot\n"
-                          "    write_slot(path[:-2], head + evil)",
+    "well-formed pickle": "from kernel_bridge.inside.checkpoint_slots import SlotWriter\n"
+                          "    with SlotWriter(path[:-2]) as file:\n"
+                          "        file.write(evil)\n"
+                          "        file.finish(head)",
     "bare pickle": "open(path, 'wb').write(evil)",
     "unreadable file": "write(path); os.chmod(path, 0)",
     "deep JSON": "open(path, 'wb').write(b'[' * 100000)",

@@ -173,7 +173,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, wait_until: Callable[..., Non
         (lambda data: data[:-3] + b"xyz", "it is damaged"),
         (lambda data: b"", "it is no checkpoint of a kernel"),
         (lambda data: b"SQLite format 3\0" + data[16:], "it is no checkpoint of a kernel"),
-        (lambda data: data[:16] + (9).to_bytes(4, "big") + data[20:], "its format has version 9, this is version 1"),
+        (lambda data: data[:16] + (9).to_bytes(4, "big") + data[20:], "its format has version 9, this is version 2"),
     ],
 )
 def test_a_file_that_is_torn_foreign_or_too_new_is_ignored_and_told(

@@ -56,13 +56,13 @@ def test_it_is_told_with_an_error_as_well_and_again_when_it_comes_again(kernel: 
 
 def test_a_checkpoint_that_cannot_be_written_at_all_is_told() -> None:
     with KernelSession(confinement="off") as session:
-        session.run("import kernel_bridge.inside.checkpoint as place\nreal = place.write_slot\n"
-                    "def full(*_, **__): raise OSError(28, 'no room')\nplace.write_slot = full")  # fmt: skip
+        session.run("from kernel_bridge.inside.checkpoint_slots import SlotWriter\nreal = SlotWriter.finish\n"
+                    "def full(*_, **__): raise OSError(28, 'no room')\nSlotWriter.finish = full")  # fmt: skip
         unkept = session.run("x = 1").unkept
         assert list(unkept) == ["all names"]
         assert "no room" in unkept["all names"]
         assert session.run("y = 1").unkept == {}
-        assert session.run("place.write_slot = real").unkept == {}
+        assert session.run("SlotWriter.finish = real").unkept == {}
         assert session.run("pass").unkept == {}
         death = session.run("import os; os._exit(1)").death
         assert death is not None

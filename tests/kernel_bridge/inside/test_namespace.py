@@ -66,6 +66,31 @@ def test_an_unchanged_namespace_keeps_its_checkpoint() -> None:
         assert "earlier cell" not in said
 
 
+def test_what_changes_after_cells_that_changed_nothing_is_kept() -> None:
+    with KernelInterpreter(confinement="off") as kernel:
+        kernel.execute("x = 1; rows = [{'a': [1]}]; same = rows[0]['a']\ndef f(): return 1")
+        for change in ("same.append(2)", "f.__defaults__ = ()", "f.mark = same", "rows.append(rows)", "del x"):
+            kernel.execute("None")
+            kernel.execute(change)
+        kernel.execute("None")
+        obituary(kernel)
+        assert kernel.execute("same is rows[0]['a'] is f.mark, same, rows[1] is rows, f.__defaults__") == (
+            "(True, [1, 2], True, ())"
+        )
+        assert kernel.execute("'x' in globals()") == "False"
+
+
+def test_a_change_deep_in_a_large_value_is_kept() -> None:
+    with KernelInterpreter(confinement="off") as kernel:
+        kernel.execute("rows = [{'id': n, 'more': [str(n)]} for n in range(100_000)]; early = 1; row = rows[70_000]")
+        kernel.execute("None")
+        kernel.execute("rows[70_000]['more'].append('new'); early = 2")
+        obituary(kernel)
+        assert kernel.execute("print(rows[70_000] is row, row, len(rows), rows[-1], early)") == (
+            "True {'id': 70000, 'more': ['70000', 'new']} 100000 {'id': 99999, 'more': ['99999']} 2"
+        )
+
+
 def test_a_cell_that_comes_while_the_reply_is_still_being_sent_finds_the_checkpoint_made() -> None:
     # Under load a kernel may be stopped right here; the host has its reply and sends the next cell meanwhile.
     slow_reply = """

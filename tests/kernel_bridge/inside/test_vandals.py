@@ -292,7 +292,7 @@ def test_a_vandalised_process_still_runs_the_next_cell(session: KernelSession, c
 
 
 def test_a_kernel_that_cannot_even_tell_why_it_gives_up_ends_at_once() -> None:
-    code = "import traceback; traceback.format_exception = None; get_ipython().kernel.session.send = None"
+    code = "import traceback; traceback.format_exception = get_ipython().kernel.shell_stream.send_multipart = None"
     with KernelSession({"add": add}) as session:
         session.run("kept = 41")
         outcome = session.run(code)
@@ -308,7 +308,7 @@ def test_a_kernel_that_cannot_even_tell_why_it_gives_up_ends_at_once() -> None:
         "import sys; sys.path.clear(); sys.meta_path.clear(); sys.path_hooks.clear()",
         "import threading, time; threading.Lock = threading.get_ident = time.monotonic = None",
         "import gc, zmq\nfor o in gc.get_objects():\n    if isinstance(o, zmq.Context): o.destroy(0)",
-        "import IPython.core.interactiveshell as i; i.InteractiveShell.run_cell = None",
+        "import kernel_bridge.inside.cell as c; c.HostCell.run = None",
         "ip = get_ipython(); ip.__dict__.clear()",
         "get_ipython().kernel.__dict__.clear()",
     ],

@@ -120,7 +120,7 @@ def test_a_guardian_that_is_late_to_tell_how_a_kernel_ended_that_was_restoring_i
         )
         outcome = session.run("import os; os._exit(1)")
         assert outcome.death is not None
-        assert outcome.death.lost["all names"].endswith("the kernel did not start: it exited with status 7")
+        assert outcome.death.lost["all names"].endswith("restoring them failed: it exited with status 7")
         assert session.run("print(add(1, 2))").text == "3\n"
 
 
