@@ -21,7 +21,7 @@ from typing import Final
 
 from kernel_bridge.files.private_files import open_new
 from kernel_bridge.inside.checkpoint_slots import Slot, look, newest, open_slot, skip_head, slot_paths, write_at_start
-from kernel_bridge.threads.starting import start_thread
+from kernel_bridge.threads.due_tasks import DueTasks
 
 __all__ = ["CheckpointKeeper", "FetchedCheckpoint", "fetch_checkpoint"]
 
@@ -37,6 +37,11 @@ _CLOSE_SECONDS = 30.0  # for the last checkpoint to be copied, to a disk that ma
 _FIRST_LOOK, _LAST_LOOK = 0.001, 0.05  # seconds between two looks whether a kernel has made its checkpoint
 
 _NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+_looks = DueTasks("kernel checkpoints")  # of the whole process: a thread for each session is what it saves
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_looks.leave_to_parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class _Wanted:
 
 
 class CheckpointKeeper:
-    """Copies each checkpoint of one session as soon as the kernel has made it, on a thread of its own.
+    """Copies each checkpoint of one session as soon as the kernel has made it, on a thread that all sessions share.
 
     Args:
         file: the caller's; replaced, never written in place but for its head.
@@ -73,22 +78,21 @@ class CheckpointKeeper:
         self._wanted: _Wanted | None = None
         self._closed = False
         self._copied: tuple[tuple[int, int], tuple[int, int]] | None = None  # what was copied last, and to which file
-        self._thread: threading.Thread | None = None
+        self._pause = _FIRST_LOOK
 
     def expect(self, cell: int, label: str, is_made: Callable[[int], bool | None]) -> None:
         """The kernel is making its checkpoint after this cell; `is_made(cell)` tells when. None: it never will."""
         with self._changed:
+            if self._closed:
+                return
             self._wanted = _Wanted(cell, label, is_made)
-            if self._thread is None and not self._closed:
-                thread = threading.Thread(target=self._work, name="kernel checkpoints", daemon=True)
-                try:
-                    start_thread(thread)
-                except OSError as error:
-                    self._wanted = None
-                    logger.warning("The variables of a kernel could not be kept in %s: %s", self._file, error)
-                    return
-                self._thread = thread
-            self._changed.notify_all()
+            self._pause = _FIRST_LOOK
+        try:
+            _looks.add(self, _FIRST_LOOK)
+        except OSError as error:
+            with self._changed:
+                self._wanted = None
+            logger.warning("The variables of a kernel could not be kept in %s: %s", self._file, error)
 
     def follow(self, source: Path) -> None:
         """From now on a kernel puts its checkpoints there, the last one of its predecessor among them."""
@@ -114,34 +118,32 @@ class CheckpointKeeper:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(_CLOSE_SECONDS)
-            if thread.is_alive():
-                logger.warning("The last variables of a kernel are not in %s yet; they are not waited for", self._file)
+        _looks.make_due(self)
+        with self._changed:
+            copied = self._changed.wait_for(lambda: self._wanted is None, _CLOSE_SECONDS)
+        ended = _looks.cancel(self, _CLOSE_SECONDS if copied else 0.0)
+        if not copied or not ended:
+            logger.warning("The last variables of a kernel are not in %s yet; they are not waited for", self._file)
 
-    def _work(self) -> None:
-        pause = _FIRST_LOOK
-        looked_for: _Wanted | None = None
-        while True:
-            with self._changed:
-                wanted = self._wanted
-                if wanted is None:
-                    if self._closed:
-                        return
-                    self._changed.wait()
-                    continue
-                if wanted is not looked_for:
-                    looked_for, pause = wanted, _FIRST_LOOK
-                made = wanted.is_made(wanted.cell)
-                if made is None or made or self._closed:
-                    self._wanted = None
-                    self._changed.notify_all()
-                else:
-                    self._changed.wait(pause)
-                    pause = min(2 * pause, _LAST_LOOK)
-            if made:
-                self._copy(wanted)
+    def run(self) -> float | None:
+        """Look whether the kernel has made what is expected of it, and copy that. Returns the seconds until the next.
+
+        Called by the thread that all sessions share.
+        """
+        with self._changed:
+            wanted = self._wanted
+            if wanted is None:
+                return None
+            made = wanted.is_made(wanted.cell)
+            if made is False and not self._closed:
+                pause = self._pause
+                self._pause = min(2 * pause, _LAST_LOOK)
+                return pause
+            self._wanted = None
+            self._changed.notify_all()
+        if made:
+            self._copy(wanted)
+        return None
 
     def _copy(self, wanted: _Wanted) -> None:
         with self._copying:

@@ -8,7 +8,7 @@ import time
 from kernel_bridge.live.channel_state import CLOSED, ChannelState
 from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
 from kernel_bridge.process.loopback import Endpoint
-from kernel_bridge.threads.waiting import Wakeup, wait_for
+from kernel_bridge.threads.waiting import wait_for
 from kernel_bridge.wire import HostMessage, write_head
 
 __all__ = ["AnswerSender"]
@@ -21,13 +21,11 @@ class AnswerSender:
 
     Args:
         state: is told when the kernel takes no answers any more.
-        stopped: set when nothing is to be sent any more.
     """
 
-    def __init__(self, endpoint: Endpoint, state: ChannelState, stopped: Wakeup) -> None:
+    def __init__(self, endpoint: Endpoint, state: ChannelState) -> None:
         self._socket = ZmtpSocket(endpoint, "PAIR", message_bytes=0, most_frames=0)
         self._state = state
-        self._stopped = stopped
         self._lock = threading.Lock()  # guards the socket
         self._closed = False
 
@@ -41,26 +39,28 @@ class AnswerSender:
             if self._closed or self._state.is_over:
                 return
             try:
-                self._socket.send([write_head(head), body])
+                if self._socket.send([write_head(head), body]):
+                    return
                 deadline = time.monotonic() + _SEND_SECONDS
-                while not self._socket.flush():
+                while not self._closed and not self._socket.flush():
                     left = deadline - time.monotonic()
-                    if self._closed:
-                        return
                     if left <= 0:
                         self._state.lose(f"it took no answer to its calls for {_SEND_SECONDS:g} s")
                         return
-                    wait_for((self._stopped.fd,), (self._socket.fd,), left)
+                    wait_for((), (self._socket.fd,), left)
             except ZmtpClosed:
-                self._state.lose(CLOSED)
+                if not self._closed:
+                    self._state.lose(CLOSED)
 
     def close(self) -> None:
-        """Send no more; what is being sent is left. After `stopped` was set. Idempotent."""
+        """Send no more; what is being sent is left. Idempotent."""
         self._closed = True
+        self._socket.shut_down()  # wakes a thread that waits until more can be sent
         with self._lock:
             self._socket.close()
 
     def leave_to_parent(self) -> None:
         """In the child of a fork: a thread that is not here may have held the lock."""
         self._lock = threading.Lock()
-        self.close()
+        self._closed = True
+        self._socket.close()

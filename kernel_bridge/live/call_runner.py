@@ -31,6 +31,8 @@ class ReceivedCall:
     head: Call | Submit
     body: Frame  # not yet decoded
     size: CallSize
+    is_brief: bool  # it is expected to be
+    has_begun: bool  # there was room for it
 
 
 class CallRunner:

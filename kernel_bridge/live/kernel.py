@@ -265,5 +265,5 @@ class LiveKernel:
         self._ending.pop_all()
         self._shell.close()
         self._tools.leave_to_parent()
-        self._wakeup.close()
+        self._wakeup.leave_to_parent()
         self.process.leave_to_parent()

@@ -9,16 +9,19 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kernel_bridge.live.signatures import call_signature
+from kernel_bridge.live.signatures import ArgumentBinder, call_signature
 from kernel_bridge.threads.loop_thread import LoopThread
 from kernel_bridge.wire import PAGE_CALL, Codec, PageSource, Unsendable
 
 __all__ = ["BoundedTool", "ToolDispatcher", "describe_tool"]
 
 _LOOP = "async tools of a kernel"
+_BRIEF_SECONDS = 0.0005  # within which a call has ended that counts as brief: as long as it takes to wake a few threads
 
 # Of a context: the dispatchers of the tools that it runs in, one within the other.
 _CALLING: contextvars.ContextVar[tuple[ToolDispatcher, ...]] = contextvars.ContextVar("kernel_bridge_tools", default=())
+
+_NEVER_AWAITED = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple})
 
 Tool = Callable[..., Any]
 Invoke = Callable[[str, list[Any], dict[str, Any]], Any]
@@ -35,6 +38,15 @@ class BoundedTool:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.run(*args, **kwargs)
+
+
+@dataclass(slots=True)
+class _CalledTool:
+    """A tool that was called."""
+
+    run: Tool
+    binder: ArgumentBinder | None = None  # made in each cell, at the first call
+    is_brief: bool = False  # its last call was
 
 
 class ToolDispatcher:
@@ -54,6 +66,7 @@ class ToolDispatcher:
         self._tools: Mapping[str, Tool] = {}
         self.page_sources: Collection[str] = ()  # by name
         self._submit: Callable[[dict[str, Any]], object] | None = None
+        self._called: dict[str, _CalledTool] = {}
         self._context = contextvars.copy_context()
         self._loop = LoopThread(_LOOP)
 
@@ -65,7 +78,13 @@ class ToolDispatcher:
     ) -> None:
         """Set the tools, the judge of submissions and the sources of pages, in the context of the calling thread."""
         sources = {} if page_sources is None else dict(page_sources)
-        self._tools = {**tools, **{PAGE_CALL + name: source for name, source in sources.items()}}
+        bound = {**tools, **{PAGE_CALL + name: source for name, source in sources.items()}}
+        self._called = {
+            name: _CalledTool(known.run, None, known.is_brief)
+            for name, known in dict(self._called).items()  # calls of an earlier cell may still run
+            if bound.get(name) is known.run
+        }
+        self._tools = bound
         self.page_sources = sources
         self._submit = submit
         self._context = contextvars.copy_context()
@@ -83,6 +102,17 @@ class ToolDispatcher:
     def is_calling(self) -> bool:
         """Whether this code runs in a tool that was called here."""
         return self in _CALLING.get()
+
+    def is_brief(self, name: str) -> bool:
+        """Whether the last call of a tool took less time than it takes to hand work to another thread."""
+        known = self._called.get(name)
+        return known is not None and known.is_brief
+
+    def note_seconds(self, name: str, seconds: float) -> None:
+        """A call took so long."""
+        known = self._called.get(name)
+        if known is not None:
+            known.is_brief = seconds < _BRIEF_SECONDS
 
     def too_long(self, name: str, size: int) -> str | None:
         """Why a call of so many bytes is not read at all; None: it is."""
@@ -104,15 +134,19 @@ class ToolDispatcher:
     def run(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Run the bound tool itself; async tools are awaited, all on one event loop that lasts until `close`.
 
-        Arguments are bound to the tool's signature first and passed by keyword wherever they can be, because some
-        tools (DSPy's wrappers) show a signature but take keywords only.
+        Arguments are bound to the tool's signature first; see `ArgumentBinder`.
         """
         tool = self._tools.get(name)
         if tool is None:
             raise NameError(self._unknown(name))
-        args, kwargs = _by_keyword(tool, name, args, kwargs)
+        known = self._called.get(name)
+        if known is None or known.run is not tool:
+            known = self._called[name] = _CalledTool(tool)
+        if known.binder is None:
+            known.binder = ArgumentBinder(name, tool)
+        args, kwargs = known.binder(args, kwargs)
         result = tool(*args, **kwargs)
-        if not inspect.isawaitable(result):
+        if type(result) in _NEVER_AWAITED or not inspect.isawaitable(result):
             return result
         try:
             return self._loop.run(result)
@@ -132,35 +166,6 @@ class ToolDispatcher:
     def leave_to_parent(self) -> None:
         """In the child of a fork: the loop's thread is the parent's."""
         self._loop = LoopThread(_LOOP)
-
-
-def _by_keyword(tool: Tool, name: str, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    try:
-        signature = call_signature(tool)
-    except (ValueError, TypeError):
-        return args, kwargs
-    try:
-        bound = signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise TypeError(f"{name}(): {error}; it is called as {name}{signature}") from None
-    if not args:
-        return args, kwargs
-    positional: list[Any] = []
-    keywords: dict[str, Any] = {}
-    star = any(p.kind is p.VAR_POSITIONAL and bound.arguments.get(p.name) for p in signature.parameters.values())
-    for parameter in signature.parameters.values():
-        if parameter.name not in bound.arguments:
-            continue
-        value = bound.arguments[parameter.name]
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            positional.extend(value)
-        elif parameter.kind is parameter.VAR_KEYWORD:
-            keywords.update(value)
-        elif parameter.kind is parameter.POSITIONAL_ONLY or (star and parameter.kind is not parameter.KEYWORD_ONLY):
-            positional.append(value)
-        else:
-            keywords[parameter.name] = value
-    return positional, keywords
 
 
 def describe_tool(name: str, tool: Tool, codec: Codec) -> dict[str, Any]:

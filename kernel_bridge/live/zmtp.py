@@ -15,6 +15,7 @@ import stat
 import struct
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 
 from kernel_bridge.live.zmtp_reader import COMMAND, GREETING, LONG, MORE, Frame, ZmtpError, ZmtpReader
 from kernel_bridge.process.loopback import Endpoint, LoopbackListener
@@ -94,6 +95,13 @@ class ZmtpSocket:
             self._socket.close()
             self._socket = None
 
+    def shut_down(self) -> None:
+        """End the connection, which wakes whoever waits for it, on both sides. From any thread."""
+        made = self._socket
+        if made is not None:
+            with suppress(OSError):  # it has ended already
+                made.shutdown(socket.SHUT_RDWR)
+
     # -- out ---------------------------------------------------------------------------------------------------------
 
     @property
@@ -101,18 +109,27 @@ class ZmtpSocket:
         """Whether something still waits to be sent; `flush` goes on with it."""
         return bool(self._out)
 
-    def send(self, frames: Sequence[bytes | bytearray | memoryview]) -> None:
-        """Send a message, as much as goes at once. What is left keeps the caller's buffers. Raises: ZmtpClosed."""
+    def send(self, frames: Sequence[bytes | bytearray | memoryview]) -> bool:
+        """Send a message, as much as goes at once. What is left keeps the caller's buffers.
+
+        Returns: whether nothing waits any more. Raises: ZmtpClosed.
+        """
         last = len(frames) - 1
+        short = bytearray()  # frames in a row, for one buffer
         for place, frame in enumerate(frames):
             more = MORE if place < last else 0
             size = len(frame)
             if size < _SHORTEST_LONG:
-                self._out.append(memoryview(bytes((more, size)) + frame))
+                short += bytes((more, size))
+                short += frame
             else:
-                self._out.append(memoryview(struct.pack(">BQ", more | LONG, size)))
+                short += struct.pack(">BQ", more | LONG, size)
+                self._out.append(memoryview(short))
                 self._out.append(memoryview(frame))
-        self.flush()
+                short = bytearray()
+        if short:
+            self._out.append(memoryview(short))
+        return self.flush()
 
     def flush(self) -> bool:
         """Send what waits, as much as goes at once. True: nothing waits any more. Raises: ZmtpClosed."""
@@ -146,6 +163,11 @@ class ZmtpSocket:
         return self._socket.sendmsg(some, (), NO_SIGNAL)
 
     # -- in ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes were read that belong to no message yet, perhaps to one that is all there."""
+        return self._reader.has_unread
 
     def receive(self) -> list[Frame] | None:
         """The next message, or None when it is not all there yet, or more has come of it than is read at once.

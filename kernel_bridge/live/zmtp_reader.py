@@ -60,6 +60,11 @@ class ZmtpReader:
             self._end += got
         return got
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether something was read that was not looked at yet."""
+        return self._start < self._end
+
     def take_handshake(self) -> bool:
         """Go on with the peer's handshake. True: it is done; False: more must be read. Raises: ZmtpError."""
         while not self._is_ready:

@@ -17,6 +17,7 @@ from kernel_bridge.files.session_directory import SessionDirectory
 from kernel_bridge.inside.lifeline import CELL
 from kernel_bridge.process.exit_reason import ExitReason
 from kernel_bridge.process.launch import Launch, LaunchOptions
+from kernel_bridge.process.resource_use import process_clock
 from kernel_bridge.process.watchdog import Bounds, Watchdog, descendants
 from kernel_bridge.threads.waiting import NO_SIGNAL, wait_for
 
@@ -105,13 +106,15 @@ class KernelProcess:
         kernel = self._kernel_pid()
         if kernel is None:
             return lambda: 0.0
-        clock = ~kernel << 3 | 2  # how Linux numbers the CPU clock of a whole process
+        clock = process_clock(kernel)
         last = 0.0
 
         def read() -> float:
             nonlocal last
-            with contextlib.suppress(OSError):  # it has ended
+            try:
                 last = time.clock_gettime(clock)
+            except OSError:  # it has ended
+                return last
             return last
 
         return read

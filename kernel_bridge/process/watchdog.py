@@ -1,7 +1,7 @@
 """The watchdog, which kills a kernel whose processes together use more than they may.
 
-Resource limits bound each process by itself; only the sum bounds what a kernel with many processes takes. Linux only;
-elsewhere it does nothing.
+Resource limits bound each process by itself; only the sum bounds what a kernel with many processes takes. The watchdogs
+of all kernels share a few threads. Linux only; elsewhere it does nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,12 +21,13 @@ from kernel_bridge.process.disk_use import DiskUse
 from kernel_bridge.process.resource_use import (
     Descriptors,
     Unmeasurable,
+    cpu_seconds,
     mapping_bytes,
     memory,
     resident,
     tasks,
 )
-from kernel_bridge.threads.starting import start_thread
+from kernel_bridge.threads.due_tasks import DueTasks
 
 __all__ = ["Bounds", "Watchdog", "descendants"]
 
@@ -37,6 +37,7 @@ _LOOK_SECONDS = 0.25
 _CLOSE_LOOK_SECONDS = 0.02  # once more than half of the memory is in use, or a process has escaped a look
 _DISK_SECONDS = 1.0  # walking directories costs more
 _JOIN_SECONDS = 5.0
+_LONGEST_REST_SECONDS = 5.0  # without a look, however little a kernel does
 _BLIND_LOOKS = 4  # that may fail one after the other before what cannot be watched is ended
 _OWN_THREADS = 16  # the guardian, the wrapper and the kernel's own service threads are not the agent's
 _MOST_FILES, _FEWEST_FILES = 100_000, 10_000  # that a kernel may have, between them one for each block of its bytes
@@ -63,8 +64,13 @@ class Bounds:
         return all(bound is None for bound in (self.memory_bytes, self.processes, self.disk_bytes, self.open_files))
 
 
+_looks = DueTasks("kernel watchdog")  # of the whole process: a thread for each kernel is what it saves
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_looks.leave_to_parent)
+
+
 class Watchdog:
-    """Watches one kernel from construction to `stop`; owns its thread.
+    """Watches one kernel from construction to `stop`.
 
     Args:
         root: the process that the host started; it and all its descendants count.
@@ -81,36 +87,52 @@ class Watchdog:
         self._next_disk = 0.0
         self._system_bytes = 0  # of memory that the system may have for the kernel's descriptors and mappings
         self._blind = 0
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._family = [root]
+        self._used: list[float] | None = None  # CPU time of the family before the last look; None: look at all events
+        self._rests_until = 0.0
+        self._stopped = False
         if not bounds.nothing() and sys.platform.startswith("linux"):
-            self._thread = threading.Thread(target=self._watch, name="kernel watchdog", daemon=True)
-            start_thread(self._thread)
+            _looks.add(self, self._wait)
 
     def stop(self) -> None:
         """Stop watching. Idempotent."""
-        self._stopped.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_JOIN_SECONDS)
+        self._stopped = True
+        _looks.cancel(self, _JOIN_SECONDS)
 
-    def _watch(self) -> None:
-        family = [self._root]
-        while not self._stopped.wait(self._wait):
-            try:
-                family = descendants(self._root)
-                verdict = self._look(family)
-                self._blind = 0
-            except Exception as error:  # whatever it was, an unwatched kernel must not run on
-                self._blind += 1
-                if self._blind < _BLIND_LOOKS and is_transient(error):
-                    continue  # this process has no descriptor left just now
-                logger.exception("The watchdog failed, so its kernel is ended")
-                reason = f"{type(error).__name__}: {error}"
-                verdict = f"it was killed, because the watchdog over it failed ({reason}{what_to_do(reason)})"
-            if verdict is not None and not self._stopped.is_set():
-                self.verdict = verdict
-                self._kill(family)
-                return
+    def run(self) -> float | None:
+        """Look once, and kill the kernel if it must be. Returns the seconds until the next look."""
+        if self._rests():
+            return self._wait
+        try:
+            before, used = self._family, self._cpu_seconds()
+            self._family = descendants(self._root)
+            verdict = self._look(self._family)
+            self._blind = 0
+            self._used = used if self._family == before else None
+            self._rests_until = time.monotonic() + _LONGEST_REST_SECONDS
+        except Exception as error:  # whatever it was, an unwatched kernel must not run on
+            self._blind += 1
+            self._used = None
+            if self._blind < _BLIND_LOOKS and is_transient(error):
+                return self._wait  # this process has no descriptor left just now
+            logger.exception("The watchdog failed, so its kernel is ended")
+            reason = f"{type(error).__name__}: {error}"
+            verdict = f"it was killed, because the watchdog over it failed ({reason}{what_to_do(reason)})"
+        if self._stopped:
+            return None
+        if verdict is None:
+            return self._wait
+        self.verdict = verdict
+        self._kill(self._family)
+        return None
+
+    def _rests(self) -> bool:
+        """Whether the kernel has done nothing since before the last look: what uses no CPU time takes no more."""
+        used = self._used
+        return used is not None and time.monotonic() < self._rests_until and self._cpu_seconds() == used
+
+    def _cpu_seconds(self) -> list[float] | None:
+        return cpu_seconds(self._family[1:] or self._family)  # a guardian, which is ours, looks around now and then
 
     def _look(self, family: Sequence[int]) -> str | None:
         try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Sequence
 
@@ -17,29 +19,54 @@ class Wakeup:
     """Wakes a thread that waits for its `fd`. Any thread may call it."""
 
     def __init__(self) -> None:
-        self._readable, self._writable = socket.socketpair()
-        self._readable.setblocking(False)
-        self._writable.setblocking(False)
+        self._lock = threading.Lock()  # whoever sets it must not write to what has got its descriptor's number
+        self._pair: tuple[socket.socket, socket.socket] | None = None
+        if hasattr(os, "eventfd"):  # one descriptor in the place of two
+            self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            return
+        self._pair = socket.socketpair()
+        for end in self._pair:
+            end.setblocking(False)
+        self._fd = self._pair[0].fileno()
 
     @property
     def fd(self) -> int:
-        """The descriptor to wait for."""
-        return self._readable.fileno()
+        """The descriptor to wait for; -1 when it is closed."""
+        return self._fd
 
     def set(self) -> None:
         """Wake the thread that waits now, or the next one that does."""
-        with contextlib.suppress(OSError):  # it was set often enough, or is closed
-            self._writable.send(b"w", NO_SIGNAL)
+        with self._lock, contextlib.suppress(OSError):  # it was set often enough
+            if self._pair is not None:
+                self._pair[1].send(b"w", NO_SIGNAL)
+            elif self._fd >= 0:
+                os.eventfd_write(self._fd, 1)
 
     def clear(self) -> None:
         """Wake nobody any more."""
-        with contextlib.suppress(BlockingIOError):
-            self._readable.recv(4096)
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if self._pair is not None:
+                self._pair[0].recv(4096)
+            elif self._fd >= 0:
+                os.eventfd_read(self._fd)
 
     def close(self) -> None:
         """Idempotent."""
-        self._readable.close()
-        self._writable.close()
+        with self._lock:
+            self._close()
+
+    def leave_to_parent(self) -> None:
+        """In the child of a fork: closed. A thread that is not here may have held the lock."""
+        self._lock = threading.Lock()
+        self._close()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if self._pair is not None:
+            for end in self._pair:
+                end.close()
+        elif fd >= 0:
+            os.close(fd)
 
 
 def wait_for(readable: Sequence[int], writable: Sequence[int], seconds: float | None) -> set[int]:

@@ -13,6 +13,7 @@ from child_process import forked
 from dspy.primitives.code_interpreter import CodeExecutionError
 
 from kernel_bridge import KernelInterpreter, Limits
+from kernel_bridge.files import checkpoint_file
 from kernel_bridge.files.checkpoint_file import CheckpointKeeper, fetch_checkpoint
 
 CONFINEMENTS = ["auto", "off"]
@@ -307,6 +308,4 @@ def test_a_copy_to_a_disk_that_does_not_answer_is_not_waited_for(
         keeper.wait(60)
         keeper.close()
     assert "not waited for" in caplog.text
-    assert keeper._thread is not None
-    keeper._thread.join(60)
-    assert not keeper._thread.is_alive()
+    assert checkpoint_file._looks.cancel(keeper, 60)

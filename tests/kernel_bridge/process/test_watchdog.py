@@ -18,6 +18,7 @@ from child_process import Child, forked, fresh
 from dspy.primitives.code_interpreter import CodeExecutionError
 
 from kernel_bridge import Confinement, KernelInterpreter
+from kernel_bridge.process import watchdog
 from kernel_bridge.process.watchdog import Bounds, Watchdog, descendants
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the watchdog reads /proc")
@@ -371,7 +372,7 @@ def test_open_files_of_all_processes_are_counted(tree: Callable[[str], int], wai
 
 def test_without_bounds_nobody_watches(tree: Callable[[str], int]) -> None:
     dog = Watchdog(tree("child(lambda: None)"), bounds())
-    assert dog._thread is None
+    assert dog not in watchdog._looks._due
     dog.stop()
 
 
