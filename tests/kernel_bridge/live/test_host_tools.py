@@ -351,25 +351,3 @@ def test_a_tool_with_annotations_that_only_a_type_checker_knows_is_called_as_any
     assert kernel.execute("import inspect; print(inspect.signature(look))") == "(key: Key, n: int = 2) -> list[Row]"
     with pytest.raises(CodeExecutionError, match=r"it is called as look\(key: 'Key'"):
         kernel.execute("look()")
-
-
-def test_calls_run_beside_each_other_again_after_a_thread_could_not_be_started(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    usual, refused, both = threading.Thread.start, threading.Event(), threading.Barrier(2)
-
-    def start(thread: threading.Thread) -> None:
-        if thread.name == "kernel tools 2" and not refused.is_set():
-            refused.set()
-            raise RuntimeError("can't start new thread")
-        usual(thread)
-
-    code = """
-from concurrent.futures import ThreadPoolExecutor
-with ThreadPoolExecutor(2) as pool: print(sorted(pool.map(lambda _: meet(), range(2))))
-"""
-    with KernelInterpreter(tools={"one": lambda: 1, "meet": lambda: both.wait(10.0)}) as kernel:
-        monkeypatch.setattr(threading.Thread, "start", start)
-        assert kernel.execute("one()") == "1"
-        assert refused.is_set()
-        assert kernel.execute(code) == "[0, 1]"

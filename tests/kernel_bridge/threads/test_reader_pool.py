@@ -215,13 +215,15 @@ def test_work_may_remove_its_own_source_and_add_to_another_pool(
     assert done.wait(60)
 
 
-def test_where_no_thread_can_be_started_one_does_all(
+def test_where_no_thread_can_be_started_one_does_all_until_others_can_be(
     line: Callable[..., Line], pool: Callable[..., ReaderPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     did: list[bytes] = []
-    done = threading.Event()
+    done, met = threading.Event(), threading.Barrier(3)
 
     def work(text: bytes) -> None:
+        if text == b"m":
+            met.wait(60)
         did.append(text)
         if len(did) == 3:
             done.set()
@@ -239,6 +241,8 @@ def test_where_no_thread_can_be_started_one_does_all(
         with pytest.raises(OSError, match="can't start new thread"):
             ReaderPool("a pool").add(line(work))
     assert did == [b"a", b"b", b"c"]
+    one.say(b"mm")
+    met.wait(60)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
