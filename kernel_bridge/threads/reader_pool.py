@@ -250,22 +250,28 @@ class ReaderPool:
 
     def _next(self) -> Work | None:
         """The next work. None: the pool has ended."""
-        while True:
-            while self._ready:
-                source = self._ready.popleft()
-                if not self._sources.get(source):
-                    continue
-                work, more = source.read()
-                if more:
-                    self._unread.append(source)
-                if work is not None:
-                    return work
+        while (work := self._read()) is None:
             found = self._wait(0.0 if self._unread else None)  # nobody who sends without end keeps others from a turn
             if found is None:
                 return None
             self._ready.extend(found)
             self._ready.extend(source for source in self._unread if source not in found)
             self._unread.clear()
+            del found  # a source that is removed meanwhile is not to be held while this thread waits
+        return work
+
+    def _read(self) -> Work | None:
+        """The next work of those sources that can be read in this round; None: the round is over."""
+        while self._ready:
+            source = self._ready.popleft()
+            if not self._sources.get(source):
+                continue
+            work, more = source.read()
+            if more:
+                self._unread.append(source)
+            if work is not None:
+                return work
+        return None
 
     def _wait(self, seconds: float | None) -> list[Source] | None:
         """The sources that can be read; None: the pool has ended."""

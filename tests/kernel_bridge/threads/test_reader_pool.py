@@ -168,7 +168,7 @@ def test_a_source_that_pauses_is_read_when_it_goes_on(
 
 
 def test_a_failure_is_logged_and_the_reading_goes_on(
-    line: Callable[..., Line], pool: Callable[..., ReaderPool], caplog: pytest.LogCaptureFixture
+    line: Callable[..., Line], pool: Callable[..., ReaderPool], caplog: pytest.LogCaptureFixture, wait_until: Wait
 ) -> None:
     done = threading.Event()
 
@@ -181,7 +181,7 @@ def test_a_failure_is_logged_and_the_reading_goes_on(
     pool(one)
     one.say(b"!.")
     assert done.wait(60)
-    assert "a bug" in caplog.text
+    wait_until(lambda: "a bug" in caplog.text, "the log")
 
 
 def test_a_pool_without_sources_is_used_up_and_keeps_no_descriptor(line: Callable[..., Line]) -> None:
