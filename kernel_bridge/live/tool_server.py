@@ -70,7 +70,6 @@ class ToolServer:
         longest = max(limits.frame_bytes, _HEAD_BYTES)
         self._calls = ZmtpSocket(endpoints[0], "PAIR", message_bytes=longest + _HEAD_BYTES, most_frames=2)
         self._answers = AnswerSender(endpoints[1], self.state)
-        self._dispatcher = dispatcher
         self._most_calls = limits.calls_in_flight
         self._pool: ReaderPool | None = None  # None: not begun, or closed
         self._turn = threading.Lock()  # guards the socket for calls
@@ -221,7 +220,7 @@ class ToolServer:
         """Run a call and send its answer, or why that is not sent."""
         started = time.monotonic()
         head, data = self._runner.run(call)
-        self._dispatcher.note_seconds(call.size.name, time.monotonic() - started)
+        self._runner.dispatcher.note_seconds(call.size.name, time.monotonic() - started)
         if not self._in_flight.answer(call.size, len(data)):
             waiting = f"answers of {self._in_flight.answer_bytes} bytes wait to be taken already"
             said = f"the answer of {len(data)} bytes was dropped, because {waiting}; call fewer tools at once"
@@ -247,7 +246,7 @@ class ToolServer:
             return ReceivedCall(head, frames[1], size, is_brief=False, has_begun=False)
         size.parts = self._codec.weigh(frames[1], self._in_flight.room)
         begun = self._in_flight.begins(size)
-        brief = begun and is_call and self._dispatcher.is_brief(size.name)
+        brief = begun and is_call and self._runner.dispatcher.is_brief(size.name)
         return ReceivedCall(head, frames[1], size, is_brief=brief, has_begun=begun)
 
 

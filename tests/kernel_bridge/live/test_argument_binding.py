@@ -95,7 +95,7 @@ def test_a_tool_whose_signature_changes_is_read_anew_in_the_next_cell() -> None:
         tool.__signature__ = shown(name)  # type: ignore[attr-defined]
         dispatcher.bind({"tool": tool}, None)
         assert dispatcher.call("tool", [], {name: 1}) == {name: 1}
-    with pytest.raises(TypeError, match="missing a required argument: .second."):
+    with pytest.raises(TypeError, match=r"missing a required argument: .second."):
         dispatcher.call("tool", [], {"first": 1})
 
 
