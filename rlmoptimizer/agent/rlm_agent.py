@@ -39,6 +39,7 @@ from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.lms.history_trim import TURNS_VARIABLE
 from rlmoptimizer.lms.sub_lm import SubLM
 from rlmoptimizer.outcome.ending import AgentOutcome
+from rlmoptimizer.outcome.turn_rows import PAGES_OF_TURNS, TURNS_LEFT_OUT
 from rlmoptimizer.records import LM_FAILURES
 from rlmoptimizer.settings import Settings
 from rlmoptimizer.store.calls import CellEnd
@@ -48,6 +49,7 @@ __all__ = ["Agent"]
 logger = logging.getLogger(__name__)
 
 _ERROR_CHARS = 1000  # of an error in a log line
+_WHOLE_CHARS = 500_000  # of earlier turns that are sent with a cell as they are
 _UNREADABLE = 3  # turns in a row whose answer could not be read, after which the run ends with the LM's own error
 
 
@@ -84,7 +86,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._lost: CodeInterpreterError | None = None
         self._unreadable = 0
         self._history = REPLHistory()  # before the turn that is under way
-        self._left_out: list[dict[str, Any]] = []  # turns of it that requests do not tell whole any more
+        self._turn_rows = [{"turn": number, **turn} for number, turn in enumerate(earlier, 1)]  # those it can read
         self._problem: str | None = None
         self._stop_reason: StopReason = "submitted"
         super().__init__(
@@ -243,7 +245,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         calls = self._bench.calls
         try:
             with calls.cell():
-                result = super()._execute_code(repl, code, self._with_turns_left_out(input_args))
+                result = super()._execute_code(repl, code, self._with_turns(repl, input_args))
             calls.cell_ended(_end_of(result, died=self._bench.turns.has_died))
             return result
         except CodeInterpreterError as lost:
@@ -256,14 +258,20 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         finally:
             self._tell_of_death(repl)
 
-    def _with_turns_left_out(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """The variables of a cell, with the turns of which the last request had not all."""
-        count: int = getattr(self.generate_action, "turns_left_out", 0)
-        if not count:
-            return variables
-        for turn in self._history.entries[len(self._left_out) : count]:
-            self._left_out.append(_numbered(len(self._earlier) + len(self._left_out) + 1, turn))
-        return {**variables, TURNS_VARIABLE: [*variables[TURNS_VARIABLE], *self._left_out]}
+    def _with_turns(self, repl: Any, variables: dict[str, Any]) -> dict[str, Any]:
+        """The variables of a cell, with the turns of which the last request had not all: in pages, where they are long.
+
+        A list in pages is read from the store, which has every turn that the agent is asked after.
+        """
+        left_out: int = getattr(self.generate_action, "turns_left_out", 0)
+        rows: list[dict[str, Any]] = self._turn_rows
+        if (count := len(self._earlier) + left_out) > len(rows):
+            own = self._history.entries[len(rows) - len(self._earlier) : left_out]
+            rows += [_turn_row(number, turn) for number, turn in enumerate(own, len(rows) + 1)]
+            self._bench.accounts.store.record_event(TURNS_LEFT_OUT, {"turn": self._bench.turns.count, "count": count})
+        if PAGES_OF_TURNS in getattr(repl, "page_sources", ()) and _chars(rows) > _WHOLE_CHARS:
+            return {**variables, TURNS_VARIABLE: self._bench.tools.turns.paged(count)}
+        return {**variables, TURNS_VARIABLE: rows}
 
     def _tell_of_death(self, repl: Any) -> None:
         """Of a kernel that died in this turn, and of its successor."""
@@ -339,9 +347,12 @@ def _end_of(result: Any, *, died: bool) -> CellEnd:
     return "error" if isinstance(result, str) and result.startswith("[Error]") else "ok"
 
 
-def _numbered(number: int, entry: REPLEntry) -> dict[str, Any]:
-    """A turn as `previous_trajectory` has it."""
+def _turn_row(number: int, entry: REPLEntry) -> dict[str, Any]:
     return {"turn": number, "reasoning": entry.reasoning, "code": entry.code, "output": entry.output}
+
+
+def _chars(rows: Sequence[Mapping[str, Any]]) -> int:
+    return sum(len(row["reasoning"]) + len(row["code"]) + len(row["output"]) for row in rows)
 
 
 def _after(earlier: Sequence[Mapping[str, Any]], history: REPLHistory) -> REPLHistory:

@@ -27,6 +27,7 @@ from rlmoptimizer.evaluation.run_under_way import Caller
 from rlmoptimizer.evaluation.runs import Runs, is_cut_val
 from rlmoptimizer.events import PromptUpdated
 from rlmoptimizer.outcome.example_rows import PAGES_OF_RUNS
+from rlmoptimizer.outcome.turn_rows import TurnRows
 
 __all__ = ["AgentTools"]
 
@@ -69,6 +70,7 @@ class AgentTools:
         self._gate = stop.gate
         self._accounts = accounts
         self._store = accounts.store
+        self.turns = TurnRows(accounts.store)
         self._emitter = accounts.emitter
 
     def answer_to(self, interpreter: object) -> None:
@@ -143,6 +145,11 @@ class AgentTools:
     def read_page(self, key: Any, start: Any, stop: Any) -> list[dict[str, Any]]:
         """No tool, but what the agent's kernel reads the rows of long answers from; see `ExampleRows.read_page`."""
         return self._answers.rows.read_page(key, start, stop)
+
+    @_tool
+    def read_turns(self, key: Any, start: Any, stop: Any) -> list[dict[str, Any]]:
+        """No tool, but what the agent's kernel reads its own earlier turns from; see `TurnRows.read_page`."""
+        return self.turns.read_page(key, start, stop)
 
     @_tool
     def compare_runs(self, run_a: Any, run_b: Any) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from rlmoptimizer.events import StillWaiting
 from rlmoptimizer.outcome.example_rows import PAGES_OF_RUNS
 from rlmoptimizer.outcome.recorded_setup import branch_in, unit_limit
 from rlmoptimizer.outcome.run_totals import cut_line
+from rlmoptimizer.outcome.turn_rows import PAGES_OF_TURNS
 from rlmoptimizer.show.terminal.display import Display
 from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.ledger import UnitLedger
@@ -119,7 +120,7 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
         bench.calls.judging(bench.submission.validate),
         on_death=lambda: _kernel_died(bench.turns),
         checkpoint_file=namespace,
-        page_sources={PAGES_OF_RUNS: bench.tools.read_page},
+        page_sources={PAGES_OF_RUNS: bench.tools.read_page, PAGES_OF_TURNS: bench.tools.read_turns},
         sub_agents=meter.check if settings.sub_agents else None,
     )
     return Parts(program, usage, waits, evaluator, bench, kernels, person)

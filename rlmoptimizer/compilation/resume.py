@@ -15,6 +15,7 @@ from rlmoptimizer.compilation.setup_record import differences
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.outcome.recorded_setup import branch_in
 from rlmoptimizer.outcome.run_totals import cut_line, percent
+from rlmoptimizer.outcome.turn_rows import turn_row
 from rlmoptimizer.records import IterationRecord, RunRecord
 from rlmoptimizer.steering.branches import check_parent_at_rest
 from rlmoptimizer.steering.requests import Requests
@@ -52,10 +53,7 @@ class EarlierWork:
 
     def trajectory(self) -> list[dict[str, Any]]:
         """The turns as the agent gets them."""
-        return [
-            {"turn": turn.number, "reasoning": turn.reasoning, "code": turn.code, "output": turn.output}
-            for turn in self.turns
-        ]
+        return [turn_row(turn) for turn in self.turns]
 
     def summary(self, *, max_turns: int, budget_left: int, namespace: str) -> str:
         """What the agent reads about it. `namespace`: a sentence on what its REPL holds."""

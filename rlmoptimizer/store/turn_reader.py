@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, cast
 
 from rlmoptimizer.records import CandidateRecord, EventRecord, IterationRecord
@@ -41,6 +42,17 @@ class TurnReader(StoreQueries):
         """All turns that have ended, oldest first."""
         return self._iterations("WHERE output IS NOT NULL ORDER BY number")
 
+    def iteration_page(self, start: int, stop: int, most_bytes: int) -> list[IterationRecord]:
+        """The turns that have ended, from `start` (0: the first) to before `stop`, with so many bytes of text at most.
+
+        The first of them is given however long it is.
+        """
+        chars = "LENGTH(CAST(reasoning AS BLOB)) + LENGTH(CAST(code AS BLOB)) + LENGTH(CAST(output AS BLOB))"
+        window = "WHERE output IS NOT NULL ORDER BY number LIMIT ? OFFSET ?"
+        sizes = [row[0] for row in self._query(f"SELECT {chars} FROM iterations {window}", stop - start, start)]
+        fitting = sum(size <= most_bytes for size in itertools.accumulate(sizes))
+        return self._iterations(window, max(fitting, 1), start)
+
     def unfinished_iteration(self) -> IterationRecord | None:
         """The turn that was begun and has not ended, if there is one."""
         found = self._iterations("WHERE output IS NULL")
@@ -54,8 +66,8 @@ class TurnReader(StoreQueries):
         )
         return self._read(event_record, rows)
 
-    def _iterations(self, clause: str) -> list[IterationRecord]:
-        rows = self._query(f"SELECT number, reasoning, code, output, seconds, at FROM iterations {clause}")
+    def _iterations(self, clause: str, *values: int) -> list[IterationRecord]:
+        rows = self._query(f"SELECT number, reasoning, code, output, seconds, at FROM iterations {clause}", *values)
         return self._read(iteration_record, rows)
 
 

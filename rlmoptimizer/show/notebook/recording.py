@@ -74,7 +74,7 @@ class Recording:
     def variables(self, turn: int) -> dict[str, Any]:
         """The variables that the agent was given, by name, as of a turn. `{}` where the store does not say."""
         start = self.start_of(turn)
-        return {} if start is None else start.given(self._store)
+        return {} if start is None else start.given(self._store, turn)
 
     def tools(self, *, newest: bool = False) -> dict[str, Callable[..., Any]]:
         """The tools that the agent had, by name. `{}` where the store does not say.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from rlmoptimizer.errors import StoreCorrupt
+from rlmoptimizer.outcome.turn_rows import TurnRows
 from rlmoptimizer.records import IterationRecord
 from rlmoptimizer.store.calls import AGENT_BEGAN, CELL_ENDED, CellEnd
 from rlmoptimizer.store.store_reader import StoreReader
@@ -34,14 +35,9 @@ class AgentStart:
     tools: Mapping[str, Any]  # name -> {"parameters": [[name, has a default, default]], "doc"}
     output_fields: list[dict[str, Any]]  # what SUBMIT took
 
-    def given(self, store: StoreReader) -> dict[str, Any]:
-        """The variables with the turns before them. Without those that were too long to be kept."""
-        rows = [
-            {"turn": turn.number, "reasoning": turn.reasoning, "code": turn.code, "output": turn.output}
-            for turn in store.iterations()
-            if turn.number < self.turn
-        ]
-        return {**self.variables, "previous_trajectory": rows}
+    def given(self, store: StoreReader, turn: int) -> dict[str, Any]:
+        """The variables as of a turn, with the turns before it. Without those that were too long to be kept."""
+        return {**self.variables, "previous_trajectory": TurnRows(store).readable(turn, self.turn - 1)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,11 @@ import toy
 from offline import ScriptedRootLM
 from responses_server import ResponsesServer, turn
 
+from rlmoptimizer.errors import SelectionError
+from rlmoptimizer.outcome.turn_rows import TurnRows
+from rlmoptimizer.show.notebook.recording import Recording
+from rlmoptimizer.store.store_reader import StoreReader
+
 NOISY = "print('begin', {n}, 'x' * 2000, 'end')"
 SUBMIT = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
 READ = "print([(t['turn'], t['output'][:8], len(t['output'])) for t in previous_trajectory])"
@@ -17,10 +22,6 @@ READ = "print([(t['turn'], t['output'][:8], len(t['output'])) for t in previous_
 
 def noisy(count: int) -> list[str]:
     return [NOISY.format(n=n) for n in range(1, count + 1)]
-
-
-def outputs(root: ScriptedRootLM) -> str:
-    return root.history
 
 
 @pytest.mark.parametrize("multiturn", [False, True])
@@ -52,6 +53,35 @@ def test_a_session_that_goes_on_leaves_out_turns_behind_those_of_earlier_process
     read = result.agent_trajectory[8]["output"]
     assert "(1, 'begin 1 '" in read
     assert "(4, 'begin 1 '" in read  # the first turn of the second process
+
+
+def test_long_turns_are_read_in_pages_of_the_store_and_in_a_replay_too(tmp_path: Path) -> None:
+    long = "print('begin', {n}, 'x' * 200_000, 'end')"
+    read = (
+        "print(len(previous_trajectory), repr(previous_trajectory)[:8])\n"
+        "print(previous_trajectory[0]['output'][:8], len(previous_trajectory[-1]['output']))"
+    )
+    turns = [*(long.format(n=n) for n in range(1, 7)), read, SUBMIT]
+    result, _ = toy.compiled(turns, rlm_max_iterations=14, rlm_max_history_chars=10_000, run_storage_dir=tmp_path)
+    assert result.agent_trajectory[6]["output"].split("\n")[:2] == ["5 <list of", "begin 1  200012"]
+    with StoreReader.open_in(tmp_path) as store:
+        recording = Recording(store)
+        given = [recording.variables(turn)["previous_trajectory"] for turn in range(1, 8)]
+    assert [len(rows) for rows in given] == [0, 0, 1, 2, 3, 4, 5]
+
+
+def test_pages_of_turns_are_given_only_of_turns_that_have_ended(tmp_path: Path) -> None:
+    toy.compiled([*noisy(2), SUBMIT], run_storage_dir=tmp_path)
+    with StoreReader.open_in(tmp_path) as store:
+        rows = TurnRows(store)
+        assert [row["turn"] for row in rows.read_page(None, 0, 2)] == [1, 2]
+        assert [row["turn"] for row in rows.read_page(None, 1, 10**9)] == [2, 3]
+        for key, start, stop in [
+            ("r1", 0, 1), (None, -1, 1), (None, 0, 0), (None, 1, 0), (None, 0.0, 1), (None, True, 2),
+            (None, 0, 10**30), (None, "0", 1), (None, 3, 4), (None, 0, float("nan")), ([], 0, 1),
+        ]:  # fmt: skip
+            with pytest.raises(SelectionError):
+                rows.read_page(key, start, stop)
 
 
 def test_a_limit_that_is_not_reached_changes_no_request() -> None:

@@ -202,7 +202,7 @@ def test_dspys_rlm_still_has_every_place_where_it_is_extended() -> None:
     own = {
         "_outcome_of", "_ending_before", "_unreadable_turn", "_ended_unreadable", "_begin_turn", "_saw_turn",
         "_tell_of_death", "_raise_failure",
-        "_ended_by", "_ended_without_outputs", "_with_turns_left_out",
+        "_ended_by", "_ended_without_outputs", "_with_turns",
     }  # fmt: skip
     assert {name for name, value in inherited.items() if value is None} == own
     assert "budget" in inspect.signature(dspy.RLM._prepare_execution_tools).parameters
