@@ -72,14 +72,19 @@ class ExampleRows:
             raise SelectionError("these are no rows of a run on train")
         if run.state == "running":
             raise SelectionError(f"run {run.run_id} is being evaluated; its rows can be read again when it has ended")
-        if ids is not None and not _is_names(ids, run.planned_count):
+        if ids is not None and not self._are_planned(run, ids):
             raise SelectionError(f"these are no examples of run {run.run_id}")
         return run, cast("list[str] | None", ids)
 
-
-def _is_names(ids: Any, most: int) -> bool:
-    listed = cast("list[Any]", ids) if isinstance(ids, list) else None
-    return listed is not None and len(listed) <= most and all(type(one) is str for one in listed)
+    def _are_planned(self, run: RunRecord, ids: Any) -> bool:
+        """Whether these are examples of a run. What a kernel makes up may be longer than any query may be."""
+        listed = cast("list[Any]", ids) if isinstance(ids, list) else None
+        return (
+            listed is not None
+            and len(listed) <= run.planned_count
+            and all(type(one) is str for one in listed)
+            and frozenset(self._store.planned_ids(run.run_id)).issuperset(listed)
+        )
 
 
 def _rows(results: Iterable[ExampleResult], repeats: int) -> list[dict[str, Any]]:

@@ -211,3 +211,11 @@ def test_rows_of_val_and_test_are_never_read(store: RunStore, split: str) -> Non
     run_of(store, ["1", "2"], split=split)
     with pytest.raises(SelectionError, match=re.escape("these are no rows of a run on train")):
         ExampleRows(store).read_page(["r1", None], 0, 1)
+
+
+def test_the_store_is_not_asked_for_examples_that_a_kernel_has_made_up(store: RunStore) -> None:
+    run_id, rows = run_of(store, ["1", "2"]), ExampleRows(store)
+    for made_up in ("3", "\x01" * 10**6):
+        with pytest.raises(SelectionError, match="these are no examples of run r1"):
+            rows.read_page([run_id, ["1", made_up]], 0, 1)
+    assert len(rows.read_page([run_id, ["1"]], 0, 1)) == 1
