@@ -126,11 +126,11 @@ class _Stock:
     def take(self, given_up: Callable[[], str | None]) -> WarmKernel | None:
         self.fill()  # a fork has no thread yet
         with self._changed:
-            if len(self._ready) <= self._waiting and (self._waiting or not self._starting):
+            if len(self._ready) <= self._waiting and (self._waiting or not self._is_one_coming()):
                 return None
             self._waiting += 1
             try:
-                while not self._ready and self._starting and not self._closed and given_up() is None:
+                while not self._ready and self._is_one_coming() and given_up() is None:
                     self._changed.wait(_WAIT_SECONDS)
             finally:
                 self._waiting -= 1
@@ -142,6 +142,12 @@ class _Stock:
             self._not_before = time.monotonic() + _HEAD_START_SECONDS
             self._changed.notify_all()
             return living[0]
+
+    def _is_one_coming(self) -> bool:
+        return not self._closed and self._thread is not None and (self._starting or self._is_one_due())
+
+    def _is_one_due(self) -> bool:
+        return len(self._ready) < self._most and time.monotonic() >= self._not_before
 
     def wait_full(self, seconds: float) -> bool:
         with self._changed:
@@ -176,6 +182,7 @@ class _Stock:
                     self._start_one()
         finally:
             with self._changed:
+                self._closed = True
                 ending, self._ready = self._ready, []
             for warm in ending:
                 warm.kernel.process.kill()  # does not wait
@@ -198,7 +205,7 @@ class _Stock:
             if self._closed:
                 return False
             wait = self._not_before - time.monotonic()
-            if len(self._ready) < self._most and wait <= 0:
+            if self._is_one_due():
                 self._starting = True
                 return True
             self._changed.wait(min(wait, _LOOK_SECONDS) if wait > 0 else _LOOK_SECONDS)

@@ -304,8 +304,10 @@ class Driver:
         names = dict(self.names)
         arguments = eval(f"dict({options})", names)  # the tests' own words
         arguments.setdefault("tools", self.names["tools"])
-        session = names["KernelInterpreter"](**arguments)
-        session.start()
+        # Its first kernel was kept warm, and later ones are not: both kinds are attacked.
+        with names["KernelInterpreter"].factory(prewarm=1, **arguments) as factory:
+            session = factory()
+            session.start()
         self.sessions[name] = session
         return {"text": None}
 

@@ -20,6 +20,7 @@ from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreter
 
 from kernel_bridge import Confinement, KernelInterpreter, KernelInterpreterFactory, Limits, live_sessions
 from kernel_bridge.files.session_directory import SessionDirectory
+from kernel_bridge.inside.checkpoint_slots import Slot
 from kernel_bridge.sub_agents.quota import Quota
 
 Factory = KernelInterpreterFactory[KernelInterpreter]
@@ -119,6 +120,13 @@ def test_no_two_interpreters_get_the_same_kernel(root: Path) -> None:
             interpreter.shutdown()
 
 
+def test_whoever_comes_while_one_starts_gets_that_one(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernel_bridge.live.warm_kernels._HEAD_START_SECONDS", 600.0)  # no other one is started
+    with KernelInterpreter.factory(prewarm=1, confinement="off", runtime_dir=root) as factory, factory() as interpreter:
+        assert interpreter.execute("6 * 7") == "42"
+        assert len(pids(root)) == 1
+
+
 def test_one_that_was_killed_is_replaced_and_never_taken(root: Path, wait_until: Callable[..., None]) -> None:
     with warm(root) as factory:
         (first,) = pids(root)
@@ -180,7 +188,7 @@ def test_an_interpreter_with_other_options_starts_its_own(root: Path) -> None:
 )
 def test_only_plain_files_move_to_the_next_kernel(root: Path, tmp_path: Path, trick: str) -> None:
     secret = tmp_path / "secret"
-    secret.write_bytes(b"kernel_bridge ck" + bytes(49) + b"the host's own")
+    secret.write_bytes(Slot("", turn=1, size=4, aside=False).packed() + b"host")
     left, taken = SessionDirectory(root), SessionDirectory(root)
     place = str(left.keep)
     os.unlink(f"{place}/checkpoint.0")
@@ -193,7 +201,7 @@ def test_only_plain_files_move_to_the_next_kernel(root: Path, tmp_path: Path, tr
 
 def test_a_checkpoint_that_is_too_large_stays_behind(root: Path) -> None:
     left, taken = SessionDirectory(root), SessionDirectory(root)
-    whole = b"kernel_bridge ck" + (1).to_bytes(8, "big") + (5000).to_bytes(8, "big") + bytes(33) + b"x" * 5000
+    whole = Slot("", turn=1, size=5000, aside=False).packed() + b"x" * 5000
     for most, copied in ((4000, b""), (10_000, whole)):
         (left.keep / "checkpoint.0").write_bytes(whole)
         taken.receive_checkpoint(left, most)
