@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import msgspec
 import zmq
 from _rows import seconds
 
-__all__ = ["RawSockets", "codec", "pickled", "raw_sockets"]
+__all__ = ["RawSockets", "codec", "pickled", "raw_receiver", "raw_sockets", "received"]
 
 _ENCODER, _DECODER = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
 
@@ -27,6 +29,47 @@ def codec(value: Any) -> float:
 def pickled(value: Any) -> float:
     """`pickle.dumps`."""
     return seconds(lambda: pickle.dumps(value, protocol=5))
+
+
+def received(value: Any) -> Any:
+    """The value as it is after it has crossed: equal, and sharing nothing."""
+    return _DECODER.decode(_ENCODER.encode(value))
+
+
+_RECEIVER = """
+import sys, zmq
+socket = zmq.Context().socket(zmq.PAIR)
+socket.bind(sys.argv[1])
+while True:
+    text = str(socket.recv(copy=False).buffer, "utf-8")
+    socket.send(b"%d" % len(text))
+    if text == "stop":
+        break
+"""
+
+
+@contextmanager
+def raw_receiver() -> Iterator[Callable[[str], float]]:
+    """A process that makes a text of what comes over a PAIR socket, and says so; gives the seconds of one text."""
+    context: zmq.Context[Any] = zmq.Context()
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"ipc://{Path(folder) / 's'}"
+        with subprocess.Popen([sys.executable, "-c", _RECEIVER, url]), context.socket(zmq.PAIR) as socket:
+            socket.connect(url)
+
+            def send(text: str) -> float:
+                def there_and_back() -> None:
+                    socket.send(text.encode(), copy=False)
+                    socket.recv()
+
+                return seconds(there_and_back)
+
+            send("first")
+            try:
+                yield send
+            finally:
+                send("stop")
+    context.term()
 
 
 class RawSockets:

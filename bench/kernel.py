@@ -11,19 +11,20 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import dspy
 import psutil
+from dspy.primitives.code_interpreter import CodeExecutionError
 
 if __name__ == "__main__":
     sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout, installed or not
     sys.path.insert(1, str(Path(__file__).resolve().parent))
 
 from _peers import NotHere, deno_interpreter, rlms_peer
-from _references import RawSockets, codec, pickled, raw_sockets
+from _references import RawSockets, codec, pickled, raw_receiver, raw_sockets, received
 from _rows import compared, not_measured, seconds
 
 from kernel_bridge import KernelInterpreter, probe
@@ -150,16 +151,32 @@ def _pss(before: set[int]) -> float:
     return float(sum(getattr(one.memory_full_info(), "pss", one.memory_info().rss) for one in found))
 
 
-def _reference_round(sockets: RawSockets) -> Figures:
+def _reference_round(sockets: RawSockets, send: Callable[[str], float]) -> Figures:
     return {
         "tool call": sockets.trip(CALLS),
         "tool call, 8 threads at once": sockets.trips_at_once(8, CALLS),
-        "10 MB variable": sockets.trip(2, b"v" * 10**7),
+        "10 MB variable": send("v" * 10**7),
         "5 MB tool result": codec(_RESULTS[5]),
         "50 MB tool result": codec(_RESULTS[50]),
-        "cell after a kept 50 MB result": pickled(_RESULTS[50]),
+        "cell after a kept 50 MB result": pickled(received(_RESULTS[50])),
         "8 tools of 50 ms at once": _SLOW_SECONDS,
     }
+
+
+def _warm_round() -> Figures:
+    """An interpreter that takes a warm kernel, and takes another one when that has died."""
+    with KernelInterpreter.factory(prewarm=1, tools=_TOOLS) as factory:
+        factory.wait_warm()
+        with factory() as interpreter:
+            found = {"start to first result": seconds(lambda: interpreter.execute("1 + 1"))}
+            factory.wait_warm()
+            found["cell that kills its kernel"] = seconds(lambda: _crash(interpreter))
+    return found
+
+
+def _crash(interpreter: Any) -> None:
+    with suppress(CodeExecutionError):
+        interpreter.execute("import os; os._exit(1)")
 
 
 class _Rounds:
@@ -190,11 +207,12 @@ def run(*, rounds: int = 5) -> list[dict[str, Any]]:
     probe()
     got = _Rounds()
     with ExitStack() as stack:
-        sockets = stack.enter_context(raw_sockets())
+        sockets, send = stack.enter_context(raw_sockets()), stack.enter_context(raw_receiver())
         subjects: dict[str, Callable[[], Figures]] = {
             "ours": lambda: _interpreter_round(lambda: KernelInterpreter(_TOOLS), whole=True),
             _LOCAL: lambda: _interpreter_round(lambda: dspy.LocalInterpreter(_TOOLS), whole=False),
-            "alone": lambda: _reference_round(sockets),
+            "warm": _warm_round,
+            "alone": lambda: _reference_round(sockets, send),
             _DENO: _deno_round,
         }
         try:
@@ -235,10 +253,14 @@ _AIMS: Mapping[tuple[str, str], float] = {
 
 
 def _rows(got: _Rounds) -> list[dict[str, Any]]:
+    local = got.of(_LOCAL, "start to first result")
     rows: list[dict[str, Any]] = []
     for (figure, whose), target in _AIMS.items():
         theirs = got.of(_LOCAL if whose == _LOCAL else "alone", figure)
         rows.append(compared(figure, got.of("ours", figure), theirs, whose=whose, target=target, key=True))
+        if figure == "start to first result":
+            warm = got.of("warm", figure)
+            rows.append(compared(f"{figure}, warm kernel", warm, local, whose=whose, target=1.0, key=True))
     unchanged = got.of("ours", "10 MB variable, unchanged")
     rows.append(compared("10 MB variable, unchanged: more than an empty cell", unchanged, limit=1.9, key=True))
     memory = (got.of("ours", "memory at rest"), got.of(_LOCAL, "memory at rest"))
@@ -246,6 +268,9 @@ def _rows(got: _Rounds) -> list[dict[str, Any]]:
     for figure in ("shutdown", "tool call", "tool call, 8 threads at once", "10 MB variable", "50 MB tool result"):
         both = (got.of("ours", figure), got.of(_LOCAL, figure))
         rows.append(compared(f"{figure}, beside {_LOCAL}", *both, whose=_LOCAL))
+    deaths = (got.of("warm", "cell that kills its kernel"), got.of("ours", "start to first result"))
+    rows.append(compared("cell that kills its kernel, until another one has its variables, warm", *deaths,
+                         whose="a cold start"))  # fmt: skip
     for peer in (_DENO, _RLMS):
         for figure in ("start to first result", "cell", f"{PRINTS:,} prints", "shutdown"):
             if peer in got.found:
