@@ -46,7 +46,6 @@ def pytest_report_header() -> list[str]:
     ]
 
 
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
     """Of `-n auto`: two workers a core, because tests wait more than they compute."""

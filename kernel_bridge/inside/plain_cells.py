@@ -1,6 +1,6 @@
 """Cells that are plain Python: run without IPython's transformers, hooks and history, which cost more than the code.
 
-What differs for the agent is nothing: a cell that any of those could change or watch is left to IPython.
+The agent sees no difference: a cell that any of those could change or watch is left to IPython.
 """
 
 # IPython carries no types: what comes from it is unknown to the checker.

@@ -8,7 +8,6 @@ protocol, ZMTP 3.0, for itself: it connects once, and reads within bounds.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import stat
@@ -209,7 +208,7 @@ def _connect(url: str) -> socket.socket:
         return socket.create_connection((host, int(port)), timeout=1.0)
     made = socket.socket(socket.AF_UNIX)
     try:
-        with contextlib.suppress(OSError):  # the system allows less
+        with suppress(OSError):  # the system allows less
             made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         if not hasattr(os, "O_PATH"):
             made.connect(address)

@@ -298,20 +298,19 @@ class Evaluator:
         cancelled: Halt | None,
     ) -> FanOut[Row, RowOutcome]:
         halts: tuple[Halt, ...] = (self._closed, self._aborted, *(() if cancelled is None else (cancelled,)))
+        work: FanOutJob[Row, RowOutcome] = FanOutJob(rows, deliver, self.num_threads, halts)
         if self._workers is not None and self._workers.is_elsewhere(halts):
             base = pickled_base(program, self._scorer, self._lm, self._settings_context())
             keeps_requests = options.detail == "requests"
             transport = RowTransport(
                 base, pickled_run(options), self.num_threads, self._count, keeps_requests=keeps_requests
             )
-            work = FanOutJob(None, rows, deliver, self.num_threads, halts)
             return ExecutorFanOut(work, self._workers, transport)
         function = self._runner(program, options).run
-        work = FanOutJob(function, rows, deliver, self.num_threads, halts)
         if self._workers is not None:
             return ExecutorFanOut(work, self._workers, HereTransport(function))
         assert self._pool is not None
-        return ThreadFanOut(work, self._pool, is_crowded=lambda: len(self._under_way) > 1)
+        return ThreadFanOut(work, function, self._pool, is_crowded=lambda: len(self._under_way) > 1)
 
     def _warn_of_strays(self) -> None:
         with self._lock:

@@ -36,14 +36,13 @@ class ItemAbandoned(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class FanOutJob(Generic[_T, _R]):
-    """One function over one sequence of items; at most `width` of them under way at once.
+    """One sequence of items to be worked on; at most `width` of them under way at once.
 
     `deliver` gets every outcome with the index of its item, several at once, in the order in which they came; never two
     calls at a time, but on any thread. When it raises, everything ends. Once one of `halts` is set no further item is
     begun; those under way are finished.
     """
 
-    function: Callable[[_T], _R] | None  # None: something else says what is done with an item
     items: Sequence[_T]
     deliver: Callable[[list[tuple[int, _R]]], None]
     width: int
@@ -176,15 +175,20 @@ class FanOut(Generic[_T, _R]):
 
 
 class ThreadFanOut(FanOut[_T, _R]):
-    """On the threads of a pool in this process, each of which runs one item after another.
+    """On the threads of a pool in this process, each of which calls `function` with one item after another.
 
     `is_crowded`: others want the pool too, so a thread goes back to it after each item.
     """
 
-    def __init__(self, work: FanOutJob[_T, _R], pool: DaemonPool, is_crowded: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        work: FanOutJob[_T, _R],
+        function: Callable[[_T], _R],
+        pool: DaemonPool,
+        is_crowded: Callable[[], bool],
+    ) -> None:
         super().__init__(work)
-        assert work.function is not None
-        self._function = work.function
+        self._function = function
         self._pool = pool
         self._is_crowded = is_crowded
         self._outcomes = threading.Event()  # for the thread that delivers

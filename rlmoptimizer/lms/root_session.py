@@ -211,7 +211,6 @@ class _Predictor:
         inputs = with_notes(self._trimmed(self._text.inputs(inputs)), self.signature, notes)
         return inputs, _Turn(self._session, inputs.get("signature", self.signature), inputs, notes)
 
-
     def _trimmed(self, inputs: dict[str, Any]) -> dict[str, Any]:
         field = history_field(inputs.get("signature", self.signature))
         history = inputs.get(field) if field is not None else None

@@ -93,5 +93,3 @@ def provider() -> Iterator[Provider]:
     engine = Engine(lambda request: fields_text(toy.respond(asked(request))))
     with ResponsesServer(answers_of(engine)) as server:
         yield Provider(server)
-
-

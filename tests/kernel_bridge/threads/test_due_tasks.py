@@ -45,13 +45,13 @@ def counted(times: int) -> tuple[Task, threading.Event]:
     return Task(work), done
 
 
-def test_many_tasks_share_two_threads_which_end_with_the_last(tasks: DueTasks, wait_until: Wait) -> None:
+def test_many_tasks_share_a_few_threads_which_end_with_the_last(tasks: DueTasks, wait_until: Wait) -> None:
     made = [counted(5) for _ in range(100)]
     for task, _ in made:
         tasks.add(task, 0.001)
     for _, done in made:
         assert done.wait(60)
-    assert {thread.name for thread in threads()} <= {"due 1", "due 2", "due 3"}  # a third where one stood still
+    assert len(threads()) < 20  # two, and one more each time that the machine stood still
     wait_until(lambda: not threads(), "the end of the threads")
 
 

@@ -185,4 +185,3 @@ def test_an_answer_of_the_root_lm_that_cannot_be_read_is_a_lost_turn() -> None:
     optimizer = toy.optimizer(root)
     result = optimizer.compile(toy.Triage(), trainset=toy.trainset(), metric=toy.metric)
     assert result.best_score == 50.0
-

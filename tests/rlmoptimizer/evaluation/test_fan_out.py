@@ -49,9 +49,9 @@ def over(
     width: int = 3,
     *halts: threading.Event,
 ) -> FanOut[Any, Any]:
-    work = FanOutJob(function, items, deliver, width, halts)
+    work = FanOutJob(items, deliver, width, halts)
     if kind == "threads":
-        return ThreadFanOut(work, pool, never)
+        return ThreadFanOut(work, function, pool, never)
     return ExecutorFanOut(work, WorkerPool(pool), HereTransport(function))
 
 
@@ -274,7 +274,7 @@ def test_fan_outs_on_one_pool_take_turns() -> None:
 
     with a_pool("threads", 1) as pool:
         first, second = (
-            ThreadFanOut(FanOutJob(function, items, lambda batch: None, 1), pool, lambda: True)
+            ThreadFanOut(FanOutJob(items, lambda batch: None, 1), function, pool, lambda: True)
             for items in (["a1", "a2"], ["b1", "b2"])
         )
         first.start()
@@ -297,7 +297,7 @@ def test_a_pool_that_is_closed_meanwhile_is_used_to_the_end_by_the_threads_it_ha
         return item
 
     with a_pool("threads", 1) as pool:
-        fan_out = ThreadFanOut(FanOutJob(function, [0, 1, 2], outcomes.extend, 1), pool, lambda: True)
+        fan_out = ThreadFanOut(FanOutJob([0, 1, 2], outcomes.extend, 1), function, pool, lambda: True)
         fan_out.start()
         assert inside.wait(TIMEOUT)
         pool.close()
