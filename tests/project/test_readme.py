@@ -368,9 +368,10 @@ def test_the_block_for_dask_runs_with_a_cluster(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed", reason="needs the extra `dask`")
     (block,) = of_kind("python", "dask")
     names: dict[str, Any] = {"dspy": dspy, "RLMDocstringOptimizer": RLMDocstringOptimizer}
-    with distributed.LocalCluster(
-        n_workers=1, processes=False, dashboard_address=":0", local_directory=tmp_path
-    ) as cluster:
+    with (
+        pytest.importorskip("dask").config.set({"temporary-directory": str(tmp_path)}),
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
+    ):
         exec(block.text.replace("tcp://scheduler:8786", cluster.scheduler_address), names)
         with names["client"]:
             assert names["on_dask"].executor.submit(abs, -1).result() == 1

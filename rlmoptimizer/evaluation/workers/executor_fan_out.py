@@ -91,14 +91,13 @@ class ExecutorFanOut(FanOut[_T, _R]):
         self._hand_over()
 
     def _hand_over(self) -> None:
-        while self._again:
-            attempt = self._again[0]
+        for attempt in tuple(self._again):  # one that may not begin holds up none behind it
             if self._is_halted():
-                self._give_up(self._again.popleft())
+                self._again.remove(attempt)
+                self._give_up(attempt)
             elif self._pool.admits(alone=attempt.alone):
-                self._submit(self._again.popleft())
-            else:
-                return
+                self._again.remove(attempt)
+                self._submit(attempt)
         while (self._is_halted() or self._pool.admits(alone=False)) and (item := self._take()) is not None:
             self._submit(_Attempt(*item))
 
@@ -149,7 +148,7 @@ class ExecutorFanOut(FanOut[_T, _R]):
         if attempt.is_cancelled or self._is_halted():
             self._give_up(attempt)
             return
-        attempt.losses += 1 + _times_run_again(error)
+        attempt.losses += 1
         try:
             if isinstance(error, BrokenExecutor):
                 self._pool.renew(attempt.generation, error)
@@ -163,7 +162,7 @@ class ExecutorFanOut(FanOut[_T, _R]):
         except Exception as failure:  # noqa: BLE001 - `WorkersLost`, or what a callable of the caller's raises
             self._give_up(attempt, failure)
             return
-        if isinstance(error, BrokenExecutor) and not attempt.alone:
+        if _may_be_another(error) and not attempt.alone:
             attempt.alone = True
             self._pool.suspect()
         self._again.append(attempt)
@@ -184,7 +183,7 @@ class ExecutorFanOut(FanOut[_T, _R]):
             self._transport.unwanted(future.result())
 
 
-def _times_run_again(error: BaseException) -> int:
-    """How often the executor itself has run an item again: Dask does so before it says that workers were killed."""
-    allowed: Any = getattr(error, "allowed_failures", 0) if type(error).__name__ == "KilledWorker" else 0
-    return allowed if isinstance(allowed, int) and allowed > 0 else 0
+def _may_be_another(error: BaseException) -> bool:
+    """Whether other items were lost with this one, each of which may have been the cause."""
+    # Dask's error also comes for what only waited on the worker that died.
+    return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ from executor_runs import Provider, process_pool, provider
 
 from rlmoptimizer import InvalidSetup, WorkersLost
 from rlmoptimizer.evaluation.evaluator import Evaluator
+from rlmoptimizer.evaluation.fan_out import FanOutJob
+from rlmoptimizer.evaluation.workers.executor_fan_out import ExecutorFanOut
 from rlmoptimizer.evaluation.workers.tasks import LoadTask, RowTask
+from rlmoptimizer.evaluation.workers.transport import SendAgain
+from rlmoptimizer.evaluation.workers.worker_pool import WorkerPool
 from rlmoptimizer.lms.failures import failure_line
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import LM_FAILURES
@@ -368,6 +373,53 @@ def test_an_example_whose_worker_dies_twice_is_a_failed_row_and_no_other_is(
     assert metric.deaths == 2
     assert there.usage.calls == 14
     assert caplog.text.count("A worker of the executor has died") == 1
+
+
+class Scripted(Executor):
+    """Keeps what it is given, for a test to answer."""
+
+    def __init__(self) -> None:
+        self.given: queue.Queue[Future[Any]] = queue.Queue()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.given.put(future)
+        return future
+
+
+class OneAnswer:
+    """A transport whose workers lack something once, and answer with the item then."""
+
+    def task(self, value: int, attached: frozenset[str], halts: Any) -> Callable[[], int]:
+        return lambda: value
+
+    def outcome(self, value: int, answer: Any) -> int:
+        if answer == "missing":
+            raise SendAgain(frozenset({"part"}))
+        return answer
+
+    def lost(self, value: int, error: BaseException) -> int:
+        return -1
+
+    def unwanted(self, answer: Any) -> None: ...
+
+
+def test_an_item_that_is_to_be_sent_again_does_not_hold_up_one_that_must_run_alone() -> None:
+    outcomes: list[tuple[int, int]] = []
+    executor = Scripted()
+    work: FanOutJob[int, int] = FanOutJob(None, [0, 1], outcomes.extend, 2)
+    fan_out = ExecutorFanOut(work, WorkerPool(lambda: executor), OneAnswer())
+    fan_out.start()
+    first, second = executor.given.get(timeout=60), executor.given.get(timeout=60)
+    first.set_result("missing")
+    second.set_exception(BrokenExecutor("a worker died"))
+    with ThreadPoolExecutor(1) as waiting:
+        ended = waiting.submit(fan_out.wait)
+        executor.given.get(timeout=60).set_result(1)  # alone
+        executor.given.get(timeout=60).set_result(0)
+        assert ended.result(60)
+    fan_out.stop()
+    assert outcomes == [(1, 1), (0, 0)]
 
 
 def test_an_executor_of_the_callers_that_breaks_is_said_and_what_was_delivered_is_kept(
