@@ -23,7 +23,7 @@ from kernel_bridge.files.private_files import open_new
 from kernel_bridge.inside.checkpoint_slots import Slot, look, newest, open_slot, skip_head, slot_paths, write_at_start
 from kernel_bridge.threads.due_tasks import DueTasks
 
-__all__ = ["CheckpointKeeper", "FetchedCheckpoint", "fetch_checkpoint"]
+__all__ = ["DESCRIPTION_BYTES", "CheckpointKeeper", "FetchedCheckpoint", "fetch_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _HEAD: Final = struct.Struct(">16sIQQ32s64s")
 _MAGIC: Final = b"kernel_bridge ns"
 _VERSION: Final = 2
 _CHUNK: Final = 2**20
-_HEAD_BYTES: Final = 16 * 2**20  # that a kernel may add to a checkpoint: names, reasons, the sources of cells
+DESCRIPTION_BYTES: Final = 16 * 2**20  # that a kernel may add to a checkpoint: names, reasons, the sources of cells
 _CLOSE_SECONDS = 30.0  # for the last checkpoint to be copied, to a disk that may be slow
 _FIRST_LOOK, _LAST_LOOK = 0.001, 0.05  # seconds between two looks whether a kernel has made its checkpoint
 
@@ -72,7 +72,7 @@ class CheckpointKeeper:
     def __init__(self, file: Path, source: Path, limit_bytes: int) -> None:
         self._file = file
         self._source = source
-        self._limit_bytes = limit_bytes + _HEAD_BYTES
+        self._limit_bytes = limit_bytes + DESCRIPTION_BYTES
         self._changed = threading.Condition()
         self._copying = threading.Lock()
         self._wanted: _Wanted | None = None
@@ -95,9 +95,10 @@ class CheckpointKeeper:
             logger.warning("The variables of a kernel could not be kept in %s: %s", self._file, error)
 
     def follow(self, source: Path) -> None:
-        """From now on a kernel puts its checkpoints there, the last one of its predecessor among them."""
+        """From now on another kernel puts its checkpoints there, which may begin to count its turns anew."""
         with self._copying:
             self._source = source
+            self._copied = None
 
     def look(self) -> None:
         """Copy now what has been made, if it was not copied yet."""
@@ -228,7 +229,7 @@ def fetch_checkpoint(file: Path, target: Path, limit_bytes: int) -> FetchedCheck
         if version != _VERSION:
             return FetchedCheckpoint("", 0, f"its format has version {version}, this is version {_VERSION}")
         label_text = label.rstrip(b"\0").decode("utf-8", "replace")
-        if size > limit_bytes + _HEAD_BYTES:
+        if size > limit_bytes + DESCRIPTION_BYTES:
             too_large = f"it has {size:,} bytes, and checkpoint_bytes allows {limit_bytes:,}"
             return FetchedCheckpoint(label_text, cell, too_large)
         try:

@@ -154,20 +154,19 @@ class SessionDirectory:
         """Say when the session began that lives here: seconds since the epoch. Raises: OSError."""
         write_facts(self.path, started)
 
-    def receive_checkpoint(self, left: SessionDirectory, most: int | None) -> None:
+    def receive_checkpoint(self, left: SessionDirectory, most: int) -> None:
         """Take over the last checkpoint of a kernel that has died in another directory, if there is one.
 
         The kernel of this directory runs already, so the bytes go into the files that it has.
 
         Args:
-            most: bytes; a larger one is left behind. None: any.
+            most: bytes; a larger one is left behind.
 
         Raises:
             OSError, ValueError: a part of it may have been copied.
         """
         left._take_back_keep()
-        if most is not None:
-            left.drop_checkpoint_above(most)
+        left.drop_checkpoint_above(most)
         slot = newest(str(left.keep / CHECKPOINT))
         if slot is not None:
             _copy_slot(slot, slot_paths(str(self.keep / CHECKPOINT))[0])

@@ -90,14 +90,15 @@ class Checkpoint:
         Raises OSError when the disk is full; the last checkpoint then stays, known to be older.
         """
         self._written = None
+        before = NamespaceSnapshot.of(names, self._namespace)
         # The agent's code may swallow every exception, or never come back from C: then this ends the process.
         faulthandler.dump_traceback_later(_HOPELESS * self._limit_seconds + 1, exit=True, file=self._last_words)
         try:
             lost = self._write(names)
         finally:
             faulthandler.cancel_dump_traceback_later()
-        if not lost:
-            self._written = NamespaceSnapshot.of(names, self._namespace)
+        if not lost and before is not None and before.holds(names):  # no thread of the agent's has changed it meanwhile
+            self._written = before
         return lost
 
     def _write(self, names: Mapping[str, Any]) -> dict[str, str]:

@@ -18,7 +18,7 @@ _LARGEST = 65_536  # bytes of one value: it stays in memory as long as the snaps
 _CHANGEABLE = 1 << 9  # the flag of a class that was made by a `class` statement, or in such a way
 
 _UNCHANGING: frozenset[Any] = frozenset(
-    {type(None), bool, int, float, complex, str, bytes, range, type(...), types.ModuleType, types.BuiltinFunctionType}
+    {type(None), bool, int, float, complex, str, bytes, range, type(...), types.ModuleType}
 )
 
 
@@ -93,6 +93,8 @@ class NamespaceSnapshot:
             return
         if kind is type and not value.__flags__ & _CHANGEABLE:
             return
+        if kind is types.BuiltinFunctionType and type(value.__self__) is types.ModuleType:
+            return  # others, such as `[].append`, hold an object
         if kind not in _PARTS or (kind is types.FunctionType and not self._is_simple(value)):
             raise _TooMuch
         if id(value) in seen:

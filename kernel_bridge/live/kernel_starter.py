@@ -82,6 +82,8 @@ class KernelStarter:
         Returns the kernel, which names it has, and which it lacks and why.
         """
         self._move_to_warm()
+        if self.keeper is not None:
+            self.keeper.follow(self._source)
         kernel = self._next()
         return self._restored(kernel) if self._options.checkpoint else (kernel, RestoredNames((), {}))
 
@@ -145,6 +147,4 @@ class KernelStarter:
                 raise
             return  # such as a full disk: the next kernel starts where the checkpoint is
         left, self.home, self._taken = self.home, taken.home, taken.kernel
-        if self.keeper is not None:
-            self.keeper.follow(self._source)
         left.remove()

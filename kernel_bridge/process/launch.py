@@ -17,6 +17,7 @@ from kernel_bridge.confine.launch_plan import PACKAGE, prepare_files, spawn_comm
 from kernel_bridge.confine.readable_paths import ExtraPathUnusable
 from kernel_bridge.confine.tier_bubblewrap import EXTRA_PATH
 from kernel_bridge.errors import StartupFailed, what_to_do
+from kernel_bridge.files.checkpoint_file import DESCRIPTION_BYTES
 from kernel_bridge.files.layout import CHECKPOINT, INTERRUPT, PROGRESS, TRANSCRIPT, Layout
 from kernel_bridge.files.private_files import make_directory, make_file, open_new
 from kernel_bridge.files.session_directory import SessionDirectory
@@ -42,10 +43,13 @@ class LaunchOptions:
         most, scratch = self.session.limits.checkpoint_bytes, self.confinement.scratch_bytes
         return most if scratch is None else min(most, scratch // 4)  # a new one is written beside the old one
 
-    def largest_kept_checkpoint(self) -> int | None:
-        """Bytes of the largest one that is left for a successor, which would be killed for a larger one; None: any."""
+    def largest_kept_checkpoint(self) -> int:
+        """Bytes of the largest one that is left for a successor, which would be killed for a larger one.
+
+        A file of any size costs the agent's code nothing, so there is a bound also where its disk has none.
+        """
         scratch = self.confinement.scratch_bytes
-        return None if scratch is None else scratch // 3
+        return self.largest_checkpoint() + DESCRIPTION_BYTES if scratch is None else scratch // 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,7 @@ class Launch:
         self._directory = directory
         self._options = options
         self.layout = directory.next_layout()
-        if (most := options.largest_kept_checkpoint()) is not None:
-            directory.drop_checkpoint_above(most)
+        directory.drop_checkpoint_above(options.largest_kept_checkpoint())
         try:
             self.plan = plan_launch(confinement, options.tier, self.layout, options.session.python)
         except ExtraPathUnusable as error:

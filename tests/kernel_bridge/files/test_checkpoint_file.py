@@ -15,6 +15,7 @@ from dspy.primitives.code_interpreter import CodeExecutionError
 from kernel_bridge import KernelInterpreter, Limits
 from kernel_bridge.files import checkpoint_file
 from kernel_bridge.files.checkpoint_file import CheckpointKeeper, fetch_checkpoint
+from kernel_bridge.inside.checkpoint_slots import SlotWriter, slot_paths
 
 CONFINEMENTS = ["auto", "off"]
 
@@ -238,6 +239,24 @@ def test_nothing_but_a_plain_file_is_taken_from_the_kernel(trick: str, tmp_path:
     keeper.close()
     assert not file.exists()
     assert secret.read_text() == "the host's own"
+
+
+def test_a_successor_whose_turns_begin_anew_is_not_taken_for_its_predecessor(
+    tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    file, source = tmp_path / "kept", tmp_path / "checkpoint"
+    slots = [Path(slot) for slot in slot_paths(str(source))]
+    keeper = CheckpointKeeper(file, source, 2**20)
+    for cell, held in enumerate((b"x = 1", b"x = 2"), start=1):
+        for slot in slots:  # the host has emptied what the predecessor left, such as too large a checkpoint
+            slot.write_bytes(b"")
+        with SlotWriter(str(source)) as writer:
+            writer.write(held)
+            writer.finish(b"{}")
+        keeper.follow(source)
+        keeper.expect(cell, str(cell), lambda cell: True)
+        wait_until(lambda held=held: file.exists() and held in file.read_bytes(), "it is kept")
+    keeper.close()
 
 
 def test_the_files_place_may_be_a_link_but_is_replaced_not_followed(tmp_path: Path, wait_until: Any) -> None:

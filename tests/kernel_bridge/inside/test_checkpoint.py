@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 from annotations import needs_late_annotations
@@ -14,6 +16,10 @@ from kernel_bridge import (
     KernelSession,
     Limits,
 )
+from kernel_bridge.inside.checkpoint import Checkpoint
+from kernel_bridge.inside.checkpoint_slots import slot_paths
+from kernel_bridge.inside.launch_config import CheckpointConfig
+from kernel_bridge.inside.pickling import Pickling
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
 
@@ -400,3 +406,26 @@ def test_names_beyond_number_are_kept_and_told_in_bounds() -> None:
             interpreter.execute("import os; os._exit(1)")
         assert len(str(told.value)) < 20_000
         assert interpreter.execute("print(v19999, add(kept, 1))") == "[19999] 42"
+
+
+def test_what_a_thread_changes_while_a_checkpoint_is_made_is_in_the_next_one(tmp_path: Path) -> None:
+    seen: list[int] = [1]
+
+    class Meanwhile(Pickling):
+        def dump(self, *args: Any, **options: Any) -> Any:
+            try:
+                return super().dump(*args, **options)
+            finally:
+                seen.append(2)
+
+    path = str(tmp_path / "checkpoint")
+    for slot in slot_paths(path):
+        Path(slot).touch()
+    config = CheckpointConfig(path, 10**6, 60.0, str(tmp_path / "progress"))
+    names: dict[str, Any] = {"seen": seen}
+    checkpoint = Checkpoint(config, {}, Meanwhile({}, {"add": add}.__getitem__), last_words=2)
+    assert checkpoint.write(names) == {}
+    assert not checkpoint.is_of(names)
+    checkpoint = Checkpoint(config, {}, Pickling({}, {"add": add}.__getitem__), last_words=2)
+    assert checkpoint.write(names) == {}
+    assert checkpoint.is_of(names)

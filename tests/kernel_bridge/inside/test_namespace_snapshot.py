@@ -54,7 +54,7 @@ def test_an_ordinary_namespace_is_known_again() -> None:
 @pytest.mark.parametrize(
     "value",
     [Plain, Plain(), closing(), sys.stdin, iter([1]), [Plain()], {1: Plain}, (i for i in "a"), type("L", (list,), {})(),
-     bytearray(b"x"), "x" * 100_000, list(range(2000)), [[1] * 600] * 3, lambda: 1, object()],
+     bytearray(b"x"), [].append, "x" * 100_000, list(range(2000)), [[1] * 600] * 3, lambda: 1, object()],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_what_could_change_unseen_or_is_large_is_not_taken(value: Any) -> None:

@@ -210,6 +210,23 @@ def test_a_checkpoint_that_is_too_large_stays_behind(root: Path) -> None:
         directory.remove()
 
 
+def test_a_file_without_end_is_not_copied_where_the_disk_has_no_bound(root: Path) -> None:
+    head = Slot("", turn=9, size=2**40 - 33, aside=False).packed()
+    code = f"""
+import os
+from IPython import get_ipython
+file = os.open(get_ipython().kernel.checkpoint._path + ".0", os.O_RDWR)
+os.ftruncate(file, 2**40)
+os.pwrite(file, {head!r}, 0)
+os._exit(3)
+"""
+    with warm(root, confinement=Confinement(scratch_bytes=None)) as factory, factory() as interpreter:
+        interpreter.start()
+        assert factory.wait_warm(SECONDS)
+        with pytest.raises(CodeExecutionError, match="no names, there were none"):
+            interpreter.execute(code)
+
+
 def test_kernels_that_cannot_be_kept_warm_are_told_of_once_and_fail_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, wait_until: Callable[..., None]
 ) -> None:
