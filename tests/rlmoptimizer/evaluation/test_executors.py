@@ -407,7 +407,7 @@ class OneAnswer:
 def test_an_item_that_is_to_be_sent_again_does_not_hold_up_one_that_must_run_alone() -> None:
     outcomes: list[tuple[int, int]] = []
     executor = Scripted()
-    work: FanOutJob[int, int] = FanOutJob(None, [0, 1], outcomes.extend, 2)
+    work: FanOutJob[int, int] = FanOutJob([0, 1], outcomes.extend, 2)
     fan_out = ExecutorFanOut(work, WorkerPool(lambda: executor), OneAnswer())
     fan_out.start()
     first, second = executor.given.get(timeout=60), executor.given.get(timeout=60)
