@@ -20,7 +20,7 @@ from rlmoptimizer.spending.usage_meter import HeardHistory
 __all__ = ["RootCalls"]
 
 _WHOLE: Final = 3  # calls, that are kept as DSPy wrote them
-_SENT: Final = ("messages", "prompt", "request")  # what an entry has of the request
+_SENT: Final = ("prompt", "request")  # what an entry has of the request beside its messages
 _NOTE: Final = "[left out here; the turn that came of it is in agent_trajectory and in the run store]"
 
 
@@ -48,7 +48,7 @@ class RootCalls:
         old = self._newest.popleft()
         if old.get("messages") is None and old.get("prompt") is None:
             return  # nothing is kept of it
+        old["messages"] = [{"role": "user", "content": _NOTE}]  # first: somebody may be reading the entry
         for name in _SENT:
             if name in old:
                 old[name] = None
-        old["messages"] = [{"role": "user", "content": _NOTE}]
