@@ -19,66 +19,26 @@ from pathlib import Path
 from typing import Any
 
 import dspy
-from dspy import lm15
 
 if __name__ == "__main__":
     sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout, installed or not
     sys.path.insert(1, str(Path(__file__).resolve().parent))
 
+from _programs import Engine, TwoSteps, metric, rows_of
 from _rows import compared
 
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.store.run_store import RunStore
-from rlmoptimizer.task.dataset import Row, build_dataset
+from rlmoptimizer.task.dataset import Row
 
 LM_SECONDS = 0.05
 ROUNDS_OF_ALL_THREADS = 20  # examples a thread, against an ideal
 
 
-class _Engine:
-    """Answers every request with the same text, after `seconds`."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        fields = {"keywords": "one, two", "answer": "two", "completed": ""}
-        self._text = "\n\n".join(f"[[ ## {name} ## ]]\n{value}" for name, value in fields.items())
-
-    def complete(self, request: lm15.Request) -> lm15.Response:
-        if self._seconds:
-            time.sleep(self._seconds)
-        return lm15.Response(
-            id=None,
-            model=request.model,
-            message=lm15.Message.assistant(self._text),
-            finish_reason="stop",
-            usage=lm15.Usage(input_tokens=0, output_tokens=0, total_tokens=0),
-        )
-
-
-class _TwoSteps(dspy.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.extract = dspy.Predict("question -> keywords")
-        self.answer = dspy.Predict("question, keywords -> answer")
-
-    def forward(self, question: str) -> dspy.Prediction:
-        return self.answer(question=question, keywords=self.extract(question=question).keywords)
-
-
 class _NoLM(dspy.Module):
     def forward(self, question: str) -> dspy.Prediction:
         return dspy.Prediction(answer=question)
-
-
-def _metric(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> bool:
-    return example.answer == prediction.answer
-
-
-def _rows(count: int) -> tuple[Row, ...]:
-    examples = [dspy.Example(question=f"which of {n} and two?", answer="two") for n in range(count)]
-    examples = [example.with_inputs("question") for example in examples]
-    return build_dataset(examples).train
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -100,11 +60,11 @@ def _compare(
     stored: bool = False,
 ) -> dict[str, Any]:
     lm = _lm(lm_seconds)
-    rows = _rows(examples)
+    rows = rows_of(examples)
     theirs: list[float] = []
     ours: list[float] = []
     with _Scoring(lm, threads) as scoring, dspy.context(lm=lm):
-        evaluate = dspy.Evaluate(devset=[row.example for row in rows], metric=_metric, num_threads=threads)
+        evaluate = dspy.Evaluate(devset=[row.example for row in rows], metric=metric, num_threads=threads)
         for round_number in range(rounds + 1):
             pair = (_seconds(lambda: evaluate(program)), _seconds(lambda: scoring.score(program, rows, stored=stored)))
             if round_number:  # the first one warms up
@@ -117,11 +77,11 @@ def _compare(
 def _against_ideal(name: str, *, threads: int, stored: bool, target: float | None, rounds: int = 3) -> dict[str, Any]:
     """Two steps with an LM that takes long; each round is `ROUNDS_OF_ALL_THREADS` examples a thread."""
     lm, examples = _lm(LM_SECONDS), ROUNDS_OF_ALL_THREADS * threads
-    rows = _rows(examples)
+    rows = rows_of(examples)
     with _Scoring(lm, threads) as scoring, dspy.context(lm=lm):
-        scoring.score(_TwoSteps(), rows[:threads], stored=stored)
+        scoring.score(TwoSteps(), rows[:threads], stored=stored)
         scoring.commits = 0
-        ours = [_seconds(lambda: scoring.score(_TwoSteps(), rows, stored=stored)) / examples for _ in range(rounds)]
+        ours = [_seconds(lambda: scoring.score(TwoSteps(), rows, stored=stored)) / examples for _ in range(rounds)]
     ideal = [2 * LM_SECONDS / threads] * rounds
     note = f"{examples} examples" + (f", {scoring.commits / rounds:.0f} commits of results" if stored else "")
     return compared(name, ours, ideal, whose="the ideal", unit="us", target=target, key=stored, note=note)
@@ -130,17 +90,17 @@ def _against_ideal(name: str, *, threads: int, stored: bool, target: float | Non
 def _growth(name: str, few: int, many: int) -> dict[str, Any]:
     lm = _lm(0.0)
     with _Scoring(lm, 8) as scoring, dspy.context(lm=lm):
-        scoring.score(_TwoSteps(), _rows(few), stored=True)
-        small, large = _rows(few), _rows(many)
-        before = _seconds(lambda: scoring.score(_TwoSteps(), small, stored=True)) / few
-        ours = [_seconds(lambda: scoring.score(_TwoSteps(), large, stored=True)) / many]
-        after = _seconds(lambda: scoring.score(_TwoSteps(), small, stored=True)) / few
+        scoring.score(TwoSteps(), rows_of(few), stored=True)
+        small, large = rows_of(few), rows_of(many)
+        before = _seconds(lambda: scoring.score(TwoSteps(), small, stored=True)) / few
+        ours = [_seconds(lambda: scoring.score(TwoSteps(), large, stored=True)) / many]
+        after = _seconds(lambda: scoring.score(TwoSteps(), small, stored=True)) / few
     note = f"{many} examples against {few}, an example; with the run store"
     return compared(name, ours, [(before + after) / 2], whose=f"with {few}", unit="us", target=1.15, note=note)
 
 
 def _lm(seconds: float) -> dspy.LM:
-    return dspy.LM("offline/bench", engine=_Engine(seconds), cache=False)
+    return dspy.LM("offline/bench", engine=Engine(seconds), cache=False)
 
 
 class _Scoring:
@@ -155,7 +115,7 @@ class _Scoring:
     def __enter__(self) -> _Scoring:
         directory = self._stack.enter_context(tempfile.TemporaryDirectory())
         self._store = self._stack.enter_context(RunStore.create_in(directory))
-        self._evaluator = self._stack.enter_context(Evaluator(_metric, self._lm, self._threads))
+        self._evaluator = self._stack.enter_context(Evaluator(metric, self._lm, self._threads))
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -181,14 +141,14 @@ def run() -> list[dict[str, Any]]:
     free = "two steps, LM that costs nothing"
     slow = f"two steps, LM of {LM_SECONDS * 1000:.0f} ms"
     return [
-        _compare(f"{free}, 8 threads", _TwoSteps(), examples=400, threads=8),
+        _compare(f"{free}, 8 threads", TwoSteps(), examples=400, threads=8),
         {
-            **_compare(f"{free}, 8 threads, stored", _TwoSteps(), examples=400, threads=8, stored=True, target=0.75),
+            **_compare(f"{free}, 8 threads, stored", TwoSteps(), examples=400, threads=8, stored=True, target=0.75),
             "key": True,
         },
-        _compare(f"{free}, 1 thread", _TwoSteps(), examples=400, threads=1),
-        _compare(f"{slow}, 8 threads", _TwoSteps(), examples=160, threads=8, lm_seconds=LM_SECONDS, rounds=3),
-        _compare(f"{slow}, 32 threads", _TwoSteps(), examples=640, threads=32, lm_seconds=LM_SECONDS, rounds=3),
+        _compare(f"{free}, 1 thread", TwoSteps(), examples=400, threads=1),
+        _compare(f"{slow}, 8 threads", TwoSteps(), examples=160, threads=8, lm_seconds=LM_SECONDS, rounds=3),
+        _compare(f"{slow}, 32 threads", TwoSteps(), examples=640, threads=32, lm_seconds=LM_SECONDS, rounds=3),
         _against_ideal(f"{slow}, 8 threads, ideal", threads=8, stored=False, target=None),
         _against_ideal(f"{slow}, 8 threads, stored, ideal", threads=8, stored=True, target=1.03),
         _against_ideal(f"{slow}, 32 threads, ideal", threads=32, stored=False, target=None),

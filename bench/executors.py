@@ -19,46 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import dspy
-from dspy import lm15
 
 if __name__ == "__main__":
     sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout, installed or not
 
+from _programs import Engine, TwoSteps, metric, rows_of
 from _rows import compared, seconds
 
 from rlmoptimizer.evaluation.evaluator import Evaluator
 from rlmoptimizer.evaluation.metric import bind_metric
 from rlmoptimizer.evaluation.workers.pickled_evaluation import pickled_base, pickled_row
 from rlmoptimizer.evaluation.workers.tasks import Part, RowTask
-from rlmoptimizer.task.dataset import Row, build_dataset
 
 WORKERS = 2
 ROUNDS = 5
-
-
-class Engine:
-    """Answers every request with the same text."""
-
-    def complete(self, request: lm15.Request) -> lm15.Response:
-        fields = {"keywords": "one, two", "answer": "two", "completed": ""}
-        text = "\n\n".join(f"[[ ## {name} ## ]]\n{value}" for name, value in fields.items())
-        return lm15.Response(
-            id=None,
-            model=request.model,
-            message=lm15.Message.assistant(text),
-            finish_reason="stop",
-            usage=lm15.Usage(input_tokens=0, output_tokens=0, total_tokens=0),
-        )
-
-
-class TwoSteps(dspy.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.extract = dspy.Predict("question -> keywords")
-        self.answer = dspy.Predict("question, keywords -> answer")
-
-    def forward(self, question: str) -> dspy.Prediction:
-        return self.answer(question=question, keywords=self.extract(question=question).keywords)
 
 
 class Computes(dspy.Module):
@@ -76,18 +50,9 @@ class Computes(dspy.Module):
         return dspy.Prediction(answer="two")
 
 
-def metric(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> bool:
-    return example.answer == prediction.answer
-
-
-def _rows(count: int) -> tuple[Row, ...]:
-    examples = [dspy.Example(question=f"which of {n} and two?", answer="two") for n in range(count)]
-    return build_dataset([example.with_inputs("question") for example in examples]).train
-
-
 def _compare(name: str, program: dspy.Module, pool: ProcessPoolExecutor, examples: int) -> dict[str, Any]:
     lm = dspy.LM("offline/bench", engine=Engine(), cache=False)
-    rows = _rows(examples)
+    rows = rows_of(examples)
     ours: list[float] = []
     theirs: list[float] = []
     with Evaluator(metric, lm, 8) as threads, Evaluator(metric, lm, 8, executor=pool) as workers:
@@ -107,7 +72,7 @@ def _sent() -> dict[str, Any]:
     lm = dspy.LM("offline/bench", engine=Engine(), cache=False)
     program = Computes(os.urandom(5_000_000))
     base = pickled_base(program, bind_metric(metric), lm, contextvars.copy_context())
-    (row,) = _rows(1)
+    (row,) = rows_of(1)
     task = RowTask(Part(base.digest, None), Part(base.digest, None), pickled_row(row))
     each, once = len(pickle.dumps(task)), len(base.pickled or b"")
     whose = "the program itself, which goes to each worker once"

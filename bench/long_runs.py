@@ -26,6 +26,7 @@ if __name__ == "__main__":
     sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout, installed or not
     sys.path.insert(1, str(Path(__file__).resolve().parent))
 
+from _programs import answered, metric, text_of
 from _rows import compared
 
 from rlmoptimizer import RLMDocstringOptimizer
@@ -50,24 +51,14 @@ class _Root:
         if self._asked == self._turns:
             code = "SUBMIT(optimized_dspy_program={'answer': 'the last'})"
         fields = {"reasoning": "on and on", "code": f"```python\n{code}\n```", "completed": ""}
-        return _response(request, fields)
+        return answered(request, text_of(fields))
 
 
 class _Answers:
     """The program's LM."""
 
     def complete(self, request: lm15.Request) -> lm15.Response:
-        return _response(request, {"answer": "yes", "completed": ""})
-
-
-def _response(request: lm15.Request, fields: dict[str, str]) -> lm15.Response:
-    return lm15.Response(
-        id=None,
-        model=request.model,
-        message=lm15.Message.assistant("\n\n".join(f"[[ ## {name} ## ]]\n{text}" for name, text in fields.items())),
-        finish_reason="stop",
-        usage=lm15.Usage(input_tokens=0, output_tokens=0, total_tokens=0),
-    )
+        return answered(request, text_of({"answer": "yes", "completed": ""}))
 
 
 class _Program(dspy.Module):
@@ -77,10 +68,6 @@ class _Program(dspy.Module):
 
     def forward(self, question: str) -> dspy.Prediction:
         return self.answer(question=question)
-
-
-def _metric(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> bool:
-    return example.answer == prediction.answer
 
 
 def _measure(turns: int, *, evaluates: bool) -> dict[str, list[float]]:
@@ -110,7 +97,7 @@ def _measure(turns: int, *, evaluates: bool) -> dict[str, list[float]]:
             max_iterations=turns,
             run_storage_dir=directory,
             callbacks=[heard],
-        ).compile(_Program(), trainset=train, metric=_metric)
+        ).compile(_Program(), trainset=train, metric=metric)
     return {"seconds": seconds, "memory": memory}
 
 

@@ -91,7 +91,7 @@ class MetricFailed(OptimizerError):
 
 
 class WorkersLost(OptimizerError, RuntimeError):
-    """The executor takes no more work, or its workers die without any. What is stored is kept.
+    """The executor takes no more work, or its workers die whatever they run. What is stored is kept.
 
     `is_broken`: it was the caller's own, one of its workers has died, and it can never be used again.
     """

@@ -103,7 +103,7 @@ class RLMDocstringOptimizer(Teleprompter):
         rlm_max_llm_calls: prompts to the sub-LM in one compile, whatever the budget would allow.
         rlm_max_output_chars: of one turn's output, that the root LM sees; head and tail are kept.
         rlm_max_history_chars: of the earlier turns, that the root LM sees in one request. Above it, outputs are left
-            out, the oldest first, and of the oldest turns all; the agent can read them in its REPL. None: no limit.
+            out, the oldest first, and the oldest turns whole; the agent can read them in its REPL. None: no limit.
         root_stateful_session: chain the root LM's turns by `previous_response_id` when it is a Responses LM.
         rlm_multiturn_history: tell the root LM its earlier turns as user and assistant messages.
         verbose: show the agent's turns as they happen, and what was begun and what came of it, on stderr or in the
@@ -147,8 +147,8 @@ class RLMDocstringOptimizer(Teleprompter):
             its own. One that raises gets nothing more; a slow one never holds up the work.
         executor: where program and metric run: any `concurrent.futures.Executor`, which stays the caller's own, also
             one of other processes or machines, such as `Client.get_executor()` of Dask. Or a callable that makes one
-            (`lambda: ProcessPoolExecutor(4)`), which is ended with the compile, and made anew when a worker's death
-            has broken it. An example whose worker dies runs again once. None: threads of this process.
+            (`lambda: ProcessPoolExecutor(4)`): it is shut down when `compile` ends, and made anew when a worker's
+            death has broken it. An example whose worker dies runs again once. None: threads of this process.
 
     Raises:
         InvalidSetup: naming the parameter, what came and what is accepted.

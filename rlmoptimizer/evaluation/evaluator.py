@@ -32,7 +32,7 @@ from rlmoptimizer.evaluation.workers.worker_pool import GivenExecutor, WorkerPoo
 from rlmoptimizer.lms.cache_space import in_cache_space
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import ExampleResult
-from rlmoptimizer.spending.usage_meter import HeardCall
+from rlmoptimizer.spending.call_meter import HeardCall
 from rlmoptimizer.task.dataset import Row
 from rlmoptimizer.task.program import clone, separate_stages, write_prompts
 

@@ -28,7 +28,7 @@ from rlmoptimizer.evaluation.lm_exchange import answer_text, exchange_dict, was_
 from rlmoptimizer.evaluation.plain_values import to_plain, without_addresses
 from rlmoptimizer.lms.failures import causes
 from rlmoptimizer.records import StepTrace
-from rlmoptimizer.spending.usage_meter import HeardHistory
+from rlmoptimizer.spending.call_meter import HeardHistory
 from rlmoptimizer.task.copying import copy_of
 from rlmoptimizer.task.program import clone
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import dspy
 
-from rlmoptimizer.spending.usage_meter import HeardHistory
+from rlmoptimizer.spending.call_meter import HeardHistory
 
 __all__ = ["RootCalls"]
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from rlmoptimizer.evaluation.row_runner import RowOutcome
 from rlmoptimizer.evaluation.workers.portable_errors import PortableError
-from rlmoptimizer.spending.usage_meter import HeardCall
+from rlmoptimizer.spending.call_meter import HeardCall
 
 __all__ = ["Loaded", "Missing", "NotRun", "Reply", "RowRaised", "RowRun", "UnreadableAnswer", "packed", "unpacked"]
 

@@ -17,7 +17,7 @@ from rlmoptimizer.evaluation.workers.pickled_evaluation import pickled_row
 from rlmoptimizer.evaluation.workers.replies import Missing, NotRun, RowRaised, RowRun, UnreadableAnswer, unpacked
 from rlmoptimizer.evaluation.workers.tasks import HereTask, Part, Raised, RowTask
 from rlmoptimizer.records import WORKER_LOST, ExampleResult
-from rlmoptimizer.spending.usage_meter import HeardCall
+from rlmoptimizer.spending.call_meter import HeardCall
 from rlmoptimizer.task.dataset import Row
 
 __all__ = ["HereTransport", "RowTransport", "SendAgain", "Transport"]

@@ -34,7 +34,7 @@ from rlmoptimizer.evaluation.workers.replies import Loaded, Missing, NotRun, Rep
 from rlmoptimizer.evaluation.workers.tasks import PROCESS, Part
 from rlmoptimizer.lms.cache_space import cache_space
 from rlmoptimizer.lms.preflight import why_keyless
-from rlmoptimizer.spending.usage_meter import HeardCall, KeptCalls
+from rlmoptimizer.spending.call_meter import HeardCall, KeptCalls
 from rlmoptimizer.task.program import all_modules, separate_stages, write_prompts
 
 __all__ = ["UNSCORED", "load", "run_row", "versions"]

@@ -39,13 +39,16 @@ class Line:
     is_brief: bool = False
     ends: tuple[socket.socket, socket.socket] = field(default_factory=socket.socketpair)
 
+    def __post_init__(self) -> None:
+        self.ends[0].setblocking(False)
+
     @property
     def fd(self) -> int:
         return self.ends[0].fileno()
 
     def read(self) -> tuple[Told | None, bool]:
         try:
-            return Told(self, self.ends[0].recv(1, socket.MSG_DONTWAIT)), True
+            return Told(self, self.ends[0].recv(1)), True
         except BlockingIOError:
             return None, False
 
