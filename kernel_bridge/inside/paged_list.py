@@ -199,6 +199,8 @@ class PagedList(list[Any]):
         items = self._items
         if items is None:
             return super().__repr__()
+        if len(items) == self._length:
+            return f"<list of {self._length:,} items, all of them read; print(list(...)) shows them>"
         return f"<list of {self._length:,} items, {len(items):,} of them read; an index, a slice or a loop reads more>"
 
     # -- copies ------------------------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ class WorkerPool:
         broken.shutdown(wait=False)
         if first:
             logger.warning(
-                "A worker of the executor has died, so it is made anew. What was under way runs again, one by one "
+                "A worker has died, so its executor is made anew. What was under way runs again, one by one "
                 "(%s). This is said once",
                 type(error).__name__,
             )

@@ -162,6 +162,13 @@ def test_two_of_them_are_compared_and_added_by_what_is_in_them(host: Host) -> No
 # what is read
 
 
+def test_a_list_that_was_read_to_its_end_says_so(host: Host) -> None:
+    paged = host.list_of(rows(50))
+    for _ in paged:
+        pass
+    assert repr(paged) == "<list of 50 items, all of them read; print(list(...)) shows them>"
+
+
 def test_nothing_is_read_before_it_is_touched(host: Host) -> None:
     paged = host.list_of(rows(5000))
     assert len(paged) == 5000
