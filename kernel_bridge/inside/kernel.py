@@ -232,6 +232,7 @@ class BridgeKernel(IPythonKernel):
         """Load what a predecessor has left. The reply has `content["kernel_bridge"]`: see `told_names`."""
         try:
             restored, lost = ([], {}) if self.checkpoint is None else self.checkpoint.restore()
+            self._process.end_if_forked(None)
             self._namespace.restored.update(restored)
             self._reply({"status": "ok", "kernel_bridge": told_names(restored, lost)}, ident, parent)
         except BaseException as error:  # noqa: BLE001 - the host would wait for a reply

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 from living import ENDLESS, add, assert_it_works
 
@@ -112,3 +115,20 @@ def test_a_restored_name_can_use_the_tools_from_the_first_cell_on(fresh: KernelS
     fresh.run("def more(): return add(kept, 1)")
     assert fresh.run("import os; os._exit(9)").death is not None
     assert fresh.run("more()").text == "42\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_that_is_forked_while_a_kernel_restores_is_no_second_kernel(wait_until: Callable[..., None]) -> None:
+    def running() -> int:
+        found = psutil.Process().children(recursive=True)
+        return sum(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in found)
+
+    with KernelSession(confinement="off", restarts=ENDLESS) as session:
+        session.start()
+        before = running()
+        session.run(f"code = 'import os; os.fork()'{BOMB}")
+        death = session.run("import os; os._exit(9)").death
+        assert death is not None
+        assert "bomb" in death.restored
+        wait_until(lambda: running() == before, "the end of the fork")
+        assert session.run("kept").text == "41\n"
