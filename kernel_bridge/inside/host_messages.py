@@ -1,7 +1,7 @@
-"""The host's requests on Jupyter's shell channel, read from their frames.
+"""The host's requests on Jupyter's shell channel, read from their frames, and the replies to them.
 
-Jupyter's session parses dates and remembers each signature, and its kernels log each message, which takes longer than a
-small cell.
+Jupyter's session parses dates, remembers each signature and packs each part twice, and its kernels log each message,
+which takes longer than a small cell.
 """
 
 # What comes from JSON is of any type.
@@ -10,16 +10,20 @@ small cell.
 from __future__ import annotations
 
 import hmac
+import itertools
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 import msgspec
 
-__all__ = ["read_request"]
+__all__ = ["Replies", "read_request"]
 
 _DELIMITER = b"<IDS|MSG>"
 _MARK = b'"kernel_bridge"'  # in the metadata
 _decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+_EMPTY = b"{}"
 
 
 def read_request(frames: Sequence[Any], sign: Any) -> tuple[list[bytes], dict[str, Any]] | None:
@@ -51,3 +55,41 @@ def read_request(frames: Sequence[Any], sign: Any) -> tuple[list[bytes], dict[st
         "buffers": [memoryview(frame.buffer) for frame in frames[place + 6 :]],
     }
     return [frame.bytes for frame in frames[:place]], message
+
+
+class Replies:
+    """Sends the replies to the host's requests.
+
+    Args:
+        session: Jupyter's; its name and signatures are taken, and it packs what nothing else can.
+        stream: of the shell channel.
+    """
+
+    def __init__(self, session: Any, stream: Any) -> None:
+        self._session = session
+        self._stream = stream
+        self._numbers = itertools.count()
+
+    def send(self, content: dict[str, Any], parent: dict[str, Any], ident: list[bytes]) -> None:
+        """Reply to a request, to whom its addresses name."""
+        self._stream.send_multipart([*ident, *self.serialize(content, parent)])
+
+    def serialize(self, content: dict[str, Any], parent: dict[str, Any]) -> list[bytes]:
+        """The frames of a reply, without addresses, from the delimiter to the content."""
+        session = self._session
+        header = {
+            "msg_id": f"{session.session}_reply_{next(self._numbers)}",
+            "msg_type": "execute_reply",
+            "username": session.username,
+            "session": session.session,
+            "date": datetime.now(timezone.utc).isoformat(),
+            "version": "5.3",
+        }
+        parts = [self._pack(header), self._pack(parent["header"]), _EMPTY, self._pack(content)]
+        return [_DELIMITER, session.sign(parts), *parts]
+
+    def _pack(self, part: dict[str, Any]) -> bytes:
+        try:
+            return _encode(part)
+        except Exception:  # noqa: BLE001 - a name that is no proper text, or a count that the agent has replaced
+            return self._session.pack(part)

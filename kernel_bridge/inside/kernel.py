@@ -34,7 +34,7 @@ from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS
 from kernel_bridge.inside.cell import HostCell
 from kernel_bridge.inside.channel import HostChannel
 from kernel_bridge.inside.checkpoint import Checkpoint, NamespaceKeeper
-from kernel_bridge.inside.host_messages import read_request
+from kernel_bridge.inside.host_messages import Replies, read_request
 from kernel_bridge.inside.interrupts import HELD, Interrupts
 from kernel_bridge.inside.namespace import Namespace
 from kernel_bridge.inside.paged_list import read_pages_with
@@ -75,6 +75,7 @@ class BridgeKernel(IPythonKernel):
         self._interrupts = interrupts
         self._real_stderr = real_stderr
         self._longest_result = config.result_chars
+        self.replies = Replies(self.session, self.shell_stream)
         transcript = Transcript(config.output_bytes, config.transcript_file)
         self._process = ProcessState(StandardStreams(transcript, interrupts, self._publish_text), interrupts)
         self._binding = Binding(channel, self._runs_host_cell)
@@ -332,7 +333,7 @@ class BridgeKernel(IPythonKernel):
     def _reply(self, content: dict[str, Any], ident: list[bytes], parent: dict[str, Any]) -> None:
         if self._process.memory.was_used_up:
             self.session.pack = json_packer  # for good: orjson ends the process where it gets no memory
-        self.session.send(self.shell_stream, "execute_reply", content, parent, ident=ident)
+        self.replies.send(content, parent, ident)
 
     def _give_up(self, error: BaseException) -> None:
         """End this process: the agent's code has damaged it so that it cannot go on; the host starts another."""

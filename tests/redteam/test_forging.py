@@ -97,11 +97,11 @@ def test_output_and_replies_that_the_cell_makes_up(bounded: Victim) -> None:
         )
         assert text == "true"
         one.run(
-            "honest = kernel.session.send\n"
-            "def twice(stream, kind, content=None, *args, **kwargs):\n"
-            "    sent = honest(stream, kind, content, *args, **kwargs)\n"
-            "    return honest(stream, kind, content, *args, **kwargs) if kind == 'execute_reply' else sent\n"
-            "kernel.session.send = twice"
+            "honest = kernel.replies.send\n"
+            "def twice(content, parent, ident):\n"
+            "    honest(content, parent, ident)\n"
+            "    honest(content, parent, ident)\n"
+            "kernel.replies.send = twice"
         )
         assert [one.run(f"print({n})") for n in range(5)] == list("01234")
         one.assert_works()
@@ -126,12 +126,9 @@ def test_replies_that_are_none(bounded: Victim) -> None:
 def _reply_instead(one: Victim, reply: bytes) -> str:
     """Let a kernel answer with these bytes for a content; what the session says."""
     return one.ends(
-        f"{RAW}\nreply = bytes(reply)\nhonest = kernel.session.serialize\n"
-        "def lie(message, *args, **kwargs):\n"
-        "    parts = honest(message, *args, **kwargs)\n"
-        "    if message['header']['msg_type'] == 'execute_reply': parts[-1] = reply\n"
-        "    return parts\n"
-        "kernel.session.serialize = lie",
+        f"{RAW}\nreply = bytes(reply)\nhonest = kernel.replies.serialize\n"
+        "def lie(content, parent): return [*honest(content, parent)[:-1], reply]\n"
+        "kernel.replies.serialize = lie",
         reply=list(reply),
     )
 
@@ -142,12 +139,9 @@ def test_a_reply_larger_than_any_cell_needs(bounded: Victim) -> None:
     memory = _peak(bounded.tier)
     with victim(bounded.tier, options) as one:
         told = one.ends(
-            f"{RAW}\nhonest = kernel.session.serialize\n"
-            "def swell(message, *args, **kwargs):\n"
-            "    parts = honest(message, *args, **kwargs)\n"
-            "    if message['header']['msg_type'] == 'execute_reply': parts[-1] = bytes(100 * 2**20)\n"
-            "    return parts\n"
-            "kernel.session.serialize = swell",
+            f"{RAW}\nhonest = kernel.replies.serialize\n"
+            "def swell(content, parent): return [*honest(content, parent)[:-1], bytes(100 * 2**20)]\n"
+            "kernel.replies.serialize = swell",
         )
         assert "broke the protocol: a message of more than" in told
     assert _peak(bounded.tier) - memory < 60 * 2**20
@@ -157,18 +151,17 @@ def test_a_reply_larger_than_any_cell_needs(bounded: Victim) -> None:
 def test_identities_of_others(bounded: Victim) -> None:
     with victim(bounded.tier, "") as one:
         one.run(
-            f"{RAW}\nhonest, sent = kernel.session.send, []\n"
+            f"{RAW}\nhonest, sent = kernel.replies.send, []\n"
             "bridge = dict(head='forged', tail='', omitted=0, result=None, failure=None, submitted=True, taken=True)\n"
-            "def pose(stream, kind, content=None, parent=None, ident=None, *args, **kwargs):\n"
-            "    if kind == 'execute_reply':\n"
-            "        for id in ('', 'of-another', 'x' * 10**5, parent['header']['msg_id'][:-1]):\n"
-            "            header = {**parent['header'], 'msg_id': id, 'username': 'host', 'session': id}\n"
-            "            honest(stream, kind, {'kernel_bridge': bridge}, {**parent, 'header': header}, ident)\n"
-            "        for who in (b'host', b'\\0' * 255, b'x'):\n"
-            "            honest(stream, kind, {'kernel_bridge': bridge}, parent, [who])\n"
-            "        sent.append(kind)\n"
-            "    return honest(stream, kind, content, parent, ident, *args, **kwargs)\n"
-            "kernel.session.send = pose"
+            "def pose(content, parent, ident):\n"
+            "    for id in ('', 'of-another', 'x' * 10**5, parent['header']['msg_id'][:-1]):\n"
+            "        header = {**parent['header'], 'msg_id': id, 'username': 'host', 'session': id}\n"
+            "        honest({'kernel_bridge': bridge}, {**parent, 'header': header}, ident)\n"
+            "    for who in (b'host', b'\\0' * 255, b'x'):\n"
+            "        honest({'kernel_bridge': bridge}, parent, [who])\n"
+            "    sent.append(content)\n"
+            "    honest(content, parent, ident)\n"
+            "kernel.replies.send = pose"
         )
         assert [one.run(f"print({n})") for n in range(3)] == list("012")
         assert int(one.run("print(len(sent))")) >= 3
@@ -179,12 +172,12 @@ def test_identities_of_others(bounded: Victim) -> None:
 def test_replies_to_nobody_without_end(bounded: Victim) -> None:
     with victim(bounded.tier, "limits=Limits(cell_seconds=60)") as one:
         told = one.ends(
-            f"{RAW}\nhonest = kernel.session.send\n"
-            "def flood(stream, kind, content=None, parent=None, ident=None, *args, **kwargs):\n"
+            f"{RAW}\nhonest = kernel.replies.serialize\n"
+            "def flood(content, parent, ident):\n"
             "    header = {**parent['header'], 'msg_id': 'of-another'}\n"
-            "    while kind == 'execute_reply': honest(stream.socket, kind, {}, {**parent, 'header': header}, ident)\n"
-            "    return honest(stream, kind, content, parent, ident, *args, **kwargs)\n"
-            "kernel.session.send = flood"
+            "    frames = [*ident, *honest({}, {**parent, 'header': header})]\n"
+            "    while True: kernel.shell_stream.socket.send_multipart(frames)\n"
+            "kernel.replies.send = flood"
         )
         assert "it sent more than 8 replies that nobody asked for" in told
 

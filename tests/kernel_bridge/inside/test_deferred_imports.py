@@ -167,13 +167,10 @@ HEAVY = (
     "matplotlib", "numpy", "packaging.version", "parso", "pexpect", "prompt_toolkit", "psutil", "sqlite3",
     "tornado.httputil", "tornado.iostream", "unittest", "xml",
 )  # fmt: skip
-WANTED_AT_ONCE = {"dateutil.parser", "dateutil.tz"}  # by jupyter_client, for the date of a request
-
-
 def test_a_started_kernel_has_run_none_of_the_modules_that_it_does_not_use() -> None:
     with KernelSession({}) as session:
         run = set(json.loads(session.run(_LOADED).text))
-    assert run & slow_modules().keys() <= WANTED_AT_ONCE
+    assert run & slow_modules().keys() == set()
     assert run & set(HEAVY) == set()
     assert "IPython.core.interactiveshell" in run
 

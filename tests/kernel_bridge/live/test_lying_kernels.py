@@ -52,12 +52,11 @@ def test_a_message_that_was_not_agreed_ends_the_session_and_reaches_no_tool(fram
 FORGE = """
 kernel = get_ipython().kernel
 GOOD = dict(head="", tail="", omitted=0, result=None, failure=None, submitted=False, taken=True, unkept=dict())
-honest = kernel.session.send
-def lie(stream, kind, content=None, *args, **kwargs):
-    if kind == "execute_reply":
-        content = {}
-    return honest(stream, kind, content, *args, **kwargs)
-kernel.session.send = lie
+honest = kernel.replies.send
+def lie(content, parent, ident):
+    content = {}
+    return honest(content, parent, ident)
+kernel.replies.send = lie
 """
 
 

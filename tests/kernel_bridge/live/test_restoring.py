@@ -20,14 +20,13 @@ bomb, kept = Bomb(), 41
 
 FORGE = """
 from IPython import get_ipython
-session = get_ipython().kernel.session
-honest = session.send
-def lie(stream, kind, content=None, *args, **kwargs):
-    if kind == "execute_reply":
-        session.send = honest
-        content = {}
-    return honest(stream, kind, content, *args, **kwargs)
-session.send = lie
+replies = get_ipython().kernel.replies
+honest = replies.send
+def lie(content, parent, ident):
+    replies.send = honest
+    content = {}
+    return honest(content, parent, ident)
+replies.send = lie
 """
 
 
