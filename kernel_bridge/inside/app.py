@@ -40,6 +40,7 @@ from kernel_bridge.wire import Codec
 if TYPE_CHECKING:
     from kernel_bridge.inside.launch_config import LaunchConfig
 
+_READABLE = int(zmq.POLLIN)  # the flag itself is an enum's, which is slow to calculate with
 _MOST_STARTS = 1000  # of the event loop
 
 
@@ -57,7 +58,7 @@ class Publisher:
         """Whether any client, such as a console, is subscribed."""
         with self._lock:
             # Without asking first, every print would cost an exception.
-            while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            while self._socket.getsockopt(zmq.EVENTS) & _READABLE:
                 event = self._socket.recv(zmq.DONTWAIT)
                 self._listeners += 1 if event[:1] == b"\x01" else -1
             return self._listeners > 0

@@ -61,6 +61,11 @@ class PlainCells:
             return None
         compiler = self._shell.compile
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if self._shell.autoawait else 0
+        if "\n" not in source.rstrip("\n") and ":" not in source and ";" not in source:
+            # One simple statement, as all others need one of these; "single" shows its value if it is an expression.
+            with compiler.extra_flags(flags):
+                code = compiler(source, file_name, "single")
+            return None if code.co_flags & inspect.CO_COROUTINE else [code]
         nodes = compiler.ast_parse(source, file_name).body
         shown = nodes.pop() if nodes and isinstance(nodes[-1], ast.Expr) else None
         parts: list[CodeType] = []

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 from kernel_bridge.inside.interrupts import Interrupts
@@ -44,6 +45,8 @@ class ProcessState:
         if not callable(threading.excepthook):  # no thread could be started
             threading.excepthook = self._thread_failed
         current = builtins.__dict__
+        if all(map(is_, map(current.get, self._builtins), self._builtins.values())):
+            return
         for name, value in self._builtins.items():
             if current.get(name) is not value:
                 current[name] = value

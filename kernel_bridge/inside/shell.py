@@ -14,9 +14,14 @@ from typing import Any
 
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
+from IPython.core.formatters import DisplayFormatter, PlainTextFormatter
 from traitlets import Type
 
 from kernel_bridge.inside.transcript import sendable
+
+_STOCK_FORMATTER: Any = PlainTextFormatter()  # its dictionaries are typed by names alone, and have classes too
+_INTEGER_PRINTER = _STOCK_FORMATTER.type_printers[int]
+_LARGEST = 10**18  # of an integer whose text is always its repr; Python refuses that of very large ones
 
 
 class BridgeDisplayHook(ZMQShellDisplayHook):
@@ -30,10 +35,28 @@ class BridgeDisplayHook(ZMQShellDisplayHook):
         self.check_for_underscore()
         if result is not None:
             self.fill_exec_result(result)
-            if not isinstance(result, str):
+            if type(result) is int and self._shows_integers_plainly(result):
+                result = repr(result)
+            elif not isinstance(result, str):
                 shown, _ = self.shell.display_formatter.format(result, include=("text/plain",))
                 result = shown.get("text/plain")
             kernel.cell.show_result(result)
+
+    def _shows_integers_plainly(self, number: int) -> bool:
+        """Whether the text of this one is its repr: it is small, and the agent's code has not said otherwise."""
+        display: Any = self.shell.display_formatter
+        if not -_LARGEST < number < _LARGEST or display.__class__ is not DisplayFormatter or "format" in vars(display):
+            return False
+        plain: Any = display.formatters.get("text/plain")
+        if plain.__class__ is not PlainTextFormatter or id(number) in plain.singleton_printers:
+            return False
+        if not plain.enabled or plain.type_printers.get(int) is not _INTEGER_PRINTER:
+            return False
+        asked_before = (display.ipython_display_formatter, display.mimebundle_formatter)
+        return not any(
+            int in asked.type_printers or object in asked.type_printers or asked.deferred_printers
+            for asked in asked_before
+        )
 
     def compute_format_data(self, result: Any) -> Any:
         if isinstance(result, str) and self.shell.kernel.cell is not None:

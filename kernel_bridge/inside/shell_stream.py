@@ -14,6 +14,8 @@ from zmq.eventloop.zmqstream import ZMQStream
 
 __all__ = ["ShellStream"]
 
+_READABLE = int(zmq.POLLIN)  # the flag itself is an enum's, which is slow to calculate with
+
 
 class ShellStream(ZMQStream):
     """A stream over a ROUTER, which takes every message at once or drops it, so that nothing ever waits to be sent.
@@ -47,7 +49,7 @@ class ShellStream(ZMQStream):
         receive(message)
 
     def _has_message(self) -> bool:
-        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN.value)
+        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & _READABLE)
 
     def _look_again(self) -> None:
         # The descriptor tells of a change once, and sending or receiving may have been what noticed it.

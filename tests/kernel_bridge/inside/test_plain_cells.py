@@ -31,6 +31,16 @@ SAME = [
     "1 + 1",
     "'text'",
     "None",
+    "True",
+    "-5",
+    "10**30",
+    "10**5000",
+    "x = 3",
+    "assert 0, 'no'",
+    "@f",
+    "x = (",
+    "'a' 'b' # why",
+    "from __future__ import annotations",
     "x = 3\nx",
     "x = 3; x + 1",
     "print('first'); 'last'",
@@ -148,3 +158,22 @@ def test_hooks_of_the_agents_see_and_change_every_cell() -> None:
         session.run("get_ipython().ast_transformers.clear()")
         session.run("%config InteractiveShell.ast_node_interactivity = 'all'")
         assert session.run("5\n6").text == "5\n6\n"
+
+
+_OTHER_TEXTS = {
+    "a printer of integers": "shell.formatters['text/plain'].for_type(int, lambda n, p, cycle: p.text(f'<{n}>'))",
+    "a printer of one object": "shell.formatters['text/plain'].singleton_printers[id(7)] = "
+    "lambda n, p, cycle: p.text(f'<{n}>')",
+    "a display of integers": "shell.ipython_display_formatter.for_type(int, lambda n: print(f'<{n}>'))",
+    "a display of integers by name": "shell.ipython_display_formatter.for_type_by_name('builtins', 'int', "
+    "lambda n: print(f'<{n}>'))",
+    "another format": "shell.format = lambda value, **_: ({'text/plain': f'<{value}>'}, {})",
+}
+
+
+@pytest.mark.parametrize("change", _OTHER_TEXTS.values(), ids=_OTHER_TEXTS.keys())
+def test_integers_are_shown_as_the_agent_has_asked(change: str) -> None:
+    with KernelSession(confinement="off") as session:
+        assert session.run("3 + 4").text == "7\n"
+        session.run(f"shell = get_ipython().display_formatter; {change}; None")
+        assert session.run("3 + 4").text == "<7>\n"
