@@ -85,6 +85,7 @@ class FanOut(Generic[_T, _R]):
             self._news.clear()
             if self._is_halted():
                 self._drop_queued()
+                self._end_if_idle()
             self._advance()
             over = self._all_came.is_set()  # before the last look, not after it
             if self._delivering.acquire(timeout=left):
@@ -110,11 +111,12 @@ class FanOut(Generic[_T, _R]):
         """Begin no further item."""
         self._stopped.set()
         self._drop_queued()
+        self._end_if_idle()
 
     def abandon(self, seconds: float = 2.0) -> None:
         """Drop outcomes that still come, and begin no further delivery; wait `seconds` at most for one under way."""
-        self.stop()
         self._abandoned = True
+        self.stop()
         if self._delivering.acquire(timeout=seconds):
             self._delivering.release()
         self._end()
@@ -137,6 +139,12 @@ class FanOut(Generic[_T, _R]):
             elif not self._under_way:
                 self._end()
             return item
+
+    def _end_if_idle(self) -> None:
+        """End after a halt where nothing is under way: perhaps no worker is free to look for an item."""
+        with self._lock:
+            if not self._under_way:
+                self._end()
 
     def _end(self) -> None:
         self._all_came.set()

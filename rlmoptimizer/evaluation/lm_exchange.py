@@ -11,6 +11,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
+from dspy.lm15 import Response
+
 from kernel_bridge.text import cut_middle
 
 __all__ = ["ExampleRequests", "answer_text", "exchange_dict", "was_truncated"]
@@ -66,6 +68,8 @@ def was_truncated(entry: Mapping[str, Any]) -> bool:
 
 
 def _is_cut(answer: Any) -> bool:
+    if type(answer) is Response:  # by far the commonest, and it has no other reason
+        return answer.finish_reason in _CUT
     choices: Any = _field(answer, "choices")
     reasons = [_field(answer, "finish_reason"), _field(_field(answer, "incomplete_details"), "reason")]
     if isinstance(choices, (list, tuple)):

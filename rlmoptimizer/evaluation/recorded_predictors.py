@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 import dspy
 from dspy.primitives.base_module import BaseModule
+from dspy.signatures.signature import SignatureMeta
 from pydantic_core import PydanticUndefined
 
 from rlmoptimizer.evaluation.step_recorder import RECORDS_MARK, StepCall, Steps, is_recorded
@@ -112,10 +113,19 @@ def _begun(
 def _fields(signature: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """The input fields of a call, with their defaults, out of its arguments."""
     fields = {name: value for name, value in given.items() if name not in _NOT_FIELDS}
-    for name, field in getattr(signature, "input_fields", {}).items():
-        if name not in fields and field.default is not PydanticUndefined:
-            fields[name] = field.default
+    if _may_have_defaults(signature, fields):
+        for name, field in getattr(signature, "input_fields", {}).items():
+            if name not in fields and field.default is not PydanticUndefined:
+                fields[name] = field.default
     return fields
+
+
+def _may_have_defaults(signature: Any, given: Mapping[str, Any]) -> bool:
+    """Whether a field that is not given has a default. DSPy makes `input_fields` anew each time it is asked for."""
+    if not isinstance(signature, SignatureMeta):
+        return True
+    known = cast("Any", signature).model_fields
+    return any(field.default is not PydanticUndefined for name, field in known.items() if name not in given)
 
 
 def _named(function: Any, predictor: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,7 +124,10 @@ class Steps:
     def here() -> Steps | None:
         """The recorder of the current run; None outside of one, or where DSPy's settings do not reach."""
         owners: Iterable[Any] = dspy.settings.caller_modules or ()
-        return next((owner for owner in owners if isinstance(owner, Steps)), None)
+        for owner in owners:
+            if isinstance(owner, Steps):
+                return owner
+        return None
 
     def begin(self, predictor: Any, signature: Any, inputs: Mapping[str, Any]) -> StepCall | None:
         """A call of `predictor` begins; None: the run is over."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final, cast
 
 import dspy
@@ -37,15 +37,15 @@ def cache_space(name: str) -> Generator[None]:
         yield
 
 
-@contextmanager
-def rollout_space(number: int) -> Generator[None]:
+def rollout_space(number: int) -> AbstractContextManager[None]:
     """In the block, the cache is that of the rollout `number` within the present space; rollout 0 is in that itself.
 
     So a request that is made again in another rollout is answered anew.
     """
+    if not number:
+        return nullcontext()
     present = cast("str | None", dspy.settings.get(SPACE_SETTING))
-    with cache_space(f"{present or 'rlmoptimizer'} {number}") if number else nullcontext():
-        yield
+    return cache_space(f"{present or 'rlmoptimizer'} {number}")
 
 
 def in_cache_space(context: contextvars.Context, name: str) -> contextvars.Context:

@@ -18,17 +18,18 @@ _DICT: Final = "$dict"
 _ADDITIONS: Final = frozenset({_BYTES, _INT, _DICT})
 _MARK: Final = '"$'
 _PRINTABLE_BITS: Final = 2048  # Python prints no integer of more than 4300 digits, or fewer where it is set so
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` would make one for each value
 
 
 def encode(value: Any) -> str:
     """The text for a plain value; `decode` gives an equal one. May hold lone surrogates if the value does."""
     try:
-        text = json.dumps(value, ensure_ascii=False)
+        text = _ENCODER.encode(value)
         if _MARK not in text:
             return text
     except (TypeError, ValueError):  # bytes, or an integer too long to print
         pass
-    return json.dumps(_mark(value), ensure_ascii=False)
+    return _ENCODER.encode(_mark(value))
 
 
 def decode(text: str) -> Any:

@@ -261,6 +261,34 @@ def test_an_abandoned_delivery_that_hangs_is_not_waited_for(kind: str) -> None:
         assert not waiting.is_alive()
 
 
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_a_halt_ends_what_no_worker_has_begun(is_stopped: bool) -> None:
+    halt, occupied, leave = threading.Event(), threading.Event(), threading.Event()
+
+    def occupy() -> None:
+        occupied.set()
+        leave.wait(TIMEOUT)
+
+    with a_pool("threads", 1) as pool:
+        pool.submit(occupy)
+        assert occupied.wait(TIMEOUT)
+        fan_out = over("threads", pool, str, [1, 2], pytest.fail, 1, halt)
+        others = set(threading.enumerate())
+        fan_out.start()
+        (deliverer,) = set(threading.enumerate()) - others
+        try:
+            if is_stopped:
+                fan_out.stop()
+            else:
+                halt.set()
+                assert fan_out.wait(TIMEOUT)
+            deliverer.join(TIMEOUT)
+            assert not deliverer.is_alive()
+            assert fan_out.wait(TIMEOUT)
+        finally:
+            leave.set()
+
+
 def test_fan_outs_on_one_pool_take_turns() -> None:
     order: list[str] = []
     first_is_inside, go_on = threading.Event(), threading.Event()
