@@ -103,7 +103,9 @@ class PagedList(list[Any]):
             reason = f"{error}; the items before and after it can be read, such as those from [{start + 1}:] on"
             raise NotSendable(f"item [{start}] of the list", "one item", reason) from None
         if not isinstance(page, list) or not 0 < len(cast("list[Any]", page)) <= stop - start:
-            raise RuntimeError(f"the host did not give the items from {start} on of this list")
+            given = f"{len(cast('list[Any]', page))} items" if isinstance(page, list) else f"a {type(page).__name__}"
+            wanted = f"a list of 1 to {stop - start} items from {start} on"
+            raise RuntimeError(f"the source {self._source!r} must give {wanted}, and gave {given}")
         found = cast("list[Any]", page)
         size, mark = _measured(found)
         self._pages.append((tuple(range(start, start + len(found))), mark))

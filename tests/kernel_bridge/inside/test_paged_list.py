@@ -216,11 +216,14 @@ def test_a_source_that_gives_less_than_it_is_asked_for_is_asked_again(host: Host
     assert all(stop - start <= 12 for start, stop in host.asked)
 
 
-@pytest.mark.parametrize("page", [[], None, {"0": 1}, "ab", [1, 2, 3]])
-def test_what_is_no_page_is_an_error(host: Host, page: Any) -> None:
+@pytest.mark.parametrize(
+    ("page", "given"),
+    [([], "0 items"), (None, "a NoneType"), ({"0": 1}, "a dict"), ("ab", "a str"), ([1, 2, 3], "3 items")],
+)
+def test_what_is_no_page_is_an_error_that_tells_what_came(host: Host, page: Any, given: str) -> None:
     paged = host.list_of(rows(5))
     read_pages_with(lambda *_: page)
-    with pytest.raises(RuntimeError, match="did not give the items from 0 on"):
+    with pytest.raises(RuntimeError, match=f"must give a list of 1 to 1 items from 0 on, and gave {given}"):
         paged[0]
 
 
