@@ -15,6 +15,7 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 
 from kernel_bridge.live.zmtp_reader import COMMAND, GREETING, LONG, MORE, Frame, ZmtpError, ZmtpReader
 from kernel_bridge.process.loopback import Endpoint, LoopbackListener
@@ -51,7 +52,8 @@ class ZmtpSocket:
         ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(name)) + name
         ready += b"\x08Identity" + bytes(4)
         self._handshake = GREETING + bytes([COMMAND, len(ready)]) + ready
-        self._out: deque[memoryview] = deque()
+        self._out: deque[tuple[int, memoryview]] = deque()  # each with the count of bytes at its end
+        self._sent: list[int] = []  # bytes, all together
 
     @property
     def fd(self) -> int:
@@ -114,6 +116,7 @@ class ZmtpSocket:
         Returns: whether nothing waits any more. Raises: ZmtpClosed.
         """
         last = len(frames) - 1
+        buffers: list[bytes | bytearray | memoryview] = []
         short = bytearray()  # frames in a row, for one buffer
         for place, frame in enumerate(frames):
             more = MORE if place < last else 0
@@ -123,43 +126,51 @@ class ZmtpSocket:
                 short += frame
             else:
                 short += struct.pack(">BQ", more | LONG, size)
-                self._out.append(memoryview(short))
-                self._out.append(memoryview(frame))
+                buffers += short, frame
                 short = bytearray()
-        if short:
-            self._out.append(memoryview(short))
+        buffers.append(short)
+        end = self._out[-1][0] if self._out else sum(self._sent)
+        waiting: list[tuple[int, memoryview]] = []
+        for buffer in buffers:
+            end += len(buffer)
+            waiting.append((end, memoryview(buffer)))
+        self._out.extend(waiting)  # all or none, if the caller is interrupted here
         return self.flush()
 
     def flush(self) -> bool:
         """Send what waits, as much as goes at once. True: nothing waits any more. Raises: ZmtpClosed."""
-        out = self._out
         for _ in range(_MOST_TURNS):
-            if not out:
+            position = self._forget_sent()
+            if not self._out:
                 return True
             try:
-                sent = self._send_some()
+                self._send_some(position)
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError as error:
                 raise ZmtpClosed(str(error)) from error
-            while sent:
-                first = out[0]
-                if len(first) > sent:
-                    out[0] = first[sent:]
-                    break
-                sent -= len(first)
-                out.popleft()
-        return not out
+        self._forget_sent()
+        return not self._out
 
-    def _send_some(self) -> int:
+    def _forget_sent(self) -> int:
+        """Let go of the buffers that were sent. Returns the count of all bytes sent. An interrupt changes nothing."""
+        position = sum(self._sent)
+        self._sent[:] = (position,)
+        while self._out and self._out[0][0] <= position:
+            self._out.popleft()
+        return position
+
+    def _send_some(self, position: int) -> None:
         if self._socket is None:
             raise ZmtpClosed("there is no connection")
-        while self._out and not self._out[0]:
-            self._out.popleft()  # an empty frame
+        end, first = self._out[0]
+        first = first[len(first) - (end - position) :]
+        # Sending and counting are one call of C. An interrupt between them would have the same bytes sent again.
         if len(self._out) == 1 or not hasattr(self._socket, "sendmsg"):
-            return self._socket.send(self._out[0], NO_SIGNAL) if self._out else 0
-        some = [self._out[i] for i in range(min(len(self._out), _MOST_VECTORS))]
-        return self._socket.sendmsg(some, (), NO_SIGNAL)
+            self._sent.extend(map(self._socket.send, (first,), (NO_SIGNAL,)))
+            return
+        some = [first, *(buffer for _, buffer in islice(self._out, 1, _MOST_VECTORS))]
+        self._sent.extend(map(self._socket.sendmsg, (some,), ((),), (NO_SIGNAL,)))
 
     # -- in ----------------------------------------------------------------------------------------------------------
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,57 @@ def test_what_cannot_be_sent_at_once_waits(place: str) -> None:
         reader.start()
         until(lambda: not ours.unsent, ours)
         reader.join(20)
+
+
+class _Interrupted(BaseException):
+    """What the handler of a signal raises."""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals to a thread")
+def test_whoever_is_interrupted_while_sending_sends_no_message_twice_and_no_half_of_one(place: str) -> None:
+    armed = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise _Interrupted
+
+    def press() -> None:
+        while not over.wait(0):
+            if armed:
+                signal.pthread_kill(main, signal.SIGUSR1)
+
+    over, main = threading.Event(), threading.get_ident()
+    presser = threading.Thread(target=press)
+    message = b"\x01\x04text" + b"\x02" + struct.pack(">Q", 1000) + bytes(1000)
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    presser.start()
+    try:
+        with anybody(place) as (ours, other):
+            other.sendall(GREETING + READY)
+            until(ours.connect, ours)
+            _all_there(other)
+            for _ in range(100):
+                armed, whole = True, False
+                with suppress(_Interrupted):
+                    ours.send([b"text", bytes(1000)])
+                    armed, whole = False, True
+                until(ours.flush, ours)
+                got = _all_there(other)
+                assert got == message or (not whole and not got)
+    finally:
+        over.set()
+        presser.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def _all_there(end: socket.socket) -> bytes:
+    got = bytearray()
+    with suppress(BlockingIOError):
+        while data := end.recv(2**20, socket.MSG_DONTWAIT):
+            got += data
+    return bytes(got)
 
 
 @pytest.mark.parametrize(
