@@ -14,7 +14,8 @@ import contextvars
 import hashlib
 import io
 import pickle
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -95,7 +96,14 @@ class _Pickler(cloudpickle.Pickler):
             if isinstance(reduced, tuple) and len(reduced) > 2 and isinstance(reduced[2], dict):
                 return (*reduced[:2], {**reduced[2], "history": [], "callbacks": []}, *reduced[3:])
             return reduced
+        if isinstance(obj, types.CodeType):  # cloudpickle leaves out the file, which LMs read in tracebacks of tools
+            code: Any = self.dispatch_table[types.CodeType](obj)
+            return _code_of_file, (obj.co_filename, *code)
         return super().reducer_override(obj)
+
+
+def _code_of_file(file: str, make: Callable[..., types.CodeType], arguments: tuple[Any, ...]) -> types.CodeType:
+    return make(*arguments).replace(co_filename=file)
 
 
 def _dumped(value: Any) -> bytes:

@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -90,6 +91,27 @@ def test_one_request_of_each_step_comes_back_though_no_worker_knows_which_row_wa
     assert first["reply"] is not None
     with_requests = [one for one in there.results if any(step.request for step in one.steps)]
     assert len(with_requests) <= 4  # as with 4 threads
+
+
+def test_a_traceback_names_the_same_file_and_lines_in_another_process(
+    served: Provider, pool: ProcessPoolExecutor
+) -> None:
+    class Tells(dspy.Module):  # a class of a function travels by value, as those of a script do
+        def __init__(self) -> None:
+            super().__init__()
+            self.topic = dspy.Predict("message -> topic")
+
+        def forward(self, message: str) -> dspy.Prediction:
+            try:
+                (lambda text: text[len(text)])(message)
+            except IndexError:
+                told = traceback.format_exc()
+                return dspy.Prediction(topic=self.topic(message=told).topic, answer=told)
+            raise AssertionError
+
+    here = served.evaluate(program=Tells())
+    assert served.evaluate(program=Tells(), executor=pool) == here
+    assert all(__file__ in result.predicted["answer"] for result in here.results)
 
 
 class Judge:
