@@ -1,0 +1,154 @@
+"""Where the time goes: `python bench/_profile.py start`, `cell`, `call` or `evaluation`. For docs/performance.md.
+
+`start` times small programs that do a part of a start and nothing else. `cell` and `call` look every half millisecond
+at what the kernel's main thread does, from a thread beside it. `evaluation` is cProfile, by package.
+"""
+
+from __future__ import annotations
+
+import ast
+import cProfile
+import pstats
+import statistics
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout, installed or not
+sys.path.insert(1, str(Path(__file__).resolve().parent))
+
+from _rows import seconds
+from evaluation import _lm, _metric, _rows, _TwoSteps
+
+from kernel_bridge import KernelInterpreter, probe
+from kernel_bridge.threads.loop_thread import LoopThread
+from rlmoptimizer.evaluation.metric import bind_metric
+from rlmoptimizer.evaluation.row_runner import RowRunner
+from rlmoptimizer.evaluation.time_limit import TimeLimit
+
+ROUNDS = 9
+_FLOOR = """
+import zmq, msgspec
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+settings = Config()
+settings.HistoryManager.enabled = False
+InteractiveShell.instance(config=settings).run_cell("1 + 1")
+"""
+_SAMPLER = """
+def sample(seconds):
+    import collections, sys, threading, time
+    main, found = threading.main_thread().ident, collections.Counter()
+    def look():
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(0.0005)
+            frame, seen = sys._current_frames().get(main), set()
+            while frame is not None:
+                place = frame.f_code.co_filename.rpartition("/")[2] + ":" + frame.f_code.co_name
+                if place not in seen:
+                    seen.add(place)
+                    found[place] += 1
+                frame = frame.f_back
+            found["all"] += 1
+    sys.sampled = threading.Thread(target=look)  # no variable of the code, which a checkpoint would want to keep
+    sys.sampled.found = found
+    sys.sampled.start()
+"""
+
+
+def _process(*arguments: str) -> Callable[[], float]:
+    return lambda: seconds(lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True))
+
+
+def _first_result(make: Callable[[], Any]) -> Callable[[], float]:
+    def measure() -> float:
+        interpreter = make()
+        try:
+            return seconds(lambda: interpreter.execute("1 + 1"))
+        finally:
+            interpreter.shutdown()
+
+    return measure
+
+
+def start() -> None:
+    """Parts of a start, each as the whole life of a program, and starts to their first result."""
+    probe()
+    parts = {
+        "python that does nothing": _process("-I", "-S", "-c", "pass"),
+        "and imports zmq and msgspec": _process("-c", "import zmq, msgspec"),
+        "and runs one cell in IPython": _process("-c", _FLOOR),
+        "a kernel, unconfined": _first_result(lambda: KernelInterpreter(confinement="off")),
+        f"a kernel, confined in tier {probe().tier}": _first_result(KernelInterpreter),
+        "dspy LocalInterpreter": _first_result(dspy.LocalInterpreter),
+    }
+    found: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(ROUNDS + 1):
+        for name, measure in parts.items():
+            found[name].append(measure())
+    for name, times in found.items():
+        ratio = statistics.median(a / b for a, b in zip(times[1:], found["dspy LocalInterpreter"][1:], strict=True))
+        print(f"{name:40}{statistics.median(times[1:]) * 1e3:8.1f} ms{ratio:8.2f}")
+
+
+def _sampled(code: str, tools: dict[str, Callable[..., Any]]) -> None:
+    with KernelInterpreter(tools, confinement="off") as interpreter:
+        interpreter.execute(f"ROUNDS = {ROUNDS}\n{_SAMPLER}")
+        for _ in range(50):
+            interpreter.execute(code)
+        interpreter.execute("sample(4.0)")
+        running = True
+        while running:
+            for _ in range(100):
+                interpreter.execute(code)
+            running = "True" in interpreter.execute("import sys; print(sys.sampled.is_alive())")
+        found = interpreter.execute("print(sys.sampled.found.most_common(45))")
+    counts: Counter[str] = Counter(dict(ast.literal_eval(found)))
+    for place, count in counts.most_common(45):
+        print(f"{count / counts['all']:7.1%}  {place}")
+
+
+def cell() -> None:
+    """Shares of the kernel's time while small cells follow one another; a function's share holds what it calls."""
+    _sampled("ROUNDS + 1", {})
+
+
+def call() -> None:
+    """The same while a cell calls a tool a hundred times."""
+    _sampled("for i in range(100):\n    echo(value=i)", {"echo": lambda value: value})
+
+
+def evaluation() -> None:
+    """Shares of an evaluation of two steps with an LM that costs nothing, in one thread and not stored, by package."""
+    rows, profile = _rows(600), cProfile.Profile()
+    limit = TimeLimit(None, LoopThread())
+    runner = RowRunner(_TwoSteps(), bind_metric(_metric), _lm(0.0), limit=limit, context=None)
+    for row in rows[:100]:
+        runner.run(row)
+    profile.runcall(lambda: [runner.run(row) for row in rows[100:]])
+    stats: Any = pstats.Stats(profile)
+    shares: Counter[str] = Counter()
+    for (file, _, _), (_, _, own, _, _) in stats.stats.items():
+        shares[_package(file)] += own
+    total = sum(shares.values())
+    for package, own in shares.most_common(14):
+        print(f"{own / total:7.1%}  {package}")
+
+
+def _package(file: str) -> str:
+    parts = Path(file).parts
+    if "site-packages" in parts:
+        return parts[parts.index("site-packages") + 1]
+    if "rlmoptimizer" in parts and "bench" not in parts:
+        return f"rlmoptimizer/{parts[-2]}"
+    return "built in" if file.startswith(("~", "<")) else "standard library"
+
+
+if __name__ == "__main__":
+    {"start": start, "cell": cell, "call": call, "evaluation": evaluation}[sys.argv[1]]()
