@@ -22,8 +22,8 @@ import dspy
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout, installed or not
 sys.path.insert(1, str(Path(__file__).resolve().parent))
 
+from _programs import Engine, TwoSteps, metric, rows_of
 from _rows import seconds
-from evaluation import _lm, _metric, _rows, _TwoSteps
 
 from kernel_bridge import KernelInterpreter, probe
 from kernel_bridge.threads.loop_thread import LoopThread
@@ -126,9 +126,10 @@ def call() -> None:
 
 def evaluation() -> None:
     """Shares of an evaluation of two steps with an LM that costs nothing, in one thread and not stored, by package."""
-    rows, profile = _rows(600), cProfile.Profile()
+    rows, profile = rows_of(600), cProfile.Profile()
+    lm = dspy.LM("offline/bench", engine=Engine(), cache=False)
     limit = TimeLimit(None, LoopThread())
-    runner = RowRunner(_TwoSteps(), bind_metric(_metric), _lm(0.0), limit=limit, context=None)
+    runner = RowRunner(TwoSteps(), bind_metric(metric), lm, limit=limit, context=None)
     for row in rows[:100]:
         runner.run(row)
     profile.runcall(lambda: [runner.run(row) for row in rows[100:]])

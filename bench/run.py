@@ -165,8 +165,12 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)  # a log has no edge to keep to
+    readme = README.read_text(encoding="utf-8")
+    if options.readme or options.check:
+        _block(readme)  # before all the measuring
     report: dict[str, Any] = {"machine": machine(), "benchmarks": {}}
     for name in options.names or benchmark_names():
+        print(f"measuring: {name}", file=sys.stderr, flush=True)
         started = time.perf_counter()
         rows = rows_of(name)
         report["benchmarks"][name] = rows
@@ -182,7 +186,6 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"written: {options.json}")
     if missed := [row["name"] for row in every if row["met"] is False]:
         console.print(f"missed: {', '.join(missed)}", markup=False, highlight=False)
-    readme = README.read_text(encoding="utf-8")
     if options.readme:
         README.write_text(readme.replace(_block(readme), f"{readme_table(every)}\n"), encoding="utf-8")
         return 0
