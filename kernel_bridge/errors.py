@@ -169,6 +169,8 @@ _BY_LIBRARIES: Mapping[str, int] = {  # the same errors in the words of librarie
     "cannot allocate memory": errno.ENOMEM,
     "failed to map segment": errno.ENOMEM,
     "can't start new thread": errno.EAGAIN,
+    "cannot open shared object file: Error 24": errno.EMFILE,  # the dynamic loader has no words of its own for it
+    "cannot open shared object file: Error 23": errno.ENFILE,
 }
 
 

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0  # between two looks whether one has died; every taker looks, too
 _WAIT_SECONDS = 0.05  # between two looks whether a session that waits for one was given up
-_HEAD_START_SECONDS = 0.3  # whoever has taken one has the processors for its first cell before the next one starts
+_HEAD_START_SECONDS = 0.3  # see `WarmKernels`
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 300.0  # after a failure, and after many in a row
 _CLOSE_SECONDS = 20.0  # for all of them to end
 
@@ -72,6 +72,10 @@ class WarmKernels:
         self._stock = _Stock(options.of_kernel(), most)  # held by its thread, which must not keep this object alive
         self._finalizer = weakref.finalize(self, self._stock.close)
 
+    def rest_after_taking(self, seconds: float) -> None:
+        """From now on start none for so long after one was taken: whoever has it has the processors meanwhile."""
+        self._stock.head_start = seconds
+
     def fill(self) -> None:
         """Begin to start them, in the background."""
         self._stock.fill()
@@ -100,6 +104,7 @@ class _Stock:
 
     def __init__(self, options: SessionOptions, most: int) -> None:
         self.options = options
+        self.head_start = _HEAD_START_SECONDS
         self._most = most
         self._changed = threading.Condition()  # guards all below
         self._ready: list[WarmKernel] = []
@@ -139,7 +144,7 @@ class _Stock:
                 return None
             self._ready.remove(living[0])
             self._failures = 0
-            self._not_before = time.monotonic() + _HEAD_START_SECONDS
+            self._not_before = time.monotonic() + self.head_start
             self._changed.notify_all()
             return living[0]
 

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 # A KernelInterpreter bounds its own start (`Limits.start_seconds`); others may have to download themselves first.
 _START_SECONDS: Final = 1800.0
+_REST_SECONDS: Final = 2.0  # of a kernel's life, before another one is started to take its place
 _JOIN_SECONDS: Final = 20.0  # how long `close` waits for a start under way; then it is left to itself
 
 
@@ -114,7 +115,10 @@ class AgentKernels:
         if isinstance(given, KernelInterpreterFactory):
             factory = cast("KernelInterpreterFactory[KernelInterpreter]", given)
             self._factory = keeping = factory.keeping_warm(1)
-            self._kept_warm = None if keeping is factory else keeping
+            if keeping is not factory:
+                self._kept_warm = keeping
+                if keeping.warm is not None:
+                    keeping.warm.rest_after_taking(_REST_SECONDS)
 
     def _start(self, on_failure: Callable[[], None]) -> None:
         try:

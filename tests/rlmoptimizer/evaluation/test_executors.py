@@ -394,7 +394,7 @@ def test_an_example_whose_worker_dies_twice_is_a_failed_row_and_no_other_is(
     assert (lost.score, lost.passed, lost.steps, lost.inputs["message"][:9]) == (0.0, False, (), "message 2")
     assert metric.deaths == 2
     assert there.usage.calls == 14
-    assert caplog.text.count("A worker of the executor has died") == 1
+    assert caplog.text.count("A worker has died") == 1
 
 
 class Scripted(Executor):
