@@ -58,7 +58,7 @@ class Publisher:
         """Whether any client, such as a console, is subscribed."""
         with self._lock:
             # Without asking first, every print would cost an exception.
-            while self._socket.getsockopt(zmq.EVENTS) & _READABLE:
+            while int(self._socket.getsockopt(zmq.EVENTS)) & _READABLE:
                 event = self._socket.recv(zmq.DONTWAIT)
                 self._listeners += 1 if event[:1] == b"\x01" else -1
             return self._listeners > 0
