@@ -117,7 +117,7 @@ class EvaluationStarted:
 
 @dataclass(frozen=True, slots=True)
 class ExamplesScored:
-    """More examples of a run have their scores: one or several at once, from the thread that evaluates."""
+    """More examples of a run have their scores: one or several at once, from the thread that stores them."""
 
     run_id: str
     split: Split

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,14 @@ def desk(
     example_timeout: float | None = None,
     limits: StoppingLimits | None = None,
     clock: Callable[[], float] = time.monotonic,
+    callbacks: Sequence[Callable[[Event], None]] = (),
 ) -> Iterator[Desk]:
-    """`again`: on the store that is there, as after the end of a process. `clock`: of the deadline in `limits`."""
+    """`again`: on the store that is there, as after the end of a process. `clock`: of the deadline in `limits`.
+
+    `callbacks`: get every event, as soon as it is in `events`.
+    """
     events: list[Event] = []
-    emitter = Emitter([events.append])
+    emitter = Emitter([events.append, *callbacks])
     data = build_dataset(toy.trainset(train), None if val is None else toy.valset(val))
     with (
         RunStore.open_in(path) if again else RunStore.create_in(path) as store,

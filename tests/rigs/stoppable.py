@@ -1,7 +1,8 @@
 """A compile in a process of its own that says when it has come to a certain point, and stays there.
 
 Whoever started it then kills it, interrupts it or lets it be. It prints "at POINT" when it is there; interrupted there,
-it goes on to the next one. It prints the result as JSON when it has one. Every call of the program's last step is a
+it goes on to the next one. Of an evaluation it is there once all results that came before are stored, so that a kill
+loses none of them. It prints the result as JSON when it has one. Every call of the program's last step is a
 line in `DIRECTORY/ran.txt`, written by the program itself. The agent goes on with whatever turn comes next, by what it
 is told of the earlier ones.
 """
@@ -13,6 +14,7 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from offline import Asked, ScriptedRootLM, field_lm, text_lm
 
 from rlmoptimizer.agent.kernels import AgentKernels
 from rlmoptimizer.outcome.ending import Outcome
+from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.store.run_store import RunStore
 
 # An index is a turn; see `agent`.
@@ -37,6 +40,7 @@ TURNS = [
 ]
 SUBMITTED = f"{toy.FIX} Nothing else."  # with `unchecked`: never run before it is submitted
 TEST_MARK = "wombat "  # in every field of every test example
+TIMEOUT = 60
 POINTS = (
     "created", "baseline", "evaluation", "thinking", "validation", "sub-lm", "cell", "final-check", "test", "submitted",
     "shutdown",
@@ -50,15 +54,46 @@ class Stops:
         self.points = points.split(",")
         self._lock = threading.Lock()
 
-    def at(self, point: str, *, stay: bool = True) -> None:
-        """Say that this is the point, if it is the next one, and stay there for ever."""
+    def at(self, point: str, *, stay: bool = True, after: Callable[[], None] = lambda: None) -> None:
+        """Say that this is the point, if it is the next one, and stay there for ever. `after` is called before."""
         with self._lock:
             if self.points[:1] != [point]:
                 return
+            after()
             self.points.pop(0)
             print(f"at {point}", flush=True)
         if stay:
             threading.Event().wait()
+
+
+class Results:
+    """How many results of this process are stored, of those that came."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._came = 0
+        self._stored = 0
+        append = RunStore.append
+
+        def counted(store: RunStore, run_id: str, *results: ExampleResult, **options: Any) -> None:
+            append(store, run_id, *results, **options)
+            with self._changed:
+                self._stored += len(results)
+                self._changed.notify_all()
+
+        RunStore.append = counted  # type: ignore[method-assign]
+
+    def come(self) -> None:
+        """One is there, or will be at once."""
+        with self._changed:
+            self._came += 1
+
+    def wait_stored(self) -> None:
+        """Wait until all that came are stored."""
+        with self._changed:
+            came = self._came
+            if not self._changed.wait_for(lambda: self._stored >= came, TIMEOUT):
+                raise TimeoutError(f"{self._stored} of {came} results are stored after {TIMEOUT} s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +177,7 @@ def compiled(
     `test`: examples of a test set. `unchecked`: it submits what was never run. `plain`: the agent works in DSPy's own
     REPL instead of a kernel, where that makes no difference.
     """
-    stops = Stops(point)
+    stops, results = Stops(point), Results()
     leases: list[AgentKernels] = []
     start = AgentKernels.start
     AgentKernels.start = lambda self, on_failure: (leases.append(self), start(self, on_failure))[1]  # type: ignore[method-assign]
@@ -154,14 +189,15 @@ def compiled(
         if question.outputs == ("topic",) and message.startswith("message 3"):
             if "baseline" in stops.points:
                 leases[0].wait_started()  # a process that is killed while its kernel starts may leave a directory
-            stops.at("evaluation" if fixed else "baseline")
+            stops.at("evaluation" if fixed else "baseline", after=results.wait_stored)
         if fixed and question.outputs == ("topic",) and message.startswith(f"{toy.SECRET} message 3"):
-            stops.at("final-check" if question.instructions == SUBMITTED else "validation")
+            stops.at("final-check" if question.instructions == SUBMITTED else "validation", after=results.wait_stored)
         if fixed and question.outputs == ("topic",) and message.startswith(f"{TEST_MARK}message 3"):
-            stops.at("test")
+            stops.at("test", after=results.wait_stored)
         answer = toy.respond(question)
         if question.outputs == ("answer",):
             ran.write(f"{question.inputs['topic']}|{message}\n")
+            results.come()
             if message.startswith(TEST_MARK):
                 answer = {"answer": f"{TEST_MARK}{answer['answer']}"}
         return answer

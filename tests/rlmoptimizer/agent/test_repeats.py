@@ -17,7 +17,7 @@ from offline import Asked, field_lm
 
 from rlmoptimizer import BudgetExceededError, SelectionError
 from rlmoptimizer.evaluation.run_request import Request
-from rlmoptimizer.events import EvaluationFinished, EvaluationStarted, ExamplesScored
+from rlmoptimizer.events import EvaluationFinished, EvaluationStarted, Event, ExamplesScored
 from rlmoptimizer.records import rollouts_of
 from rlmoptimizer.task.dataset import build_dataset
 
@@ -52,6 +52,23 @@ class Noise:
         return {"answer": f"wrong {rollout}"} if rollout in self.wrong.get(number, ()) else toy.respond(question)
 
 
+class Paced(Noise):
+    """Answers on a message once it was told that the one before is scored. For one thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._may_answer = threading.Semaphore(1)
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, ExamplesScored):
+            self._may_answer.release()
+
+    def _respond(self, question: Asked) -> dict[str, object]:
+        if question.outputs == ("topic",):
+            assert self._may_answer.acquire(timeout=60)
+        return super()._respond(question)
+
+
 def ids_of(run: dict[str, Any]) -> list[str]:
     return [row["example_id"] for row in run["examples"]]
 
@@ -80,8 +97,8 @@ def test_an_example_that_is_repeated_has_one_row_with_its_scores_and_shows_its_w
 
 
 def test_examples_are_repeated_in_rounds_all_of_them_once_and_then_again(tmp_path: Path) -> None:
-    noise = Noise()
-    with desk(tmp_path, lm=noise.lm, threads=1, baseline=False) as at:
+    noise = Paced()
+    with desk(tmp_path, lm=noise.lm, threads=1, baseline=False, callbacks=[noise.hear]) as at:
         at.evaluate(prompts=FIXED, ids="2-4", repeats=3)
         assert noise.order == [1, 2, 3] * 3
         started, *scored, finished = at.events
