@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import toy
 from offline import Asked, field_lm, text_lm
 from priced import by_call, priced_fields, priced_text
 
-from kernel_bridge.wire.codec import Codec
+from kernel_bridge.live.zmtp import ZmtpSocket
 from rlmoptimizer import InvalidSetup
 from rlmoptimizer.show.terminal.log_lines import printable_logs
 from rlmoptimizer.store.store_reader import StoreReader
@@ -174,9 +175,14 @@ def test_nothing_of_its_rows_or_of_vals_is_in_any_request_kernel_message_event_l
     if trouble == "slow":
         monkeypatch.setattr("rlmoptimizer.compilation.parts._STALL_SECONDS", 0.01)
     sub: list[str] = []
-    sent: list[bytes] = []  # to the kernel
-    dump = Codec.dump
-    monkeypatch.setattr(Codec, "dump", lambda *args: sent.append(dump(*args)) or sent[-1])
+    sent: list[bytes] = []  # to the kernel: cells with their variables, and what tools answer
+    send = ZmtpSocket.send
+
+    def heard(socket: ZmtpSocket, frames: Sequence[bytes | bytearray | memoryview]) -> bool:
+        sent.extend(map(bytes, frames))
+        return send(socket, frames)
+
+    monkeypatch.setattr(ZmtpSocket, "send", heard)
     handler = Everything()
     root_logger = logging.getLogger()
     before = root_logger.level
@@ -199,7 +205,9 @@ def test_nothing_of_its_rows_or_of_vals_is_in_any_request_kernel_message_event_l
         root_logger.removeHandler(handler)
         root_logger.setLevel(before)
     assert root.seen
-    assert any(b"task_facts" in data or b"train_examples" in data for data in sent)
+    assert any(b"task_facts" in data for data in sent)  # a cell's variables
+    assert any(b"optimization_status()" in data for data in sent)  # a cell's code
+    assert any(b"message 0" in data and b"example_id" in data for data in sent)  # the rows of train, in an answer
     assert sub
     shown, result = capfd.readouterr(), program.optimization_result
     seen = [asked.text for asked in root.seen] + sub + handler.lines + [shown.out, shown.err]
