@@ -2,7 +2,8 @@
 
 An adapter writes the system message from the signature alone, and wraps the values of the inputs in texts that are the
 same for each example. Making these is a third of what DSPy's part of an LM call costs. Only public methods are stood in
-for, on a copy of the adapter, and only where they are DSPy's.
+for, on a copy of the adapter, and only where they are DSPy's. The copy stands in DSPy's settings only while a step is
+called, so a program that looks there finds what it or its user has set.
 """
 
 # DSPy ships no type information.

@@ -60,7 +60,7 @@ def _recorded_class(kind: type[Any], strays: threading.Event) -> type[Any]:
         call = _begun(self, kind.forward, args, kwargs, strays)
         if call is None:
             return kind.forward(self, *args, **kwargs)
-        with call:
+        with call, call.steps.adapted():
             outputs = kind.forward(self, *args, **kwargs)
         call.steps.returned(call, outputs)
         return outputs
@@ -69,7 +69,7 @@ def _recorded_class(kind: type[Any], strays: threading.Event) -> type[Any]:
         call = _begun(self, kind.aforward, args, kwargs, strays)
         if call is None:
             return await kind.aforward(self, *args, **kwargs)
-        with call:
+        with call, call.steps.adapted():
             outputs = await kind.aforward(self, *args, **kwargs)
         call.steps.returned(call, outputs)
         return outputs

@@ -94,7 +94,7 @@ class RowRunner:
         self._name_of = step_of(program)
         self._strays = threading.Event()  # see `RowOutcome.strays`
         record_steps(all_modules(program), self._strays)
-        self._adapter = None, with_kept_texts(None)  # that of DSPy's settings, and the one that stands before it
+        self._known_adapters = None, with_kept_texts(None)  # see `Steps`
         self._only_async = _is_only_async(program)
 
     def run(self, row: Row, context: contextvars.Context | None = None) -> RowOutcome:
@@ -169,22 +169,21 @@ class RowRunner:
             progress,
             keeps_copies=self._scorer.wants_steps or self._asks_about_steps,
             keeps_request=None if requests is None else lambda step: requests.take(step, position),
+            adapters=self._adapters(dspy.settings.adapter),
         )
 
     def _predict(self, inputs: dict[str, Any], steps: Steps, trace: Trace) -> Any:
         program = cast("Any", self._program)
         lm = {} if self._lm is None else {"lm": self._lm}
-        adapter = self._with_kept_texts(dspy.settings.adapter)
-        with dspy.context(**lm, adapter=adapter, trace=trace, caller_modules=_called_by(steps)):
+        with dspy.context(**lm, trace=trace, caller_modules=_called_by(steps)):
             answer = program.acall(**inputs) if self._only_async else program(**inputs)
             return self._loop.run(answer) if inspect.isawaitable(answer) else answer
 
-    def _with_kept_texts(self, adapter: Any) -> Any:
-        own, kept = self._adapter
-        if own is not adapter:
-            kept = with_kept_texts(adapter)
-            self._adapter = adapter, kept
-        return kept
+    def _adapters(self, adapter: Any) -> tuple[Any, Any]:
+        known = self._known_adapters
+        if known[0] is not adapter:
+            known = self._known_adapters = adapter, with_kept_texts(adapter)
+        return known
 
     def _judge(self, example: dspy.Example, prediction: Any, steps: Steps, trace: Trace) -> Verdict:
         def ask(example: Any, prediction: Any) -> Any:

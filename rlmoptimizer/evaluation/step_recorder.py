@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
@@ -98,6 +99,7 @@ class Steps:
     each answered LM call to the `history` of every member. Once `halt` is set, calls raise `ItemAbandoned`.
     `keeps_copies`: `trace` gets the calls as DSPy's trace would have them, as copies. `keeps_request`: whether to keep
     what is sent in a call of the step of this name, asked when its LM has answered; None: of none.
+    `adapters`: that of DSPy's settings, and one that stands for it in each call. The program itself sees the first.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Steps:
         *,
         keeps_copies: bool = False,
         keeps_request: Callable[[str], bool] | None = None,
+        adapters: tuple[Any, Any] = (None, None),
     ) -> None:
         self.history = HeardHistory(self._heard)
         self.is_answered = False  # an LM call was answered, made by a step or not
@@ -116,6 +119,7 @@ class Steps:
         self._halt = halt
         self._keeps_copies = keeps_copies
         self._keeps_request = keeps_request
+        self._adapters = adapters
         self._clones: dict[int, Any] = {}
         self._ended: list[tuple[StepCall, dict[str, Any], str | None]] = []
         self._closed = False
@@ -138,6 +142,13 @@ class Steps:
         name = getattr(signature, "__name__", "?")
         kept = copy_of(dict(inputs)) if self._keeps_copies else None
         return StepCall(self, predictor, self._name_of(predictor), name, plain_record(inputs), kept)
+
+    def adapted(self) -> AbstractContextManager[Any]:
+        """For the block of a call. Where the program has set an adapter of its own, that one stays."""
+        own, stand_in = self._adapters
+        if stand_in is own or dspy.settings.adapter is not own:
+            return nullcontext()
+        return cast("AbstractContextManager[Any]", dspy.context(adapter=stand_in))
 
     def returned(self, call: StepCall, outputs: Any) -> None:
         """A call has returned. What its LM has answered is text only from here on, before the program gets it."""

@@ -282,3 +282,43 @@ def test_an_evaluation_sends_and_gets_what_the_program_does_by_itself(name: str)
             results = evaluator.score(program, rows)
     assert sent == alone
     assert [result.predicted or {} for result in results] == predicted
+
+
+class Looking(dspy.Module):
+    """Notes what it finds in DSPy's settings; its second step has an adapter of its own."""
+
+    def __init__(self, seen: list[Any]) -> None:
+        super().__init__()
+        self.first, self.second = dspy.Predict("question -> answer"), dspy.Predict("question -> answer")
+        self._seen = seen
+
+    def forward(self, question: str) -> dspy.Prediction:
+        self._seen.append(dspy.settings.adapter)
+        self.first(question=question)
+        with dspy.context(adapter=dspy.XMLAdapter()):
+            answer = self.second(question=question)
+        self._seen.append(dspy.settings.adapter)
+        return answer
+
+    def __deepcopy__(self, memo: Any) -> Looking:
+        return Looking(self._seen)
+
+
+@pytest.mark.parametrize("adapter", [None, dspy.JSONAdapter()], ids=["none", "json"])
+def test_a_program_sees_the_adapter_that_is_set_and_the_copy_is_there_in_its_steps_only(adapter: Any) -> None:
+    seen: list[Any] = []
+    asked: list[tuple[type[Any], bool]] = []
+
+    def answer(request: Any) -> str:
+        used = dspy.settings.adapter
+        asked.append((type(used), "format_system_message" in vars(used)))
+        return '{"answer": "x"}' if type(used) is dspy.JSONAdapter else "[[ ## answer ## ]]\nx\n<answer>x</answer>"
+
+    lm = dspy.LM("offline/eval", engine=Engine(answer), cache=False, num_retries=0)
+    rows = build_dataset([dspy.Example(question=text).with_inputs("question") for text in "abc"]).train
+    with dspy.context(adapter=adapter), Evaluator(lambda example, prediction: 1.0, lm, 1) as evaluator:
+        results = evaluator.score(Looking(seen), rows)
+    assert [result.error for result in results] == [None] * 3
+    assert len(seen) == 6
+    assert all(one is adapter for one in seen)
+    assert asked == [(dspy.ChatAdapter if adapter is None else dspy.JSONAdapter, True), (dspy.XMLAdapter, False)] * 3
