@@ -20,7 +20,7 @@ from kernel_bridge.errors import StartupFailed, what_to_do
 from kernel_bridge.files.layout import CHECKPOINT, Layout
 from kernel_bridge.files.private_files import make_directory, open_new
 from kernel_bridge.files.session_facts import CONNECTION, FACTS, write_facts
-from kernel_bridge.inside.checkpoint_slots import Slot, newest, open_slot, slot_paths
+from kernel_bridge.inside.checkpoint_slots import Slot, newest, open_slot, slot_paths, write_whole
 from kernel_bridge.inside.tree_removal import remove_tree
 
 __all__ = ["SessionDirectory", "remove_nameless", "runtime_root"]
@@ -220,9 +220,7 @@ def _copy_slot(slot: Slot, target: str) -> None:
         left = os.fstat(source).st_size  # all that wrote it has ended
         while left > 0 and (data := os.read(source, min(left, _CHUNK))):
             left -= len(data)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(copy, view) :]
+            write_whole(copy, data)
 
 
 def remove_nameless(path: Path) -> None:

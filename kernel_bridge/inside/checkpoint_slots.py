@@ -155,7 +155,7 @@ class SlotWriter:
                 if not self._differs and os.read(self._source, len(piece)) != bytes(piece):
                     self._begin()
                 if self._differs:
-                    _write_whole(self._target, piece)
+                    write_whole(self._target, piece)
                 self._position += len(piece)
         except OSError as error:
             self.failure = error
@@ -173,7 +173,7 @@ class SlotWriter:
             piece = os.read(self._source, min(left, _PIECE))
             if not piece:
                 raise OSError("the last checkpoint was cut while it was read")
-            _write_whole(self._target, piece)
+            write_whole(self._target, piece)
             left -= len(piece)
         self._differs = True
 
@@ -191,7 +191,8 @@ class SlotWriter:
         return slot
 
 
-def _write_whole(file: int, data: bytes | memoryview) -> None:
+def write_whole(file: int, data: bytes | memoryview) -> None:
+    """Write all of it where the file is. Raises: OSError."""
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
