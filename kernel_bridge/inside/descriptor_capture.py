@@ -73,10 +73,11 @@ class DescriptorCapture:
 
     def shortest_write(self) -> float:
         """The seconds that writing to the descriptors takes at least: the shortest time yet. Each call measures one."""
+        clock, write, end = time.monotonic, os.write, self._write_end  # looked up before the time runs
         with contextlib.suppress(OSError):  # the agent's code closed it
-            started = time.monotonic()
-            os.write(self._write_end, b"")
-            self._shortest_write = min(self._shortest_write, time.monotonic() - started)
+            started = clock()
+            write(end, b"")
+            self._shortest_write = min(self._shortest_write, clock() - started)
         return self._shortest_write
 
     def drain(self) -> None:

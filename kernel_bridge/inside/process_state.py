@@ -29,6 +29,7 @@ class ProcessState:
         self.memory = MemoryReserve()
         self._forked = False
         self._builtins = dict(vars(builtins))
+        self._sys = sys.modules["sys"]
         threading.excepthook = self._thread_failed = _without_submissions(threading.excepthook)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._become_child)
@@ -39,7 +40,7 @@ class ProcessState:
 
         Raises: RuntimeError, when modules are gone that cannot be imported a second time.
         """
-        if sys.modules.get("sys") is not sys:
+        if sys.modules.get("sys") is not self._sys:
             raise RuntimeError("the module sys was removed from sys.modules")
         self.streams.restore()
         if not callable(threading.excepthook):  # no thread could be started

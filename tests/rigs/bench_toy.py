@@ -5,6 +5,7 @@ It makes the package `quality` of the folder bench/ importable: import it first.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -106,16 +107,20 @@ def made(arm: str, out: Path, *, models: InProcess | None = None, task: Task | N
 
 
 def answering(directory: Path, answer: Callable[[str], str], stop: threading.Event) -> threading.Thread:
-    """A person: answers every request below a directory as it appears."""
+    """A person: answers every request below a directory as it appears. The directory may appear, and go, meanwhile."""
 
     def work() -> None:
         while not stop.wait(0.02):
-            for request in directory.rglob("*.request.md"):
-                answered = request.with_name(request.name.replace(".request.", ".answer."))
-                if not answered.exists():
-                    part = answered.with_name(f"{answered.name}.part")
-                    part.write_text(answer(request.read_text("utf-8")), encoding="utf-8")
-                    part.rename(answered)
+            with contextlib.suppress(FileNotFoundError):
+                for request in directory.rglob("*.request.md"):
+                    answer_one(request)
+
+    def answer_one(request: Path) -> None:
+        answered = request.with_name(request.name.replace(".request.", ".answer."))
+        if not answered.exists():
+            part = answered.with_name(f"{answered.name}.part")
+            part.write_text(answer(request.read_text("utf-8")), encoding="utf-8")
+            part.rename(answered)
 
     thread = threading.Thread(target=work)
     thread.start()
