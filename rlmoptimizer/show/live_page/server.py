@@ -81,3 +81,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._application.close()  # first: it waits for the streams of changes
         await super().shutdown(sockets)
+        # One that was taken as this began is not told by the stock server, and its client would wait for ever.
+        for connection in tuple(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # the event loop closes them in its next turn

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +20,7 @@ from stored_runs import copy_as_killed, result
 from rlmoptimizer.outcome.ending import AgentOutcome
 from rlmoptimizer.show.live_page import changes as changes_module
 from rlmoptimizer.show.live_page.changes import Changes
+from rlmoptimizer.show.live_page.optimizations import Optimizations
 from rlmoptimizer.show.live_page.server import LiveServer
 from rlmoptimizer.show.report.document import DocumentReader
 from rlmoptimizer.steering.requests import Requests
@@ -196,6 +199,26 @@ def test_the_server_ends_however_many_pages_are_open(store: RunStore) -> None:
             next(line for line in lines if line.startswith("data: "))
             stack.close()  # waits for the server's end
             assert [line for line in lines if line.startswith("data: ")] == []  # whole, and not cut
+
+
+def test_a_connection_that_comes_as_the_server_ends_is_ended_too(store: RunStore) -> None:
+    with LiveServer(Optimizations(store.path)) as server, ExitStack() as stack:
+
+        async def connect_and_stop() -> socket.socket:
+            serving = asyncio.ensure_future(server._server.serve(sockets=[server._socket]))
+            while not server._server.started:
+                await asyncio.sleep(0)
+            # The event loop finds both at its next look: a connection to take, and that it is time to end.
+            connection = stack.enter_context(_connected(server, "changes"))
+            server.stop()
+            time.sleep(0.2)  # twice the time after which the server looks whether it is to end
+            await serving
+            return connection
+
+        connection = asyncio.run(connect_and_stop())
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(4096):
+                pass
 
 
 def _connected(server: LiveServer, path: str) -> socket.socket:
