@@ -97,17 +97,20 @@ class BridgeKernel(IPythonKernel):
     def start(self) -> None:
         """Begin to take messages, in one context for all: variables that a cell sets in it are there in the next."""
         super().start()
-        if sys.version_info >= (3, 11):  # before, in ipykernel's own way, with a task more for each message
-            context = contextvars.copy_context()
-            tasks: set[asyncio.Task[None]] = set()  # asyncio alone does not keep them
+        context = contextvars.copy_context()
+        receive_in_context = self.shell_stream.receive
+        tasks: set[asyncio.Task[None]] = set()  # asyncio alone does not keep them
 
-            def take(message: list[Any]) -> None:
-                coroutine = self.shell_main(None, message)
-                task = asyncio.get_running_loop().create_task(coroutine, context=context)
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+        def take(message: list[Any]) -> None:
+            loop = asyncio.get_running_loop()
+            if sys.version_info >= (3, 11):
+                task = loop.create_task(self.shell_main(None, message), context=context)
+            else:  # in ipykernel's own way, with a task more
+                task = loop.create_task(receive_in_context(message))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
-            self.shell_stream.on_recv(take, copy=False)
+        self.shell_stream.on_recv(take, copy=False)
 
     def _runs_host_cell(self) -> bool:
         return self.cell is not None
