@@ -1,7 +1,8 @@
 """Runs a small program to find something out, and runs it again when a signal from elsewhere ended it.
 
 Each runs in a session of its own, because Ctrl-C in a terminal goes to all of the foreground's processes, and with the
-signals of a fresh process: bubblewrap, for one, waits for ever where SIGCHLD is ignored.
+signals of a fresh process: bubblewrap, for one, waits for ever where SIGCHLD is ignored. What it leaves running in its
+process group ends with it.
 """
 
 from __future__ import annotations
@@ -114,13 +115,13 @@ def _run(
         except subprocess.TimeoutExpired:
             raise TransientError(f"it did not end within {seconds:g} s") from None
         finally:
-            if process.poll() is None:
-                _kill(process)
+            _kill(process)
         said = [_content(file) for file in (answer, out, err)]
         return Answer(said[0], said[1], said[2], process.returncode)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End the program, and what it has left running: a bubblewrap that fails midway leaves a child that waits."""
     if os.name == "posix":
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own

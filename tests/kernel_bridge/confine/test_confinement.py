@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from child_process import fresh, output_of
 from dspy.primitives.code_interpreter import CodeInterpreterError
@@ -25,6 +26,7 @@ from kernel_bridge.confine import TIERS, expected_report, resolve, trial
 from kernel_bridge.confine import tier_bubblewrap as bubblewrap
 from kernel_bridge.confine import tier_landlock as landlocked
 from kernel_bridge.confine.probing import probed
+from kernel_bridge.confine.trial_program import run_and_read
 from kernel_bridge.inside.seal import landlock_abi
 
 NOT_ASKED = "not asked for: set cpu_seconds in a Confinement"
@@ -327,6 +329,23 @@ def test_a_trial_that_somebody_else_ended_is_made_again(tmp_path: Path) -> None:
     found = output_of(fresh("from kernel_bridge import probe; print(probe().tier)", variables={"PATH": path}))
     assert (tmp_path / "bwrap.ran").exists()
     assert found == "N\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups of POSIX")
+@pytest.mark.parametrize("status", [0, 1])
+def test_what_a_small_program_leaves_running_ends_with_it(status: int, wait_until: Callable[..., None]) -> None:
+    """As the child of a bubblewrap that fails midway, because it has no descriptor left."""
+    ended = run_and_read(["/bin/sh", "-c", f"sleep 600 & echo $!; exit {status}"], seconds=60)
+    left = int(ended.stdout)
+    wait_until(lambda: not is_running(left), "the end of what it left")
+    assert ended.status == status
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # nobody may collect what is no child of ours
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a closed pipe is told otherwise there")
