@@ -35,6 +35,7 @@ class ZmtpReader:
         self._view = memoryview(self._buffer)
         self._start: int = 0  # of what was read and not yet looked at
         self._end: int = 0
+        self._got: list[int] = []  # bytes of the last read, as long as they are not counted
         self._long: bytearray | None = None  # a frame longer than the buffer, on its way
         self._long_size: int = 0
         self._long_got: int = 0
@@ -44,21 +45,31 @@ class ZmtpReader:
         self._greeted = self._is_ready = after_handshake
 
     def fill(self, read_into: Callable[[memoryview], int]) -> int:
-        """Read once, with the function of a socket. Returns how many bytes came. Raises: what the function does."""
+        """Read once, with the function of a socket. Returns how many bytes came. Raises: what the function does.
+
+        An interrupt comes after a call. So reading and noting how much was read are one call of C, and nothing is
+        called between that and the end of the counting. What an interrupt left uncounted, the next `fill` counts.
+        """
+        if not self._got:
+            self._read(read_into)
+        got = self._got[0]
+        if self._long is not None:
+            self._long_got += got
+        else:
+            self._end += got
+        self._got = []
+        return got
+
+    def _read(self, read_into: Callable[[memoryview], int]) -> None:
         if self._long is not None:
             target = memoryview(self._long)[self._long_got :]
         else:
             self._make_room()
             target = self._view[self._end :]
         try:
-            got = read_into(target)
+            self._got.extend(map(read_into, (target,)))
         finally:
             target.release()  # else the frame could not grow
-        if self._long is not None:
-            self._long_got += got
-        else:
-            self._end += got
-        return got
 
     @property
     def has_unread(self) -> bool:
@@ -78,8 +89,9 @@ class ZmtpReader:
             self._start = self._end = 0
         elif self._end == _BUFFER_BYTES:
             rest = self._buffer[self._start : self._end]
-            self._view[: len(rest)] = rest
-            self._start, self._end = 0, len(rest)
+            size = len(rest)  # called before anything is changed; see `fill`
+            self._view[:size] = rest
+            self._start, self._end = 0, size
 
     def take_message(self) -> list[Frame] | None:
         """The next message of what was read; None: more must be read. Raises: ZmtpError."""

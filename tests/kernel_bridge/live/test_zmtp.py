@@ -16,7 +16,7 @@ import pytest
 import zmq
 
 from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
-from kernel_bridge.live.zmtp_reader import ZmtpError
+from kernel_bridge.live.zmtp_reader import ZmtpError, ZmtpReader
 from kernel_bridge.threads.waiting import Wakeup, wait_for
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -150,43 +150,80 @@ class _Interrupted(BaseException):
     """What the handler of a signal raises."""
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals to a thread")
-def test_whoever_is_interrupted_while_sending_sends_no_message_twice_and_no_half_of_one(place: str) -> None:
-    armed = False
+class _Interrupts:
+    """Interrupts this thread, in the block, once after each time that it is armed."""
 
-    def interrupt(*_: object) -> None:
-        nonlocal armed
-        if armed:
-            armed = False
+    def __init__(self) -> None:
+        self.armed = False
+        self._over, self._main = threading.Event(), threading.get_ident()
+        self._presser = threading.Thread(target=self._press)
+
+    def __enter__(self) -> _Interrupts:
+        self._before = signal.signal(signal.SIGUSR1, self._interrupt)
+        self._presser.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._presser.join()
+        signal.signal(signal.SIGUSR1, self._before)
+
+    def _press(self) -> None:
+        while not self._over.wait(0):
+            if self.armed:
+                signal.pthread_kill(self._main, signal.SIGUSR1)
+
+    def _interrupt(self, *_: object) -> None:
+        if self.armed:
+            self.armed = False
             raise _Interrupted
 
-    def press() -> None:
-        while not over.wait(0):
-            if armed:
-                signal.pthread_kill(main, signal.SIGUSR1)
 
-    over, main = threading.Event(), threading.get_ident()
-    presser = threading.Thread(target=press)
+can_interrupt = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals to a thread")
+
+
+@can_interrupt
+def test_whoever_is_interrupted_while_sending_sends_no_message_twice_and_no_half_of_one(place: str) -> None:
     message = b"\x01\x04text" + b"\x02" + struct.pack(">Q", 1000) + bytes(1000)
-    before = signal.signal(signal.SIGUSR1, interrupt)
-    presser.start()
-    try:
-        with anybody(place) as (ours, other):
-            other.sendall(GREETING + READY)
-            until(ours.connect, ours)
-            _all_there(other)
-            for _ in range(100):
-                armed, whole = True, False
-                with suppress(_Interrupted):
-                    ours.send([b"text", bytes(1000)])
-                    armed, whole = False, True
-                until(ours.flush, ours)
-                got = _all_there(other)
-                assert got == message or (not whole and not got)
-    finally:
-        over.set()
-        presser.join()
-        signal.signal(signal.SIGUSR1, before)
+    with _Interrupts() as interrupts, anybody(place) as (ours, other):
+        other.sendall(GREETING + READY)
+        until(ours.connect, ours)
+        _all_there(other)
+        for _ in range(100):
+            whole = False
+            with suppress(_Interrupted):
+                interrupts.armed = True
+                ours.send([b"text", bytes(1000)])
+                interrupts.armed, whole = False, True
+            until(ours.flush, ours)
+            got = _all_there(other)
+            assert got == message or (not whole and not got)
+
+
+@can_interrupt
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_whoever_is_interrupted_while_reading_loses_nothing_of_what_came(size: int) -> None:
+    """In pieces, one for each read: a short frame into the reader's buffer, a long one into its own."""
+    body = os.urandom(size)
+    message = b"\x02" + struct.pack(">Q", size) + body
+    piece = len(message) // 1000
+    reader = ZmtpReader(size, 1, after_handshake=True)
+    ours, theirs = socket.socketpair()
+    with _Interrupts() as interrupts, ours, theirs:
+        ours.setblocking(False)
+        while len(message) > piece:
+            assert reader.take_message() is None
+            theirs.sendall(message[:piece])
+            message = message[piece:]
+            with suppress(_Interrupted, BlockingIOError):
+                while True:
+                    interrupts.armed = True
+                    reader.fill(ours.recv_into)
+            interrupts.armed = False
+        theirs.sendall(message)
+        while (found := reader.take_message()) is None:
+            reader.fill(ours.recv_into)  # fails when nothing is left to be read
+        assert found == [body]
 
 
 def _all_there(end: socket.socket) -> bytes:
