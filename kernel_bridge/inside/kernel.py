@@ -92,7 +92,7 @@ class BridgeKernel(IPythonKernel):
             pickling = Pickling(self._namespace.names, self._binding.stub_of)
             self.checkpoint = Checkpoint(keeping, self._namespace.names, pickling, last_words=real_stderr)
             self._keeper = NamespaceKeeper(self.checkpoint, self._namespace.own_names, keeping.progress_file)
-        channel.tell(Ready(sys.version.split()[0]))
+        channel.tell(Ready())
 
     def start(self) -> None:
         """Begin to take messages, in one context for all: variables that a cell sets in it are there in the next."""

@@ -31,8 +31,6 @@ _HOST_HEAD_BYTES = 2**20  # it holds the text of an error
 class Ready(msgspec.Struct, tag="ready", array_like=True, frozen=True):
     """Kernel to host, once: the kernel takes cells. Its namespace is empty."""
 
-    python: str  # its version
-
 
 class Call(msgspec.Struct, tag="call", array_like=True, frozen=True):
     """Kernel to host: run a tool. Body: `[positional arguments, keyword arguments]`."""

@@ -423,7 +423,7 @@ def test_bytes_that_look_like_containers_are_not_counted_as_such(value: Any) -> 
 # -- heads -----------------------------------------------------------------------------------------------------------
 
 KERNEL_MESSAGES = [
-    Ready("3.11.4"),
+    Ready(),
     Call(2**40, "tool"),
     Submit(0),
     Foreign(True),
@@ -468,7 +468,7 @@ def test_any_bytes_are_a_message_of_their_direction_or_a_wire_error(data: bytes)
 
 
 def test_a_head_of_any_size_is_refused_unread() -> None:
-    for message in (Call(1, "x" * 5000), Call(1, "x" * 2**24), Ready("3" * 2**18)):
+    for message in (Call(1, "x" * 5000), Call(1, "x" * 2**24)):
         with pytest.raises(WireError, match="a head of"):
             read_kernel_head(write_head(message))
     with pytest.raises(WireError, match="a head of"):
