@@ -25,7 +25,7 @@ from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
 from kernel_bridge.live.zmtp_reader import Frame, ZmtpError
 from kernel_bridge.options import Limits
 from kernel_bridge.process.loopback import Endpoint
-from kernel_bridge.threads.reader_pool import ReaderPool
+from kernel_bridge.threads.reader_pool import ReaderPool, ReaderPools
 from kernel_bridge.wire import Call, Codec, Foreign, Raise, Ready, WireError, read_kernel_head
 
 __all__ = ["ToolServer"]
@@ -253,28 +253,6 @@ class ToolServer:
 _TOO_LARGE = "what it called a tool with took more memory than there is"
 
 
-class _Pools:
-    """The pool of this process, and another one when that was used up or belongs to a parent."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pool: ReaderPool | None = None
-
-    def add(self, server: ToolServer) -> ReaderPool:
-        """Have a server's calls read. Raises: OSError."""
-        with self._lock:
-            while self._pool is None or not self._pool.add(server):
-                self._pool = ReaderPool("kernel tools")
-            return self._pool
-
-    def leave_to_parent(self) -> None:
-        """In the child of a fork: begin anew. A thread that is not here may have held the lock."""
-        self._lock = threading.Lock()
-        if self._pool is not None:
-            self._pool.leave_to_parent()
-            self._pool = None
-
-
-_pools = _Pools()  # of the whole process: a thread for each kernel is what it saves
+_pools = ReaderPools("kernel tools")  # of the whole process: a thread for each kernel is what it saves
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.leave_to_parent)

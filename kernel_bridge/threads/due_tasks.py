@@ -42,6 +42,10 @@ class DueTasks:
     def __init__(self, name: str) -> None:
         self._name = name
         self._numbers = itertools.count(1)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have no task and no thread."""
         self._lock = threading.Lock()  # guards all below
         self._changed = threading.Condition(self._lock)  # notified when a task may be due earlier
         self._settled = threading.Condition(self._lock)  # notified when a task has run
@@ -78,8 +82,8 @@ class DueTasks:
             return self._settled.wait_for(lambda: self._running.get(task, (me,))[0] == me, timeout=seconds)
 
     def leave_to_parent(self) -> None:
-        """In the child of a fork: have no task and no thread. One that is not here may have held the lock."""
-        self.__init__(self._name)
+        """In the child of a fork: begin anew. A thread that is not here may have held the lock."""
+        self._begin()
 
     def make_due(self, task: DueTask) -> None:
         """Run a task now, if it is to be run at all."""

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from kernel_bridge.threads.starting import start_thread
 from kernel_bridge.threads.waiting import Wakeup
 
-__all__ = ["ReaderPool", "Source", "Work"]
+__all__ = ["ReaderPool", "ReaderPools", "Source", "Work"]
 
 logger = logging.getLogger(__name__)
 
@@ -284,3 +284,26 @@ class ReaderPool:
                 self._close()
             return None
         return found
+
+
+class ReaderPools:
+    """One pool after the other: another one when that was used up or belongs to the parent of a fork."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._pool: ReaderPool | None = None
+
+    def add(self, source: Source) -> ReaderPool:
+        """Have a source read, by the pool that is given back. Raises: OSError."""
+        with self._lock:
+            while self._pool is None or not self._pool.add(source):
+                self._pool = ReaderPool(self._name)
+            return self._pool
+
+    def leave_to_parent(self) -> None:
+        """In the child of a fork: begin anew. A thread that is not here may have held the lock."""
+        self._lock = threading.Lock()
+        if self._pool is not None:
+            self._pool.leave_to_parent()
+            self._pool = None
