@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kernel_bridge.interpreter_factory import KernelInterpreterFactory
     from kernel_bridge.options import Limits, SessionOptions
     from kernel_bridge.session import KernelSession
-    from kernel_bridge.wire import PagedList
+    from kernel_bridge.wire import PagedList, PageSource
 
 __all__ = [
     "GUARANTEES",
@@ -54,6 +54,7 @@ __all__ = [
     "Limits",
     "LiveSession",
     "NotSendable",
+    "PageSource",
     "PagedList",
     "Pickled",
     "Probe",
@@ -91,7 +92,7 @@ _HOMES = {
     "interpreter_factory": ("KernelInterpreterFactory",),
     "options": ("Limits", "SessionOptions"),
     "session": ("KernelSession",),
-    "wire": ("PagedList",),
+    "wire": ("PageSource", "PagedList"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
