@@ -1,35 +1,23 @@
-"""KernelInterpreter: DSPy's CodeInterpreter protocol over a session. The only file here that imports dspy."""
+"""KernelInterpreter: DSPy's CodeInterpreter protocol over a session. DSPy is imported here and in `with_dspy`."""
 
 from __future__ import annotations
 
-import contextvars
-import logging
 import os
-import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER
-from dspy.adapters.types.tool import Tool
-from dspy.dsp.utils.settings import settings
-from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
+from dspy.primitives.code_interpreter import CodeInterpreterError
 from dspy.primitives.example import Example
-from dspy.signatures import field as dspy_field
-from dspy.signatures.signature import Signature
 from dspy.utils import callback as dspy_callbacks
 from dspy.utils.callback import BaseCallback
-from dspy.utils.constants import IS_TYPE_UNDEFINED
-from dspy.utils.exceptions import AdapterParseError, LMError
 
 from kernel_bridge.agent_text.instructions import execution_instructions
-from kernel_bridge.agent_text.outcomes import death_text, failure_text, output_text
-from kernel_bridge.cells import Cell, CellHost, CellOutcome, Death, Restored
+from kernel_bridge.cells import Cell, CellHost, Death, Restored
 from kernel_bridge.confine import Confinement, ConfinementReport, limits_asked
-from kernel_bridge.errors import BridgeError, NotSendable, Refusal, SessionBusy, SubAgentError
+from kernel_bridge.errors import BridgeError, NotSendable, SessionBusy
 from kernel_bridge.interpreter_factory import KernelInterpreterFactory
 from kernel_bridge.live.bindings import check_names, checked_fields, checked_page_sources, checked_tools
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
@@ -38,13 +26,11 @@ from kernel_bridge.options import Limits, refuse_unless
 from kernel_bridge.session import KernelSession
 from kernel_bridge.sub_agents.facade_guard import FacadeGuard
 from kernel_bridge.sub_agents.quota import Quota
-from kernel_bridge.sub_agents.signature_text import SignatureText
-from kernel_bridge.text import error_text, traceback_shown
-from kernel_bridge.wire import PagedList, PageSource
+from kernel_bridge.wire import PageSource
+from kernel_bridge.with_dspy.binding import RealDSPy
+from kernel_bridge.with_dspy.cell_answer import cell_answer
 
-__all__ = ["KernelInterpreter", "KernelInterpreterFactory", "OnlyText", "only_text", "only_text_in"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["KernelInterpreter", "KernelInterpreterFactory"]
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -52,10 +38,6 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 def with_callbacks(method: _Method) -> _Method:
     """DSPy's decorator of the same name, with a type."""
     return cast("_Method", cast("Any", dspy_callbacks).with_callbacks(method))
-
-
-_input_field = cast("Callable[..., Any]", cast("Any", dspy_field).InputField)
-_output_field = cast("Callable[..., Any]", cast("Any", dspy_field).OutputField)
 
 
 class _Instructions:
@@ -131,6 +113,8 @@ class KernelInterpreter:
             refuse_unless(function is None or callable(function), name, "a function or None", function)
         listed = callbacks is None or isinstance(callbacks, (list, tuple))
         refuse_unless(listed, "callbacks", "a list of DSPy callbacks or None", callbacks)
+        known = warm is None or isinstance(warm, WarmKernels)  # pyright: ignore[reportUnnecessaryIsInstance]
+        refuse_unless(known, "warm", "what a factory with `prewarm` passes on, or None", warm)
         self.tools = checked_tools(tools)
         self.output_fields = checked_fields(output_fields)
         self.page_sources = checked_page_sources(page_sources)
@@ -139,7 +123,7 @@ class KernelInterpreter:
         quota = Quota.current()
         if quota is not None:
             confinement = _shared(confinement)
-        self._facade = FacadeGuard(_DSPy(), Quota() if quota is None else quota)
+        self._facade = FacadeGuard(RealDSPy(), Quota() if quota is None else quota)
         self._dispatcher = ToolDispatcher(_held_weakly(self.invoke_tool))
         self._session = KernelSession(
             dispatcher=self._dispatcher,
@@ -251,7 +235,7 @@ class KernelInterpreter:
         except BridgeError as error:
             self._ended = True
             raise CodeInterpreterError(str(error)) from error
-        return _answer(outcome, value_only=_FLEX_INPUTS in variables, originals=self._facade.has_originals)
+        return cell_answer(outcome, value_only=_FLEX_INPUTS in variables, originals=self._facade.has_originals)
 
     def _check_call(self, code: Any, variables: Mapping[str, Any]) -> None:
         if self._ended:
@@ -306,128 +290,6 @@ class KernelInterpreter:
         return self.execute(code, variables)
 
 
-class _DSPy:
-    """What the facade's guard needs of DSPy."""
-
-    # What pydantic and DSPy have on every signature.
-    taken_names = frozenset(
-        name for part in (Signature, type(Signature)) for name in dir(part) if not name.startswith("_")
-    )
-
-    def signature(self, read: SignatureText, instructions: str | None) -> Any:
-        # Inputs count as untyped, so that DSPy does not log the values that it finds to be of another type.
-        untyped = {IS_TYPE_UNDEFINED: True}
-        fields: dict[str, Any] = {made.name: (made.annotation, _input_field(**untyped)) for made in read.inputs}
-        fields.update({made.name: (made.annotation, _output_field()) for made in read.outputs})
-        return cast("Any", Signature)(fields, instructions)
-
-    def tool(self, tool: Any) -> Any:
-        made: Any = tool if isinstance(tool, Tool) else Tool(tool)
-        parts = {name: getattr(made, name) for name in ("name", "desc", "args", "arg_types", "arg_desc")}
-        return cast("Any", _SubAgentTool)(made.func, **parts)
-
-    def clean(self, text: str) -> str:
-        return only_text(text).encode("utf-8", "replace").decode("utf-8")
-
-    def around_call(self) -> AbstractContextManager[Any]:
-        now = cast("Any", settings)
-        # The trace that DSPy keeps by default holds the last 10,000 predictors with their inputs.
-        kept = contextvars.Context().run(getattr, now, "trace")
-        untraced = {"trace": None} if now.trace is kept else {}
-        return now.context(callbacks=[*(now.callbacks or []), OnlyText()], **untraced)
-
-    def refusal(self, error: BaseException, kind: str) -> Exception:
-        return _refusal(error, kind)
-
-
-class _SubAgentTool(Tool):
-    """A tool whose errors, also those of its arguments, are a text, and whose texts are texts only.
-
-    DSPy would tell a sub-agent's LM the traceback, with paths and source lines of the host.
-    """
-
-    def __call__(self, /, **kwargs: Any) -> Any:  # a model's argument may be called anything
-        try:
-            return only_text_in(cast("Any", super()).__call__(**kwargs))
-        except Exception as error:  # noqa: BLE001 - foreign code
-            return _failure_for_lm(error)
-
-    async def acall(self, /, **kwargs: Any) -> Any:
-        try:
-            return only_text_in(await cast("Any", super()).acall(**kwargs))
-        except Exception as error:  # noqa: BLE001 - foreign code
-            return _failure_for_lm(error)
-
-
-_LM_FAILED = re.compile(r"\[dspy bridge lm-error #\d+\]")  # dspy.Flex raises the LM's own error when it reads this
-_NO_MORE_CALLS = re.compile(r"LLM call limit exceeded: \d+ \+ \d+ > \d+\.")
-_NO_MORE_PREDICTIONS = re.compile(r"Sandboxed forward exceeded its predictor-call budget \(\d+\)\.")
-_ANSWER_CHARS = 2000
-
-
-def _refusal(error: BaseException, kind: str) -> Exception:
-    """What a kernel is told of an error of a sub-agent: nothing of the host's, whatever is in the error's text."""
-    if isinstance(error, (SubAgentError, Refusal)):
-        return error
-    if isinstance(error, AdapterParseError):
-        answer = error.lm_response
-        shown = answer[:_ANSWER_CHARS] if isinstance(answer, str) else ""  # pyright: ignore[reportUnnecessaryIsInstance]
-        return SubAgentError(f"the LM's answer to dspy.{kind} could not be read as its output fields. It was: {shown}")
-    if isinstance(error, CodeInterpreterError) and isinstance(error.__cause__, LMError):
-        tag = _LM_FAILED.match(str(error))
-        mark = "" if tag is None else f"{tag.group()} "
-        return SubAgentError(f"{mark}the LM of dspy.{kind} failed: {_class(error.__cause__)}")
-    for known in (_NO_MORE_CALLS, _NO_MORE_PREDICTIONS):
-        if (found := known.match(str(error))) is not None:
-            return SubAgentError(found.group())
-    logger.info("A sub-agent (dspy.%s) failed:\n%s", kind, traceback_shown(error))
-    return SubAgentError(f"dspy.{kind} failed on the host: {_class(error)}")
-
-
-def _class(error: BaseException) -> str:
-    """The name of an exception's class, where that is Python's or DSPy's own."""
-    kind = type(error)
-    return kind.__name__ if kind.__module__.partition(".")[0] in ("builtins", "dspy", "pydantic_core") else "Exception"
-
-
-def _failure_for_lm(error: Exception) -> str:
-    return only_text(f"Failed: {type(error).__name__}: {error_text(error, _ANSWER_CHARS)}")
-
-
-def only_text(text: str) -> str:
-    """`text` without the marks between which DSPy's adapters read attachments, such as the URL of an image."""
-    return text.replace(CUSTOM_TYPE_START_IDENTIFIER, _NO_MARK)
-
-
-def only_text_in(value: Any) -> Any:
-    """A plain value, the same for all its texts; a `PagedList` whole, for who gets it cannot read more."""
-    if isinstance(value, str):
-        return only_text(value)
-    if isinstance(value, PagedList):
-        return only_text_in(value.whole())
-    if isinstance(value, list):
-        return [only_text_in(item) for item in cast("list[Any]", value)]
-    if isinstance(value, dict):
-        items = cast("dict[Any, Any]", value).items()
-        return {only_text_in(key): only_text_in(item) for key, item in items}
-    return value
-
-
-class OnlyText(BaseCallback):
-    """Keeps what an LM has answered from being an attachment of a later prompt."""
-
-    def on_adapter_parse_end(
-        self, call_id: str, outputs: dict[str, Any] | None, exception: BaseException | None = None
-    ) -> None:
-        """Clean the fields in place, before the program gets them."""
-        if isinstance(outputs, dict):
-            for name, value in outputs.items():
-                outputs[name] = only_text_in(value)
-
-
-_NO_MARK = CUSTOM_TYPE_START_IDENTIFIER.replace("<<", "< <")
-
-
 def _held_weakly(method: Callable[..., Any]) -> Callable[..., Any]:
     """A method of an interpreter for the threads of its session, which must not keep the interpreter alive."""
     held = weakref.WeakMethod(method)
@@ -455,22 +317,3 @@ _SETUP_PREFIXES = ("__dspy_host_token", "_raw_")  # dspy.RLM's own set-up cells:
 
 def _is_setup(variables: Mapping[str, Any]) -> bool:
     return bool(variables) and all(name.startswith(_SETUP_PREFIXES) for name in variables)
-
-
-def _answer(outcome: CellOutcome, *, value_only: bool, originals: bool) -> Any:
-    """What DSPy gets of a cell. It puts all of it into prompts, in which it would find attachments.
-
-    Args:
-        originals: the caller has handed in attachments of its own, which a value may hold again.
-    """
-    failure = outcome.failure
-    if outcome.submitted is not None:
-        return FinalOutput({name: only_text_in(value) for name, value in outcome.submitted.items()})
-    if outcome.death is not None:
-        raise CodeExecutionError(only_text(death_text(outcome, outcome.death)))
-    if failure is not None and failure.compiling:
-        raise SyntaxError(only_text(failure.traceback or failure.message))
-    if failure is not None:
-        raise CodeExecutionError(only_text(failure_text(outcome, failure)))
-    text = outcome.result if value_only else output_text(outcome)
-    return text if text is None or (value_only and originals) else only_text(text)

@@ -21,8 +21,8 @@ from typing import Any, Final, TypeAlias, cast
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from kernel_bridge.interpreter import only_text, only_text_in
 from kernel_bridge.text import cut_middle, error_text
+from kernel_bridge.with_dspy.attachment_marks import only_text, only_text_in
 from rlmoptimizer.errors import InvalidSetup
 from rlmoptimizer.evaluation.fan_out import Halt, ItemAbandoned
 from rlmoptimizer.evaluation.lm_exchange import answer_text, exchange_dict, was_truncated

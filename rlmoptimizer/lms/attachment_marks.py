@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
 
-from kernel_bridge.interpreter import only_text, only_text_in
+from kernel_bridge.with_dspy.attachment_marks import only_text, only_text_in
 from rlmoptimizer.lms.person_notes import without_notes_field
 
 __all__ = ["TurnText", "has_attachments", "text_messages"]

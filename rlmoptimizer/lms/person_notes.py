@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 
 import dspy
 
-from kernel_bridge.interpreter import only_text
+from kernel_bridge.with_dspy.attachment_marks import only_text
 
 __all__ = ["NOTES_FIELD", "PersonNote", "notes_first_told", "notes_told_by", "with_notes", "without_notes_field"]
 

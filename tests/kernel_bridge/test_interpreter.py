@@ -120,6 +120,7 @@ def test_a_forgotten_one_takes_its_kernel_with_it(wait_until: Callable[..., None
         ({"checkpoint": "yes"}, "checkpoint must be True or False"),
         ({"submit_validator": 3}, "submit_validator must be a function"),
         ({"callbacks": 3}, "callbacks must be a list"),
+        ({"warm": 3}, "warm must be what a factory"),
     ],
 )
 @pytest.mark.parametrize("make", [KernelInterpreter, KernelInterpreter.factory])

@@ -14,7 +14,7 @@ from dspy.primitives.code_interpreter import CodeExecutionError, FinalOutput
 from jupyter_client.blocking.client import BlockingKernelClient
 
 from kernel_bridge import Cell, CellHost, KernelInterpreter, KernelSession, Limits, PagedList
-from kernel_bridge.interpreter import only_text_in
+from kernel_bridge.with_dspy.attachment_marks import only_text_in
 
 
 class Rows:

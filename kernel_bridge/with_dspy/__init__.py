@@ -1,0 +1,1 @@
+"""What of this package needs DSPy, beside the interpreter itself."""
