@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import psutil
@@ -80,11 +81,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["DSPY_CACHEDIR"] = os.path.join(_private_tmp, "dspy-cache")
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would look for a newer one in the network, three times
     tempfile.tempdir = None  # read TMPDIR afresh
-
-
-def pytest_unconfigure() -> None:
-    if _private_tmp is not None:
-        shutil.rmtree(_private_tmp, ignore_errors=True)
+    # After multiprocessing has removed its own directory from there, which it does at the exit with a priority of -100.
+    Finalize(None, shutil.rmtree, (_private_tmp,), {"ignore_errors": True}, exitpriority=-200)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -353,6 +355,17 @@ def lms(server: ResponsesServer) -> dict[str, Callable[[], Any]]:
     }
 
 
+@pytest.fixture(scope="module")
+def connections_of_litellm() -> Iterator[None]:
+    """Closed at the end: LiteLLM keeps its clients, with a connection to each server, until the process ends."""
+    yield
+    if (litellm := sys.modules.get("litellm")) is not None:
+        for client in litellm.in_memory_llm_clients_cache.cache_dict.values():
+            if not inspect.iscoroutinefunction(client.close):  # no asynchronous one has asked anything here
+                client.close()
+
+
+@pytest.mark.usefixtures("connections_of_litellm")
 @pytest.mark.parametrize("road", list(lms(None)))  # pyright: ignore[reportArgumentType] # no server is asked here
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_answer_that_was_cut_is_known_by_every_road(road: str, monkeypatch: pytest.MonkeyPatch) -> None:
