@@ -17,6 +17,7 @@ from kernel_bridge.cells import CellOutcome, RemoteFailure
 from kernel_bridge.errors import ProtocolViolation
 from kernel_bridge.inside.restored_names import MOST_BYTES
 from kernel_bridge.inside.transcript import sendable
+from kernel_bridge.live.signed_requests import DELIMITER
 from kernel_bridge.live.zmtp_reader import Frame
 from kernel_bridge.options import Limits
 from kernel_bridge.text import cut_middle
@@ -86,7 +87,6 @@ class _Header(msgspec.Struct):
 _headers = msgspec.json.Decoder(_Header)
 _replies = msgspec.json.Decoder(Reply)
 _restore_replies = msgspec.json.Decoder(_RestoreReply)
-_DELIMITER = b"<IDS|MSG>"
 
 
 _Reply = TypeVar("_Reply")
@@ -104,7 +104,7 @@ def find_reply(frames: Sequence[Frame], id: str, read: Callable[[Frame], _Reply]
         ProtocolViolation: the frames are no Jupyter message.
     """
     try:
-        at = frames.index(_DELIMITER)
+        at = frames.index(DELIMITER)
         header, parent = _headers.decode(frames[at + 2]), _headers.decode(frames[at + 3])
         if parent.msg_id == id and header.msg_type == "execute_reply":
             return read(frames[at + 5])

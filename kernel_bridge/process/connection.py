@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jupyter_core.paths import secure_write
-
 from kernel_bridge.files.layout import Layout
 from kernel_bridge.files.private_files import make_file
 from kernel_bridge.files.session_directory import SessionDirectory
@@ -99,6 +97,8 @@ def _write_connection(path: Path, *, key: bytes, **facts: Any) -> None:
     if os.name == "posix":  # Jupyter's own function fails under a mask that takes from an owner what he needs
         make_file(path, text.encode())
     else:  # and here it keeps other users out
+        from jupyter_core.paths import secure_write
+
         path.unlink(missing_ok=True)
         with secure_write(str(path)) as file:
             file.write(text)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from child_process import fresh, output_of
 from packaging.requirements import Requirement
 
 import kernel_bridge
@@ -46,12 +47,6 @@ def test_nothing_of_the_wire_names_anything_of_ours_but_the_wire(file: Path) -> 
     imported = imports_of(file)
     assert all(name.startswith("kernel_bridge.wire.") for name in imported if name.split(".")[0] in OURS)
     assert not imported & {"socket", "threading", "zmq"}
-
-
-def test_only_one_file_of_the_bridge_imports_dspy() -> None:
-    files = INSIDE.parent.rglob("*.py")
-    importing = [file.name for file in files if any(name.split(".")[0] == "dspy" for name in imports_of(file))]
-    assert importing == ["interpreter.py"]
 
 
 @pytest.mark.smoke
@@ -92,6 +87,17 @@ def test_importing_the_bridge_imports_neither_dspy_nor_zmq() -> None:
         assert getattr(kernel_bridge, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         kernel_bridge.nonsense  # noqa: B018
+
+
+def test_a_host_that_runs_cells_needs_neither_zmq_nor_jupyters_client() -> None:
+    code = (
+        "import sys\n"
+        "from kernel_bridge import KernelSession\n"
+        "with KernelSession({'double': lambda number: 2 * number}, confinement='off') as session:\n"
+        "    print(session.run('double(number=21)').result)\n"
+        "print(sorted({'zmq', 'tornado', 'IPython', 'jupyter_client', 'dspy'} & set(sys.modules)))"
+    )
+    assert output_of(fresh(code)) == "42\n[]\n"
 
 
 def test_a_kernel_sees_no_variable_and_no_argument_of_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
