@@ -1,8 +1,9 @@
-"""DSPy's own adapters, with the texts kept that they make anew for every example. What is sent stays the same.
+"""DSPy's own adapters, with what they make anew for every example kept. What is sent and what is read stay the same.
 
 An adapter writes the system message from the signature alone, and wraps the values of the inputs in texts that are the
-same for each example. Making these is a third of what DSPy's part of an LM call costs. Only public methods are stood in
-for, on a copy of the adapter, and only where they are DSPy's. The copy stands in DSPy's settings only while a step is
+same for each example. Making these is a third of what DSPy's part of an LM call costs. An answer is read with the
+output fields of the signature, which DSPy makes anew each time it looks at them. Only public methods are stood in for,
+on a copy of the adapter, and only where they are DSPy's. The copy stands in DSPy's settings only while a step is
 called, so a program that looks there finds what it or its user has set.
 """
 
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, get_args
 
 import dspy
+from dspy.utils.exceptions import AdapterParseError
 
 __all__ = ["with_kept_texts"]
 
@@ -34,6 +36,7 @@ _WRITTEN_BY: Final = (  # methods of an adapter that have a part in what is kept
     "format_field_with_value",
     "user_message_output_requirements",
 )
+_READ_AGAIN: Final = frozenset({dspy.ChatAdapter, dspy.JSONAdapter})  # look at the output fields for each of them
 _MOST_SIGNATURES: Final = 64  # a program may make a new one for each call
 _MOST_TEMPLATES: Final = 64  # of one signature
 _PROBE: Final = ' \t"{0}" <a>&amp; %s \\n \n\n«»\u2028 [[ ## b ## ]] </b> \n '  # what an adapter might escape or cut
@@ -53,6 +56,8 @@ def with_kept_texts(adapter: Any) -> Any:
     kept.format_system_message = texts.format_system_message
     kept.format_user_message_content = texts.format_user_message_content
     kept.format_assistant_message_content = texts.format_assistant_message_content
+    if type(own) in _READ_AGAIN and _is_dspys(own, "parse"):
+        kept.parse = _Parser(own)
     return kept
 
 
@@ -127,6 +132,34 @@ class _KeptTexts:
         """Asked after the system message, so the signature is as it was then."""
         known = self._known.get(id(signature))
         return known if known is not None and known.signature is signature and known.system is not None else None
+
+
+class _Parser:
+    """Stands in for `parse` of one adapter: the output fields of the signature are made once for each answer."""
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter = adapter
+
+    def __call__(self, signature: Any, completion: str) -> dict[str, Any]:
+        # Callbacks get the signature, and so do errors: there it is the signature itself.
+        if not dspy.settings.callbacks and not self._adapter.callbacks:
+            try:
+                return self._adapter.parse(_OutputFields(signature), completion)
+            except AdapterParseError as error:
+                error.signature = signature
+                raise
+        return self._adapter.parse(signature, completion)
+
+
+class _OutputFields:
+    """A signature whose output fields stay as they are."""
+
+    def __init__(self, signature: Any) -> None:
+        self._signature = signature
+        self.output_fields = signature.output_fields
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._signature, name)
 
 
 def _written(known: _Known, given: Mapping[str, Any], key: tuple[Any, ...], write: Callable[[Any], str]) -> str | None:

@@ -183,17 +183,17 @@ def _wanted(perfect_score: float) -> str:
 
 def _fraction(value: Any, perfect_score: float) -> float:
     """A score as a fraction. A bool says by itself what is perfect."""
-    kind, wanted = cast("type[Any]", type(value)), _wanted(perfect_score)
+    kind = cast("type[Any]", type(value))
     if value is None or not hasattr(kind, "__float__"):
         shown = "None" if value is None else f"{shorten(repr(value), 100)} of type {kind.__name__}"
         hint = "; with feedback, return dspy.Prediction(score=..., feedback=...)" if isinstance(value, tuple) else ""
         hint = "; return False where an answer is wrong" if value is None else hint
-        raise InvalidScore(f"the metric returned {shown}; {wanted}{hint}")
+        raise InvalidScore(f"the metric returned {shown}; {_wanted(perfect_score)}{hint}")
     try:
         number = float(value)
     except Exception as error:
         shown = f"a {kind.__name__} that is not a single number"
-        raise InvalidScore(f"the metric returned {shown}; {wanted}") from error
+        raise InvalidScore(f"the metric returned {shown}; {_wanted(perfect_score)}") from error
     fraction = number if kind.__name__ in ("bool", "bool_") else number / perfect_score  # numpy has a bool of its own
     if not math.isfinite(number) or not -_ROUNDING <= fraction <= 1 + _ROUNDING:
         hint = (
@@ -201,7 +201,7 @@ def _fraction(value: Any, perfect_score: float) -> float:
             if perfect_score < number <= _PERCENT
             else ""
         )
-        raise InvalidScore(f"the metric returned {number!r}; {wanted}{hint}")
+        raise InvalidScore(f"the metric returned {number!r}; {_wanted(perfect_score)}{hint}")
     return min(max(fraction, 0.0), 1.0)
 
 

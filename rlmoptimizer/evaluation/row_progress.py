@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from rlmoptimizer.records import EXAMPLE_TIMEOUT, PASSED_AT, ExampleResult, Step
 from rlmoptimizer.task.dataset import Row
 
 __all__ = ["RowProgress"]
+
 
 @dataclass(slots=True)
 class RowProgress:
@@ -29,11 +29,11 @@ class RowProgress:
     steps: Steps | None = None
     taken: tuple[StepTrace, ...] = ()  # the steps that ended, once the program has
     started: float = field(default_factory=time.perf_counter)
-    expired: threading.Event = field(default_factory=threading.Event)
+    expired: bool = False
 
     def is_set(self) -> bool:
         """Whether the row is to be given up at its next step."""
-        return self.expired.is_set() or self.halt.is_set()
+        return self.expired or self.halt.is_set()
 
     def result(self, error: str | None = None, kind: str | None = None) -> ExampleResult:
         """What became of the row. Without a verdict it has a score of 0."""
@@ -60,7 +60,7 @@ class RowProgress:
 
         A score that was given stands: then only what the metric says about single steps is missing.
         """
-        self.expired.set()
+        self.expired = True
         if self.steps is not None:
             self.taken = self.steps.close()
         if self.verdict is not None:

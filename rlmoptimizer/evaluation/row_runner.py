@@ -115,6 +115,7 @@ class RowRunner:
         except BaseException as error:
             add_note(error, f"Raised while {row.where} was evaluated")
             raise
+        progress.steps = None  # they know each other, and a cycle is left to the garbage collector
         return replace(outcome, strays=True) if self._strays.is_set() else outcome
 
     def _timed_out(self, progress: RowProgress) -> RowOutcome:

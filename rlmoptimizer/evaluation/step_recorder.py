@@ -12,6 +12,7 @@ adapter and LM.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
@@ -111,7 +112,6 @@ class Steps:
         keeps_request: Callable[[str], bool] | None = None,
         adapters: tuple[Any, Any] = (None, None),
     ) -> None:
-        self.history = HeardHistory(self._heard)
         self.is_answered = False  # an LM call was answered, made by a step or not
         self.trace: list[TracedCall] = []  # of the calls that returned
         self.traces: dict[str, list[TracedCall]] = {}  # the same by step
@@ -123,6 +123,12 @@ class Steps:
         self._clones: dict[int, Any] = {}
         self._ended: list[tuple[StepCall, dict[str, Any], str | None]] = []
         self._closed = False
+        self._lock = threading.Lock()  # of the next one
+        self._taken: tuple[StepTrace, ...] | None = None  # None: nobody has closed it yet
+
+    @property
+    def history(self) -> HeardHistory:
+        return HeardHistory(self._heard)  # made anew, because one that is kept would be a cycle too
 
     @staticmethod
     def here() -> Steps | None:
@@ -172,23 +178,13 @@ class Steps:
         self._ended.append((call, {}, describe_error(error)))
 
     def close(self) -> tuple[StepTrace, ...]:
-        """All calls that have ended; later ones are not recorded."""
+        """All calls that have ended, always the same; later ones are not recorded."""
         self._closed = True
-        return tuple(
-            StepTrace(
-                step_index=index,
-                step_name=call.step_name,
-                signature_name=call.signature_name,
-                inputs=call.inputs,
-                outputs=outputs,
-                error=error,
-                completion=_shown_completion(call, outputs, error),
-                first_completion=_first_completion(call),
-                truncated=call.truncated,
-                request=call.request(),
-            )
-            for index, (call, outputs, error) in enumerate(tuple(self._ended))
-        )
+        with self._lock:
+            if self._taken is None:
+                self._taken = tuple(_step_trace(index, *ended) for index, ended in enumerate(self._ended))
+                self._ended = []  # they know this recorder: a cycle is left to the garbage collector
+            return self._taken
 
     def _heard(self, entry: Mapping[str, Any]) -> None:
         if self._closed:
@@ -272,7 +268,8 @@ def _keep_text_only(outputs: Any) -> None:
     completions = cast("Any", outputs.completions)
     if completions is not None:
         for _, values in completions.items():
-            values[:] = [only_text_in(value) if _has_mark(value) else value for value in values]
+            if _has_mark(values):
+                values[:] = [only_text_in(value) if _has_mark(value) else value for value in values]
 
 
 def _has_mark(value: Any) -> bool:
@@ -281,6 +278,21 @@ def _has_mark(value: Any) -> bool:
     if isinstance(value, dict):
         return any(_has_mark(part) for item in cast("dict[Any, Any]", value).items() for part in item)
     return isinstance(value, list) and any(map(_has_mark, cast("list[Any]", value)))
+
+
+def _step_trace(index: int, call: StepCall, outputs: dict[str, Any], error: str | None) -> StepTrace:
+    return StepTrace(
+        step_index=index,
+        step_name=call.step_name,
+        signature_name=call.signature_name,
+        inputs=call.inputs,
+        outputs=outputs,
+        error=error,
+        completion=_shown_completion(call, outputs, error),
+        first_completion=_first_completion(call),
+        truncated=call.truncated,
+        request=call.request(),
+    )
 
 
 def _shown_completion(call: StepCall, outputs: Mapping[str, Any], error: str | None) -> str | None:

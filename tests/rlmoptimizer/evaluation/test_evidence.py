@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
+import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,11 @@ import pytest
 from dspy import lm15
 from offline import Asked, field_lm, text_lm
 
+from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.evaluation.evaluator import Evaluator, LMsFailed
+from rlmoptimizer.evaluation.metric import bind_metric
+from rlmoptimizer.evaluation.row_runner import RowRunner
+from rlmoptimizer.evaluation.time_limit import TimeLimit
 from rlmoptimizer.records import ExampleResult, StepTrace
 from rlmoptimizer.task.dataset import Row, build_dataset
 
@@ -191,6 +196,22 @@ def test_predictors_that_are_made_on_the_way_are_steps_too() -> None:
         ("one", {"note": "note2"}),
         ("<Predict(question -> answer)>", {"answer": "answer1"}),
     ]
+
+
+def test_an_example_leaves_nothing_to_the_garbage_collector() -> None:
+    runner = RowRunner(
+        Program(two_steps), bind_metric(full), field_lm(answering), limit=TimeLimit(None, LoopThread()), context=None
+    )
+    (row,) = rows_of()
+    for _ in range(3):
+        runner.run(row)
+    gc.collect()
+    gc.disable()
+    try:
+        assert runner.run(row).result.error is None
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_steps_are_seen_in_threads_and_tasks_that_carry_dspys_settings() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import enum
+import json
 import pickle
 import random
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import dspy
 import pydantic
 import pytest
 from dspy.adapters.baml_adapter import BAMLAdapter
+from dspy.utils.callback import BaseCallback
+from dspy.utils.exceptions import AdapterParseError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from offline import Engine, fields_text, text_lm
@@ -234,6 +237,44 @@ def test_a_method_that_was_replaced_is_called(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(dspy.ChatAdapter, "format_field_structure", lambda self, signature: "patched")
     assert with_kept_texts(None).format_field_structure(PLAIN) == "patched"
     assert "format_system_message" not in vars(with_kept_texts(None))
+
+
+ANSWERS = {"mood": "good", "kind": "b", "points": '[{"x": 1}]', "answer": "<x>"}
+
+
+def parsed(adapter: Any, completion: str) -> Any:
+    """What is read, or what comes instead of it."""
+    try:
+        return adapter.parse(Typed, completion)
+    except AdapterParseError as error:
+        return str(error), error.signature, error.lm_response, error.parsed_result, error.__cause__ is None
+
+
+@pytest.mark.parametrize("name", ["chat", "json"])
+def test_an_answer_is_read_as_by_dspys_own_adapter_and_an_error_has_the_signature_itself(name: str) -> None:
+    own = ADAPTERS[name]()
+    kept = with_kept_texts(own)
+    answers = [ANSWERS, {**ANSWERS, "mood": "bad\n\nday"}, {"answer": "x"}, {**ANSWERS, "other": "x"}, {}]
+    texts = [*map(fields_text, answers), *map(json.dumps, answers), "", "[1]", "nothing"]
+    read = [parsed(own, text) for text in texts]
+    assert [parsed(kept, text) for text in texts] == read
+    assert any(type(one) is dict for one in read)
+    assert any(type(one) is tuple for one in read)
+
+
+@pytest.mark.parametrize("of_adapter", [False, True])
+def test_a_callback_of_dspys_gets_the_signature_itself(of_adapter: bool) -> None:
+    got: list[Any] = []
+
+    class Hearing(BaseCallback):
+        def on_adapter_parse_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+            got.append(inputs["signature"])
+
+    kept = with_kept_texts(dspy.ChatAdapter(callbacks=[Hearing()] if of_adapter else []))
+    with dspy.context(callbacks=[] if of_adapter else [Hearing()]):
+        kept.parse(Typed, fields_text(ANSWERS))
+    assert len(got) == 1
+    assert got[0] is Typed
 
 
 def test_a_copy_and_a_pickle_of_it_send_the_same() -> None:
