@@ -9,8 +9,9 @@ import types
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["OutOfTime", "call_within"]
+__all__ = ["LEAST_SECONDS", "OutOfTime", "Seconds", "call_within"]
 
+LEAST_SECONDS = 0.05  # that one of many calls gets, however much time others have used up
 _AGAIN_SECONDS = 0.2  # code that swallows the exception gets it again, so often
 _Result = TypeVar("_Result")
 
@@ -45,6 +46,21 @@ def call_within(seconds: float, action: Callable[[], _Result]) -> _Result:
         signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)
         if left:
             signal.setitimer(signal.ITIMER_REAL, max(0.001, left - (time.monotonic() - started)), every)
+
+
+class Seconds:
+    """Time that is used up piece by piece."""
+
+    def __init__(self, left: float) -> None:
+        self._left = left
+
+    def run(self, action: Callable[[], _Result], share: float = 1.0) -> _Result:
+        """Run this, within so large a share of what is left."""
+        started = time.monotonic()
+        try:
+            return call_within(max(LEAST_SECONDS, self._left * share), action)
+        finally:
+            self._left -= time.monotonic() - started
 
 
 def _act(action: Callable[[], _Result]) -> _Result:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kernel_bridge.inside import KEEPING, KEPT
-from kernel_bridge.inside.bounded_call import OutOfTime, call_within
+from kernel_bridge.inside.bounded_call import OutOfTime, Seconds, call_within
 from kernel_bridge.inside.checkpoint_slots import SlotWriter, mark_slot, newest, read_slot
 from kernel_bridge.inside.namespace_snapshot import NamespaceSnapshot
 from kernel_bridge.inside.pickling import Pickling, TooLarge
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 _PYTHON = f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
 _HOPELESS = 3  # times the limit: pickling that goes on for so long cannot be ended but with the process
+_IMPORTING = 2  # times the limit, for all modules: a large one takes long on a machine that does much else
+_MOST_OF_IMPORTING = 0.75  # of the time that is left, for one module
 _REASON_SECONDS = 0.2  # that an exception may take to give its text
 _LONGEST_REASON = 300  # characters
 _MOST_UNKEPT = 100  # names in one reply
@@ -66,10 +68,17 @@ class Checkpoint:
         config: where the checkpoint is, and its limits.
         namespace: the agent's globals.
         last_words: a file descriptor for a process that has to be ended because its pickling cannot be.
+        end_if_forked: ends a process that the agent's code has forked from this one.
     """
 
     def __init__(
-        self, config: CheckpointConfig, namespace: dict[str, Any], pickling: Pickling, *, last_words: int
+        self,
+        config: CheckpointConfig,
+        namespace: dict[str, Any],
+        pickling: Pickling,
+        *,
+        last_words: int,
+        end_if_forked: Callable[[], None],
     ) -> None:
         self._path = config.path
         self._limit_bytes = config.bytes
@@ -77,8 +86,10 @@ class Checkpoint:
         self._namespace = namespace
         self._pickling = pickling
         self._last_words = last_words
+        self._end_if_forked = end_if_forked
         self._sources: dict[str, str] = {}  # of the cells that define what was pickled last
         self._written: NamespaceSnapshot | None = None  # what the last checkpoint holds; None: it is not known
+        self._failed: dict[str, None] = {}  # names that could not be pickled the last time
 
     def is_of(self, names: Mapping[str, Any]) -> bool:
         """Whether the last checkpoint holds these names as they are. False: that cannot be seen so quickly."""
@@ -104,10 +115,11 @@ class Checkpoint:
     def _write(self, names: Mapping[str, Any]) -> dict[str, str]:
         self._set_aside()
         started = time.monotonic()
-        lost: dict[str, str] = {}
         modules = {name: str(value.__name__) for name, value in names.items() if type(value) is types.ModuleType}
         names = {name: value for name, value in names.items() if name not in modules}
         with SlotWriter(self._path) as file:
+            lost = self._still_failing(names)
+            names = {name: value for name, value in names.items() if name not in lost}
             try:
                 sizes = call_within(self._limit_seconds / 2, lambda: self._dump(names, file))
             except BaseException:  # noqa: BLE001 - pickling runs the agent's own code
@@ -115,7 +127,8 @@ class Checkpoint:
             if sizes is None:
                 if file.failure is not None:
                     raise file.failure
-                kept, lost = self._sieve(names, started)
+                kept, more = self._sieve(names, started)
+                lost.update(more)
                 sizes = self._dump_kept(kept, lost, file)
             file.finish(self._description(sizes, lost, modules))
         return lost
@@ -157,15 +170,32 @@ class Checkpoint:
 
     def _import(self, modules: Mapping[str, str], lost: dict[str, str]) -> list[str]:
         imported: list[str] = []
+        seconds = Seconds(_IMPORTING * self._limit_seconds)
         for name, module in modules.items():
             try:
-                found = call_within(self._limit_seconds, functools.partial(importlib.import_module, module))
+                found = seconds.run(functools.partial(importlib.import_module, module), share=_MOST_OF_IMPORTING)
             except BaseException as error:  # noqa: BLE001 - a module runs code when it is imported
                 lost[name] = f"importing {module} raised {in_brief(error, _REASON_SECONDS)}"
             else:
                 self._namespace[name] = found
                 imported.append(name)
         return imported
+
+    def _still_failing(self, names: Mapping[str, Any]) -> dict[str, str]:
+        """Names that could not be pickled the last time and cannot be now, with reasons.
+
+        With them among the others, all that is large would be pickled once to find that out, once alone, and once more.
+        """
+        lost: dict[str, str] = {}
+        end = time.monotonic() + self._limit_seconds / 4
+        suspects, self._failed = self._failed, {}
+        for name in suspects:
+            if name in names and (seconds := end - time.monotonic()) > 0:
+                with contextlib.suppress(OutOfTime):
+                    found = self._try_alone(name, names[name], seconds / 2)
+                    if isinstance(found, str):
+                        lost[name] = found
+        return lost
 
     def _sieve(self, names: Mapping[str, Any], started: float) -> tuple[dict[str, Any], dict[str, str]]:
         """Pickle each name alone, what looks smallest first, until the bytes or the seconds are used up."""
@@ -178,21 +208,32 @@ class Checkpoint:
                 lost[name] = f"the checkpoint's {self._limit_seconds:g} s were used up"
                 continue
             try:
-                # Half of what is left, so that the slow ones leave something for the others.
-                size = sum(call_within(seconds / 2, functools.partial(self._dump, {name: value})).values())
-            except TooLarge:
-                lost[name] = f"larger than the checkpoint's {self._limit_bytes} bytes"
+                found = self._try_alone(name, value, seconds / 2)  # the slow ones leave something for the others
             except OutOfTime:
                 lost[name] = f"pickling it took longer than the checkpoint's {self._limit_seconds:g} s"
-            except BaseException as error:  # noqa: BLE001 - pickling runs the agent's own code
-                lost[name] = in_brief(error, _REASON_SECONDS)
+                continue
+            if isinstance(found, str):
+                lost[name] = found
+            elif found > room:
+                lost[name] = f"no room left in the checkpoint's {self._limit_bytes} bytes"
             else:
-                if size > room:
-                    lost[name] = f"no room left in the checkpoint's {self._limit_bytes} bytes"
-                    continue
-                room -= size
+                room -= found
                 kept[name] = value
         return {name: value for name, value in names.items() if name in kept}, lost  # a class before its objects
+
+    def _try_alone(self, name: str, value: Any, seconds: float) -> int | str:
+        """The bytes of a name's pickle, or why there is none. Raises: OutOfTime."""
+        try:
+            return sum(call_within(seconds, functools.partial(self._dump, {name: value})).values())
+        except OutOfTime:
+            raise
+        except TooLarge:
+            reason = f"larger than the checkpoint's {self._limit_bytes} bytes"
+        except BaseException as error:  # noqa: BLE001 - pickling runs the agent's own code
+            reason = in_brief(error, _REASON_SECONDS)
+            self._end_if_forked()  # the text of an error is code of the agent's, too
+        self._failed[name] = None
+        return reason
 
     def _dump_kept(self, kept: dict[str, Any], lost: dict[str, str], file: SlotWriter) -> dict[str, int]:
         file.restart()
@@ -207,7 +248,16 @@ class Checkpoint:
 
     def _dump(self, names: Mapping[str, Any], file: SlotWriter | None = None) -> dict[str, int]:
         """Pickle names, into the file if there is one. Returns the sizes."""
-        sizes, self._sources = self._pickling.dump(names, self._limit_bytes, None if file is None else file.write)
+
+        def write(chunk: Any) -> None:
+            self._end_if_forked()  # the file is the parent's
+            if file is not None:
+                file.write(chunk)
+
+        try:
+            sizes, self._sources = self._pickling.dump(names, self._limit_bytes, write)
+        finally:
+            self._end_if_forked()
         return sizes
 
 

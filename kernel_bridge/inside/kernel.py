@@ -90,7 +90,13 @@ class BridgeKernel(IPythonKernel):
         keeping = config.checkpoint
         if keeping is not None:
             pickling = Pickling(self._namespace.names, self._binding.stub_of)
-            self.checkpoint = Checkpoint(keeping, self._namespace.names, pickling, last_words=real_stderr)
+            self.checkpoint = Checkpoint(
+                keeping,
+                self._namespace.names,
+                pickling,
+                last_words=real_stderr,
+                end_if_forked=lambda: self._process.end_if_forked(None),
+            )
             self._keeper = NamespaceKeeper(self.checkpoint, self._namespace.own_names, keeping.progress_file)
         channel.tell(Ready())
 

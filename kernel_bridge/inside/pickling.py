@@ -28,7 +28,7 @@ class TooLarge(Exception):
 class _Bounded:
     """Hands on what is written, and refuses to go beyond a limit."""
 
-    def __init__(self, write: Callable[[Any], object] | None, limit: int) -> None:
+    def __init__(self, write: Callable[[Any], object], limit: int) -> None:
         self.size = 0
         self._write = write
         self._limit = limit
@@ -37,8 +37,7 @@ class _Bounded:
         size = memoryview(chunk).nbytes
         if self.size + size > self._limit:
             raise TooLarge
-        if self._write is not None:
-            self._write(chunk)
+        self._write(chunk)
         self.size += size
         return size
 
@@ -58,7 +57,7 @@ class Pickling:
         _TOOLS["stub_of"] = stub_of
 
     def dump(
-        self, names: Mapping[str, Any], limit_bytes: int, write: Callable[[Any], object] | None = None
+        self, names: Mapping[str, Any], limit_bytes: int, write: Callable[[Any], object]
     ) -> tuple[dict[str, int], dict[str, str]]:
         """Pickle the names. Returns the sizes of their pickles, and the sources of the cells that define what is in
         them by file name.
@@ -67,7 +66,7 @@ class Pickling:
         Sources are only for tracebacks: beyond two million characters they are left out.
 
         Args:
-            write: gets the pickles, in pieces; None: only whether it can be done is asked.
+            write: gets the pickles, in pieces.
 
         Raises:
             TooLarge: it would be larger than the limit.

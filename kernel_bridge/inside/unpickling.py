@@ -6,21 +6,17 @@ import io
 import pickle
 import pickletools
 import struct
-import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from kernel_bridge.inside.bounded_call import call_within
+from kernel_bridge.inside.bounded_call import LEAST_SECONDS, Seconds, call_within
 from kernel_bridge.inside.tracebacks import in_brief
 
 __all__ = ["load_names"]
 
-_T = TypeVar("_T")
-
-_LEAST_SECONDS = 0.05  # that one name gets, however much time others have used up
 _REFERENCES = ("BINGET", "LONG_BINGET")
 _FILLING = ("BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS")  # they leave the object that they fill
 _NUMBER = struct.Struct("<I")
@@ -45,7 +41,7 @@ def _load_apart(data: bytes, sizes: Mapping[str, int], seconds: float) -> tuple[
 
     As many are for reading pickles, which runs none of it: one that is not read loses all names that come after it.
     """
-    loader = _Loader(_Seconds(seconds), _Seconds(seconds / 2))
+    loader = _Loader(Seconds(seconds), Seconds(seconds / 2))
     loaded: dict[str, Any] = {}
     lost: dict[str, str] = {}
     end = 0
@@ -54,23 +50,8 @@ def _load_apart(data: bytes, sizes: Mapping[str, int], seconds: float) -> tuple[
         try:
             loaded[name] = loader.load(data[start:end], name)
         except BaseException as error:  # noqa: BLE001 - unpickling runs the agent's own code
-            lost[name] = f"restoring it raised {in_brief(error, _LEAST_SECONDS)}"
+            lost[name] = f"restoring it raised {in_brief(error, LEAST_SECONDS)}"
     return loaded, lost
-
-
-class _Seconds:
-    """Time that is used up piece by piece."""
-
-    def __init__(self, left: float) -> None:
-        self._left = left
-
-    def run(self, action: Callable[[], _T], share: float = 1.0) -> _T:
-        """Run this, within so large a share of what is left."""
-        started = time.monotonic()
-        try:
-            return call_within(max(_LEAST_SECONDS, self._left * share), action)
-        finally:
-            self._left -= time.monotonic() - started
 
 
 class _Loader:
@@ -85,7 +66,7 @@ class _Loader:
         running: for the code that restores objects.
     """
 
-    def __init__(self, reading: _Seconds, running: _Seconds) -> None:
+    def __init__(self, reading: Seconds, running: Seconds) -> None:
         self._reading, self._running = reading, running
         self._count = 0  # objects that have a number
         self._missing: dict[int, str] = {}  # number of an object, and the name that was lost with it

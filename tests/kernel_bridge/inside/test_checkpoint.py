@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from annotations import needs_late_annotations
 from dspy.primitives.code_interpreter import CodeExecutionError
@@ -418,14 +421,94 @@ def test_what_a_thread_changes_while_a_checkpoint_is_made_is_in_the_next_one(tmp
             finally:
                 seen.append(2)
 
-    path = str(tmp_path / "checkpoint")
-    for slot in slot_paths(path):
-        Path(slot).touch()
-    config = CheckpointConfig(path, 10**6, 60.0, str(tmp_path / "progress"))
     names: dict[str, Any] = {"seen": seen}
-    checkpoint = Checkpoint(config, {}, Meanwhile({}, {"add": add}.__getitem__), last_words=2)
+    checkpoint = checkpoint_in(tmp_path, Meanwhile)
     assert checkpoint.write(names) == {}
     assert not checkpoint.is_of(names)
-    checkpoint = Checkpoint(config, {}, Pickling({}, {"add": add}.__getitem__), last_words=2)
+    checkpoint = checkpoint_in(tmp_path)
     assert checkpoint.write(names) == {}
     assert checkpoint.is_of(names)
+
+
+def checkpoint_in(folder: Path, pickling: type[Pickling] = Pickling, seconds: float = 60.0) -> Checkpoint:
+    path = str(folder / "checkpoint")
+    for slot in slot_paths(path):
+        Path(slot).touch()
+    config = CheckpointConfig(path, 10**6, seconds, str(folder / "progress"))
+    own = pickling({}, {"add": add}.__getitem__)
+    return Checkpoint(config, {}, own, last_words=2, end_if_forked=lambda: None)
+
+
+class Counted:
+    """Counts how often it is pickled."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __reduce__(self) -> Any:
+        self.times += 1
+        return int, ()
+
+
+def test_beside_a_name_that_cannot_be_kept_the_others_are_pickled_once_from_then_on(tmp_path: Path) -> None:
+    large = Counted()
+    names: dict[str, Any] = {"large": large, "failing": (i for i in "a"), "small": [1]}
+    checkpoint = checkpoint_in(tmp_path)
+    assert set(checkpoint.write(names)) == {"failing"}
+    first = large.times
+    for times in (1, 2):
+        assert set(checkpoint.write(names)) == {"failing"}
+        assert large.times == first + times
+    names["failing"] = "no more"
+    assert checkpoint.write(names) == {}
+    names["failing"] = (i for i in "a")
+    assert set(checkpoint.write(names)) == {"failing"}
+    restored, lost = checkpoint.restore()
+    assert restored == ["large", "small"]
+    assert set(lost) == {"failing"}
+
+
+def test_a_name_that_took_too_long_once_is_tried_again_with_all_the_others(tmp_path: Path) -> None:
+    class Slow:
+        seconds = 60.0
+
+        def __reduce__(self) -> Any:
+            time.sleep(self.seconds)
+            return int, ()
+
+    checkpoint = checkpoint_in(tmp_path, seconds=2.4)
+    names: dict[str, Any] = {"slow": Slow(), "failing": (i for i in "a"), "small": [1]}
+    assert set(checkpoint.write(names)) == {"slow", "failing"}
+    Slow.seconds = 0.4  # more than it would get alone
+    assert set(checkpoint.write(names)) == {"failing"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def __reduce__(self): os.fork(); return int, ()",
+        "def __reduce__(self): os.fork(); raise LookupError",
+        "def __reduce__(self): raise Forking\nclass Forking(Exception):\n    def __str__(self): os.fork(); return 'x'",
+    ],
+)
+def test_a_process_that_is_forked_while_names_are_kept_is_no_second_kernel(
+    code: str, wait_until: Callable[..., None]
+) -> None:
+    with KernelSession(confinement="off") as session:
+        session.start()
+        before = running()
+        large = "x" * 300_000  # after the fork both processes have something to write
+        session.run(f"import os\nclass C:\n    {code}\nc, kept = C(), {large!r}")
+        session.run("newer = 1")
+        wait_until(lambda: running() == before, "the end of the fork")
+        death = session.run("import os; os._exit(9)").death
+        assert death is not None
+        assert {"kept", "newer"} <= set(death.restored)
+        assert not any("never finished" in reason for reason in death.lost.values())
+        assert session.run("(len(kept), newer)").text == "(300000, 1)\n"
+
+
+def running() -> int:
+    found = psutil.Process().children(recursive=True)
+    return sum(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in found)
