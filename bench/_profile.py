@@ -1,29 +1,38 @@
-"""Where the time goes: `python bench/_profile.py start`, `cell`, `call` or `evaluation`. For docs/performance.md.
+"""Where the time goes: `python bench/_profile.py start`, `cell`, `call`, `values` or `evaluation`.
 
-`start` times small programs that do a part of a start and nothing else. `cell` and `call` look every half millisecond
-at what the kernel's main thread does, from a thread beside it. `evaluation` is cProfile, by package.
+For docs/performance.md. `start` times small programs that do a part of a start and nothing else. `cell` and `call` look
+every half millisecond at what the kernel's main thread does, from a thread beside it. `values` does with one value what
+must be done with it, and nothing else. `evaluation` is cProfile, by package.
 """
 
 from __future__ import annotations
 
 import ast
 import cProfile
+import gc
+import marshal
+import pickle
 import pstats
 import statistics
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import dspy
+import msgspec
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout, installed or not
 sys.path.insert(1, str(Path(__file__).resolve().parent))
 
 from _programs import Engine, TwoSteps, metric, rows_of
+from _references import received
 from _rows import seconds
+from kernel import large
 
 from kernel_bridge import KernelInterpreter, probe
 from kernel_bridge.threads.loop_thread import LoopThread
@@ -124,6 +133,70 @@ def call() -> None:
     _sampled("for i in range(100):\n    echo(value=i)", {"echo": lambda value: value})
 
 
+def values() -> None:
+    """What a large value costs at least, in CPU time: the codec, looking at each part, and pickles of it."""
+    for megabytes in (5, 50):
+        value = received(large(megabytes))
+        data = msgspec.msgpack.encode(value)
+        gc.disable()  # as where a kernel decodes
+        parts: dict[str, Callable[[], object]] = {
+            "msgspec encodes it": lambda value=value: msgspec.msgpack.encode(value),
+            "msgspec decodes it": lambda data=data: msgspec.msgpack.decode(data),
+            "looking at each part, a loop": lambda value=value: _looked_at(value),
+            "looking at each part, in C by levels": lambda value=value: _looked_at_in_c(value),
+            "pickle": lambda value=value: pickle.dumps(value, 5),
+            "marshal": lambda value=value: marshal.dumps(value),
+        }
+        for name, action in parts.items():
+            print(f"{megabytes:3} MB  {name:40}{min(_cpu_seconds(action) for _ in range(ROUNDS)) * 1e3:8.1f} ms")
+        gc.enable()
+
+
+def _cpu_seconds(action: Callable[[], object]) -> float:
+    started = time.process_time()
+    action()
+    return time.process_time() - started
+
+
+_LEAVES = frozenset({type(None), bool, int, float, str, bytes})
+
+
+def _looked_at(value: list[Any]) -> bool:
+    """Whether there are only plain parts in it, with texts for keys."""
+    level: list[Any] = [value]
+    while level:
+        below: list[Any] = []
+        for container in level:
+            pairs = type(container) is dict
+            for key in container if pairs else ():
+                if type(key) is not str:
+                    return False
+            for item in container.values() if pairs else container:
+                kind = type(item)
+                if kind is dict or kind is list:
+                    below.append(item)
+                elif kind not in _LEAVES:
+                    return False
+        level = below
+    return True
+
+
+def _looked_at_in_c(value: list[Any]) -> bool:
+    """The same, with as little Python for each part as can be."""
+    dicts: list[Any] = []
+    lists: list[Any] = [value]
+    while dicts or lists:
+        if not set(map(type, chain.from_iterable(dicts))) <= {str}:
+            return False
+        items = list(chain(chain.from_iterable(map(dict.values, dicts)), chain.from_iterable(lists)))
+        kinds = set(map(type, items))
+        if not kinds <= _LEAVES | {dict, list}:
+            return False
+        dicts = [item for item in items if type(item) is dict] if dict in kinds else []
+        lists = [item for item in items if type(item) is list] if list in kinds else []
+    return True
+
+
 def evaluation() -> None:
     """Shares of an evaluation of two steps with an LM that costs nothing, in one thread and not stored, by package."""
     rows, profile = rows_of(600), cProfile.Profile()
@@ -152,4 +225,4 @@ def _package(file: str) -> str:
 
 
 if __name__ == "__main__":
-    {"start": start, "cell": cell, "call": call, "evaluation": evaluation}[sys.argv[1]]()
+    {"start": start, "cell": cell, "call": call, "values": values, "evaluation": evaluation}[sys.argv[1]]()
