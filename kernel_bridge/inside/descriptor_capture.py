@@ -49,8 +49,9 @@ class DescriptorCapture:
         self._shortest_write = _LONGEST_INSTANT
         for _ in range(_TRIALS):
             self.shortest_write()
-        self._poller = select.poll()
-        self._poller.register(self._read_end, select.POLLIN)
+        poller = select.poll()
+        poller.register(self._read_end, select.POLLIN)
+        self._poll = poller.poll
         self.restore()
         threading.Thread(target=self._run, name="descriptor capture", daemon=True).start()
 
@@ -67,7 +68,7 @@ class DescriptorCapture:
         """Whether something may have been written that nobody has taken yet. Quicker than `drain`."""
         try:
             # In this order: what the pipe does not hold any more, a thread is taking or has taken.
-            return bool(self._poller.poll(0)) or self._taking
+            return self._poll(0) != [] or self._taking
         except RuntimeError:  # another thread is asking, or this is a signal handler in the middle of it
             return True
 

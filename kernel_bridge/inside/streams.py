@@ -77,11 +77,10 @@ class CellStream(io.TextIOBase):
         self._fd = fd
         self._streams = streams
         self._transcript = streams.transcript
-        self._waiting = streams.transcript.waiting
-        self._others_wrote = streams.others_wrote
         self._interrupts = interrupts
         self._publish = publish
         self._child: _LineWriter | None = None
+        self.write = _quick_write(streams, self.write)  # pyright: ignore[reportAttributeAccessIssue]
 
     def become_child(self) -> None:
         """Write to the file descriptor from now on, which the kernel reads: its sockets and locks are not ours."""
@@ -102,25 +101,6 @@ class CellStream(io.TextIOBase):
         return _ByteSide(self)
 
     def write(self, text: str) -> int:
-        transcript, waiting, now = self._transcript, self._waiting, clock()
-        if (
-            (now > transcript.alone_until and (now > transcript.prints_until or self._others_wrote()))
-            or type(text) is not str
-            or len(text) > LONGEST_WAITING
-            or len(waiting) >= MOST_WAITING
-        ):
-            return self._write(text)
-        # No lock, and interrupts are not held, which would take longer than all of this: each step is one call of C.
-        waiting.append(text)
-        if (mirror := transcript.mirror.write) is not None:
-            try:
-                mirror(text.encode())
-            except ValueError:  # the mirror's window is full, or a lone surrogate
-                transcript.keep(text)
-        transcript.alone_until = clock() + self._streams.instant
-        return len(text)
-
-    def _write(self, text: str) -> int:
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - agent code calls it
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if self._child is not None:
@@ -143,6 +123,36 @@ class CellStream(io.TextIOBase):
 
     def close(self) -> None:
         return None  # a cell that closes sys.stdout must not silence the ones after it
+
+
+def _quick_write(streams: StandardStreams, write: Callable[[str], int]) -> Callable[[str], int]:
+    """A stream's `write` that leaves short texts to be looked at later, and all else to the method given.
+
+    It finds what it needs in its closure, because a method would take longer to look that up than for all the rest.
+    """
+    transcript, mirror, waiting = streams.transcript, streams.transcript.mirror, streams.transcript.waiting
+    append, keep, others_wrote = waiting.append, transcript.keep, streams.others_wrote
+
+    def quick_write(text: str) -> int:
+        now = clock()
+        if (
+            (now > transcript.alone_until and (now > transcript.prints_until or others_wrote()))
+            or type(text) is not str
+            or (size := len(text)) > LONGEST_WAITING
+            or len(waiting) >= MOST_WAITING
+        ):
+            return write(text)
+        # No lock, and interrupts are not held, which would take longer than all of this: each step is one call of C.
+        append(text)
+        if (copy := mirror.write) is not None:
+            try:
+                copy(text.encode())
+            except ValueError:  # the mirror's window is full, or a lone surrogate
+                keep(text)
+        transcript.alone_until = clock() + streams.instant
+        return size
+
+    return quick_write
 
 
 class _LineWriter:
