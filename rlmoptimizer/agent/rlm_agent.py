@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreterError, FinalOutput
-from dspy.primitives.repl_types import REPLEntry, REPLHistory, REPLVariable
+from dspy.primitives.repl_types import REPLHistory, REPLVariable
 from dspy.utils.exceptions import AdapterParseError
 
 from kernel_bridge import KernelInterpreter
@@ -39,7 +39,7 @@ from rlmoptimizer.lms.failures import failure_kind
 from rlmoptimizer.lms.history_trim import TURNS_VARIABLE
 from rlmoptimizer.lms.sub_lm import SubLM
 from rlmoptimizer.outcome.ending import AgentOutcome
-from rlmoptimizer.outcome.turn_rows import PAGES_OF_TURNS, TURNS_LEFT_OUT
+from rlmoptimizer.outcome.turn_rows import PAGES_OF_TURNS, TURNS_LEFT_OUT, GivenTurns
 from rlmoptimizer.records import LM_FAILURES
 from rlmoptimizer.settings import Settings
 from rlmoptimizer.store.calls import CellEnd
@@ -86,7 +86,7 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         self._lost: CodeInterpreterError | None = None
         self._unreadable = 0
         self._history = REPLHistory()  # before the turn that is under way
-        self._turn_rows = [{"turn": number, **turn} for number, turn in enumerate(earlier, 1)]  # those it can read
+        self._given = GivenTurns({"turn": number, **turn} for number, turn in enumerate(earlier, 1))
         self._problem: str | None = None
         self._stop_reason: StopReason = "submitted"
         super().__init__(
@@ -264,14 +264,13 @@ class Agent(dspy.RLM):  # pyright: ignore[reportGeneralTypeIssues] # DSPy's deco
         A list in pages is read from the store, which has every turn that the agent is asked after.
         """
         left_out: int = getattr(self.generate_action, "turns_left_out", 0)
-        rows: list[dict[str, Any]] = self._turn_rows
-        if (count := len(self._earlier) + left_out) > len(rows):
-            own = self._history.entries[len(rows) - len(self._earlier) : left_out]
-            rows += [_turn_row(number, turn) for number, turn in enumerate(own, len(rows) + 1)]
+        given = self._given
+        if (count := len(self._earlier) + left_out) > len(given.rows):
+            given.add(self._history.entries[len(given.rows) - len(self._earlier) : left_out])
             self._bench.accounts.store.record_event(TURNS_LEFT_OUT, {"turn": self._bench.turns.count, "count": count})
-        if PAGES_OF_TURNS in getattr(repl, "page_sources", ()) and _chars(rows) > _WHOLE_CHARS:
+        if PAGES_OF_TURNS in getattr(repl, "page_sources", ()) and given.chars > _WHOLE_CHARS:
             return {**variables, TURNS_VARIABLE: self._bench.tools.turns.paged(count)}
-        return {**variables, TURNS_VARIABLE: rows}
+        return {**variables, TURNS_VARIABLE: given.rows}
 
     def _tell_of_death(self, repl: Any) -> None:
         """Of a kernel that died in this turn, and of its successor."""
@@ -345,14 +344,6 @@ def _end_of(result: Any, *, died: bool) -> CellEnd:
     if isinstance(result, FinalOutput):
         return "submitted"
     return "error" if isinstance(result, str) and result.startswith("[Error]") else "ok"
-
-
-def _turn_row(number: int, entry: REPLEntry) -> dict[str, Any]:
-    return {"turn": number, "reasoning": entry.reasoning, "code": entry.code, "output": entry.output}
-
-
-def _chars(rows: Sequence[Mapping[str, Any]]) -> int:
-    return sum(len(row["reasoning"]) + len(row["code"]) + len(row["output"]) for row in rows)
 
 
 def _after(earlier: Sequence[Mapping[str, Any]], history: REPLHistory) -> REPLHistory:

@@ -53,7 +53,7 @@ class EarlierWork:
 
     def trajectory(self) -> list[dict[str, Any]]:
         """The turns as the agent gets them."""
-        return [turn_row(turn) for turn in self.turns]
+        return [turn_row(turn.number, turn) for turn in self.turns]
 
     def summary(self, *, max_turns: int, budget_left: int, namespace: str) -> str:
         """What the agent reads about it. `namespace`: a sentence on what its REPL holds."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
 
 from kernel_bridge import PagedList
 from rlmoptimizer.errors import SelectionError
-from rlmoptimizer.records import IterationRecord
 from rlmoptimizer.store.store_reader import StoreReader
 
-__all__ = ["PAGES_OF_TURNS", "TURNS_LEFT_OUT", "TurnRows", "turn_row"]
+__all__ = ["PAGES_OF_TURNS", "TURNS_LEFT_OUT", "GivenTurns", "TurnRows", "turn_row"]
 
 PAGES_OF_TURNS: Final = "turns"
 """The name of `TurnRows.read_page` among the page sources of a kernel."""
@@ -21,9 +21,35 @@ _PAGE_BYTES: Final = 2**20  # of the texts in a page
 _MOST_TURNS: Final = 2**31  # that SQLite is asked for
 
 
-def turn_row(turn: IterationRecord) -> dict[str, Any]:
+class TurnTexts(Protocol):
+    """A turn that has ended: a record of the store, or an entry of DSPy's history."""
+
+    @property
+    def reasoning(self) -> str: ...
+    @property
+    def code(self) -> str: ...
+    @property
+    def output(self) -> str | None: ...
+
+
+def turn_row(number: int, turn: TurnTexts) -> dict[str, Any]:
     """`turn` (1-based), `reasoning`, `code` and `output`."""
-    return {"turn": turn.number, "reasoning": turn.reasoning, "code": turn.code, "output": turn.output}
+    return {"turn": number, "reasoning": turn.reasoning, "code": turn.code, "output": turn.output}
+
+
+class GivenTurns:
+    """The first turns, as rows that the agent's code has in a variable. They only become more."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.rows: list[dict[str, Any]] = [dict(row) for row in rows]
+        self.chars = sum(map(_chars, self.rows))  # of their texts
+
+    def add(self, turns: Iterable[TurnTexts]) -> None:
+        """Those that follow."""
+        for number, turn in enumerate(turns, len(self.rows) + 1):
+            row = turn_row(number, turn)
+            self.rows.append(row)
+            self.chars += _chars(row)
 
 
 class TurnRows:
@@ -36,7 +62,7 @@ class TurnRows:
         """What the code of a turn had of the turns before it; `before`: the turns of earlier processes."""
         told = [event.data for event in self._store.events(TURNS_LEFT_OUT)]
         known = [one for one in told if all(_is_count(one.get(name), turn) for name in ("turn", "count"))]
-        rows = [turn_row(one) for one in self._store.iterations()]
+        rows = [turn_row(one.number, one) for one in self._store.iterations()]
         return rows[: max([before, *(one["count"] for one in known)])]
 
     def paged(self, count: int) -> PagedList:
@@ -50,10 +76,14 @@ class TurnRows:
         """
         if key is not None or type(start) is not int or type(stop) is not int or not 0 <= start < stop <= _MOST_TURNS:
             raise SelectionError("these are no turns")
-        rows = [turn_row(turn) for turn in self._store.iteration_page(start, stop, _PAGE_BYTES)]
+        rows = [turn_row(turn.number, turn) for turn in self._store.iteration_page(start, stop, _PAGE_BYTES)]
         if not rows:
             raise SelectionError(f"turn {start + 1} has not ended yet")
         return rows
+
+
+def _chars(row: Mapping[str, Any]) -> int:
+    return sum(len(row[name]) for name in ("reasoning", "code", "output"))
 
 
 def _is_count(value: Any, most: int) -> bool:
