@@ -63,6 +63,7 @@ class CompileStarted:
     store: str = ""  # path of the run store
     is_kept: bool = True  # False: the store is removed when `compile` ends
     prompts: Mapping[str, str] = field(default_factory=dict[str, str])  # of the program as it was given, by step
+    executor: str = ""  # where the examples run, or what makes it; "": threads of this process
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
+from typing import Any
+
 from rlmoptimizer.agent.workbench import Workbench
 from rlmoptimizer.compilation.resume import EarlierWork
 from rlmoptimizer.compilation.setup import Setup
@@ -34,6 +37,7 @@ def emit_begin(setup: Setup, bench: Workbench, past: EarlierWork) -> None:
             store=str(accounts.store.path),
             is_kept=setup.settings.run_storage_dir is not None,
             prompts=dict(bench.prompts.original),
+            executor=_executor_name(setup.settings.executor),
         )
     )
     branch = branch_in(accounts.store.setup())
@@ -42,6 +46,13 @@ def emit_begin(setup: Setup, bench: Workbench, past: EarlierWork) -> None:
     elif past.runs:
         best = _best_run(setup, past)
         accounts.emitter.emit(CompileResumed(len(past.turns), len(past.runs), accounts.ledger.left, best))
+
+
+def _executor_name(executor: Any) -> str:
+    """`CompileStarted.executor`."""
+    if executor is None:
+        return ""
+    return type(executor).__name__ if isinstance(executor, Executor) else f"made by {metric_name(executor)}"
 
 
 def emit_end(setup: Setup, bench: Workbench, result: OptimizationResult) -> None:

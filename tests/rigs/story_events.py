@@ -93,6 +93,7 @@ STORY: list[Event] = [
         max_cost_usd=5.0,
         store="my runs/runs-0001.sqlite",
         prompts=GIVEN,
+        executor="ProcessPoolExecutor",
     ),
     *evaluation(4, "r1", score=0.25, left=22, baseline=True),
     *evaluation(2, "r2", split="val", left=22, baseline=True),

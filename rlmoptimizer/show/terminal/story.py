@@ -122,6 +122,7 @@ class Story:
             *((_ROLES[role], ", ".join(event.models.get(role, ()))) for role in _ROLES),
             ("examples", ", ".join(f"{name} {count}" for name, count in splits.items() if count)),
             ("metric", event.metric),
+            ("executor", event.executor),
             ("budget", f"{event.budget} units, {units}{limit}"),
             ("store", f"{event.store}{kept}" if event.store else ""),
             ("watch it", self._command("view") if event.is_kept else ""),

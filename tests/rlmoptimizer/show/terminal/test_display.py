@@ -161,6 +161,7 @@ def test_the_head_says_what_is_optimized_and_how_to_look_at_it() -> None:
         "eval_lm   openai/small, openai/other",
         "examples  train 4, val 2, test 3",
         "metric    my.metric",
+        "executor  ProcessPoolExecutor",
         "budget    22 units",
         "at most $5.00",
         "store     my runs/runs-0001.sqlite",
