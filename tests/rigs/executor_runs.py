@@ -22,7 +22,7 @@ from rlmoptimizer.spending.cost_ledger import CostLedger
 from rlmoptimizer.spending.usage_meter import UsageMeter
 from rlmoptimizer.task.dataset import build_dataset
 
-__all__ = ["Evaluated", "Provider", "process_pool", "provider"]
+__all__ = ["Evaluated", "Provider", "forked_pool", "process_pool", "provider"]
 
 MODEL = "openai/gpt-4o-mini"  # whose price DSPy knows
 
@@ -32,6 +32,11 @@ def process_pool(workers: int = 2) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rlmoptimizer.evaluation.workers.worker"])
     return ProcessPoolExecutor(workers, context)
+
+
+def forked_pool(workers: int = 2) -> ProcessPoolExecutor:
+    """Its workers are copies of this process as it is when they are needed."""
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("fork"))
 
 
 @dataclass(frozen=True)

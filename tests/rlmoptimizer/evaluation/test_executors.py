@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,10 @@ from rlmoptimizer.evaluation.workers.transport import SendAgain
 from rlmoptimizer.evaluation.workers.worker_pool import WorkerPool
 from rlmoptimizer.lms.failures import failure_line
 from rlmoptimizer.prompts import Prompts
-from rlmoptimizer.records import LM_FAILURES
+from rlmoptimizer.records import LM_FAILURES, dollars
+from rlmoptimizer.spending.call_meter import HeardCall
+from rlmoptimizer.spending.cost_ledger import CostLedger
+from rlmoptimizer.spending.usage_meter import UsageMeter
 from rlmoptimizer.task.dataset import build_dataset
 
 
@@ -507,3 +510,23 @@ def test_examples_that_a_halt_finds_at_work_are_finished_and_kept(served: Provid
         found = evaluator.score(toy.Triage(), rows, on_results=lambda _: halt.set(), cancelled=halt)
         assert 1 <= len(found) < 12
         assert usage().calls == 2 * len(found)
+
+
+def test_once_the_dollars_are_spent_other_processes_begin_no_example(
+    served: Provider, pool: ProcessPoolExecutor
+) -> None:
+    lm, rows = served.lm(), build_dataset(toy.trainset(20)).train
+    one = served.evaluate(rows=1, executor=pool).usage.cost
+    meter = UsageMeter(CostLedger(dollars(3 * one)), [lm])
+    reached = threading.Event()
+
+    def count(calls: Iterable[HeardCall]) -> None:
+        meter.count_heard(calls)
+        if meter.ledger.reached:
+            reached.set()
+
+    asked = served.asked
+    with Evaluator(toy.metric, lm, 2, executor=pool, count=count) as evaluator:
+        found = evaluator.score(toy.Triage(), rows, cancelled=reached)
+    assert 3 <= len(found) <= 3 + 2 + 1  # two are under way at that moment; and one may cost less than the first
+    assert meter.ledger.usage()["eval"].calls == served.asked - asked == 2 * len(found)
