@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import IO
 from kernel_bridge.confine.launch_plan import spawn_command
 from kernel_bridge.errors import TransientError, is_transient
 from kernel_bridge.files.standard_descriptors import occupy_standard_files
+from kernel_bridge.threads.waiting import wait_for
 
 __all__ = ["Answer", "run_and_read"]
 
@@ -111,13 +113,26 @@ def _run(
             pass_fds=(answer.fileno(),) if answers else (),
         )
         try:
-            process.wait(seconds)
+            _wait(process, seconds)
         except subprocess.TimeoutExpired:
             raise TransientError(f"it did not end within {seconds:g} s") from None
         finally:
             _kill(process)
         said = [_content(file) for file in (answer, out, err)]
         return Answer(said[0], said[1], said[2], process.returncode)
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait for its end. `Popen.wait` alone looks again and again, less and less often. Raises: TimeoutExpired."""
+    deadline = time.monotonic() + seconds
+    if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and somebody else has collected it
+            ended = os.pidfd_open(process.pid)
+            try:
+                wait_for((ended,), (), seconds)
+            finally:
+                os.close(ended)
+    process.wait(max(0.0, deadline - time.monotonic()))
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
