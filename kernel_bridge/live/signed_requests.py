@@ -41,7 +41,7 @@ class SignedRequests:
             "date": datetime.now(timezone.utc).isoformat(),
             "version": "5.3",
         }
-        content = {
+        content: dict[str, Any] = {
             "code": code,
             "silent": False,
             "store_history": False,
