@@ -29,6 +29,11 @@ class AnswerSender:
         self._lock = threading.Lock()  # guards the socket
         self._closed = False
 
+    @property
+    def fd(self) -> int:
+        """The descriptor of the socket; see `ZmtpSocket.fd`."""
+        return self._socket.fd
+
     def connect(self) -> bool:
         """Go on with connecting; see `ZmtpSocket.connect`."""
         return self._socket.connect()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from kernel_bridge.errors import ProtocolViolation, StartupFailed, what_to_do
 from kernel_bridge.live.channel_state import CLOSED
@@ -20,6 +21,19 @@ __all__ = ["ENDED_BY_US", "PARTING_SECONDS", "Startup"]
 PARTING_SECONDS = 2.0  # between a kernel's sockets closing and its exit
 ENDED_BY_US = (None, -9) if os.name == "posix" else (None, 1)  # exit codes of what was killed
 _LOOK_SECONDS = 0.001  # between two looks whether a starting kernel listens
+
+
+class Channel(Protocol):
+    """The host's end of a connection to the kernel."""
+
+    @property
+    def fd(self) -> int:
+        """The descriptor to wait for; -1: there is no connection yet."""
+        ...
+
+    def connect(self) -> bool:
+        """Go on with connecting; see `ZmtpSocket.connect`."""
+        ...
 
 
 class Startup:
@@ -55,7 +69,8 @@ class Startup:
             StartupFailed, ProtocolViolation.
         """
         self._move_sockets()
-        self._connect(self._tools.connect)
+        for channel in self._tools.channels:
+            self._connect(channel)
         self._tools.start()
         self._wait_ready(poll)
         self._move_sockets()  # those that only a console needs
@@ -63,7 +78,7 @@ class Startup:
             self._process.connection.learn_ports()
         except (OSError, ValueError) as error:
             raise StartupFailed(f"the kernel did not start: {error}") from error
-        self._connect(self._shell.connect)  # not before: only now is it known that the kernel listens there
+        self._connect(self._shell)  # not before: only now is it known that the kernel listens there
 
     def _move_sockets(self) -> None:
         """Wait until the kernel listens."""
@@ -74,20 +89,20 @@ class Startup:
         except OSError as error:
             raise StartupFailed(str(error)) from error
 
-    def _connect(self, connect: Callable[[], bool]) -> None:
-        """Connect, once and for all: what lies at the addresses later is nothing to the host."""
+    def _connect(self, channel: Channel) -> None:
+        """Connect, once and for all: what lies at the address later is nothing to the host."""
         try:
-            while not connect():
-                self._look()
+            while not channel.connect():
+                self._look(channel.fd)
         except ZmtpError as error:
             raise ProtocolViolation(str(error)) from error
         except ZmtpClosed as error:
             self._process.exits_within(PARTING_SECONDS)
             raise self._unready() from error
 
-    def _look(self) -> None:
+    def _look(self, awaited: int = -1) -> None:
         self._check_wanted()
-        if self._process.exited_within(_LOOK_SECONDS) or time.monotonic() > self._deadline:
+        if self._process.exited_within(_LOOK_SECONDS, awaited) or time.monotonic() > self._deadline:
             raise self._unready()
 
     def _check_wanted(self) -> None:

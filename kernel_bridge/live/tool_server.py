@@ -82,9 +82,10 @@ class ToolServer:
 
     # -- called by the thread that runs cells ------------------------------------------------------------------------
 
-    def connect(self) -> bool:
-        """Go on with connecting. True: it is done. Raises: ZmtpClosed, ZmtpError."""
-        return self._calls.connect() and self._answers.connect()
+    @property
+    def channels(self) -> tuple[ZmtpSocket, AnswerSender]:
+        """What must be connected first: the sockets for calls and for answers."""
+        return self._calls, self._answers
 
     @property
     def fd(self) -> int:

@@ -127,12 +127,13 @@ class KernelProcess:
         """Whether the process is gone, or goes soon."""
         return self._exit is not None or self._wait(seconds)
 
-    def exited_within(self, seconds: float) -> bool:
-        """Whether the process is gone, after waiting for that so long at most."""
-        if self.exit_fd is None:
-            time.sleep(seconds)
+    def exited_within(self, seconds: float, awaited: int = -1) -> bool:
+        """Whether the process is gone, after waiting so long at most for that, or for a descriptor; -1: for none."""
+        watched = [fd for fd in (self.exit_fd, awaited) if fd is not None and fd >= 0]
+        if watched:
+            wait_for(watched, (), seconds)
         else:
-            wait_for((self.exit_fd,), (), seconds)
+            time.sleep(seconds)
         return self.exited()
 
     def interrupt(self, cell: int) -> None:
