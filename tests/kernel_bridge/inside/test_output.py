@@ -172,6 +172,25 @@ def test_what_is_written_between_two_prints_stays_between_them(kernel: KernelInt
     assert lines[: 3 * 3_000] == [line for number in range(3_000) for line in (str(number), "-", "=")]
 
 
+TIGHT = """
+import ctypes, os, sys
+def tight(out, write, number):
+    for _ in range(number):
+        out("a")
+        write(1, b"b", 1)
+tight(sys.stdout.write, {write}, 3_000)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="descriptors are not captured here")
+@pytest.mark.parametrize("write", ["lambda fd, data, size: os.write(fd, data)", "ctypes.CDLL(None).write"])
+def test_what_is_written_as_soon_as_can_be_after_another_text_comes_after_it(
+    kernel: KernelInterpreter, write: str
+) -> None:
+    for _ in range(3):
+        assert kernel.execute(TIGHT.format(write=write)) == "ab" * 3_000
+
+
 def test_threads_that_print_at_once_lose_nothing(kernel: KernelInterpreter) -> None:
     code = """
 from concurrent.futures import ThreadPoolExecutor
