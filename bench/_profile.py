@@ -1,8 +1,8 @@
-"""Where the time goes: `python bench/_profile.py start`, `cell`, `call`, `values` or `evaluation`.
+"""Where the time goes: `python bench/_profile.py start`, `cell`, `call`, `values`, `evaluation`, `costs` or `waits`.
 
 For docs/performance.md. `start` times small programs that do a part of a start and nothing else. `cell` and `call` look
 every half millisecond at what the kernel's main thread does, from a thread beside it. `values` does with one value what
-must be done with it, and nothing else. `evaluation` is cProfile, by package.
+must be done with it, and nothing else. `evaluation` is cProfile, by package; `costs` and `waits` time its parts alone.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import msgspec
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout, installed or not
 sys.path.insert(1, str(Path(__file__).resolve().parent))
 
+from _evaluation_floors import costs, waits
 from _programs import Engine, TwoSteps, metric, rows_of
 from _references import received
 from _rows import seconds
@@ -225,4 +226,7 @@ def _package(file: str) -> str:
 
 
 if __name__ == "__main__":
-    {"start": start, "cell": cell, "call": call, "values": values, "evaluation": evaluation}[sys.argv[1]]()
+    {
+        "start": start, "cell": cell, "call": call, "values": values, "evaluation": evaluation, "costs": costs,
+        "waits": waits,
+    }[sys.argv[1]]()  # fmt: skip

@@ -63,7 +63,7 @@ def _compare(
     rows = rows_of(examples)
     theirs: list[float] = []
     ours: list[float] = []
-    with _Scoring(lm, threads) as scoring, dspy.context(lm=lm):
+    with Scoring(lm, threads) as scoring, dspy.context(lm=lm):
         evaluate = dspy.Evaluate(devset=[row.example for row in rows], metric=metric, num_threads=threads)
         for round_number in range(rounds + 1):
             pair = (_seconds(lambda: evaluate(program)), _seconds(lambda: scoring.score(program, rows, stored=stored)))
@@ -78,7 +78,7 @@ def _against_ideal(name: str, *, threads: int, stored: bool, target: float | Non
     """Two steps with an LM that takes long; each round is `ROUNDS_OF_ALL_THREADS` examples a thread."""
     lm, examples = _lm(LM_SECONDS), ROUNDS_OF_ALL_THREADS * threads
     rows = rows_of(examples)
-    with _Scoring(lm, threads) as scoring, dspy.context(lm=lm):
+    with Scoring(lm, threads) as scoring, dspy.context(lm=lm):
         scoring.score(TwoSteps(), rows[:threads], stored=stored)
         scoring.commits = 0
         ours = [_seconds(lambda: scoring.score(TwoSteps(), rows, stored=stored)) / examples for _ in range(rounds)]
@@ -89,7 +89,7 @@ def _against_ideal(name: str, *, threads: int, stored: bool, target: float | Non
 
 def _growth(name: str, few: int, many: int) -> dict[str, Any]:
     lm = _lm(0.0)
-    with _Scoring(lm, 8) as scoring, dspy.context(lm=lm):
+    with Scoring(lm, 8) as scoring, dspy.context(lm=lm):
         scoring.score(TwoSteps(), rows_of(few), stored=True)
         small, large = rows_of(few), rows_of(many)
         before = _seconds(lambda: scoring.score(TwoSteps(), small, stored=True)) / few
@@ -103,7 +103,7 @@ def _lm(seconds: float) -> dspy.LM:
     return dspy.LM("offline/bench", engine=Engine(seconds), cache=False)
 
 
-class _Scoring:
+class Scoring:
     """An evaluator and a run store in a directory of their own. `commits`: how often results were stored."""
 
     def __init__(self, lm: dspy.LM, threads: int) -> None:
@@ -112,7 +112,7 @@ class _Scoring:
         self._threads = threads
         self.commits = 0
 
-    def __enter__(self) -> _Scoring:
+    def __enter__(self) -> Scoring:
         directory = self._stack.enter_context(tempfile.TemporaryDirectory())
         self._store = self._stack.enter_context(RunStore.create_in(directory))
         self._evaluator = self._stack.enter_context(Evaluator(metric, self._lm, self._threads))

@@ -14,34 +14,26 @@ from types import TracebackType
 from typing import Any
 
 import dspy
-from dspy.utils.callback import ACTIVE_CALL_ID
 
-from kernel_bridge.threads.daemon_pool import DaemonPool
 from kernel_bridge.threads.loop_thread import LoopThread
 from rlmoptimizer.errors import InvalidSetupType, MetricFailed
-from rlmoptimizer.evaluation.fan_out import FanOut, FanOutJob, Halt, ThreadFanOut
+from rlmoptimizer.evaluation.fan_out import FanOut, FanOutJob, Halt
 from rlmoptimizer.evaluation.metric import bind_metric
-from rlmoptimizer.evaluation.row_runner import PASSED_AT, Detail, RowOutcome, RowRunner
+from rlmoptimizer.evaluation.row_runner import PASSED_AT, Detail, RowOutcome
+from rlmoptimizer.evaluation.row_workers import RowSetup, RowWorkers
 from rlmoptimizer.evaluation.time_limit import TimeLimit
 from rlmoptimizer.evaluation.wait_monitor import Pending, WaitMonitor
-from rlmoptimizer.evaluation.workers.executor_fan_out import ExecutorFanOut
-from rlmoptimizer.evaluation.workers.pickled_evaluation import RunOptions, pickled_base, pickled_row, pickled_run
-from rlmoptimizer.evaluation.workers.transport import HereTransport, RowTransport
-from rlmoptimizer.evaluation.workers.worker import UNSCORED
-from rlmoptimizer.evaluation.workers.worker_pool import GivenExecutor, WorkerPool
-from rlmoptimizer.lms.cache_space import in_cache_space
+from rlmoptimizer.evaluation.workers.pickled_evaluation import RunOptions
+from rlmoptimizer.evaluation.workers.worker_pool import GivenExecutor
 from rlmoptimizer.prompts import Prompts
 from rlmoptimizer.records import ExampleResult
 from rlmoptimizer.spending.call_meter import HeardCall
 from rlmoptimizer.task.dataset import Row
-from rlmoptimizer.task.program import clone, separate_stages, write_prompts
 
 __all__ = ["PASSED_AT", "Evaluator", "EvaluatorClosed", "LMsFailed"]
 
 logger = logging.getLogger(__name__)
 
-_IDLE_SECONDS = 600.0  # how long an end waits for the examples under way, each of which has a limit in its LM
-_LEAVE_SECONDS = 0.2  # how long threads that were abandoned may take to notice it
 _GRACE_SECONDS = 2.0  # how long a Ctrl-C waits for the examples under way, and an end for what is being delivered
 
 
@@ -96,18 +88,17 @@ class Evaluator:
     ) -> None:
         if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidSetupType(f"num_threads must be a whole number of at least 1, not {num_threads!r}")
-        self._scorer = bind_metric(metric)
-        self._lm = lm
         self.num_threads = num_threads
         self.context = context
+        self._scorer = bind_metric(metric)
         self._waits = waits
-        self._count = count
-        self._workers = None if executor is None else WorkerPool(executor)
-        self._pool = None if executor is not None else DaemonPool(num_threads, "rlmoptimizer-eval")
-        self._loop = LoopThread()
-        self._limit = TimeLimit(example_timeout, self._loop)
         self._closed = threading.Event()
         self._aborted = threading.Event()
+        self._ends: tuple[Halt, ...] = (self._closed, self._aborted)
+        self._loop = LoopThread()
+        self._limit = TimeLimit(example_timeout, self._loop)
+        setup = RowSetup(self._scorer, lm, context)
+        self._workers = RowWorkers(setup, num_threads, self._limit, self._aborted, executor=executor, count=count)
         self._lock = threading.Lock()  # of the next one
         self._under_way: set[FanOut[Row, RowOutcome]] = set()
         self._dropped = False  # some of the metric's objectives, and it has been said
@@ -124,15 +115,10 @@ class Evaluator:
 
         Raises `InvalidSetup`, which names what cannot be sent there, or why a worker cannot work.
         """
-        if self._workers is None:
+        if self._workers.are_ours:
             return
-        halts = (self._closed, self._aborted)
         with nullcontext() if self._waits is None else self._waits.watch(("executor", "")):
-            if self._workers.is_elsewhere(halts):
-                for row in rows:
-                    pickled_row(row)
-                base = pickled_base(program, self._scorer, self._lm, self._settings_context())
-                self._workers.load(base, halts)
+            self._workers.prepare(program, rows, self._ends)
 
     def score(
         self,
@@ -236,13 +222,7 @@ class Evaluator:
                 fan_out.stop()
             for fan_out in under_way:
                 fan_out.abandon(max(0.0, deadline - time.monotonic()))
-        if self._pool is not None:
-            self._pool.close()
-            left = self._pool.join(_IDLE_SECONDS if wait else _LEAVE_SECONDS)
-            if wait and left:
-                logger.warning("Examples are still being evaluated after %.0f s; they are abandoned", _IDLE_SECONDS)
-        if self._workers is not None:
-            self._workers.close(_IDLE_SECONDS if wait else _LEAVE_SECONDS)
+        self._workers.close(wait=wait)
         if hanging := self._limit.left:
             logger.warning(
                 "Examples that did not keep example_timeout and have not ended: %d. Their threads end with the process",
@@ -266,29 +246,6 @@ class Evaluator:
             return nullcontext(lambda: None)
         return self._waits.watch(("examples", name), pending=pending)
 
-    def _runner(self, program: dspy.Module, options: RunOptions) -> RowRunner:
-        own = clone(program)
-        if options.prompts is not None:
-            write_prompts(own, options.prompts)
-        separate_stages(own)
-        context = self._settings_context()
-        # DSPy's callbacks nest calls by this: those of the program belong to the evaluation that is under way.
-        context.run(ACTIVE_CALL_ID.set, ACTIVE_CALL_ID.get())
-        if options.space is not None:
-            context = in_cache_space(context, options.space)
-        return RowRunner(
-            own,
-            self._scorer if options.scored else UNSCORED,
-            self._lm,
-            limit=self._limit,
-            context=context,
-            halt=self._aborted,
-            detail=options.detail,
-        )
-
-    def _settings_context(self) -> contextvars.Context:
-        return contextvars.copy_context() if self.context is None else self.context.copy()
-
     def _fan_out(
         self,
         program: dspy.Module,
@@ -297,20 +254,9 @@ class Evaluator:
         deliver: Callable[[list[tuple[int, RowOutcome]]], None],
         cancelled: Halt | None,
     ) -> FanOut[Row, RowOutcome]:
-        halts: tuple[Halt, ...] = (self._closed, self._aborted, *(() if cancelled is None else (cancelled,)))
-        work: FanOutJob[Row, RowOutcome] = FanOutJob(rows, deliver, self.num_threads, halts)
-        if self._workers is not None and self._workers.is_elsewhere(halts):
-            base = pickled_base(program, self._scorer, self._lm, self._settings_context())
-            keeps_requests = options.detail == "requests"
-            transport = RowTransport(
-                base, pickled_run(options), self.num_threads, self._count, keeps_requests=keeps_requests
-            )
-            return ExecutorFanOut(work, self._workers, transport)
-        function = self._runner(program, options).run
-        if self._workers is not None:
-            return ExecutorFanOut(work, self._workers, HereTransport(function))
-        assert self._pool is not None
-        return ThreadFanOut(work, function, self._pool, is_crowded=lambda: len(self._under_way) > 1)
+        halts: tuple[Halt, ...] = (*self._ends, *(() if cancelled is None else (cancelled,)))
+        job: FanOutJob[Row, RowOutcome] = FanOutJob(rows, deliver, self.num_threads, halts)
+        return self._workers.fan_out(program, options, job, is_crowded=lambda: len(self._under_way) > 1)
 
     def _warn_of_strays(self) -> None:
         with self._lock:
