@@ -1,8 +1,9 @@
-"""Where the time goes: `python bench/_profile.py start`, `cell`, `call`, `values`, `evaluation`, `costs` or `waits`.
+"""Where the time goes: `python bench/_profile.py PART`; the parts are the functions below. For docs/performance.md.
 
-For docs/performance.md. `start` times small programs that do a part of a start and nothing else. `cell` and `call` look
-every half millisecond at what the kernel's main thread does, from a thread beside it. `values` does with one value what
-must be done with it, and nothing else. `evaluation` is cProfile, by package; `costs` and `waits` time its parts alone.
+`start` times small programs that do a part of a start and nothing else. `cell` and `call` look every half millisecond
+at what the kernel's main thread does, from a thread beside it. `values` does with one value what must be done with it,
+and nothing else. `evaluation` is cProfile, by package; `costs` and `waits` time its parts alone. `compile` is a
+timeline, see `_timeline.py`.
 """
 
 from __future__ import annotations
@@ -216,6 +217,13 @@ def evaluation() -> None:
         print(f"{own / total:7.1%}  {package}")
 
 
+def compile_() -> None:
+    """The timeline of `example.py --quiet` in a process of its own, from its start to its end."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, str(Path(__file__).with_name("_timeline.py"))], check=True)
+    print(f"{time.monotonic() - began:7.3f}  the process has ended")
+
+
 def _package(file: str) -> str:
     parts = Path(file).parts
     if "site-packages" in parts:
@@ -228,5 +236,5 @@ def _package(file: str) -> str:
 if __name__ == "__main__":
     {
         "start": start, "cell": cell, "call": call, "values": values, "evaluation": evaluation, "costs": costs,
-        "waits": waits,
+        "waits": waits, "compile": compile_,
     }[sys.argv[1]]()  # fmt: skip

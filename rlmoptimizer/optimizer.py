@@ -17,15 +17,13 @@ from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
 
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreter
 from dspy.teleprompt import Teleprompter
 
 from kernel_bridge.text import make_showable, printable_line
-from rlmoptimizer.check.checking import checked
-from rlmoptimizer.check.report import CheckReport
 from rlmoptimizer.compilation.compilation import compiled
 from rlmoptimizer.compilation.ctrl_c import PromptCtrlC
 from rlmoptimizer.compilation.result import finished_program, stored_best_program
@@ -47,6 +45,9 @@ from rlmoptimizer.store.store_reader import StoreReader
 from rlmoptimizer.store.temporary_directory import temporary_directory
 from rlmoptimizer.task.program import check_program
 from rlmoptimizer.task.seeds import fresh_seed
+
+if TYPE_CHECKING:
+    from rlmoptimizer.check.report import CheckReport
 
 __all__ = ["RLMDocstringOptimizer"]
 
@@ -341,6 +342,8 @@ class RLMDocstringOptimizer(Teleprompter):
         It prints, and shows itself in a notebook; `report.ok` says that there are no `report.problems`. What cannot be
         worked with is among these, and not raised. `compile` finds the answers of the three examples in DSPy's cache.
         """
+        from rlmoptimizer.check.checking import checked  # which no compile needs
+
         with printable_logs():
             return checked(self.settings, student, trainset, valset, metric, testset)
 

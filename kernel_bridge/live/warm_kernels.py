@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from kernel_bridge.errors import BridgeError
@@ -72,9 +73,18 @@ class WarmKernels:
         self._stock = _Stock(options.of_kernel(), most)  # held by its thread, which must not keep this object alive
         self._finalizer = weakref.finalize(self, self._stock.close)
 
-    def rest_after_taking(self, seconds: float) -> None:
-        """From now on start none for so long after one was taken: whoever has it has the processors meanwhile."""
-        self._stock.head_start = seconds
+    def rest(self) -> None:
+        """From now on begin none but in blocks of `at_leisure`."""
+        self._stock.rest(math.inf)
+
+    @contextlib.contextmanager
+    def at_leisure(self, seconds: float) -> Generator[None]:
+        """A block in which the processors have nothing else to do: from so many seconds on, one may begin to start."""
+        self._stock.rest(seconds)
+        try:
+            yield
+        finally:
+            self._stock.rest(math.inf)
 
     def fill(self) -> None:
         """Begin to start them, in the background."""
@@ -104,17 +114,22 @@ class _Stock:
 
     def __init__(self, options: SessionOptions, most: int) -> None:
         self.options = options
-        self.head_start = _HEAD_START_SECONDS
         self._most = most
         self._changed = threading.Condition()  # guards all below
         self._ready: list[WarmKernel] = []
         self._starting = False
         self._waiting = 0  # sessions, for the one that is being started
         self._not_before = 0.0  # the next start
+        self._rests_until = 0.0  # as asked for by who keeps them; inf: until further notice
         self._failures = 0  # in a row, with none taken between
         self._closed = False
         self._thread: threading.Thread | None = None
         _stocks.add(self)
+
+    def rest(self, seconds: float) -> None:
+        with self._changed:
+            self._rests_until = time.monotonic() + seconds
+            self._changed.notify_all()
 
     def fill(self) -> None:
         with self._changed:
@@ -144,7 +159,7 @@ class _Stock:
                 return None
             self._ready.remove(living[0])
             self._failures = 0
-            self._not_before = time.monotonic() + self.head_start
+            self._not_before = time.monotonic() + _HEAD_START_SECONDS
             self._changed.notify_all()
             return living[0]
 
@@ -152,7 +167,7 @@ class _Stock:
         return not self._closed and self._thread is not None and (self._starting or self._is_one_due())
 
     def _is_one_due(self) -> bool:
-        return len(self._ready) < self._most and time.monotonic() >= self._not_before
+        return len(self._ready) < self._most and time.monotonic() >= max(self._not_before, self._rests_until)
 
     def wait_full(self, seconds: float) -> bool:
         with self._changed:
@@ -209,7 +224,7 @@ class _Stock:
         with self._changed:
             if self._closed:
                 return False
-            wait = self._not_before - time.monotonic()
+            wait = max(self._not_before, self._rests_until) - time.monotonic()
             if self._is_one_due():
                 self._starting = True
                 return True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Final, cast
 from dspy.primitives.code_interpreter import CodeInterpreter
 
 from kernel_bridge import ConfinementReport, KernelInterpreter, KernelInterpreterFactory
+from kernel_bridge.live.warm_kernels import WarmKernels
 from kernel_bridge.text import traceback_shown
 from kernel_bridge.wire import PageSource
 from rlmoptimizer.errors import InvalidSetup, InvalidSetupType
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 # A KernelInterpreter bounds its own start (`Limits.start_seconds`); others may have to download themselves first.
 _START_SECONDS: Final = 1800.0
-_REST_SECONDS: Final = 2.0  # of a kernel's life, before another one is started to take its place
+_THINKING_SECONDS: Final = 0.5  # of the root LM, after which a kernel is started to take the place of the agent's
 _JOIN_SECONDS: Final = 20.0  # how long `close` waits for a start under way; then it is left to itself
 
 
@@ -55,8 +57,9 @@ class AgentKernels:
     """A DSPy `interpreter_factory` for one compile.
 
     The first call returns the agent's interpreter, already started; every later one makes a fresh one with the user's
-    `factory`, for a sub-agent that runs code. Where that makes `KernelInterpreter`s, one kernel is kept warm from
-    `start` on, to take the place of the agent's own should that die. `close` shuts all of them down.
+    `factory`, for a sub-agent that runs code. Where that makes `KernelInterpreter`s, one kernel is kept warm, to take
+    the place of the agent's own should that die; it is started while the root LM thinks. `close` shuts all of them
+    down.
 
     Args:
         sub_agents: called before a sub-agent's interpreter is made; raises when nothing is left to ask its LM. None:
@@ -117,8 +120,6 @@ class AgentKernels:
             self._factory = keeping = factory.keeping_warm(1)
             if keeping is not factory:
                 self._kept_warm = keeping
-                if keeping.warm is not None:
-                    keeping.warm.rest_after_taking(_REST_SECONDS)
 
     def _start(self, on_failure: Callable[[], None]) -> None:
         try:
@@ -127,6 +128,8 @@ class AgentKernels:
                 if value is not None and hasattr(interpreter, name):
                     setattr(interpreter, name, value)
             interpreter.start()
+            if self._spare is not None:
+                self._spare.rest()
             with self._lock:
                 late = self._closed
             if late:  # `close` did not wait for it
@@ -180,6 +183,16 @@ class AgentKernels:
             raise RuntimeError("an interpreter was asked for a sub-agent, and there are none")
         self._sub_agents()
         return self._make(own=False)
+
+    @contextlib.contextmanager
+    def while_root_thinks(self) -> Generator[None]:
+        """A block in which the agent's kernel has nothing to do: another one may be started beside it."""
+        with contextlib.nullcontext() if self._spare is None else self._spare.at_leisure(_THINKING_SECONDS):
+            yield
+
+    @property
+    def _spare(self) -> WarmKernels | None:
+        return None if self._kept_warm is None else self._kept_warm.warm
 
     def interrupt(self) -> None:
         """Stop the cell that the agent is running, where the interpreter can do that."""

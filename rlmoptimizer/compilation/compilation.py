@@ -24,6 +24,7 @@ from rlmoptimizer.agent.call_gate import OptimizationStopped
 from rlmoptimizer.agent.kernels import kernel_started
 from rlmoptimizer.agent.rlm_agent import Agent
 from rlmoptimizer.agent.submission import SUBMISSION_FIELD
+from rlmoptimizer.comparison import prepare_comparisons
 from rlmoptimizer.compilation.agent_inputs import agent_inputs, note_strays
 from rlmoptimizer.compilation.begin_and_end import emit_begin, emit_end
 from rlmoptimizer.compilation.final_choice import FinalChoice
@@ -167,15 +168,15 @@ class _Compilation:
         self._raise_failure()
         self._test.hold_back_price()
         self._warn(self._unpaid_val())
-        with phase(self._accounts.emitter, "agent"):
+        with phase(self._accounts.emitter, "agent"), self._agent(most - len(turns)) as agent:
+            prepare_comparisons()
             with self._parts.waits.watch(("kernel", "")):
                 interpreter = kernels.wait_started()
             self._accounts.emitter.emit(kernel_started(interpreter))
             self._finish_val_runs()
-            with self._agent(most - len(turns)) as agent:
-                inputs = self._inputs(baselines, namespace_text(interpreter, agent.signature.input_fields))
-                with self._bench.stop.watching(kernels.interrupt, kernels.close):
-                    return agent.work(interpreter_factory=cast("Any", kernels), **inputs)
+            inputs = self._inputs(baselines, namespace_text(interpreter, agent.signature.input_fields))
+            with self._bench.stop.watching(kernels.interrupt, kernels.close):
+                return agent.work(interpreter_factory=cast("Any", kernels), **inputs)
 
     def _baselines(self) -> Mapping[Split, RunRecord]:
         with phase(self._accounts.emitter, "baseline"):
@@ -257,7 +258,8 @@ class _Compilation:
     @contextmanager
     def _asking_root(self) -> Generator[None]:
         waiting = self._parts.waits.watch(("root", self._settings.root_lm.model))
-        with note_role("root"), self._parts.usage.calling("root"), self._root_calls.heard(), waiting:
+        thinking = self._parts.kernels.while_root_thinks()
+        with note_role("root"), self._parts.usage.calling("root"), self._root_calls.heard(), waiting, thinking:
             yield
 
     def _inputs(self, baselines: Mapping[Split, RunRecord], namespace: str) -> dict[str, Any]:

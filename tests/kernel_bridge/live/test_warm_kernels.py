@@ -127,6 +127,22 @@ def test_whoever_comes_while_one_starts_gets_that_one(root: Path, monkeypatch: p
         assert len(pids(root)) == 1
 
 
+def test_while_they_rest_one_begins_only_at_leisure(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernel_bridge.live.warm_kernels._HEAD_START_SECONDS", 0.0)
+    with warm(root) as factory:
+        assert factory.warm is not None
+        factory.warm.rest()
+        with factory() as interpreter, factory.warm.at_leisure(SECONDS):
+            interpreter.execute("import time; time.sleep(0.3)")  # one that is to begin has begun after a hundredth
+            assert len(pids(root)) == 1
+            with factory() as second:  # none is on its way, so it does not wait
+                assert second.execute("6 * 7") == "42"
+            with factory.warm.at_leisure(0.0):
+                assert factory.wait_warm(SECONDS)
+            restored_after_death(interpreter)
+            assert len(pids(root)) == 1
+
+
 def test_one_that_was_killed_is_replaced_and_never_taken(root: Path, wait_until: Callable[..., None]) -> None:
     with warm(root) as factory:
         (first,) = pids(root)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import dspy
+import psutil
 import pytest
 import toy
 
@@ -218,13 +220,33 @@ def test_one_kernel_is_kept_warm_for_the_agents_own_to_be_replaced_by(given: Any
         warm = lease._kept_warm  # pyright: ignore[reportPrivateUsage]
         assert warm is not None
         own.execute("kept = 41")
-        assert warm.wait_warm(120)
+        with lease.while_root_thinks():
+            assert warm.wait_warm(120)
         with pytest.raises(dspy.primitives.code_interpreter.CodeExecutionError, match="before this cell: kept"):
             own.execute("import os; os._exit(3)")
         assert own.execute("kept") == "41"
     finally:
         lease.close()
     assert not warm.wait_warm(0)
+
+
+def test_it_is_started_while_the_root_lm_thinks_and_not_beside_the_agents_work(wait_until: Callable[..., None]) -> None:
+    counted: list[int] = []
+
+    def count() -> int:
+        return sum("spawn.py" in " ".join(child.cmdline()) for child in psutil.Process().children())
+
+    def at_once(question: Any) -> str:
+        counted.append(count())
+        return "import time; time.sleep(0.3)"
+
+    def after_a_while(question: Any) -> str:
+        wait_until(lambda: count() == 2, "a second kernel is started")
+        return "pass"
+
+    submit = "SUBMIT(optimized_dspy_program=optimization_status()['current_prompts'])"
+    toy.compiled([at_once] * 3 + [after_a_while, submit])
+    assert counted == [1, 1, 1]
 
 
 def test_a_factory_that_keeps_kernels_warm_is_used_as_it_is_and_left_open() -> None:
