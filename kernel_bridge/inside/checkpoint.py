@@ -23,14 +23,14 @@ import time
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from kernel_bridge.inside import KEEPING, KEPT
 from kernel_bridge.inside.bounded_call import OutOfTime, Seconds, call_within
 from kernel_bridge.inside.checkpoint_slots import SlotWriter, mark_slot, newest, read_slot
-from kernel_bridge.inside.namespace_snapshot import NamespaceSnapshot
+from kernel_bridge.inside.namespace_snapshot import CHANGEABLE, NamespaceSnapshot
 from kernel_bridge.inside.pickling import Pickling, TooLarge
 from kernel_bridge.inside.tracebacks import in_brief
 from kernel_bridge.inside.unpickling import load_names
@@ -115,7 +115,7 @@ class Checkpoint:
     def _write(self, names: Mapping[str, Any]) -> dict[str, str]:
         self._set_aside()
         started = time.monotonic()
-        modules = {name: str(value.__name__) for name, value in names.items() if type(value) is types.ModuleType}
+        modules = {name: module for name, value in names.items() if (module := _module_name(value)) is not None}
         names = {name: value for name, value in names.items() if name not in modules}
         with SlotWriter(self._path) as file:
             lost = self._still_failing(names)
@@ -261,9 +261,16 @@ class Checkpoint:
         return sizes
 
 
+def _module_name(value: Any) -> str | None:
+    """The name to import a module by; None: it is no module, or the agent's code has made something else of it."""
+    name = vars(value).get("__name__") if type(value) is types.ModuleType else None
+    return name if type(name) is str else None
+
+
 def _guess_size(value: Any) -> int:
-    # Other types may run the agent's own code.
-    return sys.getsizeof(value, 0) if type(value).__module__ in ("builtins", "numpy") else 0
+    kind = cast("type[Any]", type(value))
+    # Other classes may run the agent's own code when they are asked for anything.
+    return sys.getsizeof(value, 0) if type(kind) is type and not kind.__flags__ & CHANGEABLE else 0
 
 
 class NamespaceKeeper:

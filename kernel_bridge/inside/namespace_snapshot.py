@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from operator import is_
 from typing import Any, cast
 
-__all__ = ["NamespaceSnapshot"]
+__all__ = ["CHANGEABLE", "NamespaceSnapshot"]
 
 _MOST_PARTS = 1000  # that are looked at; what is larger is pickled
 _LARGEST = 65_536  # bytes of one value: it stays in memory as long as the snapshot does, though the agent let go of it
-_CHANGEABLE = 1 << 9  # the flag of a class that was made by a `class` statement, or in such a way
+CHANGEABLE = 1 << 9  # the flag of a class that was made by a `class` statement, or in such a way
 
 _UNCHANGING: frozenset[Any] = frozenset(
     {type(None), bool, int, float, complex, str, bytes, range, type(...), types.ModuleType}
@@ -91,7 +91,7 @@ class NamespaceSnapshot:
             if sys.getsizeof(value) > _LARGEST:
                 raise _TooMuch
             return
-        if kind is type and not value.__flags__ & _CHANGEABLE:
+        if kind is type and not value.__flags__ & CHANGEABLE:
             return
         if kind is types.BuiltinFunctionType and type(value.__self__) is types.ModuleType:
             return  # others, such as `[].append`, hold an object

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -466,6 +468,47 @@ def test_beside_a_name_that_cannot_be_kept_the_others_are_pickled_once_from_then
     restored, lost = checkpoint.restore()
     assert restored == ["large", "small"]
     assert set(lost) == {"failing"}
+
+
+class Refusing(type):
+    def __getattribute__(cls, name: str) -> Any:
+        raise LookupError(name)
+
+
+class Refused(metaclass=Refusing):
+    pass
+
+
+class NoText:
+    def __str__(self) -> str:
+        raise LookupError
+
+
+def test_what_answers_no_question_costs_only_itself(tmp_path: Path) -> None:
+    renamed = types.ModuleType("renamed")
+    renamed.__name__ = NoText()  # type: ignore[assignment]
+    names: dict[str, Any] = {"refused": Refused(), "renamed": renamed, "kept": [1]}
+    checkpoint = checkpoint_in(tmp_path)
+    assert set(checkpoint.write(names)) == {"refused", "renamed"}
+    assert checkpoint.restore()[0] == ["kept"]
+
+
+def test_modules_have_more_time_and_one_that_takes_all_leaves_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    code = {"slow_one": "import time; time.sleep(2.5)", "endless_one": "import time; time.sleep(600)", "quick_one": ""}
+    for name, text in code.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    checkpoint = checkpoint_in(tmp_path, seconds=2.0)
+    try:
+        assert checkpoint.write({name: types.ModuleType(name) for name in code}) == {}
+        restored, lost = checkpoint.restore()
+        assert restored == ["quick_one", "slow_one"]
+        assert "importing endless_one raised OutOfTime" in lost["endless_one"]
+    finally:
+        for name in code:
+            sys.modules.pop(name, None)
 
 
 def test_a_name_that_took_too_long_once_is_tried_again_with_all_the_others(tmp_path: Path) -> None:
