@@ -8,6 +8,7 @@ releases too.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import json
@@ -15,7 +16,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,12 +86,15 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.endswith("_")
 
 
-def sources() -> Iterator[tuple[str, ast.Module]]:
+@functools.cache
+def sources() -> list[tuple[str, ast.Module]]:
     """Every module of the two packages, as its dotted name and its syntax."""
+    found: list[tuple[str, ast.Module]] = []
     for package in OURS:
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-            yield name, ast.parse(path.read_text(encoding="utf-8"))
+            found.append((name, ast.parse(path.read_text(encoding="utf-8"))))
+    return found
 
 
 def defined(scope: ast.AST) -> set[str]:
@@ -134,7 +138,13 @@ def used(tree: ast.Module, inherited: Set[str] = frozenset()) -> set[str]:
 
 # Run in another process: some modules of ours change what is imported after them.
 OVERRIDING = """
-import importlib, inspect, json, re, sys
+import functools, importlib, inspect, json, re, sys
+@functools.cache
+def text_of(module):
+    try:
+        return inspect.getsource(sys.modules[module])
+    except (OSError, TypeError, KeyError):  # written in C
+        return ""
 found = {}
 for module, classes in json.loads(sys.argv[1]).items():
     for path, names in classes.items():
@@ -144,10 +154,7 @@ for module, classes in json.loads(sys.argv[1]).items():
         others = [base for base in kind.__mro__ if not base.__module__.startswith(("kernel_bridge", "rlmoptimizer"))]
         for name in names:
             for base in others:
-                try:
-                    text = inspect.getsource(sys.modules[base.__module__])
-                except (OSError, TypeError, KeyError):  # written in C
-                    text = ""
+                text = text_of(base.__module__)
                 if name in vars(base) or re.search(rf"\\b(self|cls|kernel|shell)\\.{name}\\b", text):
                     found.setdefault(name, f"{module}:{path}")
 print(json.dumps(found))
@@ -169,10 +176,11 @@ def overriding() -> set[str]:
 def test_every_private_name_of_others_is_in_the_table_and_no_other() -> None:
     met = overriding()
     written: set[str] = set()
-    ours = {name for _, tree in sources() for name in defined(tree)}
-    for _, tree in sources():
-        met |= used(tree, inherited=ours) - defined(tree)
-        written |= used(tree) | defined(tree)
+    given = [(tree, defined(tree)) for _, tree in sources()]
+    ours = {name for _, names in given for name in names}
+    for tree, names in given:
+        met |= used(tree, inherited=ours) - names
+        written |= used(tree) | names
     assert met <= set(TESTED_BY), "touched, and without a test"
     assert written >= set(TESTED_BY), "tested, and no longer touched"
     assert all(callable(globals().get(test)) for test in TESTED_BY.values())

@@ -963,9 +963,9 @@ def test_a_students_own_prompt_may_be_longer_and_be_set_again(tmp_path: Path) ->
 def test_setting_prompts_makes_the_store_no_larger_than_is_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(current_prompts, "_MOST_PROMPT_BYTES", 500_000)
+    monkeypatch.setattr(current_prompts, "_MOST_PROMPT_BYTES", 50_000)
     monkeypatch.setattr(current_prompts, "_MOST_UPDATES", 30)
-    first, second = "a" * 100_000, "b" * 100_000
+    first, second = "a" * 10_000, "b" * 10_000
     with desk(tmp_path, baseline=False) as at:
         for _ in range(10):
             for text in (first, second):
@@ -973,13 +973,13 @@ def test_setting_prompts_makes_the_store_no_larger_than_is_allowed(
                     assert at.bench.tools.update_prompt("topic", text)["step"] == "topic"
         assert at.store.prompts_set()[0] == 21
         for number in range(3):
-            at.bench.tools.update_prompt("topic", str(number) * 100_000)
+            at.bench.tools.update_prompt("topic", str(number) * 10_000)
         with pytest.raises(PromptUpdateError, match="no more"):
-            at.bench.tools.update_prompt("topic", "c" * 100_000)
-        assert at.bench.tools.optimization_status()["current_prompts"]["topic"] == "2" * 100_000
+            at.bench.tools.update_prompt("topic", "c" * 10_000)
+        assert at.bench.tools.optimization_status()["current_prompts"]["topic"] == "2" * 10_000
     with desk(tmp_path, again=True, baseline=False) as at, pytest.raises(PromptUpdateError, match="no more"):
-        at.bench.tools.update_prompt("topic", "c" * 100_000)
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3_000_000
+        at.bench.tools.update_prompt("topic", "c" * 10_000)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 1_000_000
 
 
 def test_evaluations_that_cost_nothing_make_the_store_no_larger_than_is_allowed(
