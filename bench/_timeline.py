@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 _PARTS = {
-    "rlmoptimizer.optimizer": ("RLMDocstringOptimizer.compile", "describe_setup", "open_store"),
+    "rlmoptimizer.optimizer": ("RLMDocstringOptimizer.compile",),
+    "rlmoptimizer.compilation.stored_compile": ("describe_setup", "open_store"),
     "rlmoptimizer.compilation.setup": ("Setup.checked",),
     "rlmoptimizer.compilation.compilation": ("make_parts", "agent_inputs", "attach_record", "emit_begin", "emit_end"),
     "rlmoptimizer.compilation.final_choice": ("FinalChoice.make",),

@@ -68,30 +68,14 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
     assert recorded is not None  # when the store was opened
     gate = CallGate(on_failure=lambda: kernels.interrupt())
     lms = {id(lm): lm for users in setup.lms().values() for lm in users}
-    branch = branch_in(recorded)
-    before = 0 if branch is None else branch["picodollars_before"]
+    before = 0 if (branch := branch_in(recorded)) is None else branch["picodollars_before"]
     costs = CostLedger(settings.max_cost_usd, journal=store, spent_before=before)
     usage = UsageMeter(costs, lms.values(), gate.fail)
     stack.callback(usage.close)
-    # The LM and adapter that are set for the agent's turns must not reach the program.
-    with usage.role("eval"):
-        context = contextvars.copy_context()
     waits = WaitMonitor(
         lambda waited, pending, seconds: emitter.emit(_still_waiting(waited, pending, seconds)), _STALL_SECONDS
     )
-    scorer = bind_metric(setup.metric, settings.perfect_score)
-    evaluator = stack.enter_context(
-        Evaluator(
-            scorer,
-            setup.eval_lm,
-            settings.num_threads,
-            executor=settings.executor,
-            count=usage.count_heard,
-            context=context,
-            waits=waits,
-            example_timeout=settings.example_timeout,
-        )
-    )
+    evaluator = stack.enter_context(_evaluator(setup, usage, waits))
     evaluator.metric_works = store.metric_works()
     display = Display(verbose=settings.verbose)
     stack.callback(display.close)
@@ -115,7 +99,30 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
     bench = Workbench(
         program, data, evaluator, accounts, meter, stop, recorded["drawn_seed"], settings.max_prompt_tokens
     )
-    kernels = AgentKernels(
+    kernels = _kernels(setup, bench, meter, namespace)
+    return Parts(program, usage, waits, evaluator, bench, kernels, person)
+
+
+def _evaluator(setup: Setup, usage: UsageMeter, waits: WaitMonitor) -> Evaluator:
+    settings = setup.settings
+    # The LM and adapter that are set for the agent's turns must not reach the program.
+    with usage.role("eval"):
+        context = contextvars.copy_context()
+    return Evaluator(
+        bind_metric(setup.metric, settings.perfect_score),
+        setup.eval_lm,
+        settings.num_threads,
+        executor=settings.executor,
+        count=usage.count_heard,
+        context=context,
+        waits=waits,
+        example_timeout=settings.example_timeout,
+    )
+
+
+def _kernels(setup: Setup, bench: Workbench, meter: SubLMMeter, namespace: Path | None) -> AgentKernels:
+    settings = setup.settings
+    return AgentKernels(
         cast("InterpreterFactory", settings.kernel or KernelInterpreter.factory()),
         bench.calls.judging(bench.submission.validate),
         on_death=lambda: _kernel_died(bench.turns),
@@ -123,7 +130,6 @@ def make_parts(setup: Setup, store: RunStore, namespace: Path | None, stack: Exi
         page_sources={PAGES_OF_RUNS: bench.tools.read_page, PAGES_OF_TURNS: bench.tools.read_turns},
         sub_agents=meter.check if settings.sub_agents else None,
     )
-    return Parts(program, usage, waits, evaluator, bench, kernels, person)
 
 
 def _still_waiting(waited: Waited, pending: Pending, seconds: float) -> StillWaiting:

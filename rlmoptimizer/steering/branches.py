@@ -64,16 +64,7 @@ def prepare_branch(store: StoreReader, run_id: str, *, units: int | None = None,
     is_running = holder(store.path) is not None and store.outcome() is None
     if is_running:
         Requests(store.path).check(note=note is not None)  # before anything is made
-    limit = left if units is None else units
-    original = Prompts.of(setup["student"]["steps"]).digest
-    candidates = list(dict.fromkeys((original, run.candidate)))
-    copy = BranchCopy(
-        store.path,
-        {**setup, "branch": _described(store, run, units, limit)},
-        candidates,
-        [number for number, one in enumerate(store.runs(), start=1) if _is_copied(one, candidates)],
-        limit,
-    )
+    copy = _copied(store, setup, run, units, left if units is None else units)
     with RunStore.create_in(store.path.parent, copy) as branch:
         path, requests = branch.path, Requests(branch.path)
         requests.clear()  # of an earlier one of this number, whose store somebody has removed
@@ -85,6 +76,21 @@ def prepare_branch(store: StoreReader, run_id: str, *, units: int | None = None,
         if store.outcome() is not None:  # it has ended in the meantime
             Requests(store.path).clear()
     return path
+
+
+def _copied(
+    store: StoreReader, setup: Mapping[str, Any], run: RunRecord, units: int | None, limit: int
+) -> BranchCopy:
+    """What of the parent comes along."""
+    original = Prompts.of(setup["student"]["steps"]).digest
+    candidates = list(dict.fromkeys((original, run.candidate)))
+    return BranchCopy(
+        store.path,
+        {**setup, "branch": _described(store, run, units, limit)},
+        candidates,
+        [number for number, one in enumerate(store.runs(), start=1) if _is_copied(one, candidates)],
+        limit,
+    )
 
 
 def branch_of(path: Path) -> Path | None:

@@ -14,7 +14,8 @@ import toy
 from offline import Asked, Engine, ScriptedRootLM
 from stoppable import Running, finished, killed, lines_of
 
-from rlmoptimizer import RLMDocstringOptimizer, optimizer
+from rlmoptimizer import RLMDocstringOptimizer
+from rlmoptimizer.compilation import stored_compile
 from rlmoptimizer.lms.person_notes import NOTES_FIELD
 from rlmoptimizer.outcome.ending import AgentOutcome, Outcome
 from rlmoptimizer.outcome.recorded_setup import unit_limit
@@ -198,7 +199,7 @@ def test_a_kill_between_the_parents_end_and_the_branchs_begin_loses_nothing(
     root = ScriptedRootLM([TRY, branching(tmp_path, "pass")])
     with monkeypatch.context() as patched:
         if cut == "before it begins":
-            patched.setattr(optimizer, "branch_of", die)
+            patched.setattr(stored_compile, "branch_of", die)
         else:
             replace = RunStore.replace_setup
             patched.setattr(RunStore, "replace_setup", lambda store, setup: (replace(store, setup), die()))
