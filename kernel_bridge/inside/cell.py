@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import CodeType, TracebackType
 from typing import Any
 
@@ -63,7 +62,7 @@ class HostCell:
         if kind is None or isinstance(error, Submitted):
             return
         compiling = isinstance(error, SyntaxError) and not is_of_cell(tb)
-        if isinstance(error, asyncio.CancelledError) and self.cancelled:
+        if self.cancelled and _is_cancellation(error):
             kind, error = KeyboardInterrupt, KeyboardInterrupt()
         name, message, text = describe_failure(kind, error, tb, self._text_of)
         self._failure = {"name": name, "message": message, "traceback": text, "compiling": compiling}
@@ -108,3 +107,9 @@ class HostCell:
             "submitted": submitted,
             "taken": taken,
         }
+
+
+def _is_cancellation(error: Any) -> bool:
+    import asyncio  # not before a cell awaits something
+
+    return isinstance(error, asyncio.CancelledError)

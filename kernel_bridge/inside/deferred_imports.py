@@ -60,14 +60,17 @@ def _use_appnope() -> bool:  # pyright: ignore[reportUnusedFunction] - found by 
 
 
 @contextlib.contextmanager
-def deferred(modules: Mapping[str, Mapping[str, str]]) -> Generator[None]:
+def deferred(
+    modules: Mapping[str, Mapping[str, str]], *, first: Callable[[], object] | None = None
+) -> Generator[None]:
     """A block in which these modules are imported without running them. Each runs when anything of it is first used.
 
     Args:
         modules: by name; to each the functions that code imports from it by name, and the module where each is made.
             In the block such code gets functions that run that module when they are called.
+        first: is called before one of them runs.
     """
-    finder = _Finder(modules)
+    finder = _Finder(modules, first)
     sys.meta_path.insert(0, finder)
     try:
         yield
@@ -80,8 +83,9 @@ def deferred(modules: Mapping[str, Mapping[str, str]]) -> Generator[None]:
 class _Finder:
     """Finds what is to be deferred as the other finders do, and has it run later."""
 
-    def __init__(self, modules: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(self, modules: Mapping[str, Mapping[str, str]], first: Callable[[], object] | None) -> None:
         self._modules = modules
+        self._first = first
         self.states: list[_State] = []
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -91,7 +95,7 @@ class _Finder:
         found = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if found is not None and type(found.loader) is SourceFileLoader:
             functions = {of: _calling(home, of) for of, home in self._modules[name].items()}
-            self.states.append(_State(functions))
+            self.states.append(_State(functions, self._first))
             found.loader = _Loader(found.loader, self.states[-1])  # pyright: ignore[reportAttributeAccessIssue]
         return found
 
@@ -127,8 +131,9 @@ def _calling(home: str, name: str) -> Callable[..., Any]:
 class _State:
     """What is known of a module that has not run yet."""
 
-    def __init__(self, functions: Mapping[str, Callable[..., Any]]) -> None:
+    def __init__(self, functions: Mapping[str, Callable[..., Any]], first: Callable[[], object] | None) -> None:
         self.functions = functions
+        self.first = first
         self.lock = threading.RLock()  # one thread runs the module, others wait
         self.runs = False
 
@@ -167,6 +172,8 @@ def _run(module: ModuleType) -> None:
     state = _state_of(module)
     if state is None:
         return
+    if state.first is not None:
+        state.first()
     with state.lock:
         spec = ModuleType.__getattribute__(module, "__spec__")
         if state.runs or _state_of(module) is None:

@@ -1,7 +1,7 @@
-"""The host's requests on Jupyter's shell channel, read from their frames, and the replies to them.
+"""The host's requests on Jupyter's shell channel, read from their frames, and what is sent because of them.
 
 Jupyter's session parses dates, remembers each signature and packs each part twice, and its kernels log each message,
-which takes longer than a small cell.
+which takes longer than a small cell. And to import it takes longer than all else that a host's cell needs.
 """
 
 # What comes from JSON is of any type.
@@ -11,85 +11,155 @@ from __future__ import annotations
 
 import hmac
 import itertools
+import json
+import os
+import threading
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 import msgspec
+import zmq
 
-__all__ = ["Replies", "read_request"]
+__all__ = ["Messages", "Publisher", "Replies"]
 
 _DELIMITER = b"<IDS|MSG>"
 _MARK = b'"kernel_bridge"'  # in the metadata
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _EMPTY = b"{}"
+_READABLE = int(zmq.POLLIN)  # the flag itself is an enum's, which is slow to calculate with
 
 
-def read_request(frames: Sequence[Any], sign: Any) -> tuple[list[bytes], dict[str, Any]] | None:
-    """The addresses and the message of a host's request. None: it is another message, which Jupyter's session can read.
+class Messages:
+    """Reads and makes messages.
 
     Args:
-        frames: as pyzmq receives them without copies.
-        sign: makes the signature of four frames.
+        key: of the signatures.
     """
-    place = next((number for number, frame in enumerate(frames) if frame.bytes == _DELIMITER), -1)
-    if place < 0 or len(frames) < place + 6 or _MARK not in frames[place + 4].bytes:
-        return None
-    signature, *parts = (frame.bytes for frame in frames[place + 1 : place + 6])
-    try:
-        header, parent_header, metadata, content = map(_decode, parts)
-        if header["msg_type"] != "execute_request" or not metadata["kernel_bridge"].keys() & {"number", "restore"}:
+
+    def __init__(self, key: bytes) -> None:
+        self._signature = hmac.new(key, digestmod="sha256")
+        self._session = os.urandom(16).hex()
+        self._numbers = itertools.count()
+
+    def read_request(self, frames: Sequence[Any]) -> tuple[list[bytes], dict[str, Any]] | None:
+        """The addresses and the message of a host's request. None: it is another message, for Jupyter's session.
+
+        Args:
+            frames: as pyzmq receives them without copies.
+        """
+        place = next((number for number, frame in enumerate(frames) if frame.bytes == _DELIMITER), -1)
+        if place < 0 or len(frames) < place + 6 or _MARK not in frames[place + 4].bytes:
             return None
-    except (msgspec.MsgspecError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
-        return None
-    if not hmac.compare_digest(signature, sign(parts)):
-        return None
-    message = {
-        "header": header,
-        "msg_id": header["msg_id"],
-        "msg_type": "execute_request",
-        "parent_header": parent_header,
-        "metadata": metadata,
-        "content": content,
-        "buffers": [memoryview(frame.buffer) for frame in frames[place + 6 :]],
-    }
-    return [frame.bytes for frame in frames[:place]], message
+        signature, *parts = (frame.bytes for frame in frames[place + 1 : place + 6])
+        try:
+            header, parent_header, metadata, content = map(_decode, parts)
+            if header["msg_type"] != "execute_request" or not metadata["kernel_bridge"].keys() & {"number", "restore"}:
+                return None
+        except (msgspec.MsgspecError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
+            return None
+        if not hmac.compare_digest(signature, self.sign(parts)):
+            return None
+        message = {
+            "header": header,
+            "msg_id": header["msg_id"],
+            "msg_type": "execute_request",
+            "parent_header": parent_header,
+            "metadata": metadata,
+            "content": content,
+            "buffers": [memoryview(frame.buffer) for frame in frames[place + 6 :]],
+        }
+        return [frame.bytes for frame in frames[:place]], message
+
+    def sign(self, parts: Sequence[bytes]) -> bytes:
+        """The signature of four frames."""
+        signature = self._signature.copy()
+        for part in parts:
+            signature.update(part)
+        return signature.hexdigest().encode()
+
+    def frames(self, kind: str, content: dict[str, Any], parent: dict[str, Any]) -> list[bytes]:
+        """The frames of a message that follows from another one, from the delimiter to the content."""
+        header = {
+            "msg_id": f"{self._session}_host_{next(self._numbers)}",
+            "msg_type": kind,
+            "username": "kernel",
+            "session": self._session,
+            "date": datetime.now(timezone.utc).isoformat(),
+            "version": "5.3",
+        }
+        parts = [_pack(header), _pack(parent["header"]), _EMPTY, _pack(content)]
+        return [_DELIMITER, self.sign(parts), *parts]
+
+
+def _pack(part: dict[str, Any]) -> bytes:
+    try:
+        return _encode(part)
+    except Exception:  # noqa: BLE001 - a name that is no proper text, or a count that the agent has replaced
+        return json.dumps(part, default=str).encode()
 
 
 class Replies:
     """Sends the replies to the host's requests.
 
     Args:
-        session: Jupyter's; its name and signatures are taken, and it packs what nothing else can.
-        stream: of the shell channel.
+        shell: the socket of the shell channel, or a stream over it.
     """
 
-    def __init__(self, session: Any, stream: Any) -> None:
-        self._session = session
-        self._stream = stream
-        self._numbers = itertools.count()
+    def __init__(self, messages: Messages, shell: Any) -> None:
+        self._messages = messages
+        self.shell = shell
 
     def send(self, content: dict[str, Any], parent: dict[str, Any], ident: list[bytes]) -> None:
         """Reply to a request, to whom its addresses name."""
-        self._stream.send_multipart([*ident, *self.serialize(content, parent)])
+        self.shell.send_multipart([*ident, *self.serialize(content, parent)], zmq.DONTWAIT)
 
     def serialize(self, content: dict[str, Any], parent: dict[str, Any]) -> list[bytes]:
         """The frames of a reply, without addresses, from the delimiter to the content."""
-        session = self._session
-        header = {
-            "msg_id": f"{session.session}_reply_{next(self._numbers)}",
-            "msg_type": "execute_reply",
-            "username": session.username,
-            "session": session.session,
-            "date": datetime.now(timezone.utc).isoformat(),
-            "version": "5.3",
-        }
-        parts = [self._pack(header), self._pack(parent["header"]), _EMPTY, self._pack(content)]
-        return [_DELIMITER, session.sign(parts), *parts]
+        return self._messages.frames("execute_reply", content, parent)
 
-    def _pack(self, part: dict[str, Any]) -> bytes:
-        try:
-            return _encode(part)
-        except Exception:  # noqa: BLE001 - a name that is no proper text, or a count that the agent has replaced
-            return self._session.pack(part)
+
+class Publisher:
+    """The iopub socket, used from any thread under a lock, with the methods of ipykernel's iopub thread."""
+
+    def __init__(self, socket: zmq.Socket[bytes], messages: Messages) -> None:
+        self._socket = socket
+        self._messages = messages
+        self._lock = threading.RLock()
+        self._listeners = 0
+        self.background_socket = self
+        self.closed = False
+
+    def listened_to(self) -> bool:
+        """Whether any client, such as a console, is subscribed."""
+        with self._lock:
+            # Without asking first, every print would cost an exception.
+            while int(self._socket.getsockopt(zmq.EVENTS)) & _READABLE:
+                event = self._socket.recv(zmq.DONTWAIT)
+                self._listeners += 1 if event[:1] == b"\x01" else -1
+            return self._listeners > 0
+
+    def publish(self, topic: str, kind: str, content: dict[str, Any], parent: dict[str, Any]) -> None:
+        """Show consoles something that follows from a request of the host."""
+        if self.listened_to():
+            self.send_multipart([topic.encode(), *self._messages.frames(kind, content, parent)])
+
+    def send_multipart(self, frames: list[Any], *_: Any, copy: bool = True, **__: Any) -> None:
+        with self._lock:
+            if self.listened_to():
+                self._socket.send_multipart(frames, copy=copy)
+
+    def schedule(self, action: Any) -> None:
+        action()
+
+    def flush(self, *_: Any) -> None:
+        return None
+
+    def stop(self) -> None:
+        return None
+
+    def close(self) -> None:
+        with self._lock:
+            self.closed = True
+            self._socket.close()

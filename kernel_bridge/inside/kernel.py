@@ -1,7 +1,7 @@
-"""The kernel: an IPython kernel whose host's cells bring their tools and take their result home.
+"""The kernel for consoles, and for the host's cells that need IPython: an IPython kernel that serves a host too.
 
-A host's cell carries `metadata["kernel_bridge"]` and buffers; see `BridgeKernel.execute_request`. Everything else,
-a console's cells above all, goes the stock way: it has the same namespace and tools, its own output and history.
+A host's request is served by `HostRequests`, in one queue with all others. Everything else, a console's cells above
+all, goes the stock way: it has the same namespace and tools, its own output and history.
 """
 
 # IPython and ipykernel carry no types: what comes from them is unknown to the checker, and only that is let through.
@@ -13,130 +13,156 @@ a console's cells above all, goes the stock way: it has the same namespace and t
 from __future__ import annotations
 
 import asyncio
-import builtins
 import contextlib
 import contextvars
-import getpass
-import os
 import signal
 import sys
-import traceback
-from collections.abc import Generator
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine, Generator
+from types import CoroutineType, FrameType
+from typing import Any
 
+import traitlets
 from ipykernel.ipkernel import IPythonKernel
-from IPython.core.interactiveshell import ExecutionResult
-from jupyter_client.session import json_packer
 from traitlets import Type
 
-from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS
 from kernel_bridge.inside.cell import HostCell
 from kernel_bridge.inside.channel import HostChannel
-from kernel_bridge.inside.checkpoint import Checkpoint, NamespaceKeeper
-from kernel_bridge.inside.host_messages import Replies, read_request
-from kernel_bridge.inside.interrupts import HELD, Interrupts
-from kernel_bridge.inside.namespace import Namespace
-from kernel_bridge.inside.paged_list import read_pages_with
-from kernel_bridge.inside.pickling import Pickling
-from kernel_bridge.inside.plain_cells import PlainCells
-from kernel_bridge.inside.process_state import ProcessState
-from kernel_bridge.inside.refused_builtins import NoInput, answer_debuggers, answer_second_loops, nothing_typed
-from kernel_bridge.inside.restored_names import told_names
+from kernel_bridge.inside.checkpoint import Checkpoint
+from kernel_bridge.inside.host_messages import Replies
+from kernel_bridge.inside.host_requests import HostRequests
+from kernel_bridge.inside.interrupts import HELD
 from kernel_bridge.inside.shell import BridgeShell
-from kernel_bridge.inside.streams import StandardStreams
-from kernel_bridge.inside.stubs import Binding
 from kernel_bridge.inside.tracebacks import CELL_PREFIX, name_cell
-from kernel_bridge.inside.transcript import Transcript, sendable
-from kernel_bridge.wire import Foreign, Ready
-
-if TYPE_CHECKING:
-    from kernel_bridge.inside.launch_config import LaunchConfig
-
-_INPUT = builtins.input  # while a cell runs, ipykernel has its own in this place
-_MOST_SUSPICIONS = 1  # cells in a row that IPython itself could not run
+from kernel_bridge.wire import Foreign
 
 
 class BridgeKernel(IPythonKernel):
-    """The kernel of one session. `attach` gives it the rest of what it needs, before the first cell."""
+    """The kernel of one session, from when something needs IPython."""
 
     shell_class = Type(BridgeShell)
+    requests: HostRequests = traitlets.Any()
     _execute_sleep = 0.0
-    cell: HostCell | None = None  # the host's cell that runs now
-    _suspicions = 0
 
     @property
     def _supports_kernel_subshells(self) -> bool:
         return False
 
-    def attach(self, config: LaunchConfig, channel: HostChannel, interrupts: Interrupts, real_stderr: int) -> None:
-        """Connect the kernel to its host, and tell the host it is ready."""
-        self.channel = channel
-        self._interrupts = interrupts
-        self._real_stderr = real_stderr
-        self._longest_result = config.result_chars
-        self.replies = Replies(self.session, self.shell_stream)
-        transcript = Transcript(config.output_bytes, config.transcript_file)
-        self._process = ProcessState(StandardStreams(transcript, interrupts, self._publish_text), interrupts)
-        self._binding = Binding(channel, self._runs_host_cell)
-        read_pages_with(self._binding.read_page)
-        self._namespace = Namespace(self.shell, self._binding)
-        self._plain_cells = PlainCells(self.shell)
-        sys.stdin = self._nothing_typed = NoInput()
-        answer_debuggers(self._runs_host_cell)
-        answer_second_loops()
-        self.checkpoint: Checkpoint | None = None
-        self._keeper: NamespaceKeeper | None = None
-        keeping = config.checkpoint
-        if keeping is not None:
-            pickling = Pickling(self._namespace.names, self._binding.stub_of)
-            self.checkpoint = Checkpoint(
-                keeping,
-                self._namespace.names,
-                pickling,
-                last_words=real_stderr,
-                end_if_forked=lambda: self._process.end_if_forked(None),
-            )
-            self._keeper = NamespaceKeeper(self.checkpoint, self._namespace.own_names, keeping.progress_file)
-        channel.tell(Ready())
+    @property
+    def cell(self) -> HostCell | None:
+        """The host's cell that runs now."""
+        return self.requests.cell
 
-    def start(self) -> None:
-        """Begin to take messages, in one context for all: variables that a cell sets in it are there in the next."""
-        super().start()
-        context = contextvars.copy_context()
-        receive_in_context = self.shell_stream.receive
+    @property
+    def channel(self) -> HostChannel:
+        """To the host."""
+        return self.requests.channel
+
+    @property
+    def replies(self) -> Replies:
+        """To the host's requests."""
+        return self.requests.replies
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """Of the namespace."""
+        return self.requests.checkpoint
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    def take_messages(self, context: contextvars.Context, rest: Any) -> None:
+        """Take messages, in one context for all: variables that a cell sets in it are there in the next.
+
+        Args:
+            rest: a request that has begun, or a message, to be served first.
+        """
+        loop = self.io_loop.asyncio_loop
         tasks: set[asyncio.Task[None]] = set()  # asyncio alone does not keep them
 
-        def take(message: list[Any]) -> None:
-            loop = asyncio.get_running_loop()
+        def begin(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
             if sys.version_info >= (3, 11):
-                task = loop.create_task(self.shell_main(None, message), context=context)
-            else:  # in ipykernel's own way, with a task more
-                task = loop.create_task(receive_in_context(message))
+                task = loop.create_task(coroutine, context=context)
+            else:  # each task has a copy of it
+                task = context.run(loop.create_task, coroutine)
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+            return task
 
-        self.shell_stream.on_recv(take, copy=False)
+        async def finish(request: CoroutineType[Any, Any, None]) -> None:
+            async with self._main_asyncio_lock:
+                await begin(request)
+                loop.call_soon(self.requests.keep)
 
-    def _runs_host_cell(self) -> bool:
-        return self.cell is not None
+        if isinstance(rest, CoroutineType):
+            begin(finish(rest))
+        elif rest:
+            begin(self.shell_main(None, rest))
+        self.shell_stream.on_recv(lambda message: begin(self.shell_main(None, message)), copy=False)
 
-    # -- what ipykernel asks of a kernel while a cell runs -------------------------------------------------------
+    async def dispatch_shell(self, msg: Any, /, *args: Any, **kwargs: Any) -> None:
+        """Handle a message: the host's requests at once, all others as Jupyter does."""
+        found = self.requests.messages.read_request(msg)
+        if found is None:
+            await super().dispatch_shell(msg, *args, **kwargs)
+            return
+        self.set_parent(*found, channel="shell")
+        await self.requests.serve(*found)
+        asyncio.get_running_loop().call_soon(self.requests.keep)
+
+    def set_parent(self, ident: Any, parent: Any, channel: str = "shell") -> None:
+        """Note what is served now: messages that follow from it name it."""
+        super().set_parent(ident, parent, channel)
+        if channel == "shell":
+            self.requests.parent = parent
 
     def pre_handler_hook(self) -> None:
-        self._interrupts.begin(0)
-        self.saved_sigint_handler = signal.signal(signal.SIGINT, self._interrupts.handle)
-        if hasattr(signal, "pthread_sigmask"):  # a cell before may have kept it out
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+        self.requests.listen_for_interrupts()
 
     def post_handler_hook(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
+        if self.iopub_socket.listened_to():
+            super()._publish_status(status, channel, parent)
+
+    def _abort_queues(self, *_: Any) -> None:
+        """What waits behind a cell that failed is run all the same: it may be the host's, behind one of a console."""
+
+    async def shutdown_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """Decline: the host ends a session, not a console."""
+        self.session.send(stream, "shutdown_reply", {"status": "aborted", "restart": False}, parent, ident=ident)
+
+    def do_shutdown(self, restart: bool) -> Any:
+        raise RuntimeError("this kernel is ended by its host")
+
+    # -- cells ---------------------------------------------------------------------------------------------------
+
+    async def execute_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """Run a cell of a console."""
+        self.requests.keep()
+        self.channel.tell(Foreign(True))
+        try:
+            self.requests.interrupts.open()
+            await super().execute_request(stream, ident, parent)
+        finally:
+            self.requests.interrupts.mode = HELD
+            self.channel.tell(Foreign(False))
+
+    async def run_host_cell(self, cell: HostCell, code: str) -> None:
+        """Run a cell of the host that is more than plain Python."""
+        compiler = self.shell.compile
+        original = compiler.cache
+        compiler.cache = lambda transformed, number=0, raw_code=None: name_cell(transformed, cell.number)
+        try:
+            await self.do_execute(code, False, store_history=False, user_expressions=None, allow_stdin=False)
+        finally:
+            compiler.cache = original
+            self.shell.forget_results()
 
     @contextlib.contextmanager
     def _cancel_on_sigint(self, future: asyncio.Future[Any]) -> Generator[None]:
         """While a cell awaits: break into its code where that runs, and cancel it where only the loop runs."""
         loop = asyncio.get_running_loop()
-        interrupts = self._interrupts
+        interrupts = self.requests.interrupts
 
         def handle(signum: int, frame: FrameType | None) -> None:
             in_cell, in_agent_code = _whose_frames(frame)
@@ -159,199 +185,10 @@ class BridgeKernel(IPythonKernel):
         future.cancel()
 
     def raw_input(self, prompt: str = "") -> str:
-        if self.cell is None:
-            return super().raw_input(prompt)
-        if sys.stdin is self._nothing_typed:
-            raise nothing_typed("input()")
-        return _INPUT(prompt)  # from what the agent's code has put there
+        return super().raw_input(prompt) if self.cell is None else self.requests.raw_input(prompt)
 
     def getpass(self, *args: Any, **kwargs: Any) -> str:
-        if self.cell is None:
-            return super().getpass(*args, **kwargs)
-        raise nothing_typed("getpass()")
-
-    def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
-        if self.iopub_socket.listened_to():
-            super()._publish_status(status, channel, parent)
-
-    def _publish_text(self, stream: str, text: str) -> bool:
-        if not self.iopub_socket.listened_to():
-            return False
-        content = {"name": stream, "text": sendable(text)}
-        parent = self.get_parent("shell")
-        self.session.send(self.iopub_socket, "stream", content, parent, ident=f"stream.{stream}".encode())
-        return True
-
-    def _abort_queues(self, *_: Any) -> None:
-        """What waits behind a cell that failed is run all the same: it may be the host's, behind one of a console."""
-
-    async def shutdown_request(self, stream: Any, ident: Any, parent: Any) -> None:
-        """Decline: the host ends a session, not a console."""
-        self.session.send(stream, "shutdown_reply", {"status": "aborted", "restart": False}, parent, ident=ident)
-
-    def do_shutdown(self, restart: bool) -> Any:
-        raise RuntimeError("this kernel is ended by its host")
-
-    # -- cells ---------------------------------------------------------------------------------------------------
-
-    async def dispatch_shell(self, msg: Any, /, *args: Any, **kwargs: Any) -> None:
-        """Handle a message: the host's requests at once, all others as Jupyter does."""
-        found = read_request(msg, self.session.sign)
-        if found is None:
-            await super().dispatch_shell(msg, *args, **kwargs)
-            return
-        ident, parent = found
-        self.set_parent(ident, parent, channel="shell")
-        self._publish_status("busy", "shell")
-        self.pre_handler_hook()
-        try:
-            await self._serve_host(ident, parent)
-        finally:
-            self.post_handler_hook()
-        self._publish_status("idle", "shell")
-
-    async def _serve_host(self, ident: list[bytes], parent: dict[str, Any]) -> None:
-        """Run a cell of the host, or restore the checkpoint, and send the reply.
-
-        A cell's `metadata["kernel_bridge"]` is `{"number", "variables", "setup", "again"}`: for the variables see
-        `Namespace.take`; setup says that the cell is the host's own preparation, again that this is run for a
-        successor. Its buffer 0 is the binding, see `stubs.py`. Its reply has `content["kernel_bridge"]`: head, tail,
-        omitted, result, failure, submitted, taken, unkept.
-
-        Before its first cell the host may ask once, with `metadata["kernel_bridge"] = {"restore": true}`, that the
-        namespace of the checkpoint be restored; see `_restore`.
-        """
-        keeper = self._keeper
-        if keeper is not None:  # the event loop may have had no time for it since the last reply
-            keeper.keep()
-        spec = parent["metadata"]["kernel_bridge"]
-        if "restore" in spec:
-            self._restore(ident, parent)
-            return
-        try:
-            bridge = await self._run_host_cell(spec, parent)
-            bridge["unkept"] = {} if keeper is None or spec["setup"] else keeper.take_unkept()
-            self._reply_to_cell(bridge, ident, parent)
-        except BaseException as error:  # noqa: BLE001 - the host would wait for a reply
-            self._give_up(error)
-        if keeper is not None:
-            keeper.expect(spec["number"])
-            asyncio.get_running_loop().call_soon(keeper.keep)
-
-    def _restore(self, ident: list[bytes], parent: dict[str, Any]) -> None:
-        """Load what a predecessor has left. The reply has `content["kernel_bridge"]`: see `told_names`."""
-        try:
-            restored, lost = ([], {}) if self.checkpoint is None else self.checkpoint.restore()
-            self._process.end_if_forked(None)
-            self._namespace.restored.update(restored)
-            self._reply({"status": "ok", "kernel_bridge": told_names(restored, lost)}, ident, parent)
-        except BaseException as error:  # noqa: BLE001 - the host would wait for a reply
-            self._give_up(error)
-
-    async def execute_request(self, stream: Any, ident: Any, parent: Any) -> None:
-        """Run a cell of a console."""
-        if self._keeper is not None:
-            self._keeper.keep()
-        self.channel.tell(Foreign(True))
-        try:
-            self._interrupts.open()
-            await super().execute_request(stream, ident, parent)
-        finally:
-            self._interrupts.mode = HELD
-            self.channel.tell(Foreign(False))
-
-    async def _run_host_cell(self, spec: dict[str, Any], parent: dict[str, Any]) -> dict[str, Any]:
-        cell = HostCell(spec["number"], self._process, self._longest_result)
-        self._namespace.restore()
-        setup = self._namespace.prepared(again=spec["again"]) if spec["setup"] else contextlib.nullcontext()
-        taken = False
-        with setup:
-            self.cell = cell
-            try:
-                taken = self._take(cell, spec["variables"], parent["buffers"])
-                if taken:
-                    await self._run_code(cell, parent)
-                    self._process.end_if_forked(None)
-                    self._suspicions = 0
-            except BaseException as error:
-                self._process.end_if_forked(error)
-                cell.note_failure(type(error), error, error.__traceback__)
-                self._suspicions += not isinstance(error, (KeyboardInterrupt, RecursionError, MemoryError))
-                if self._suspicions > _MOST_SUSPICIONS:
-                    raise
-            finally:
-                self.cell = None
-                reply = cell.end(submitted=self._binding.submitted, taken=taken)
-                for name in ("outputs", "exceptions"):  # which IPython would keep for its history
-                    getattr(self.shell.history_manager, name, {}).clear()
-        return reply
-
-    def _take(self, cell: HostCell, variables: list[Any], buffers: list[Any]) -> bool:
-        """Bind tools and variables. False when a value could not be loaded here; that is the cell's failure."""
-        views = [getattr(buffer, "buffer", buffer) for buffer in buffers]
-        try:
-            self._namespace.take(variables, views, lambda data: self.channel.codec.load(data, verify=False))
-        except Exception:  # noqa: BLE001 - a pickled value runs foreign code while it loads
-            cell.note_failure(*sys.exc_info())
-            return False
-        self._binding.update(bytes(views[0]), self._namespace.names)
-        return True
-
-    async def _run_code(self, cell: HostCell, parent: dict[str, Any]) -> None:
-        code = parent["content"]["code"]
-        if self.iopub_socket.listened_to():
-            content = {"code": code, "execution_count": self.shell.execution_count}
-            self.session.send(self.iopub_socket, "execute_input", content, parent, ident=b"execute_input")
-        name = name_cell(code if code.endswith("\n") else code + "\n", cell.number)
-        parts = self._plain_cells.compiled(code, name)
-        if parts is None:
-            await self._run_with_ipython(cell, code)
-            return
-        shell = self.shell
-        shell.last_execution_result = shell.displayhook.exec_result = ExecutionResult(None)  # its `result` is shown
-        inputs = builtins.input, getpass.getpass
-        builtins.input, getpass.getpass = self.raw_input, self.getpass
-        try:
-            shell.events.trigger("pre_execute")
-            with shell.builtin_trap, shell.display_trap:
-                for part in parts:
-                    if await cell.run(part, self._namespace.names, awaits=False):
-                        break
-        finally:
-            builtins.input, getpass.getpass = inputs
-            shell.displayhook.exec_result = None
-
-    async def _run_with_ipython(self, cell: HostCell, code: str) -> None:
-        compiler = self.shell.compile
-        original = compiler.cache
-        compiler.cache = lambda transformed, number=0, raw_code=None: name_cell(transformed, cell.number)
-        try:
-            await self.do_execute(code, False, store_history=False, user_expressions=None, allow_stdin=False)
-        finally:
-            compiler.cache = original
-
-    def _reply_to_cell(self, bridge: dict[str, Any], ident: list[bytes], parent: dict[str, Any]) -> None:
-        content: dict[str, Any] = {"status": "ok", "user_expressions": {}, "payload": []}
-        if bridge["failure"] is not None:
-            content["status"] = "error"
-            content.update(ename=bridge["failure"]["name"], evalue="", traceback=[])
-        content["execution_count"] = self.shell.execution_count
-        content["kernel_bridge"] = bridge
-        self._reply(content, ident, parent)
-
-    def _reply(self, content: dict[str, Any], ident: list[bytes], parent: dict[str, Any]) -> None:
-        if self._process.memory.was_used_up:
-            self.session.pack = json_packer  # for good: orjson ends the process where it gets no memory
-        self.replies.send(content, parent, ident)
-
-    def _give_up(self, error: BaseException) -> None:
-        """End this process: the agent's code has damaged it so that it cannot go on; the host starts another."""
-        try:
-            line = f"{DAMAGED} {type(error).__name__}: {error!s:.300}\n"
-            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            os.write(self._real_stderr, (trace + line).encode("utf-8", "replace"))
-        finally:  # without memory not even this can be written
-            os._exit(DAMAGED_STATUS)
+        return super().getpass(*args, **kwargs) if self.cell is None else self.requests.getpass()
 
 
 def _whose_frames(frame: FrameType | None) -> tuple[bool, bool]:

@@ -43,14 +43,7 @@ def main() -> None:
     # Not before the seal: an earlier kernel of this session may have left modules there to be imported unsealed.
     os.chdir(config.working_directory)
     sys.path[:] = ["", *sys.path, *config.extra_path]  # the working directory, as in any interactive Python
-    # An empty module where ipykernel looks for its debugger: debugpy is more than half of a stock kernel's start.
-    debugger: Any = types.ModuleType("ipykernel.debugger")
-    debugger._is_debugpy_available, debugger.Debugger = False, object
-    sys.modules["ipykernel.debugger"] = debugger
-    from kernel_bridge.inside.deferred_imports import deferred, slow_modules
-
-    with deferred(slow_modules()):
-        from kernel_bridge.inside.app import run
+    from kernel_bridge.inside.early_kernel import run
 
     run(config)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Generator
 
 _MOST_ROOM_BYTES = 64 * 2**20
 _PART = 8  # of a small limit, one part in so many
@@ -43,6 +44,19 @@ class MemoryReserve:
             self._set_limits(self._which, self._all)
         except (OSError, ValueError):  # the agent's code has lowered the hard limit
             self._set(self._limit)
+
+    @contextlib.contextmanager
+    def lent(self) -> Generator[None]:
+        """A block of the kernel's own code in the middle of what may be the agent's."""
+        if self._limit is None:
+            yield
+            return
+        soft = self._get_limits(self._which)[0]
+        self.use()
+        try:
+            yield
+        finally:
+            self._set(soft)
 
     def _set(self, soft: int) -> None:
         with contextlib.suppress(OSError, ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -19,14 +19,14 @@ class Namespace:
     """The globals of one kernel.
 
     Args:
-        shell: IPython's shell, whose cells run in them.
+        main: the module in which cells run, with the names that all find there.
         binding: makes the stubs of the host's tools.
     """
 
-    def __init__(self, shell: Any, binding: Binding) -> None:
-        self.names: dict[str, Any] = shell.user_ns
-        self._shell = shell
-        self._main: ModuleType = shell.user_module
+    def __init__(self, main: ModuleType, binding: Binding) -> None:
+        self.names: dict[str, Any] = main.__dict__
+        self._main = main
+        self._shell: Any = None
         self._binding = binding
         self._hidden = set(self.names)
         self._given = dict(self.names)  # what every cell finds, whatever those before it have wiped out
@@ -34,10 +34,28 @@ class Namespace:
         self._sent: dict[str, Any] = {}  # the host's variables
         self.restored: set[str] = set()  # names from a checkpoint that the host has not sent since
 
+    @contextlib.contextmanager
+    def taken_over(self, stand_ins: Mapping[str, Any]) -> Generator[None]:
+        """A block in which IPython gives names of its own. What cells have made of these names stays.
+
+        Args:
+            stand_ins: what has stood for them until now.
+        """
+        names = self.names
+        own = {name: names[name] for name, value in stand_ins.items() if names.get(name, value) is not value}
+        yield
+        self._given.update({name: names[name] for name in stand_ins})
+        names.update(own)
+
+    def watch(self, shell: Any) -> None:
+        """From now on there is IPython's shell, which the agent's code may send elsewhere."""
+        self._shell = shell
+
     def restore(self) -> None:
         """Put back what a cell has wiped out of that which every cell finds: `%reset`, `globals().clear()`."""
-        if self._shell.user_ns is not self.names or self._shell.user_module is not self._main:
-            self._shell.user_module, self._shell.user_ns = self._main, self.names
+        shell = self._shell
+        if shell is not None and (shell.user_ns is not self.names or shell.user_module is not self._main):
+            shell.user_module, shell.user_ns = self._main, self.names
         for name, value in self._given.items():
             self.names.setdefault(name, value)
         sys.modules.update(self._given_modules)

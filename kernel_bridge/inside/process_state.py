@@ -52,6 +52,10 @@ class ProcessState:
             if current.get(name) is not value:
                 current[name] = value
 
+    def expect_builtins(self, *names: str) -> None:
+        """What these are now, they are to be in every cell."""
+        self._builtins.update({name: getattr(builtins, name) for name in names})
+
     def _become_child(self) -> None:
         self._forked = True
         self.streams.become_child()

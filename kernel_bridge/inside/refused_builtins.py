@@ -6,16 +6,13 @@ loop already.
 
 from __future__ import annotations
 
-import asyncio
-import bdb
-import cmd
 import functools
 import io
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any
 
-__all__ = ["NoInput", "answer_debuggers", "answer_second_loops", "nothing_typed"]
+__all__ = ["NoInput", "answer_breakpoints", "answer_debuggers", "answer_second_loops", "nothing_typed"]
 
 
 def nothing_typed(what: str) -> EOFError:
@@ -71,30 +68,38 @@ class _NoBytes(io.RawIOBase):
         raise nothing_typed("sys.stdin.buffer")
 
 
+def answer_breakpoints(applies: Callable[[], bool]) -> None:
+    """Have `breakpoint()` fail at once while this `applies`."""
+    sys.breakpointhook = _unless_refused(sys.breakpointhook, applies)
+
+
 def answer_debuggers(applies: Callable[[], bool]) -> None:
     """Have every debugger that would ask for commands fail at once while this `applies`."""
+    import bdb
+    import cmd
 
-    def refuse(*_: Any, **__: Any) -> NoReturn:
+    bdb.Bdb.set_trace = _unless_refused(bdb.Bdb.set_trace, applies)
+    cmd.Cmd.cmdloop = _unless_refused(cmd.Cmd.cmdloop, applies)
+
+
+def _unless_refused(original: Callable[..., Any], applies: Callable[[], bool]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not applies():
+            return original(*args, **kwargs)
         sys.settrace(None)
         raise RuntimeError(
             "a debugger cannot work here: nobody can type commands into this session. Print what you want to see, or "
             "put the code in `try` and look at the exception"
         )
 
-    def unless_refused(original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return refuse() if applies() else original(*args, **kwargs)
-
-        return call
-
-    sys.breakpointhook = unless_refused(sys.breakpointhook)
-    bdb.Bdb.set_trace = unless_refused(bdb.Bdb.set_trace)
-    cmd.Cmd.cmdloop = unless_refused(cmd.Cmd.cmdloop)
+    return call
 
 
 def answer_second_loops() -> None:
     """Have `asyncio.run` and the like say what to write instead, where a loop runs already."""
+    import asyncio
+
     asyncio.run = asyncio.runners.run = _unless_in_loop(asyncio.run, "asyncio.run()")
     if sys.version_info >= (3, 11):
         asyncio.Runner.run = _unless_in_loop(asyncio.Runner.run, "asyncio.Runner.run()")
@@ -118,6 +123,8 @@ def _unless_in_loop(original: Callable[..., Any], name: str) -> Callable[..., An
 
 
 def _in_loop() -> bool:
+    import asyncio
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -126,6 +133,8 @@ def _in_loop() -> bool:
 
 
 def _close_coroutines(values: Iterable[Any]) -> None:
+    import asyncio
+
     for value in values:
         if asyncio.iscoroutine(value):
             value.close()  # nobody will await it, which Python would warn of

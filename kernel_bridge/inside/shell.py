@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Generator
 from typing import Any
 
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
 from IPython.core.formatters import DisplayFormatter, PlainTextFormatter
+from IPython.core.interactiveshell import ExecutionResult
 from traitlets import Type
 
 from kernel_bridge.inside.transcript import sendable
@@ -134,6 +136,23 @@ class BridgeShell(ZMQInteractiveShell):
 
     def _tee(self, channel: str) -> Any:
         return contextlib.nullcontext()  # stock IPython keeps all that was ever printed, in memory, for its history
+
+    @contextlib.contextmanager
+    def around_plain_cell(self) -> Generator[None]:
+        """A block in which a host's cell of plain Python runs."""
+        self.last_execution_result = self.displayhook.exec_result = ExecutionResult(None)  # its `result` is shown
+        try:
+            self.events.trigger("pre_execute")
+            with self.builtin_trap, self.display_trap:
+                yield
+        finally:
+            self.displayhook.exec_result = None
+            self.forget_results()
+
+    def forget_results(self) -> None:
+        """Forget what IPython would keep of a cell for its history."""
+        for name in ("outputs", "exceptions"):
+            getattr(self.history_manager, name, {}).clear()
 
     async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> bool:
         """Run compiled code. Returns whether it failed, as IPython wants it."""

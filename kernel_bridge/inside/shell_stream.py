@@ -24,11 +24,11 @@ class ShellStream(ZMQStream):
     a small cell.
     """
 
-    receive: Callable[[list[Any]], Any] | None = None  # what gets each message
+    _receive: Callable[[list[Any]], object] | None = None
 
     def on_recv(self, callback: Any, copy: bool = True) -> None:
         """Have each message handed to this, as frames without copies."""
-        self.receive = callback
+        self._receive = callback
         self._look_again()
 
     def send_multipart(self, msg: Any, flags: int = 0, copy: bool = True, track: bool = False, **_: Any) -> None:
@@ -41,7 +41,7 @@ class ShellStream(ZMQStream):
         return 0
 
     def _handle_events(self, fd: Any, events: int) -> None:
-        receive = self.receive
+        receive = self._receive
         if receive is None or self.closed() or not self._has_message():
             return
         message = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
@@ -53,5 +53,5 @@ class ShellStream(ZMQStream):
 
     def _look_again(self) -> None:
         # The descriptor tells of a change once, and sending or receiving may have been what noticed it.
-        if self.receive is not None and self._has_message():
+        if self._receive is not None and self._has_message():
             self.io_loop.add_callback(self._handle_events, None, 0)

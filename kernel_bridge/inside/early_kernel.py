@@ -1,0 +1,165 @@
+"""The kernel as it begins: it serves its host with next to nothing imported, until something needs IPython."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import faulthandler
+import gc
+import importlib
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Generator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from kernel_bridge.inside import lifeline
+from kernel_bridge.inside.channel import HostChannel
+from kernel_bridge.inside.deferred_imports import deferred, slow_modules
+from kernel_bridge.inside.host_messages import Messages, Publisher, Replies
+from kernel_bridge.inside.host_requests import HostRequests
+from kernel_bridge.inside.interrupts import Interrupts
+from kernel_bridge.inside.kernel_sockets import KernelSockets
+from kernel_bridge.inside.late_ipython import PACKAGES, LateIPython
+from kernel_bridge.inside.paged_list import PagedList
+from kernel_bridge.inside.process_state import ProcessState
+from kernel_bridge.inside.refused_builtins import answer_breakpoints
+from kernel_bridge.wire import Codec, Ready
+
+if TYPE_CHECKING:
+    from kernel_bridge.inside.app import BridgeApp
+    from kernel_bridge.inside.launch_config import LaunchConfig
+
+__all__ = ["run"]
+
+_poll = zmq.zmq_poll  # the agent's code may replace the module's
+_MORE_DEPTH = 1000  # frames, for imports in the middle of a recursion
+
+
+def run(config: LaunchConfig) -> None:
+    """Start the kernel that the host described, and serve until it is killed."""
+    real_stderr = os.dup(2)
+    try:
+        kernel = EarlyKernel(config, real_stderr)
+    except BaseException as error:  # the standard streams are the agent's already
+        os.write(real_stderr, f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
+        raise
+    kernel.serve()
+
+
+class EarlyKernel:
+    """Says that it is ready, and serves. One per process."""
+
+    def __init__(self, config: LaunchConfig, real_stderr: int) -> None:
+        faulthandler.enable(file=real_stderr)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+        self.config = config
+        self.sockets = sockets = KernelSockets(config.connection_file)
+        self.messages = Messages(sockets.key)
+        publisher = Publisher(sockets.iopub, self.messages)
+        interrupts = Interrupts(config.interrupt_file)
+        codec = Codec(limit_bytes=config.frame_bytes, limit_depth=config.frame_depth, paged=PagedList)
+        urls = config.calls_url, config.replies_url
+        channel = HostChannel(sockets.context, urls, sockets.key, codec, interrupts)
+        self.ipython = LateIPython(self._start_ipython, lambda error: self.requests.give_up(error))
+        replies = Replies(self.messages, sockets.shell)
+        self.requests = HostRequests(
+            config, channel, interrupts, self.messages, replies, publisher, self.ipython, real_stderr
+        )
+        answer_breakpoints(self.requests.runs_cell)
+        self._path = [place for place in sys.path if place]
+        if os.name != "posix":
+            lifeline.hold(interrupts)
+        gc.freeze()  # what a start has made stays, and no collection need look at it
+        gc.enable()
+        channel.tell(Ready(sys.version.split()[0]))
+
+    def serve(self) -> None:
+        """Serve until the process is killed."""
+        # One context for all cells: variables that one sets in it are there in the next.
+        context = contextvars.copy_context()
+        rest: Any = None
+        while rest is None and self.ipython.app is None:
+            with contextlib.suppress(KeyboardInterrupt, SystemExit, MemoryError):  # a signal handler's, between cells
+                rest = context.run(self._serve_one)
+        app = context.run(self.ipython.begin)
+        self.ipython.leave_loop()
+        self.ipython.serves = True
+        app.serve(context, rest)
+
+    def _serve_one(self) -> Any:
+        """Wait for a message and serve it. Returns what is left for IPython to do: a message, a request that has begun,
+        or what a console has said on the control channel; else None."""
+        shell, control = self.sockets.shell, self.sockets.control
+        if any(socket is control for socket, _ in _poll([(shell, zmq.POLLIN), (control, zmq.POLLIN)], -1)):
+            return []
+        message = shell.recv_multipart(zmq.DONTWAIT, copy=False)
+        found = self.messages.read_request(message)
+        if found is None:
+            return message
+        request = self.requests.serve(*found)
+        try:
+            request.send(None)
+        except StopIteration:
+            self.requests.keep()
+            self.ipython.leave_loop()
+            return None
+        return request
+
+    def _start_ipython(self) -> BridgeApp:
+        requests = self.requests
+        with _undisturbed(requests.process, self._path), requests.namespace.taken_over(self.ipython.names):
+            # An empty module where ipykernel looks for its debugger: debugpy is more than half of a stock kernel's start.
+            debugger: Any = ModuleType("ipykernel.debugger")
+            debugger._is_debugpy_available, debugger.Debugger = False, object
+            sys.modules["ipykernel.debugger"] = debugger
+            with deferred(slow_modules()):
+                for package in PACKAGES:  # before their parts, as they expect it
+                    vars(importlib.import_module(package))
+                from kernel_bridge.inside.app import make_app
+            app = make_app(self.sockets, requests, self.ipython.main, self.config.connection_file)
+            if threading.current_thread() is threading.main_thread():
+                app.enter_loop()
+        requests.watch(app.shell)
+        return app
+
+
+@contextlib.contextmanager
+def _undisturbed(process: ProcessState, path: list[str]) -> Generator[None]:
+    """A block of imports, which has nothing to do with what cells have set for themselves.
+
+    Args:
+        path: where modules are looked for.
+    """
+    before, depth, collects = sys.path[:], sys.getrecursionlimit(), gc.isenabled()
+    with process.interrupts.held(), process.memory.lent(), _no_alarm(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sys.setrecursionlimit(depth + _MORE_DEPTH)
+        sys.path[:] = path
+        gc.disable()  # imports make much and leave no garbage
+        try:
+            yield
+        finally:
+            sys.path[:] = before
+            sys.setrecursionlimit(depth)
+            if collects:
+                gc.enable()
+
+
+@contextlib.contextmanager
+def _no_alarm() -> Generator[None]:
+    """A block without the timer of the main thread, whose handler may raise; it goes on afterwards."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    left, every = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left, every)

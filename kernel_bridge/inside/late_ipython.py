@@ -1,0 +1,197 @@
+"""IPython, which a kernel imports when something first needs it: a cell, a library, a console.
+
+Until then there are stand-ins for all by which code can find it. Whoever uses one of them finds the whole of IPython
+and of ipykernel, as if they had been there from the beginning.
+"""
+
+# IPython and ipykernel carry no types: what comes from them is unknown to the checker.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import functools
+import importlib
+import importlib.util
+import io
+import sys
+import threading
+import types
+from collections.abc import Callable, Generator, Iterable, Sequence
+from importlib.machinery import ModuleSpec
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from kernel_bridge.inside.deferred_imports import deferred
+
+if TYPE_CHECKING:
+    from kernel_bridge.inside.app import BridgeApp
+
+__all__ = ["PACKAGES", "LateIPython", "is_told_by"]
+
+PACKAGES = ("IPython", "ipykernel")
+_WITH_THEM = frozenset({*PACKAGES, "asyncio", "bdb", "cmd"})  # their loop runs and their debuggers are refused then
+_HIDDEN_BUILTINS = ("exit", "quit")  # which IPython's own in the namespace stand for
+
+# Names in code that looks at what no stand-in can hide. It finds IPython there.
+_TELLTALES = _WITH_THEM | {
+    *("get_ipython", "display", "exit", "quit", "In", "Out", "_ih", "_oh", "_dh", "modules", "meta_path"),
+    *("globals", "locals", "vars", "dir", "builtins", "__builtin__", "__builtins__", "__main__", "displayhook"),
+}
+
+
+class LateIPython:
+    """Starts IPython, once.
+
+    Args:
+        start: makes it, with all that belongs to it in this process.
+        failed: is told why that failed, and ends the process.
+
+    Attributes:
+        main: the module in which cells run.
+        serves: whether its event loop takes the messages.
+    """
+
+    def __init__(self, start: Callable[[], BridgeApp], failed: Callable[[BaseException], object]) -> None:
+        self.main = ModuleType("__main__", "Automatically created module for IPython interactive environment")
+        self.serves = False
+        self.has_begun = False
+        self.app: BridgeApp | None = None
+        self._start = start
+        self._failed = failed
+        self._lock = threading.RLock()
+        self.names = self._stand_ins()
+        self.main.__dict__.update(self.names, __builtin__=builtins, __builtins__=builtins)
+        sys.modules["__main__"] = self.main
+        builtins.__dict__.update(__IPYTHON__=True, display=self._stand_in_for("display", lambda _: _display()))
+        with deferred(dict.fromkeys(PACKAGES, {}), first=self.begin):
+            for package in PACKAGES:
+                importlib.import_module(package)
+        sys.meta_path.insert(0, _Finder(self))
+
+    def _stand_ins(self) -> dict[str, Any]:
+        """The names that IPython gives to the namespace."""
+        leave = self._stand_in_for("exit", lambda shell: shell.exiter)
+        entered: list[str] = [""]
+        shown: dict[int, Any] = {}
+        return {
+            "get_ipython": self._stand_in_for("get_ipython", lambda shell: shell.get_ipython),
+            "exit": leave,
+            "quit": leave,
+            "open": self._open(),
+            **{"In": entered, "_ih": entered, "Out": shown, "_oh": shown, "_dh": []},
+            **{"_": "", "__": "", "___": ""},
+        }
+
+    def _stand_in_for(self, name: str, find: Callable[[Any], Callable[..., Any]]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return find(self.begin().shell)(*args, **kwargs)
+
+        call.__name__ = call.__qualname__ = name
+        return call
+
+    def _open(self) -> Callable[..., Any]:
+        @functools.wraps(io.open)
+        def opened(file: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(file, int) and file in (0, 1, 2):
+                self.begin()
+                return self.main.__dict__["open"](file, *args, **kwargs)  # which refuses
+            return io.open(file, *args, **kwargs)
+
+        return opened
+
+    def begin(self) -> BridgeApp:
+        """Start it, if it has not been. From any thread, also in the middle of a cell."""
+        with self._lock:
+            if not self.has_begun:
+                self.has_begun = True
+                try:
+                    self.app = self._start()
+                except BaseException as error:  # noqa: BLE001 - half of it is there: nothing can go on
+                    self._failed(error)
+        return self.app  # pyright: ignore[reportReturnType] - None only for those that run while it is made
+
+    def leave_loop(self) -> None:
+        """In the main thread, after something that may have started it: code ran as if the event loop called it."""
+        if self.app is not None and not self.serves:
+            import asyncio
+
+            asyncio._set_running_loop(None)
+
+    @types.coroutine
+    def there(self) -> Generator[None]:
+        """Wait until its event loop runs."""
+        if not self.serves:
+            yield
+
+    @property
+    def execution_count(self) -> Any:
+        """The number of a console's next cell."""
+        return 1 if self.app is None else self.app.shell.execution_count
+
+    @contextlib.contextmanager
+    def around_cell(self, show: Callable[[Any], None]) -> Generator[None]:
+        """A block in which a cell of plain Python runs.
+
+        Args:
+            show: takes the values of its last expression while there is no IPython.
+        """
+        if self.serves:
+            with self.app.shell.around_plain_cell():  # pyright: ignore[reportOptionalMemberAccess]
+                yield
+            return
+        names, before = builtins.__dict__, sys.displayhook
+        hidden = {name: names.pop(name) for name in _HIDDEN_BUILTINS if name in names}
+        names["get_ipython"] = self.names["get_ipython"]
+        sys.displayhook = show
+        try:
+            yield
+        finally:
+            sys.displayhook = before
+            names.pop("get_ipython", None)
+            names.update(hidden)
+
+
+def is_told_by(parts: Iterable[CodeType]) -> bool:
+    """Whether this code names what lets it see whether IPython is there."""
+    for part in parts:
+        if not _TELLTALES.isdisjoint(name.partition(".")[0] for name in part.co_names):
+            return True
+        if is_told_by(const for const in part.co_consts if isinstance(const, CodeType)):
+            return True
+    return False
+
+
+def _display() -> Callable[..., Any]:
+    from IPython.display import display
+
+    return display
+
+
+class _Finder:
+    """Starts IPython when something is imported that comes with it."""
+
+    def __init__(self, ipython: LateIPython) -> None:
+        self._ipython = ipython
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name.partition(".")[0] not in _WITH_THEM or self._ipython.has_begun:
+            return None  # also for those that run while it is made
+        self._ipython.begin()
+        module = sys.modules.get(name)
+        return None if module is None else ModuleSpec(name, _Loaded(module))
+
+
+class _Loaded:
+    """Gives a module that has been imported while it was looked for."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+        self._spec = module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
