@@ -109,8 +109,8 @@ class CellStream(io.TextIOBase):
             with self._interrupts.held():  # half a message on a socket would spoil the rest
                 self._streams.drain()
                 self._transcript.add(text)
-                if not self._publish(self.name, text):
-                    self._transcript.let_print(_ALONE_SECONDS)
+                heard = self._publish(self.name, text)
+                self._transcript.let_print(0.0 if heard else _ALONE_SECONDS)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
