@@ -356,7 +356,7 @@ def test_a_kernel_that_dies_while_it_keeps_its_variables_says_so(code: str) -> N
 
 
 def test_a_kernel_that_dies_before_the_answer_of_a_cell_has_left_it_says_that_the_cell_had_ended() -> None:
-    unsent = "get_ipython().kernel._reply = lambda *parts: None\n"  # as when its sending thread is not let run
+    unsent = "get_ipython().kernel.replies.send = lambda *parts: None\n"  # as when its sending thread is not let run
     with KernelSession({"add": add}, confinement="off") as session:
         session.run("kept = 41")
         death = session.run(f"{unsent}class C:\n    def __reduce__(self): import os; os._exit(5)\nbad = C()").death
