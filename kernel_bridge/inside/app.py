@@ -105,7 +105,7 @@ class BridgeApp(IPKernelApp):
         asyncio._set_running_loop(IOLoop.current().asyncio_loop)
 
     def serve(self, context: contextvars.Context, rest: Any) -> None:
-        """Run the event loop in the main thread, and run it again when the agent's code stopped it or raised through it.
+        """Run the event loop in the main thread, again when the agent's code has stopped it or raised through it.
 
         Args:
             context: of all cells.

@@ -60,9 +60,7 @@ def _use_appnope() -> bool:  # pyright: ignore[reportUnusedFunction] - found by 
 
 
 @contextlib.contextmanager
-def deferred(
-    modules: Mapping[str, Mapping[str, str]], *, first: Callable[[], object] | None = None
-) -> Generator[None]:
+def deferred(modules: Mapping[str, Mapping[str, str]], *, first: Callable[[], object] | None = None) -> Generator[None]:
     """A block in which these modules are imported without running them. Each runs when anything of it is first used.
 
     Args:

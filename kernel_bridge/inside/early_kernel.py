@@ -115,7 +115,7 @@ class EarlyKernel:
     def _start_ipython(self) -> BridgeApp:
         requests = self.requests
         with _undisturbed(requests.process, self._path), requests.namespace.taken_over(self.ipython.names):
-            # An empty module where ipykernel looks for its debugger: debugpy is more than half of a stock kernel's start.
+            # An empty module where ipykernel looks for its debugger: debugpy takes longer to import than all else.
             debugger: Any = ModuleType("ipykernel.debugger")
             debugger._is_debugpy_available, debugger.Debugger = False, object
             sys.modules["ipykernel.debugger"] = debugger

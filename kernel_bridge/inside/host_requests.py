@@ -1,5 +1,8 @@
 """What the host asks of its kernel: to run cells, and to restore a checkpoint. Before IPython is there, and after."""
 
+# IPython carries no types: what comes from it is unknown to the checker.
+# pyright: reportUnknownMemberType=false, reportOptionalMemberAccess=false
+
 from __future__ import annotations
 
 import builtins
@@ -21,7 +24,7 @@ from kernel_bridge.inside.late_ipython import LateIPython, is_told_by
 from kernel_bridge.inside.namespace import Namespace
 from kernel_bridge.inside.paged_list import read_pages_with
 from kernel_bridge.inside.pickling import Pickling
-from kernel_bridge.inside.plain_cells import PlainCells
+from kernel_bridge.inside.plain_cells import PlainCells, without_empty_lines
 from kernel_bridge.inside.plain_text import plain_text
 from kernel_bridge.inside.process_state import ProcessState
 from kernel_bridge.inside.refused_builtins import NoInput, answer_debuggers, answer_second_loops, nothing_typed
@@ -196,7 +199,7 @@ class HostRequests:
             try:
                 taken = self._take(cell, spec["variables"], parent["buffers"])
                 if taken:
-                    await self._run_code(cell, parent)
+                    await self._run_code(cell, parent, is_agents=not spec["setup"])
                     self.process.end_if_forked(None)
                     self._suspicions = 0
             except BaseException as error:
@@ -221,18 +224,19 @@ class HostRequests:
         self._binding.update(bytes(views[0]), self.namespace.names)
         return True
 
-    async def _run_code(self, cell: HostCell, parent: dict[str, Any]) -> None:
+    async def _run_code(self, cell: HostCell, parent: dict[str, Any], *, is_agents: bool) -> None:
         code = parent["content"]["code"]
         if self.publisher.listened_to():
             content = {"code": code, "execution_count": self._ipython.execution_count}
             self.publisher.publish("execute_input", "execute_input", content, parent)
-        name = name_cell(code if code.endswith("\n") else code + "\n", cell.number)
-        parts = self.plain_cells.compiled(code, name)
-        if not self._ipython.serves and (parts is None or is_told_by(parts)):
+        plain = without_empty_lines(code)
+        name = name_cell(plain if plain.endswith("\n") else plain + "\n", cell.number)
+        parts = self.plain_cells.compiled(plain, name)
+        if not self._ipython.serves and (parts is None or (is_agents and is_told_by(parts))):
             await self._ipython.there()
-            parts = self.plain_cells.compiled(code, name)
+            parts = self.plain_cells.compiled(plain, name)
         if parts is None:
-            await self._ipython.app.kernel.run_host_cell(cell, code)
+            await self._ipython.begin().kernel.run_host_cell(cell, code)
             return
         inputs = builtins.input, getpass.getpass
         builtins.input, getpass.getpass = self.raw_input, self.getpass

@@ -29,7 +29,6 @@ from kernel_bridge.inside.cell import HostCell
 from kernel_bridge.inside.channel import HostChannel
 from kernel_bridge.inside.checkpoint import Checkpoint
 from kernel_bridge.inside.host_messages import Replies
-from kernel_bridge.inside.host_requests import HostRequests
 from kernel_bridge.inside.interrupts import HELD
 from kernel_bridge.inside.shell import BridgeShell
 from kernel_bridge.inside.tracebacks import CELL_PREFIX, name_cell
@@ -40,7 +39,7 @@ class BridgeKernel(IPythonKernel):
     """The kernel of one session, from when something needs IPython."""
 
     shell_class = Type(BridgeShell)
-    requests: HostRequests = traitlets.Any()
+    requests: Any = traitlets.Any()  # HostRequests
     _execute_sleep = 0.0
 
     @property

@@ -6,6 +6,7 @@ and of ipykernel, as if they had been there from the beginning.
 
 # IPython and ipykernel carry no types: what comes from them is unknown to the checker.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportOptionalMemberAccess=false
 
 from __future__ import annotations
 
@@ -13,7 +14,6 @@ import builtins
 import contextlib
 import functools
 import importlib
-import importlib.util
 import io
 import sys
 import threading
@@ -21,7 +21,7 @@ import types
 from collections.abc import Callable, Generator, Iterable, Sequence
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kernel_bridge.inside.deferred_imports import deferred
 
@@ -65,10 +65,13 @@ class LateIPython:
         self.main.__dict__.update(self.names, __builtin__=builtins, __builtins__=builtins)
         sys.modules["__main__"] = self.main
         builtins.__dict__.update(__IPYTHON__=True, display=self._stand_in_for("display", lambda _: _display()))
-        with deferred(dict.fromkeys(PACKAGES, {}), first=self.begin):
+        with deferred({package: {} for package in PACKAGES}, first=self.begin):
             for package in PACKAGES:
                 importlib.import_module(package)
-        sys.meta_path.insert(0, _Finder(self))
+        # As its shell sets them. Libraries take a Python that has them for one in which a person types.
+        sys.ps1, sys.ps2, sys.ps3 = "In : ", "...: ", "Out: "  # pyright: ignore[reportAttributeAccessIssue]
+        self._finder = _Finder(self)
+        sys.meta_path.insert(0, self._finder)
 
     def _stand_ins(self) -> dict[str, Any]:
         """The names that IPython gives to the namespace."""
@@ -92,12 +95,13 @@ class LateIPython:
         return call
 
     def _open(self) -> Callable[..., Any]:
-        @functools.wraps(io.open)
+        real = io.open
+
+        @functools.wraps(real)
         def opened(file: Any, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(file, int) and file in (0, 1, 2):
-                self.begin()
-                return self.main.__dict__["open"](file, *args, **kwargs)  # which refuses
-            return io.open(file, *args, **kwargs)
+            if file in {0, 1, 2}:
+                return self.begin().shell.user_ns["open"](file, *args, **kwargs)  # IPython's, which refuses
+            return real(file, *args, **kwargs)
 
         return opened
 
@@ -107,6 +111,8 @@ class LateIPython:
             if not self.has_begun:
                 self.has_begun = True
                 try:
+                    with contextlib.suppress(ValueError):  # the agent's code has removed it
+                        sys.meta_path.remove(self._finder)
                     self.app = self._start()
                 except BaseException as error:  # noqa: BLE001 - half of it is there: nothing can go on
                     self._failed(error)
@@ -128,7 +134,7 @@ class LateIPython:
     @property
     def execution_count(self) -> Any:
         """The number of a console's next cell."""
-        return 1 if self.app is None else self.app.shell.execution_count
+        return 1 if self.app is None else self.begin().kernel.execution_count
 
     @contextlib.contextmanager
     def around_cell(self, show: Callable[[Any], None]) -> Generator[None]:
@@ -180,7 +186,7 @@ class _Finder:
             return None  # also for those that run while it is made
         self._ipython.begin()
         module = sys.modules.get(name)
-        return None if module is None else ModuleSpec(name, _Loaded(module))
+        return None if module is None else ModuleSpec(name, cast("Any", _Loaded(module)))
 
 
 class _Loaded:

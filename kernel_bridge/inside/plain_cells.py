@@ -18,10 +18,11 @@ from collections.abc import Generator, Mapping
 from types import CodeType
 from typing import Any
 
-__all__ = ["PlainCells"]
+__all__ = ["PlainCells", "without_empty_lines"]
 
 _PROMPTS = ("In [", "...")  # which IPython removes from pasted text; both can be Python, too, as can ">>>"
 _BEGIN = re.compile(r"(\w*)\s*(.?)")  # the first word of a line, and what follows it
+_EMPTY_LINES = re.compile(r"(?:[^\S\n]*\n)+")
 _WAITS = 0x80  # `inspect.CO_COROUTINE`, without importing that
 
 
@@ -74,8 +75,9 @@ class PlainCells:
             return None
 
     def _compiled(self, source: str, file_name: str) -> list[CodeType] | None:
-        first = source[:1]
-        if not first or first.isspace() or self._present_hooks() != self._hooks or self._is_changed(source):
+        if not source:
+            return []
+        if source[0].isspace() or self._present_hooks() != self._hooks or self._is_changed(source):
             return None
         compiler = self._compiler
         awaits = self._shell is None or self._shell.autoawait
@@ -114,6 +116,12 @@ class PlainCells:
         if not word.isidentifier() or follows in ("=", ",", "."):
             return False
         return not (word in self._names or hasattr(builtins, word) or keyword.iskeyword(word))
+
+
+def without_empty_lines(code: str) -> str:
+    """The code without the empty lines before its first, as IPython runs it."""
+    found = _EMPTY_LINES.match(code)
+    return code if found is None else code[found.end() :]
 
 
 class _Compiler(codeop.Compile):
