@@ -13,7 +13,6 @@ switches a message) and the TCP pipe for forked children (which a kernel without
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import logging
@@ -99,10 +98,6 @@ class BridgeApp(IPKernelApp):
             requests=self.requests,
         )
         self.kernel.record_ports({name + "_port": port for name, port in self.all_ports.items()})
-
-    def enter_loop(self) -> None:
-        """From now on code in the main thread runs as if the event loop called it."""
-        asyncio._set_running_loop(IOLoop.current().asyncio_loop)
 
     def serve(self, context: contextvars.Context, rest: Any) -> None:
         """Run the event loop in the main thread, again when the agent's code has stopped it or raised through it.

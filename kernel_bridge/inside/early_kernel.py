@@ -28,7 +28,7 @@ from kernel_bridge.inside.kernel_sockets import KernelSockets
 from kernel_bridge.inside.late_ipython import PACKAGES, LateIPython
 from kernel_bridge.inside.paged_list import PagedList
 from kernel_bridge.inside.process_state import ProcessState
-from kernel_bridge.inside.refused_builtins import answer_breakpoints
+from kernel_bridge.inside.refused_builtins import answer_breakpoints, answer_prompts, answer_second_loops, answer_traces
 from kernel_bridge.wire import Codec, Ready
 
 if TYPE_CHECKING:
@@ -67,7 +67,15 @@ class EarlyKernel:
         codec = Codec(limit_bytes=config.frame_bytes, limit_depth=config.frame_depth, paged=PagedList)
         urls = config.calls_url, config.replies_url
         channel = HostChannel(sockets.context, urls, sockets.key, codec, interrupts)
-        self.ipython = LateIPython(self._start_ipython, lambda error: self.requests.give_up(error))
+        self.ipython = LateIPython(
+            self._start_ipython,
+            lambda error: self.requests.give_up(error),
+            {
+                "asyncio": self._mend_asyncio,
+                "bdb": lambda: answer_traces(self.requests.runs_cell),
+                "cmd": lambda: answer_prompts(self.requests.runs_cell),
+            },
+        )
         replies = Replies(self.messages, sockets.shell)
         self.requests = HostRequests(
             config, channel, interrupts, self.messages, replies, publisher, self.ipython, real_stderr
@@ -85,7 +93,7 @@ class EarlyKernel:
         # One context for all cells: variables that one sets in it are there in the next.
         context = contextvars.copy_context()
         rest: Any = None
-        while rest is None and self.ipython.app is None:
+        while rest is None and not self.ipython.is_wanted:
             with contextlib.suppress(KeyboardInterrupt, SystemExit, MemoryError):  # a signal handler's, between cells
                 rest = context.run(self._serve_one)
         app = context.run(self.ipython.begin)
@@ -112,6 +120,10 @@ class EarlyKernel:
             return None
         return request
 
+    def _mend_asyncio(self) -> None:
+        answer_second_loops()
+        self.ipython.enter_loop()
+
     def _start_ipython(self) -> BridgeApp:
         requests = self.requests
         with _undisturbed(requests.process, self._path), requests.namespace.taken_over(self.ipython.names):
@@ -124,8 +136,6 @@ class EarlyKernel:
                     vars(importlib.import_module(package))
                 from kernel_bridge.inside.app import make_app
             app = make_app(self.sockets, requests, self.ipython.main, self.config.connection_file)
-            if threading.current_thread() is threading.main_thread():
-                app.enter_loop()
         requests.watch(app.shell)
         return app
 

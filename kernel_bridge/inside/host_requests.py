@@ -27,7 +27,7 @@ from kernel_bridge.inside.pickling import Pickling
 from kernel_bridge.inside.plain_cells import PlainCells, without_empty_lines
 from kernel_bridge.inside.plain_text import plain_text
 from kernel_bridge.inside.process_state import ProcessState
-from kernel_bridge.inside.refused_builtins import NoInput, answer_debuggers, answer_second_loops, nothing_typed
+from kernel_bridge.inside.refused_builtins import NoInput, nothing_typed
 from kernel_bridge.inside.restored_names import told_names
 from kernel_bridge.inside.streams import StandardStreams
 from kernel_bridge.inside.stubs import Binding
@@ -92,8 +92,6 @@ class HostRequests:
         self.namespace.watch(shell)
         self.plain_cells.watch(shell)
         self.process.expect_builtins("display")
-        answer_debuggers(self.runs_cell)
-        answer_second_loops()
         shell.kernel.set_parent(self.ident, self.parent, channel="shell")
 
     def runs_cell(self) -> bool:

@@ -18,7 +18,7 @@ import io
 import sys
 import threading
 import types
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -31,12 +31,27 @@ if TYPE_CHECKING:
 __all__ = ["PACKAGES", "LateIPython", "is_told_by"]
 
 PACKAGES = ("IPython", "ipykernel")
-_WITH_THEM = frozenset({*PACKAGES, "asyncio", "bdb", "cmd"})  # their loop runs and their debuggers are refused then
 _HIDDEN_BUILTINS = ("exit", "quit")  # which IPython's own in the namespace stand for
 
+_WAIT_SECONDS = 10.0
+
 # Names in code that looks at what no stand-in can hide. It finds IPython there.
-_TELLTALES = _WITH_THEM | {
-    *("get_ipython", "display", "exit", "quit", "In", "Out", "_ih", "_oh", "_dh", "modules", "meta_path"),
+_TELLTALES = {
+    *(
+        *PACKAGES,
+        "asyncio",
+        "get_ipython",
+        "display",
+        "exit",
+        "quit",
+        "In",
+        "Out",
+        "_ih",
+        "_oh",
+        "_dh",
+        "modules",
+        "meta_path",
+    ),
     *("globals", "locals", "vars", "dir", "builtins", "__builtin__", "__builtins__", "__main__", "displayhook"),
 }
 
@@ -47,17 +62,27 @@ class LateIPython:
     Args:
         start: makes it, with all that belongs to it in this process.
         failed: is told why that failed, and ends the process.
+        mend: by the name of a module what is to be done when it has been imported.
 
     Attributes:
         main: the module in which cells run.
         serves: whether its event loop takes the messages.
+        is_wanted: whether that is to begin between two cells, at the latest: something has used what belongs to it.
+        app: it; None as long as it is not there.
     """
 
-    def __init__(self, start: Callable[[], BridgeApp], failed: Callable[[BaseException], object]) -> None:
+    def __init__(
+        self,
+        start: Callable[[], BridgeApp],
+        failed: Callable[[BaseException], object],
+        mend: Mapping[str, Callable[[], object]],
+    ) -> None:
         self.main = ModuleType("__main__", "Automatically created module for IPython interactive environment")
         self.serves = False
         self.has_begun = False
+        self.is_wanted = False
         self.app: BridgeApp | None = None
+        self._loop: Any = None
         self._start = start
         self._failed = failed
         self._lock = threading.RLock()
@@ -70,8 +95,7 @@ class LateIPython:
                 importlib.import_module(package)
         # As its shell sets them. Libraries take a Python that has them for one in which a person types.
         sys.ps1, sys.ps2, sys.ps3 = "In : ", "...: ", "Out: "  # pyright: ignore[reportAttributeAccessIssue]
-        self._finder = _Finder(self)
-        sys.meta_path.insert(0, self._finder)
+        sys.meta_path.insert(0, _Finder(self, mend))
 
     def _stand_ins(self) -> dict[str, Any]:
         """The names that IPython gives to the namespace."""
@@ -105,25 +129,45 @@ class LateIPython:
 
         return opened
 
-    def begin(self) -> BridgeApp:
-        """Start it, if it has not been. From any thread, also in the middle of a cell."""
-        with self._lock:
-            if not self.has_begun:
-                self.has_begun = True
-                try:
-                    with contextlib.suppress(ValueError):  # the agent's code has removed it
-                        sys.meta_path.remove(self._finder)
+    def begin(self, wait_seconds: float = _WAIT_SECONDS) -> BridgeApp:
+        """Start it, if it has not been. From any thread, also in the middle of a cell.
+
+        Args:
+            wait_seconds: for another thread that starts it. That one may itself wait for a module whose import has
+                come here, and get no further before this returns.
+        """
+        if self._lock.acquire(timeout=wait_seconds):
+            try:
+                if not self.has_begun:
+                    self.has_begun = True
                     self.app = self._start()
-                except BaseException as error:  # noqa: BLE001 - half of it is there: nothing can go on
-                    self._failed(error)
+                    self.enter_loop()
+            except BaseException as error:  # noqa: BLE001 - half of it is there: nothing can go on
+                self._failed(error)
+            finally:
+                self._lock.release()
         return self.app  # pyright: ignore[reportReturnType] - None only for those that run while it is made
 
+    def enter_loop(self) -> None:
+        """From now on code in the main thread runs as if an event loop called it: the one that is to run later."""
+        self.is_wanted = True
+        if self.serves or threading.current_thread() is not threading.main_thread():
+            return
+        import asyncio
+
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        asyncio._set_running_loop(self._loop)
+        self._loop._thread_id = threading.get_ident()  # by which it says that it runs
+
     def leave_loop(self) -> None:
-        """In the main thread, after something that may have started it: code ran as if the event loop called it."""
-        if self.app is not None and not self.serves:
+        """The end of that, in the main thread, between cells."""
+        if self._loop is not None and not self.serves:
             import asyncio
 
             asyncio._set_running_loop(None)
+            self._loop._thread_id = None
 
     @types.coroutine
     def there(self) -> Generator[None]:
@@ -176,28 +220,42 @@ def _display() -> Callable[..., Any]:
 
 
 class _Finder:
-    """Starts IPython when something is imported that comes with it."""
+    """Finds, as the other finders do, what is not imported without more: parts of IPython, and what is to be mended."""
 
-    def __init__(self, ipython: LateIPython) -> None:
+    def __init__(self, ipython: LateIPython, mend: Mapping[str, Callable[[], object]]) -> None:
         self._ipython = ipython
+        self._mend = dict(mend)
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name.partition(".")[0] not in _WITH_THEM or self._ipython.has_begun:
-            return None  # also for those that run while it is made
-        self._ipython.begin()
-        module = sys.modules.get(name)
-        return None if module is None else ModuleSpec(name, cast("Any", _Loaded(module)))
+        mend = self._mend.pop(name, None)
+        starts = name.partition(".")[0] in PACKAGES and not self._ipython.has_begun  # not while it is made
+        if mend is None and not starts:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        if found is not None:
+            found.loader = cast("Any", _Loader(self._ipython if starts else None, mend))
+        return found
 
 
-class _Loaded:
-    """Gives a module that has been imported while it was looked for."""
+class _Loader:
+    """Imports a module, with what belongs to it. Not in `find_spec`, where no other thread can import anything."""
 
-    def __init__(self, module: ModuleType) -> None:
-        self._module = module
-        self._spec = module.__spec__
+    def __init__(self, ipython: LateIPython | None, mend: Callable[[], object] | None) -> None:
+        self._ipython = ipython
+        self._mend = mend
+        self._spec: ModuleSpec | None = None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return self._module
+        if self._ipython is not None:
+            self._ipython.begin(wait_seconds=0)  # others may need this module meanwhile
+        module = importlib.import_module(spec.name)
+        self._spec = module.__spec__
+        if self._mend is not None:
+            self._mend()
+        if self._ipython is not None:
+            self._ipython.begin()
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec
+        module.__spec__ = self._spec  # it has run

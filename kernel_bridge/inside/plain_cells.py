@@ -82,7 +82,7 @@ class PlainCells:
         compiler = self._compiler
         awaits = self._shell is None or self._shell.autoawait
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if awaits else 0
-        if "\n" not in source.rstrip("\n") and ":" not in source and ";" not in source:
+        if source[0] != "#" and "\n" not in source.rstrip("\n") and ":" not in source and ";" not in source:
             # One simple statement, as all others need one of these; "single" shows its value if it is an expression.
             with compiler.extra_flags(flags):
                 code = compiler(source, file_name, "single")

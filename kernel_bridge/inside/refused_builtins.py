@@ -12,7 +12,14 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["NoInput", "answer_breakpoints", "answer_debuggers", "answer_second_loops", "nothing_typed"]
+__all__ = [
+    "NoInput",
+    "answer_breakpoints",
+    "answer_prompts",
+    "answer_second_loops",
+    "answer_traces",
+    "nothing_typed",
+]
 
 
 def nothing_typed(what: str) -> EOFError:
@@ -73,12 +80,17 @@ def answer_breakpoints(applies: Callable[[], bool]) -> None:
     sys.breakpointhook = _unless_refused(sys.breakpointhook, applies)
 
 
-def answer_debuggers(applies: Callable[[], bool]) -> None:
-    """Have every debugger that would ask for commands fail at once while this `applies`."""
+def answer_traces(applies: Callable[[], bool]) -> None:
+    """Have every debugger that would trace from here on fail at once while this `applies`."""
     import bdb
-    import cmd
 
     bdb.Bdb.set_trace = _unless_refused(bdb.Bdb.set_trace, applies)
+
+
+def answer_prompts(applies: Callable[[], bool]) -> None:
+    """Have every program that would ask for commands fail at once while this `applies`."""
+    import cmd
+
     cmd.Cmd.cmdloop = _unless_refused(cmd.Cmd.cmdloop, applies)
 
 
