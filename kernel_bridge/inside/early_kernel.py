@@ -69,7 +69,7 @@ class EarlyKernel:
         channel = HostChannel(sockets.context, urls, sockets.key, codec, interrupts)
         self.ipython = LateIPython(
             self._start_ipython,
-            lambda error: self.requests.give_up(error),
+            self._give_up,
             {
                 "asyncio": self._mend_asyncio,
                 "bdb": lambda: answer_traces(self.requests.runs_cell),
@@ -119,6 +119,9 @@ class EarlyKernel:
             self.ipython.leave_loop()
             return None
         return request
+
+    def _give_up(self, error: BaseException) -> None:
+        self.requests.give_up(error)
 
     def _mend_asyncio(self) -> None:
         answer_second_loops()
