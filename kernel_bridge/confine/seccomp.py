@@ -53,7 +53,8 @@ REFUSED: Sequence[RefusedCall] = (
     ),
     *_group(
         "its queues are counted for the whole machine; programs fall back to the ordinary calls",
-        "io_setup 206 0, io_destroy 207 1, io_getevents 208 4, io_pgetevents 333 292, io_submit 209 2, io_cancel 210 3",
+        "io_setup 206 0, io_destroy 207 1, io_getevents 208 4, io_pgetevents 333 292, io_submit 209 2, "
+        "io_cancel 210 3",
         error=errno.ENOSYS,
     ),
     *_group(

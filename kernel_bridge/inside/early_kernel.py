@@ -10,7 +10,6 @@ import importlib
 import os
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Generator
 from types import ModuleType
@@ -86,7 +85,7 @@ class EarlyKernel:
             lifeline.hold(interrupts)
         gc.freeze()  # what a start has made stays, and no collection need look at it
         gc.enable()
-        channel.tell(Ready(sys.version.split()[0]))
+        channel.tell(Ready())
 
     def serve(self) -> None:
         """Serve until the process is killed."""
@@ -151,7 +150,7 @@ def _undisturbed(process: ProcessState, path: list[str]) -> Generator[None]:
         path: where modules are looked for.
     """
     before, depth, collects = sys.path[:], sys.getrecursionlimit(), gc.isenabled()
-    with process.interrupts.held(), process.memory.lent(), _no_alarm(), warnings.catch_warnings():
+    with process.interrupts.held(), process.memory.lent(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sys.setrecursionlimit(depth + _MORE_DEPTH)
         sys.path[:] = path
@@ -163,16 +162,3 @@ def _undisturbed(process: ProcessState, path: list[str]) -> Generator[None]:
             sys.setrecursionlimit(depth)
             if collects:
                 gc.enable()
-
-
-@contextlib.contextmanager
-def _no_alarm() -> Generator[None]:
-    """A block without the timer of the main thread, whose handler may raise; it goes on afterwards."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    left, every = signal.setitimer(signal.ITIMER_REAL, 0)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, left, every)

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import importlib
 import io
+import signal
 import sys
 import threading
 import types
@@ -137,16 +138,20 @@ class LateIPython:
                 come here, and get no further before this returns.
         """
         if self._lock.acquire(timeout=wait_seconds):
-            try:
+            with contextlib.ExitStack() as undo:
+                undo.callback(self._lock.release)
                 if not self.has_begun:
-                    self.has_begun = True
-                    self.app = self._start()
-                    self.enter_loop()
-            except BaseException as error:  # noqa: BLE001 - half of it is there: nothing can go on
-                self._failed(error)
-            finally:
-                self._lock.release()
+                    undo.enter_context(_no_alarm())
+                    self._begin()
         return self.app  # pyright: ignore[reportReturnType] - None only for those that run while it is made
+
+    def _begin(self) -> None:
+        self.has_begun = True
+        try:
+            self.app = self._start()
+            self.enter_loop()
+        except BaseException as error:  # noqa: BLE001 - half of it is there: nothing can go on
+            self._failed(error)
 
     def enter_loop(self) -> None:
         """From now on code in the main thread runs as if an event loop called it: the one that is to run later."""
@@ -201,6 +206,19 @@ class LateIPython:
             sys.displayhook = before
             names.pop("get_ipython", None)
             names.update(hidden)
+
+
+@contextlib.contextmanager
+def _no_alarm() -> Generator[None]:
+    """A block without the timer of the main thread, whose handler may raise; it goes on afterwards."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    left, every = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left, every)
 
 
 def is_told_by(parts: Iterable[CodeType]) -> bool:

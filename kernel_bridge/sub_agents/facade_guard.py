@@ -110,6 +110,7 @@ class _Facade:
         return _mapping(getattr(self.owner, "_originals", None))
 
 
+
 def _mapping(found: Any) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", found or {})
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import gc
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.formatters import PlainTextFormatter
-from jupyter_client.blocking.client import BlockingKernelClient
 
-from kernel_bridge import Cell, KernelInterpreter, KernelSession
+from kernel_bridge import Cell, KernelSession, Limits
 from kernel_bridge.inside.plain_text import plain_text
 
 # Code that asks for the modules by their name finds IPython.
@@ -47,7 +43,7 @@ PLAIN = [
     "for _ in range(3): pass\n_",
     "raise SystemExit(3)",
     "input()",
-    "from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(2) as pool: print(list(pool.map(f, [1])))",
+    "from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(2) as pool: list(pool.map(f, [1]))",
     "",
     "# nothing",
 ]
@@ -185,3 +181,130 @@ def test_a_library_that_looks_for_ipython_in_the_middle_of_a_cell_finds_it(young
     if way == "task":
         assert young.run("await task").text == "later\n"
     assert young.run("get_ipython().__class__.__name__, 2 + 2").text == "('BridgeShell', 4)\n"
+
+
+HINDRANCES = {
+    "few frames": "import sys\nsys.setrecursionlimit(120)",
+    "warnings are errors": "import warnings\nwarnings.simplefilter('error')",
+    "no path": "import sys\nsys.path.clear()",
+    "files in the way": "for name in ('traitlets', 'asyncio', 'uuid', 'tornado'):\n"
+    "    with open(name + '.py', 'w') as file: file.write('raise ImportError')",
+    "a deep recursion": "def deep(n):\n    return deep(n - 1) if n else __import__('IPython').get_ipython()\n"
+    "x = deep(900)",
+    "no collection": "import gc\ngc.disable()",
+}
+
+
+@pytest.mark.parametrize("code", HINDRANCES.values(), ids=HINDRANCES)
+def test_what_the_agents_code_has_set_is_not_in_the_way_and_stays(young: KernelSession, code: str) -> None:
+    kept = "import gc, sys, warnings\nraising = ('error', None, Warning, None, 0) in warnings.filters\n"
+    kept += "print(sys.getrecursionlimit(), sys.path, raising, gc.isenabled())"
+    assert young.run(code).death is None
+    before = young.run(kept).text
+    assert young.run("%precision 2\nprint(get_ipython().__class__.__name__)").text == "BridgeShell\n"
+    assert young.run(kept).text == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")
+def test_a_timer_of_the_agents_rings_when_it_has_been_imported(young: KernelSession) -> None:
+    code = """
+import signal, importlib
+signal.signal(signal.SIGALRM, lambda *_: 1 / 0)
+try:
+    signal.setitimer(signal.ITIMER_REAL, 0.03)
+    importlib.import_module('IPy' + 'thon').version_info
+    while True: pass
+except ZeroDivisionError:
+    print('rang')
+"""
+    assert young.run(code).text == "rang\n"
+    assert young.run("get_ipython().__class__.__name__").text == "BridgeShell\n"
+
+
+def test_names_of_ipythons_that_cells_have_taken_are_theirs(young: KernelSession) -> None:
+    young.run(Cell("_ = 5\nlater = 6", variables={"In": "given", "open": "shut", "Out": 3}))
+    assert not has_it(young)
+    assert young.run("%pwd\nprint(_, In, open, Out, _ih, later)").text == "5 given shut 3 [''] 6\n"
+    assert young.run("del open\nprint(In)").text == "given\n"
+    assert young.run("import io\nopen.__wrapped__ is io.open").text == "True\n"
+
+
+def test_context_variables_and_output_go_on_in_the_same_cell(young: KernelSession) -> None:
+    code = """
+import contextvars, importlib
+variable = contextvars.ContextVar('variable')
+token = variable.set(1)
+print('before', end=' ')
+package = importlib.import_module('IPy' + 'thon')
+print(package.get_ipython().kernel.cell is not None, end=' ')
+variable.reset(token)
+variable.set(2)
+package.display.display('shown')
+[package.get_ipython().__class__]
+"""
+    outcome = young.run(code)
+    assert outcome.failure is None
+    assert outcome.text == "before True 'shown'\n[kernel_bridge.inside.shell.BridgeShell]\n"
+    assert young.run("variable.get()").text == "2\n"
+    assert young.run("await __import__('asyncio').sleep(0); variable.get()").text == "2\n"
+
+
+def test_a_future_import_counts_for_the_cells_of_both_kinds(young: KernelSession) -> None:
+    young.run("from __future__ import annotations")
+    assert young.run("def f(x: Nowhere): pass\nf.__annotations__").text == "{'x': 'Nowhere'}\n"
+    assert young.run("%precision 3\ndef f(x: Nowhere): pass\nf.__annotations__").text == "{'x': 'Nowhere'}\n"
+
+
+def test_an_interrupt_that_comes_while_it_is_imported_ends_the_cell_after_that() -> None:
+    code = "import importlib\nimportlib.import_module('IPy' + 'thon').version_info\nbegun()\nwhile True: pass"
+    with KernelSession(confinement="off", limits=Limits(cell_seconds=60)) as session:
+        session.tools = {"begun": session.interrupt}
+        outcome = session.run(code)
+        assert outcome.failure is not None
+        assert (outcome.failure.name, outcome.death) == ("KeyboardInterrupt", None)
+        session.tools = {}
+        assert session.run("get_ipython().__class__.__name__").text == "BridgeShell\n"
+
+
+def test_a_kernel_that_cannot_import_it_any_more_is_replaced(young: KernelSession) -> None:
+    young.run("kept = 41")
+    young.run("import sys; getattr(sys, 'mod' + 'ules').update(traitlets=None)")
+    death = young.run("%pwd").death
+    assert death is not None
+    assert "ended itself (ModuleNotFoundError: import of traitlets" in death.reason
+    assert death.restored == ("kept", "sys")
+    assert young.run("%precision 2\nkept").text == "41\n"
+
+
+# -- texts of values ---------------------------------------------------------------------------------------------------
+
+_leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=70) | st.binary(max_size=3)
+_values = st.recursive(
+    _leaves,
+    lambda inner: (
+        st.lists(inner, max_size=25)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=4)
+        | st.sets(st.integers(), max_size=3)
+    ),
+    max_leaves=30,
+)
+_FORMATTER: Any = PlainTextFormatter()
+
+
+@given(_values)
+def test_a_text_that_is_made_without_ipython_is_the_text_that_ipython_makes(value: Any) -> None:
+    text = plain_text(value)
+    if type(value) is str:
+        assert text == value
+    elif text is not None:
+        assert text == _FORMATTER(value)
+
+
+class _Named(dict[str, int]):
+    pass
+
+
+@pytest.mark.parametrize("value", [{1, 2}, b"1", _Named(a=1), 10**18, [[[[[1]]]]], list(range(21)), {"a": {3}}, 1j])
+def test_values_that_ipython_may_show_in_another_way_are_left_to_it(value: Any) -> None:
+    assert plain_text(value) is None
