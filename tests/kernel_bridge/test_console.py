@@ -208,6 +208,52 @@ def test_a_persons_variables_are_there_for_the_agent(interpreter: KernelInterpre
     assert interpreter.execute("hint") == "look at row 3"
 
 
+IPYTHON_IS_THERE = "print('tornado' in getattr(__import__('sys'), 'mod' + 'ules'))"
+
+
+@pytest.mark.parametrize("confinement", ["auto", "off"])
+def test_a_person_finds_all_of_jupyter_in_a_kernel_that_has_only_run_plain_python(
+    confinement: str, wait_until: Callable[..., None]
+) -> None:
+    with KernelInterpreter({"add": lambda a, b: a + b}, confinement=confinement) as interpreter:
+        interpreter.execute("a_rather_long_name = add(1, 2)\nprint('agent')")
+        client = BlockingKernelClient(connection_file=str(interpreter.connection_file))
+        client.load_connection_file()
+        client.hb_channel.time_to_dead = 60.0
+        client.hb_channel.start()
+        client.hb_channel.unpause()
+        wait_until(client.hb_channel.is_beating, "a heartbeat is answered")
+        client.stop_channels()
+        client.context.term()
+        assert interpreter.execute(IPYTHON_IS_THERE) == "False"
+        with closing(Console(interpreter.connection_file)) as console:  # type: ignore[arg-type]
+            assert console.run("a_rather_long_name, add(3, 4)")[0] == "(3, 7)\n"
+            assert console.run("_, In[1], Out")[1]["status"] == "ok"
+            assert console.run("1")[1]["execution_count"] == 3
+            matches = console.client.complete("a_rather_lo", reply=True, timeout=60)["content"]["matches"]
+            assert "a_rather_long_name" in matches
+            assert interpreter.execute("a_rather_long_name + 1") == "4"
+    gc.collect()
+
+
+@pytest.mark.parametrize("kind", ["kernel_info_request", "interrupt_request", "shutdown_request"])
+def test_a_message_on_the_control_channel_is_answered_by_a_kernel_that_has_only_run_plain_python(kind: str) -> None:
+    with KernelInterpreter(confinement="off") as interpreter:
+        interpreter.execute("kept = 3")
+        client = BlockingKernelClient(connection_file=str(interpreter.connection_file))
+        client.load_connection_file()
+        client.control_channel.start()
+        message = client.session.msg(kind, {})
+        client.control_channel.send(message)
+        reply = client.control_channel.get_msg(timeout=60)
+        assert reply["msg_type"] == kind.replace("request", "reply")
+        assert reply["parent_header"]["msg_id"] == message["header"]["msg_id"]
+        client.stop_channels()
+        client.context.term()
+        assert interpreter.execute("kept") == "3"
+    gc.collect()
+
+
 def test_completion_and_inspection_work(interpreter: KernelInterpreter, console: Console) -> None:
     interpreter.execute("a_rather_long_name = 1")
     matches = console.client.complete("a_rather_lo", reply=True, timeout=60)["content"]["matches"]

@@ -8,6 +8,7 @@ releases too.
 from __future__ import annotations
 
 import ast
+import asyncio
 import functools
 import importlib
 import inspect
@@ -51,7 +52,7 @@ TESTED_BY = {
     "_deprecation": "test_a_call_marked_as_an_adapters_is_not_warned_of",
     "_price_result": "test_dspy_prices_an_answer_and_says_why_it_cannot",
     # ipykernel and IPython
-    "_bind_socket": "test_a_kernel_app_binds_a_socket_to_a_port_it_finds",
+    "_main_asyncio_lock": "test_ipykernel_takes_one_message_after_the_other_under_a_lock",
     "_configure_logging": "test_a_traitlets_application_sets_up_its_logging_by_one_method",
     "_use_appnope": "test_ipykernel_asks_its_event_loops_for_macos_alone",
     "_cancel_on_sigint": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
@@ -69,7 +70,9 @@ TESTED_BY = {
     # the standard library
     "_ctypes": "test_ctypes_calls_a_function_of_the_process_by_its_name",
     "_processes": "test_a_process_pool_knows_its_processes",
+    "_set_running_loop": "test_code_runs_as_if_an_event_loop_called_it",
     "_signal": "test_signals_have_a_module_in_c",
+    "_thread_id": "test_code_runs_as_if_an_event_loop_called_it",
     # documented, in spite of the underscore
     "_exit": "test_documented_names_are_there",
     "_fields": "test_documented_names_are_there",
@@ -310,15 +313,33 @@ def test_dspy_prices_an_answer_and_says_why_it_cannot() -> None:
     assert isinstance(result.cost_details["reason"], str)
 
 
-def test_a_kernel_app_binds_a_socket_to_a_port_it_finds(tmp_path: Path) -> None:
-    import zmq
-    from ipykernel.kernelapp import IPKernelApp
+def test_ipykernel_takes_one_message_after_the_other_under_a_lock() -> None:
+    from ipykernel import kernelbase
 
-    app = IPKernelApp(transport="ipc", ip=str(tmp_path / "socket"))
-    with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
-        port = app._bind_socket(socket, 7)
-        assert port == 7
-        assert socket.getsockopt_string(zmq.LAST_ENDPOINT) == f"ipc://{tmp_path}/socket-7"
+    text = text_of(kernelbase)
+    assert "self._main_asyncio_lock = asyncio.Lock()" in text
+    assert "asyncio_lock = self._main_asyncio_lock" in text
+    assert "async with asyncio_lock:\n            await self.dispatch_shell(msg" in text
+
+
+def test_code_runs_as_if_an_event_loop_called_it() -> None:
+    loop = asyncio.new_event_loop()
+
+    async def later() -> int:
+        return 5
+
+    try:
+        asyncio._set_running_loop(loop)
+        loop._thread_id = threading.get_ident()  # type: ignore[attr-defined]
+        assert loop.is_running()
+        assert asyncio.get_running_loop() is loop
+        task = loop.create_task(later())
+        asyncio._set_running_loop(None)
+        loop._thread_id = None  # type: ignore[attr-defined]
+        assert not loop.is_running()
+        assert loop.run_until_complete(task) == 5
+    finally:
+        loop.close()
 
 
 def test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs() -> None:
