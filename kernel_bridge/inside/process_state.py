@@ -45,6 +45,8 @@ class ProcessState:
         self.streams.restore()
         if not callable(threading.excepthook):  # no thread could be started
             threading.excepthook = self._thread_failed
+        if not callable(getattr(sys, "excepthook", None)):  # the same
+            sys.excepthook = sys.__excepthook__
         current = builtins.__dict__
         if all(map(is_, map(current.get, self._builtins), self._builtins.values())):
             return

@@ -259,6 +259,7 @@ def test_a_submission_that_is_judged_too_slowly_belongs_to_no_later_cell() -> No
         "import sys, io; sys.stdout = io.StringIO()",
         "import sys; sys.stdout.close(); sys.stderr.close()",
         "import sys; sys.excepthook = sys.displayhook = None",
+        "import sys; del sys.excepthook",
         "import builtins; builtins.print = builtins.len = builtins.exec = builtins.isinstance = None",
         "import builtins\nfor n in ('print', 'len', 'exec', 'dict'): delattr(builtins, n)",
         "globals().clear()\nkept = 41",
@@ -287,6 +288,7 @@ def test_a_submission_that_is_judged_too_slowly_belongs_to_no_later_cell() -> No
 def test_a_vandalised_process_still_runs_the_next_cell(session: KernelSession, code: str) -> None:
     assert session.run(code).death is None
     assert_it_works(session)
+    assert session.run("import threading; thread = threading.Thread(); thread.start(); thread.join()").failure is None
     # What asyncio has to say of a task that failed, it says when that is collected: now, not in a later test's cell.
     session.run("t = None\nimport gc; _ = gc.collect()")
 
