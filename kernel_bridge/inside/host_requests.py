@@ -84,7 +84,13 @@ class HostRequests:
         keeping = config.checkpoint
         if keeping is not None:
             pickling = Pickling(self.namespace.names, self._binding.stub_of)
-            self.checkpoint = Checkpoint(keeping, self.namespace.names, pickling, last_words=real_stderr)
+            self.checkpoint = Checkpoint(
+                keeping,
+                self.namespace.names,
+                pickling,
+                last_words=real_stderr,
+                end_if_forked=lambda: self.process.end_if_forked(None),
+            )
             self._keeper = NamespaceKeeper(self.checkpoint, self.namespace.own_names, keeping.progress_file)
 
     def watch(self, shell: Any) -> None:
