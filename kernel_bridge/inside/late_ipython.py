@@ -34,27 +34,13 @@ __all__ = ["PACKAGES", "LateIPython", "is_told_by"]
 PACKAGES = ("IPython", "ipykernel")
 _HIDDEN_BUILTINS = ("exit", "quit")  # which IPython's own in the namespace stand for
 
-_WAIT_SECONDS = 10.0
+_WAIT_SECONDS = 10.0  # for another thread that starts it
 
 # Names in code that looks at what no stand-in can hide. It finds IPython there.
 _TELLTALES = {
-    *(
-        *PACKAGES,
-        "asyncio",
-        "get_ipython",
-        "display",
-        "exit",
-        "quit",
-        "In",
-        "Out",
-        "_ih",
-        "_oh",
-        "_dh",
-        "modules",
-        "meta_path",
-    ),
-    *("globals", "locals", "vars", "dir", "builtins", "__builtin__", "__builtins__", "__main__", "displayhook"),
-}
+    *PACKAGES, "asyncio", "get_ipython", "display", "exit", "quit", "In", "Out", "_ih", "_oh", "_dh", "displayhook",
+    "modules", "meta_path", "globals", "locals", "vars", "dir", "builtins", "__builtin__", "__builtins__", "__main__",
+}  # fmt: skip
 
 
 class LateIPython:
@@ -67,6 +53,7 @@ class LateIPython:
 
     Attributes:
         main: the module in which cells run.
+        has_begun: whether it is there or is being made.
         serves: whether its event loop takes the messages.
         is_wanted: whether that is to begin between two cells, at the latest: something has used what belongs to it.
         app: it; None as long as it is not there.
