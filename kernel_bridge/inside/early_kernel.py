@@ -89,13 +89,12 @@ class EarlyKernel:
 
     def serve(self) -> None:
         """Serve until the process is killed."""
-        # One context for all cells: variables that one sets in it are there in the next. Before Python 3.11 no task can
-        # run in a given one, and each cell has a copy.
+        # One context for all cells: variables that one sets in it are there in the next.
         context = contextvars.copy_context()
         rest: Any = None
         while rest is None and not self.ipython.is_wanted:
             with contextlib.suppress(KeyboardInterrupt, SystemExit, MemoryError):  # a signal handler's, between cells
-                rest = (context if sys.version_info >= (3, 11) else context.copy()).run(self._serve_one)
+                rest = context.run(self._serve_one)
         app = context.run(self.ipython.begin)
         self.ipython.leave_loop()
         self.ipython.serves = True

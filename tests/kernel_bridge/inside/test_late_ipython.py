@@ -247,7 +247,7 @@ package.display.display('shown')
     assert outcome.failure is None
     assert outcome.text == "before True 'shown'\n[kernel_bridge.inside.shell.BridgeShell]\n"
     if sys.version_info < (3, 11):
-        return  # each cell has a context of its own
+        return  # no task can run in a given context
     assert young.run("variable.get()").text == "2\n"
     assert young.run("await __import__('asyncio').sleep(0); variable.get()").text == "2\n"
 
