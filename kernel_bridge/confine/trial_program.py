@@ -126,7 +126,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
     """Wait for its end. `Popen.wait` alone looks again and again, less and less often. Raises: TimeoutExpired."""
     deadline = time.monotonic() + seconds
     if hasattr(os, "pidfd_open"):
-        with contextlib.suppress(ProcessLookupError):  # it has ended, and somebody else has collected it
+        with contextlib.suppress(OSError):  # refused here, or it has ended and somebody else has collected it
             ended = os.pidfd_open(process.pid)
             try:
                 wait_for((ended,), (), seconds)

@@ -94,7 +94,7 @@ class HostCell:
             taken: whether the variables that came with the cell are in the namespace.
         """
         process = self._process
-        process.restore()  # ipykernel flushes the streams that it finds before it replies
+        process.restore()  # the cell may have replaced streams or closed descriptors that are drained next
         process.streams.drain()
         head, tail, omitted = process.streams.transcript.end()
         process.memory.was_used_up = self._failure is not None and self._failure["name"] == "MemoryError"

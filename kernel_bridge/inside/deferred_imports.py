@@ -1,6 +1,6 @@
 """Deferred imports: modules that run when something of them is first used, not when they are imported.
 
-A kernel's start imports many modules of which it uses nothing, and some are slow. `importlib.util.LazyLoader` is not
+IPython imports many modules of which its start uses nothing, and some are slow. `importlib.util.LazyLoader` is not
 enough: `from module import function` runs the module at once, and before Python 3.11.9 one thread could use a module
 that another was still running.
 """
@@ -25,7 +25,10 @@ _OF_IMPORT = frozenset({"__name__", "__spec__", "__loader__", "__package__", "__
 
 
 def slow_modules() -> dict[str, dict[str, str]]:
-    """The modules of which the start of a kernel uses nothing, or only imports functions, as `deferred` takes them."""
+    """The modules of which the start of IPython uses nothing, or from which it only imports functions.
+
+    As `deferred` takes them.
+    """
     found = {name: dict.fromkeys(functions, name) for name, functions in _SLOW.items()}
     found["jupyter_client"]["write_connection_file"] = "jupyter_client.connect"  # the package itself imports forty more
     if sys.platform != "darwin":

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -66,15 +66,12 @@ class EarlyKernel:
         codec = Codec(limit_bytes=config.frame_bytes, limit_depth=config.frame_depth, paged=PagedList)
         urls = config.calls_url, config.replies_url
         channel = HostChannel(sockets.context, urls, sockets.key, codec, interrupts)
-        self.ipython = LateIPython(
-            self._start_ipython,
-            self._give_up,
-            {
-                "asyncio": self._mend_asyncio,
-                "bdb": lambda: answer_traces(self.requests.runs_cell),
-                "cmd": lambda: answer_prompts(self.requests.runs_cell),
-            },
-        )
+        mend: dict[str, Callable[[], object]] = {
+            "asyncio": self._mend_asyncio,
+            "bdb": lambda: answer_traces(self.requests.runs_cell),
+            "cmd": lambda: answer_prompts(self.requests.runs_cell),
+        }
+        self.ipython = LateIPython(self._start_ipython, self._give_up, interrupts, mend)
         replies = Replies(self.messages, sockets.shell)
         self.requests = HostRequests(
             config, channel, interrupts, self.messages, replies, publisher, self.ipython, real_stderr
@@ -83,6 +80,8 @@ class EarlyKernel:
         self._path = [place for place in sys.path if place]
         if os.name != "posix":
             lifeline.hold(interrupts)
+        for name in mend.keys() & sys.modules.keys():  # which the start of this Python has imported
+            mend.pop(name)()
         gc.freeze()  # what a start has made stays, and no collection need look at it
         gc.enable()
         channel.tell(Ready())
@@ -95,7 +94,7 @@ class EarlyKernel:
         while rest is None and not self.ipython.is_wanted:
             with contextlib.suppress(KeyboardInterrupt, SystemExit, MemoryError):  # a signal handler's, between cells
                 rest = context.run(self._serve_one)
-        app = context.run(self.ipython.begin)
+        app = context.run(self.ipython.begin, -1)  # a thread of the agent's may be starting it
         self.ipython.leave_loop()
         self.ipython.serves = True
         app.serve(context, rest)
@@ -107,6 +106,8 @@ class EarlyKernel:
         if any(socket is control for socket, _ in _poll([(shell, zmq.POLLIN), (control, zmq.POLLIN)], -1)):
             return []
         message = shell.recv_multipart(zmq.DONTWAIT, copy=False)
+        if self.ipython.is_wanted:
+            return message  # a thread of the agent's has used it meanwhile
         found = self.messages.read_request(message)
         if found is None:
             return message
@@ -150,7 +151,7 @@ def _undisturbed(process: ProcessState, path: list[str]) -> Generator[None]:
         path: where modules are looked for.
     """
     before, depth, collects = sys.path[:], sys.getrecursionlimit(), gc.isenabled()
-    with process.interrupts.held(), process.memory.lent(), warnings.catch_warnings():
+    with process.memory.lent(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sys.setrecursionlimit(depth + _MORE_DEPTH)
         sys.path[:] = path

@@ -1,7 +1,7 @@
 """The host's requests on Jupyter's shell channel, read from their frames, and what is sent because of them.
 
 Jupyter's session parses dates, remembers each signature and packs each part twice, and its kernels log each message,
-which takes longer than a small cell. And to import it takes longer than all else that a host's cell needs.
+which takes longer than a small cell. Importing it takes longer than everything else that a host's cell needs.
 """
 
 # What comes from JSON is of any type.

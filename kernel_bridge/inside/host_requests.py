@@ -20,7 +20,7 @@ from kernel_bridge.inside.channel import HostChannel
 from kernel_bridge.inside.checkpoint import Checkpoint, NamespaceKeeper
 from kernel_bridge.inside.host_messages import Messages, Publisher, Replies
 from kernel_bridge.inside.interrupts import Interrupts
-from kernel_bridge.inside.late_ipython import LateIPython, is_told_by
+from kernel_bridge.inside.late_ipython import LateIPython, can_see_ipython
 from kernel_bridge.inside.namespace import Namespace
 from kernel_bridge.inside.paged_list import read_pages_with
 from kernel_bridge.inside.pickling import Pickling
@@ -236,7 +236,7 @@ class HostRequests:
         plain = without_empty_lines(code)
         name = name_cell(plain if plain.endswith("\n") else plain + "\n", cell.number)
         parts = self.plain_cells.compiled(plain, name)
-        if not self._ipython.serves and (parts is None or (is_agents and is_told_by(parts))):
+        if not self._ipython.serves and (parts is None or (is_agents and can_see_ipython(parts))):
             await self._ipython.there()
             parts = self.plain_cells.compiled(plain, name)
         if parts is None:

@@ -28,7 +28,7 @@ class KernelSockets:
         self.stdin = self._bound(self.context, "stdin", zmq.ROUTER)
         self.control = self._bound(self.context, "control", zmq.ROUTER)
         self.iopub = self._bound(self.context, "iopub", zmq.XPUB)
-        # In a context of its own: frees of messages without copies wait for Python's lock, and hold up the others.
+        # In a context of its own: freeing a message that was not copied waits for Python's lock, and would delay these.
         heartbeats = self._bound(zmq.Context(), "hb", zmq.ROUTER)
         threading.Thread(target=_beat, args=(heartbeats,), name="Heartbeat", daemon=True).start()
         if self._info["transport"] == "tcp":

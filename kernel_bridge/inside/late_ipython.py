@@ -19,17 +19,18 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from kernel_bridge.inside.deferred_imports import deferred
+from kernel_bridge.inside.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from kernel_bridge.inside.app import BridgeApp
 
-__all__ = ["PACKAGES", "LateIPython", "is_told_by"]
+__all__ = ["PACKAGES", "LateIPython", "can_see_ipython"]
 
 PACKAGES = ("IPython", "ipykernel")
 _HIDDEN_BUILTINS = ("exit", "quit")  # which IPython's own in the namespace stand for
@@ -37,7 +38,7 @@ _HIDDEN_BUILTINS = ("exit", "quit")  # which IPython's own in the namespace stan
 _WAIT_SECONDS = 10.0  # for another thread that starts it
 
 # Names in code that looks at what no stand-in can hide. It finds IPython there.
-_TELLTALES = {
+_REVEALING_NAMES = {
     *PACKAGES, "asyncio", "get_ipython", "display", "exit", "quit", "In", "Out", "_ih", "_oh", "_dh", "displayhook",
     "modules", "meta_path", "globals", "locals", "vars", "dir", "builtins", "__builtin__", "__builtins__", "__main__",
 }  # fmt: skip
@@ -49,21 +50,22 @@ class LateIPython:
     Args:
         start: makes it, with all that belongs to it in this process.
         failed: is told why that failed, and ends the process.
-        mend: by the name of a module what is to be done when it has been imported.
+        mend: for each module, what to do once it has been imported. Loses what has been done.
 
     Attributes:
         main: the module in which cells run.
-        has_begun: whether it is there or is being made.
+        has_begun: whether it has started, or is starting.
         serves: whether its event loop takes the messages.
-        is_wanted: whether that is to begin between two cells, at the latest: something has used what belongs to it.
-        app: it; None as long as it is not there.
+        is_wanted: whether its event loop must run before the next cell.
+        app: the kernel app; None until IPython has started.
     """
 
     def __init__(
         self,
         start: Callable[[], BridgeApp],
         failed: Callable[[BaseException], object],
-        mend: Mapping[str, Callable[[], object]],
+        interrupts: Interrupts,
+        mend: dict[str, Callable[[], object]],
     ) -> None:
         self.main = ModuleType("__main__", "Automatically created module for IPython interactive environment")
         self.serves = False
@@ -73,6 +75,7 @@ class LateIPython:
         self._loop: Any = None
         self._start = start
         self._failed = failed
+        self._interrupts = interrupts
         self._lock = threading.RLock()
         self.names = self._stand_ins()
         self.main.__dict__.update(self.names, __builtin__=builtins, __builtins__=builtins)
@@ -122,13 +125,15 @@ class LateIPython:
 
         Args:
             wait_seconds: for another thread that starts it. That one may itself wait for a module whose import has
-                come here, and get no further before this returns.
+                come here, and get no further before this returns. -1: as long as it takes.
         """
         if self._lock.acquire(timeout=wait_seconds):
             with contextlib.ExitStack() as undo:
                 undo.callback(self._lock.release)
                 if not self.has_begun:
                     undo.enter_context(_no_alarm())
+                    # One that comes meanwhile is raised when all of it is there.
+                    undo.enter_context(self._interrupts.held())
                     self._begin()
         return self.app  # pyright: ignore[reportReturnType] - None only for those that run while it is made
 
@@ -151,7 +156,7 @@ class LateIPython:
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
         asyncio._set_running_loop(self._loop)
-        self._loop._thread_id = threading.get_ident()  # by which it says that it runs
+        self._loop._thread_id = threading.get_ident()  # `is_running()` looks at it
 
     def leave_loop(self) -> None:
         """The end of that, in the main thread, between cells."""
@@ -170,7 +175,7 @@ class LateIPython:
     @property
     def execution_count(self) -> Any:
         """The number of a console's next cell."""
-        return 1 if self.app is None else self.begin().kernel.execution_count
+        return 1 if self.app is None else self.app.kernel.execution_count
 
     @contextlib.contextmanager
     def around_cell(self, show: Callable[[Any], None]) -> Generator[None]:
@@ -208,12 +213,12 @@ def _no_alarm() -> Generator[None]:
         signal.setitimer(signal.ITIMER_REAL, left, every)
 
 
-def is_told_by(parts: Iterable[CodeType]) -> bool:
+def can_see_ipython(parts: Iterable[CodeType]) -> bool:
     """Whether this code names what lets it see whether IPython is there."""
     for part in parts:
-        if not _TELLTALES.isdisjoint(name.partition(".")[0] for name in part.co_names):
+        if not _REVEALING_NAMES.isdisjoint(name.partition(".")[0] for name in part.co_names):
             return True
-        if is_told_by(const for const in part.co_consts if isinstance(const, CodeType)):
+        if can_see_ipython(const for const in part.co_consts if isinstance(const, CodeType)):
             return True
     return False
 
@@ -225,39 +230,40 @@ def _display() -> Callable[..., Any]:
 
 
 class _Finder:
-    """Finds, as the other finders do, what is not imported without more: parts of IPython, and what is to be mended."""
+    """Finds the modules that need more than an import: parts of IPython, and those to be mended."""
 
-    def __init__(self, ipython: LateIPython, mend: Mapping[str, Callable[[], object]]) -> None:
+    def __init__(self, ipython: LateIPython, mend: dict[str, Callable[[], object]]) -> None:
         self._ipython = ipython
-        self._mend = dict(mend)
+        self._mend = mend
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        mend = self._mend.pop(name, None)
+        mends = name in self._mend
         starts = name.partition(".")[0] in PACKAGES and not self._ipython.has_begun  # not while it is made
-        if mend is None and not starts:
+        if not (mends or starts):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         found = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if found is not None:
-            found.loader = cast("Any", _Loader(self._ipython if starts else None, mend))
+            found.loader = cast("Any", _Loader(self._ipython if starts else None, self._mend))
         return found
 
 
 class _Loader:
-    """Imports a module, with what belongs to it. Not in `find_spec`, where no other thread can import anything."""
+    """Imports a module and does what belongs to it. `find_spec` cannot: no other thread can import while it runs."""
 
-    def __init__(self, ipython: LateIPython | None, mend: Callable[[], object] | None) -> None:
+    def __init__(self, ipython: LateIPython | None, mend: dict[str, Callable[[], object]]) -> None:
         self._ipython = ipython
         self._mend = mend
         self._spec: ModuleSpec | None = None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
+        mend = self._mend.pop(spec.name, None)  # before: the import below comes here again
         if self._ipython is not None:
             self._ipython.begin(wait_seconds=0)  # others may need this module meanwhile
         module = importlib.import_module(spec.name)
         self._spec = module.__spec__
-        if self._mend is not None:
-            self._mend()
+        if mend is not None:
+            mend()
         if self._ipython is not None:
             self._ipython.begin()
         return module

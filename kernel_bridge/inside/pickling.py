@@ -6,6 +6,7 @@ globals. Checkpoints refer to functions of this module by name: to move or renam
 
 from __future__ import annotations
 
+import builtins
 import functools
 import linecache
 import pickle
@@ -125,6 +126,8 @@ def _make_pickler(namespace: dict[str, Any]) -> type[pickle.Pickler]:
                     return _reduce_function(obj, self.closures)
                 if obj.__module__ == HOST_TOOLS:
                     return _find_tool, (obj.__name__,)
+                if obj.__globals__.get("__name__") == _STAND_INS:
+                    return _find_given, (obj.__name__,)
             elif kind is types.CodeType:
                 _cells_used.add(obj.co_filename)
                 return _make_code, ({name: getattr(obj, name) for name in _CODE_FIELDS},)
@@ -153,12 +156,19 @@ def _make_code(fields: dict[str, Any]) -> types.CodeType:
 HOST_TOOLS = "host_tools"
 """The `__module__` of every stub."""
 
+_STAND_INS = "kernel_bridge.inside.late_ipython"  # its functions stand for names that IPython gives
+
 _LRU_CACHE: type = type(functools.lru_cache(lambda: None))
 
 
 def _remake_cache(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
     """An empty cache around a function of a cell. Its content can be computed again."""
     return functools.lru_cache(maxsize=parameters["maxsize"], typed=parameters["typed"])(function)
+
+
+def _find_given(name: str) -> Any:
+    """What this kernel gives its cells under that name."""
+    return _GLOBALS["namespace"].get(name, getattr(builtins, name, None))
 
 
 def _find_tool(name: str) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ _MOST = 20  # items at each depth
 
 
 def plain_text(value: Any) -> str | None:
-    """The text of a value. None: IPython may show another one than the repr, or it takes long to tell.
+    """The text of a value. None: IPython may show something else than the repr, or it would take long to find out.
 
     A string is its own text, as in DSPy's interpreters.
     """

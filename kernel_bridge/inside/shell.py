@@ -19,11 +19,11 @@ from IPython.core.formatters import DisplayFormatter, PlainTextFormatter
 from IPython.core.interactiveshell import ExecutionResult
 from traitlets import Type
 
+from kernel_bridge.inside.plain_text import LARGEST
 from kernel_bridge.inside.transcript import sendable
 
 _STOCK_FORMATTER: Any = PlainTextFormatter()  # its dictionaries are typed by names alone, and have classes too
 _INTEGER_PRINTER = _STOCK_FORMATTER.type_printers[int]
-_LARGEST = 10**18  # of an integer whose text is always its repr; Python refuses that of very large ones
 
 
 class BridgeDisplayHook(ZMQShellDisplayHook):
@@ -47,7 +47,7 @@ class BridgeDisplayHook(ZMQShellDisplayHook):
     def _shows_integers_plainly(self, number: int) -> bool:
         """Whether the text of this one is its repr: it is small, and the agent's code has not said otherwise."""
         display: Any = self.shell.display_formatter
-        if not -_LARGEST < number < _LARGEST or display.__class__ is not DisplayFormatter or "format" in vars(display):
+        if not -LARGEST < number < LARGEST or display.__class__ is not DisplayFormatter or "format" in vars(display):
             return False
         plain: Any = display.formatters.get("text/plain")
         if plain.__class__ is not PlainTextFormatter or id(number) in plain.singleton_printers:

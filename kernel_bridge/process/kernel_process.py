@@ -53,7 +53,7 @@ class KernelProcess:
         self._process, self._lifeline = started.process, started.lifeline
         try:
             if hasattr(os, "pidfd_open"):
-                with contextlib.suppress(ProcessLookupError):  # it has ended, and somebody else has collected it
+                with contextlib.suppress(OSError):  # refused here, or it has ended and somebody else has collected it
                     self.exit_fd = os.pidfd_open(self._process.pid)
             self._watchdog = self._watch(launch, options.confinement)
         except BaseException:

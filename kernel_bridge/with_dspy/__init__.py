@@ -1,1 +1,1 @@
-"""What of this package needs DSPy, beside the interpreter itself."""
+"""The parts of this package, besides the interpreter, that need DSPy."""

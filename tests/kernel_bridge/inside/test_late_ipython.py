@@ -92,7 +92,7 @@ def test_a_cell_that_needs_ipython_has_it(young: KernelSession, code: str) -> No
 
 
 LIBRARY = """
-import builtins, importlib, sys, threading
+import builtins, importlib.util, sys, threading
 
 def told():
     try:
@@ -122,6 +122,9 @@ def second_loop():
     async def main(): pass
     try: asyncio.run(main())
     except RuntimeError as error: return 'Use await' in str(error)
+def loop_after_a_look():
+    importlib.util.find_spec('asyncio')
+    return loop()
 def debugger():
     import pdb
     try: pdb.set_trace()
@@ -158,6 +161,7 @@ MEETS = {
     "part": "{1, 2}\n",
     "app": "BridgeKernel\n",
     "loop": "True\n",
+    "loop_after_a_look": "True\n",
     "task": "soon\n",
     "second_loop": "True\n",
     "debugger": "True\n",
@@ -258,7 +262,48 @@ def test_a_future_import_counts_for_the_cells_of_both_kinds(young: KernelSession
     assert young.run("%precision 3\ndef f(x: Nowhere): pass\nf.__annotations__").text == "{'x': 'Nowhere'}\n"
 
 
-def test_an_interrupt_that_comes_while_it_is_imported_ends_the_cell_after_that() -> None:
+PRESSED = """
+import importlib, os, signal, sys
+class Pressing:
+    def find_spec(self, name, path, target=None):
+        if name == 'traitlets':
+            os.kill(os.getpid(), signal.SIGINT)
+getattr(sys, 'meta' + '_path').insert(0, Pressing())
+importlib.import_module('IPy' + 'thon').version_info
+print('not reached')
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="interrupts are no signals there")
+def test_an_interrupt_in_the_middle_of_the_import_ends_the_cell_after_it(young: KernelSession) -> None:
+    outcome = young.run(PRESSED)
+    assert outcome.failure is not None
+    assert (outcome.failure.name, outcome.death, outcome.text) == ("KeyboardInterrupt", None, "")
+    assert young.run("get_ipython().__class__.__name__").text == "BridgeShell\n"
+
+
+def test_what_a_thread_has_used_between_two_cells_is_there_for_the_next(young: KernelSession) -> None:
+    young.run(
+        "import threading\ngo = threading.Event()\n"
+        "thread = threading.Thread(target=lambda: (go.wait(), __import__('IPython').version_info))\nthread.start()"
+    )
+    # The thread begins after the cell that lets it go, and before or in the one that waits for it.
+    young.run("threading.Timer(0.01, go.set).start()")
+    assert young.run("thread.join()\nawait __import__('asyncio').sleep(0, 'slept')").text == "slept\n"
+    assert young.run("__import__('asyncio').get_running_loop().is_running()").text == "True\n"
+
+
+def test_names_of_ipythons_that_objects_hold_are_kept(young: KernelSession) -> None:
+    young.run("def read(name, opener=open): return opener(name).read()\nopener = open")
+    death = young.run("import os; os._exit(1)").death
+    assert death is not None
+    assert set(death.restored) == {"read", "opener"}
+    young.run("with open('file', 'w') as file: file.write('text')")
+    assert young.run("read('file'), opener is open").text == "('text', True)\n"
+    assert not has_it(young)
+
+
+def test_an_interrupt_right_after_the_import_ends_the_cell() -> None:
     code = "import importlib\nimportlib.import_module('IPy' + 'thon').version_info\nbegun()\nwhile True: pass"
     with KernelSession(confinement="off", limits=Limits(cell_seconds=60)) as session:
         session.tools = {"begun": session.interrupt}

@@ -95,6 +95,9 @@ assert libc.prctl(22, 2, ctypes.c_void_p(ctypes.addressof(program)), 0, 0) == 0
 try: os.link(sys.executable, "linked")
 except PermissionError: pass
 """,
+    "no descriptors of processes": (
+        "def refuse(*_): raise OSError(38, 'Function not implemented')\nos.pidfd_open = refuse"
+    ),
     "no directory": "import tempfile; place = tempfile.mkdtemp(); os.chdir(place); os.rmdir(place)",
 }
 

@@ -979,7 +979,7 @@ def test_setting_prompts_makes_the_store_no_larger_than_is_allowed(
         assert at.bench.tools.optimization_status()["current_prompts"]["topic"] == "2" * 10_000
     with desk(tmp_path, again=True, baseline=False) as at, pytest.raises(PromptUpdateError, match="no more"):
         at.bench.tools.update_prompt("topic", "c" * 10_000)
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 1_000_000
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 200_000  # 135,000 when this was written
 
 
 def test_evaluations_that_cost_nothing_make_the_store_no_larger_than_is_allowed(

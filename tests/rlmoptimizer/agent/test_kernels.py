@@ -230,7 +230,10 @@ def test_one_kernel_is_kept_warm_for_the_agents_own_to_be_replaced_by(given: Any
     assert not warm.wait_warm(0)
 
 
-def test_it_is_started_while_the_root_lm_thinks_and_not_beside_the_agents_work(wait_until: Callable[..., None]) -> None:
+def test_it_is_started_while_the_root_lm_thinks_and_not_beside_the_agents_work(
+    wait_until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "_THINKING_SECONDS", 2.0)  # far more than these answers take
     counted: list[int] = []
 
     def count() -> int:
