@@ -362,6 +362,7 @@ def test_sub_agents_that_were_not_used_for_longest_make_room(host: Host, monkeyp
         "print(attempt(lambda: kept[1](q='x')))\nprint(attempt(lambda: kept[0](q='x').a))",
         f"for n in range({3 * most}): dspy.Predict('q -> a')(q='x')\nlook()",
     )
+    assert len(said[0].splitlines()) == 2, said[0]
     gone, there = said[0].splitlines()
     assert gone.startswith("SubAgentError: this sub-agent is not there any more")
     assert there.startswith("returned")
