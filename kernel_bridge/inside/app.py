@@ -16,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
+import os
+import shutil
 import threading
 import types
 from types import ModuleType
@@ -23,6 +25,7 @@ from typing import Any
 
 from ipykernel.control import ControlThread
 from ipykernel.kernelapp import IPKernelApp
+from IPython.core.profiledir import ProfileDir
 from jupyter_client.session import json_packer
 from tornado.ioloop import IOLoop
 from traitlets import Type
@@ -37,6 +40,7 @@ from kernel_bridge.inside.shell_stream import ShellStream
 __all__ = ["BridgeApp", "make_app"]
 
 _MOST_STARTS = 1000  # of the event loop
+_IMPORTED_LATER = shutil  # by IPython, when a cell may have changed the path
 
 
 class _NoThread:
@@ -46,6 +50,16 @@ class _NoThread:
 
     def __bool__(self) -> bool:
         return False
+
+
+class _NoProfile(ProfileDir):
+    """Stands where IPython has the directory of its settings."""
+
+    def _mkdir(self, path: str, mode: int | None = None) -> bool:
+        return False
+
+    def check_startup_dir(self, change: Any = None) -> None:
+        return None
 
 
 class BridgeApp(IPKernelApp):
@@ -58,6 +72,10 @@ class BridgeApp(IPKernelApp):
 
     def _leave_out(self, *_: Any, **__: Any) -> None:
         """What is not for this kernel: the host wrote the connection file, and the guardian ends the process."""
+
+    def init_profile_dir(self) -> None:
+        """A profile that has no files: nothing is read from one, and there may be no room for it."""
+        self.profile_dir = _NoProfile(location=os.path.dirname(self.abs_connection_file))
 
     init_poller = close = _leave_out
     init_pdb = init_blackhole = init_gui_pylab = init_extensions = init_code = init_path = _leave_out

@@ -10,6 +10,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Generator
 from types import ModuleType
@@ -22,9 +23,10 @@ from kernel_bridge.inside.channel import HostChannel
 from kernel_bridge.inside.deferred_imports import deferred, slow_modules
 from kernel_bridge.inside.host_messages import Messages, Publisher, Replies
 from kernel_bridge.inside.host_requests import HostRequests
+from kernel_bridge.inside.import_path import own_path
 from kernel_bridge.inside.interrupts import Interrupts
 from kernel_bridge.inside.kernel_sockets import KernelSockets
-from kernel_bridge.inside.late_ipython import PACKAGES, LateIPython
+from kernel_bridge.inside.late_ipython import PACKAGES, LateIPython, without_logs
 from kernel_bridge.inside.paged_list import PagedList
 from kernel_bridge.inside.process_state import ProcessState
 from kernel_bridge.inside.refused_builtins import answer_breakpoints, answer_prompts, answer_second_loops, answer_traces
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _poll = zmq.zmq_poll  # the agent's code may replace the module's
-_MORE_DEPTH = 1000  # frames, for imports in the middle of a recursion
 
 
 def run(config: LaunchConfig) -> None:
@@ -77,7 +78,6 @@ class EarlyKernel:
             config, channel, interrupts, self.messages, replies, publisher, self.ipython, real_stderr
         )
         answer_breakpoints(self.requests.runs_cell)
-        self._path = [place for place in sys.path if place]
         if os.name != "posix":
             lifeline.hold(interrupts)
         for name in mend.keys() & sys.modules.keys():  # which the start of this Python has imported
@@ -94,10 +94,13 @@ class EarlyKernel:
         while rest is None and not self.ipython.is_wanted:
             with contextlib.suppress(KeyboardInterrupt, SystemExit, MemoryError):  # a signal handler's, between cells
                 rest = context.run(self._serve_one)
-        app = context.run(self.ipython.begin, -1)  # a thread of the agent's may be starting it
-        self.ipython.leave_loop()
-        self.ipython.serves = True
-        app.serve(context, rest)
+        try:
+            app = context.run(self.ipython.begin, -1)  # a thread of the agent's may be starting it
+            self.ipython.leave_loop()
+            self.ipython.serves = True
+            app.serve(context, rest)
+        except BaseException as error:  # noqa: BLE001 - the standard streams are the agent's
+            self._give_up(error)
 
     def _serve_one(self) -> Any:
         """Wait for a message and serve it. Returns what is left for IPython to do: a message, a request that has begun,
@@ -129,7 +132,12 @@ class EarlyKernel:
 
     def _start_ipython(self) -> BridgeApp:
         requests = self.requests
-        with _undisturbed(requests.process, self._path), requests.namespace.taken_over(self.ipython.names):
+        with (
+            _undisturbed(requests.process),
+            _in_directory(self.config.working_directory),
+            _under_its_name(self.ipython.main),
+            requests.namespace.taken_over(self.ipython.names),
+        ):
             # An empty module where ipykernel looks for its debugger: debugpy takes longer to import than all else.
             debugger: Any = ModuleType("ipykernel.debugger")
             debugger._is_debugpy_available, debugger.Debugger = False, object
@@ -144,22 +152,55 @@ class EarlyKernel:
 
 
 @contextlib.contextmanager
-def _undisturbed(process: ProcessState, path: list[str]) -> Generator[None]:
-    """A block of imports, which has nothing to do with what cells have set for themselves.
-
-    Args:
-        path: where modules are looked for.
-    """
-    before, depth, collects = sys.path[:], sys.getrecursionlimit(), gc.isenabled()
-    with process.memory.lent(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sys.setrecursionlimit(depth + _MORE_DEPTH)
-        sys.path[:] = path
+def _undisturbed(process: ProcessState) -> Generator[None]:
+    """A block of imports, which has nothing to do with what cells have set for themselves."""
+    collects = gc.isenabled()
+    with process.memory.lent(), _no_warnings(), without_logs(), own_path():
         gc.disable()  # imports make much and leave no garbage
         try:
             yield
         finally:
-            sys.path[:] = before
-            sys.setrecursionlimit(depth)
             if collects:
                 gc.enable()
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Generator[None]:
+    """A block without warnings. In a thread of the agent's it changes nothing: the filters are everybody's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _in_directory(path: str) -> Generator[None]:
+    """A block in this directory, where the working directory is gone: IPython would end the process."""
+    with contextlib.suppress(OSError):
+        os.getcwd()
+        path = ""
+    if not path:
+        yield
+        return
+    gone = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(path)
+        yield
+    finally:
+        os.fchdir(gone)
+        os.close(gone)
+
+
+@contextlib.contextmanager
+def _under_its_name(main: ModuleType) -> Generator[None]:
+    """A block in which the cells' module has its name, by which IPython puts it into `sys.modules`."""
+    names = vars(main)
+    own = {name: names[name] for name in ("__name__",) if name in names}  # a cell may have changed or deleted it
+    names["__name__"] = "__main__"
+    try:
+        yield
+    finally:
+        del names["__name__"]
+        names.update(own)

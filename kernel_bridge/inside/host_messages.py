@@ -53,17 +53,18 @@ class Messages:
         if place < 0 or len(frames) < place + 6 or _MARK not in frames[place + 4].bytes:
             return None
         signature, *parts = (frame.bytes for frame in frames[place + 1 : place + 6])
+        if not hmac.compare_digest(signature, self.sign(parts)):
+            return None
         try:
             header, parent_header, metadata, content = map(_decode, parts)
+            number = header["msg_id"]
             if header["msg_type"] != "execute_request" or not metadata["kernel_bridge"].keys() & {"number", "restore"}:
                 return None
-        except (msgspec.MsgspecError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
-            return None
-        if not hmac.compare_digest(signature, self.sign(parts)):
+        except (msgspec.MsgspecError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
         message = {
             "header": header,
-            "msg_id": header["msg_id"],
+            "msg_id": number,
             "msg_type": "execute_request",
             "parent_header": parent_header,
             "metadata": metadata,
@@ -128,17 +129,24 @@ class Publisher:
         self._messages = messages
         self._lock = threading.RLock()
         self._listeners = 0
+        self._is_parents = False
         self.background_socket = self
         self.closed = False
 
     def listened_to(self) -> bool:
         """Whether any client, such as a console, is subscribed."""
+        if self._is_parents:
+            return False
         with self._lock:
             # Without asking first, every print would cost an exception.
             while int(self._socket.getsockopt(zmq.EVENTS)) & _READABLE:
                 event = self._socket.recv(zmq.DONTWAIT)
-                self._listeners += 1 if event[:1] == b"\x01" else -1
+                self._listeners += {b"\x01": 1, b"\x00": -1}.get(event[:1], 0)  # a client may send anything
             return self._listeners > 0
+
+    def become_child(self) -> None:
+        """In a forked process: the socket is the parent's, and to ask it never ends."""
+        self._is_parents = True
 
     def publish(self, topic: str, kind: str, content: dict[str, Any], parent: dict[str, Any]) -> None:
         """Show consoles something that follows from a request of the host."""

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from kernel_bridge.inside import DAMAGED, DAMAGED_STATUS
@@ -74,6 +75,8 @@ class HostRequests:
         self._suspicions = 0
         transcript = Transcript(config.output_bytes, config.transcript_file)
         self.process = ProcessState(StandardStreams(transcript, interrupts, self._publish_text), interrupts)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=publisher.become_child)
         self._binding = Binding(channel, self.runs_cell)
         read_pages_with(self._binding.read_page)
         self.namespace = Namespace(ipython.main, self._binding)
@@ -120,7 +123,8 @@ class HostRequests:
         """Show the value of a last expression, while there is no IPython."""
         if value is None:
             return
-        text = None if self.publisher.listened_to() else plain_text(value)
+        shows_itself = self.publisher.listened_to() or self._ipython.has_begun
+        text = None if shows_itself else plain_text(value)
         if text is None:
             self._ipython.begin().shell.displayhook(value)
         elif self.cell is not None:
@@ -238,7 +242,10 @@ class HostRequests:
         parts = self.plain_cells.compiled(plain, name)
         if not self._ipython.serves and (parts is None or (is_agents and can_see_ipython(parts))):
             await self._ipython.there()
-            parts = self.plain_cells.compiled(plain, name)
+            with warnings.catch_warnings():
+                if parts is not None:  # it has been compiled, and has warned
+                    warnings.simplefilter("ignore")
+                parts = self.plain_cells.compiled(plain, name)
         if parts is None:
             await self._ipython.begin().kernel.run_host_cell(cell, code)
             return

@@ -15,12 +15,13 @@ import contextlib
 import functools
 import importlib
 import io
+import os
 import signal
 import sys
 import threading
 import types
 from collections.abc import Callable, Generator, Iterable, Sequence
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,11 +31,13 @@ from kernel_bridge.inside.interrupts import Interrupts
 if TYPE_CHECKING:
     from kernel_bridge.inside.app import BridgeApp
 
-__all__ = ["PACKAGES", "LateIPython", "can_see_ipython"]
+__all__ = ["PACKAGES", "LateIPython", "StandInOpen", "can_see_ipython", "without_logs"]
 
 PACKAGES = ("IPython", "ipykernel")
+_STANDARD_LIBRARY = os.path.dirname(os.__file__)
 _HIDDEN_BUILTINS = ("exit", "quit")  # which IPython's own in the namespace stand for
 
+_MORE_DEPTH = 1000  # frames, for imports in the middle of a recursion
 _WAIT_SECONDS = 10.0  # for another thread that starts it
 
 # Names in code that looks at what no stand-in can hide. It finds IPython there.
@@ -73,6 +76,7 @@ class LateIPython:
         self.is_wanted = False
         self.app: BridgeApp | None = None
         self._loop: Any = None
+        self._process = os.getpid()
         self._start = start
         self._failed = failed
         self._interrupts = interrupts
@@ -97,7 +101,7 @@ class LateIPython:
             "get_ipython": self._stand_in_for("get_ipython", lambda shell: shell.get_ipython),
             "exit": leave,
             "quit": leave,
-            "open": self._open(),
+            "open": StandInOpen(self),
             **{"In": entered, "_ih": entered, "Out": shown, "_oh": shown, "_dh": []},
             **{"_": "", "__": "", "___": ""},
         }
@@ -108,17 +112,6 @@ class LateIPython:
 
         call.__name__ = call.__qualname__ = name
         return call
-
-    def _open(self) -> Callable[..., Any]:
-        real = io.open
-
-        @functools.wraps(real)
-        def opened(file: Any, *args: Any, **kwargs: Any) -> Any:
-            if file in {0, 1, 2}:
-                return self.begin().shell.user_ns["open"](file, *args, **kwargs)  # IPython's, which refuses
-            return real(file, *args, **kwargs)
-
-        return opened
 
     def begin(self, wait_seconds: float = _WAIT_SECONDS) -> BridgeApp:
         """Start it, if it has not been. From any thread, also in the middle of a cell.
@@ -138,22 +131,30 @@ class LateIPython:
         return self.app  # pyright: ignore[reportReturnType] - None only for those that run while it is made
 
     def _begin(self) -> None:
+        depth = sys.getrecursionlimit()
+        raised = depth + _MORE_DEPTH
+        sys.setrecursionlimit(raised)
         self.has_begun = True
         try:
             self.app = self._start()
             self.enter_loop()
         except BaseException as error:  # noqa: BLE001 - half of it is there: nothing can go on
             self._failed(error)
+        if sys.getrecursionlimit() == raised:  # no other thread has set one meanwhile
+            sys.setrecursionlimit(depth)
 
     def enter_loop(self) -> None:
         """From now on code in the main thread runs as if an event loop called it: the one that is to run later."""
         self.is_wanted = True
         if self.serves or threading.current_thread() is not threading.main_thread():
             return
+        if os.getpid() != self._process:
+            return  # the child of a fork runs loops of its own
         import asyncio
 
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
+            with without_logs():
+                self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
         asyncio._set_running_loop(self._loop)
         self._loop._thread_id = threading.get_ident()  # `is_running()` looks at it
@@ -198,6 +199,37 @@ class LateIPython:
             sys.displayhook = before
             names.pop("get_ipython", None)
             names.update(hidden)
+            if self.app is not None:
+                self.app.shell.events.trigger("post_execute")
+
+
+class StandInOpen:
+    """Stands for IPython's `open`. Where it is pickled, it becomes Python's own."""
+
+    def __init__(self, ipython: LateIPython) -> None:
+        functools.update_wrapper(self, io.open)
+        self._ipython = ipython
+
+    def __call__(self, file: Any, *args: Any, **kwargs: Any) -> Any:
+        if file in {0, 1, 2}:
+            return self._ipython.begin().shell.user_ns["open"](file, *args, **kwargs)  # IPython's, which refuses
+        return open(file, *args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return functools.partial, (io.open,)
+
+
+@contextlib.contextmanager
+def without_logs() -> Generator[None]:
+    """A block in which nothing is logged: what the kernel does is not for the agent's logs."""
+    import logging
+
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager
@@ -237,35 +269,47 @@ class _Finder:
         self._mend = mend
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        mends = name in self._mend
-        starts = name.partition(".")[0] in PACKAGES and not self._ipython.has_begun  # not while it is made
-        if not (mends or starts):
+        if name in self._mend:
+            # Python's own, as if it had been imported at the start, whatever lies in the working directory.
+            found = PathFinder.find_spec(name, [_STANDARD_LIBRARY])
+            if found is not None and type(found.loader) is SourceFileLoader:
+                found.loader = _MendingLoader(name, found.loader.path, self._mend)
+            return found
+        if name.partition(".")[0] not in PACKAGES or self._ipython.has_begun:  # or it is being made
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         found = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if found is not None:
-            found.loader = cast("Any", _Loader(self._ipython if starts else None, self._mend))
+            found.loader = cast("Any", _StartingLoader(self._ipython))
         return found
 
 
-class _Loader:
-    """Imports a module and does what belongs to it. `find_spec` cannot: no other thread can import while it runs."""
+class _MendingLoader(SourceFileLoader):
+    """Imports a module and does what belongs to it."""
 
-    def __init__(self, ipython: LateIPython | None, mend: dict[str, Callable[[], object]]) -> None:
-        self._ipython = ipython
+    def __init__(self, name: str, path: str, mend: dict[str, Callable[[], object]]) -> None:
+        super().__init__(name, path)
         self._mend = mend
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        mend = self._mend.pop(module.__name__, None)
+        if mend is not None:
+            mend()
+
+
+class _StartingLoader:
+    """Imports a part of IPython, with the whole of it. `find_spec` cannot: no other thread can import while it runs."""
+
+    def __init__(self, ipython: LateIPython) -> None:
+        self._ipython = ipython
         self._spec: ModuleSpec | None = None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        mend = self._mend.pop(spec.name, None)  # before: the import below comes here again
-        if self._ipython is not None:
-            self._ipython.begin(wait_seconds=0)  # others may need this module meanwhile
+        self._ipython.begin(wait_seconds=0)  # others may need this module meanwhile
         module = importlib.import_module(spec.name)
         self._spec = module.__spec__
-        if mend is not None:
-            mend()
-        if self._ipython is not None:
-            self._ipython.begin()
+        self._ipython.begin()
         return module
 
     def exec_module(self, module: ModuleType) -> None:

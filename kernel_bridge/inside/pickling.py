@@ -15,6 +15,9 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from kernel_bridge.inside.import_path import own_path
+from kernel_bridge.inside.late_ipython import StandInOpen
+
 __all__ = ["HOST_TOOLS", "Pickling", "TooLarge"]
 
 _GLOBALS: dict[str, dict[str, Any]] = {}  # where restored functions find their globals: the running kernel's own
@@ -110,7 +113,8 @@ def _source_of(name: str) -> str:
 
 
 def _make_pickler(namespace: dict[str, Any]) -> type[pickle.Pickler]:
-    import cloudpickle  # not before the first checkpoint: a kernel's start does not wait for it
+    with own_path():
+        import cloudpickle  # not before the first checkpoint: a kernel's start does not wait for it
 
     class NamespacePickler(cloudpickle.Pickler):
         """cloudpickle, but functions of the agent's cells keep the namespace as their globals and what they share."""
@@ -126,8 +130,8 @@ def _make_pickler(namespace: dict[str, Any]) -> type[pickle.Pickler]:
                     return _reduce_function(obj, self.closures)
                 if obj.__module__ == HOST_TOOLS:
                     return _find_tool, (obj.__name__,)
-                if obj.__globals__.get("__name__") == _STAND_INS:
-                    return _find_given, (obj.__name__,)
+            elif kind is StandInOpen:
+                return _find_given, ("open",)
             elif kind is types.CodeType:
                 _cells_used.add(obj.co_filename)
                 return _make_code, ({name: getattr(obj, name) for name in _CODE_FIELDS},)
@@ -156,8 +160,6 @@ def _make_code(fields: dict[str, Any]) -> types.CodeType:
 HOST_TOOLS = "host_tools"
 """The `__module__` of every stub."""
 
-_STAND_INS = "kernel_bridge.inside.late_ipython"  # its functions stand for names that IPython gives
-
 _LRU_CACHE: type = type(functools.lru_cache(lambda: None))
 
 
@@ -168,7 +170,7 @@ def _remake_cache(function: Callable[..., Any], parameters: Mapping[str, Any]) -
 
 def _find_given(name: str) -> Any:
     """What this kernel gives its cells under that name."""
-    return _GLOBALS["namespace"].get(name, getattr(builtins, name, None))
+    return _GLOBALS["namespace"].get(name, getattr(builtins, name))
 
 
 def _find_tool(name: str) -> Callable[..., Any]:

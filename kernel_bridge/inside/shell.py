@@ -145,6 +145,7 @@ class BridgeShell(ZMQInteractiveShell):
             self.events.trigger("pre_execute")
             with self.builtin_trap, self.display_trap:
                 yield
+            self.events.trigger("post_execute")  # the cell may have made a hook, as matplotlib does
         finally:
             self.displayhook.exec_result = None
             self.forget_results()

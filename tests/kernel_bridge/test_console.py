@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 from dspy.primitives.code_interpreter import CodeExecutionError
 from jupyter_client.blocking.client import BlockingKernelClient
 from terminal import console_environment
@@ -251,6 +253,42 @@ def test_a_message_on_the_control_channel_is_answered_by_a_kernel_that_has_only_
         client.stop_channels()
         client.context.term()
         assert interpreter.execute("kept") == "3"
+    gc.collect()
+
+
+def test_an_interrupt_that_a_person_asks_for_in_a_cell_of_plain_python_hits_no_later_cell() -> None:
+    with KernelInterpreter(confinement="off") as interpreter:
+        interpreter.execute("import time")
+        client = BlockingKernelClient(connection_file=str(interpreter.connection_file))
+        client.load_connection_file()
+        client.control_channel.start()
+        interpreter.tools["ask"] = lambda: client.control_channel.send(client.session.msg("interrupt_request", {}))
+        assert interpreter.execute("_ = ask()\nprint('whole')") == "whole"
+        interpreter.tools["told"] = lambda: client.control_channel.get_msg(timeout=60)["msg_type"]
+        assert interpreter.execute("print(told())\ntime.sleep(0.2)\nprint('whole')") == "interrupt_reply\nwhole"
+        client.stop_channels()
+        client.context.term()
+    gc.collect()
+
+
+def test_messages_of_somebody_without_the_key_change_nothing_in_a_kernel_that_has_only_run_plain_python() -> None:
+    deep = b"[" * 300_000 + b"]" * 300_000
+    with KernelInterpreter(confinement="off") as interpreter, zmq.Context() as context:
+        interpreter.execute("kept = 3")
+        info = json.loads(Path(str(interpreter.connection_file)).read_text())
+        shell, iopub = context.socket(zmq.DEALER), context.socket(zmq.XSUB)
+        for socket, channel in ((shell, "shell"), (iopub, "iopub")):
+            socket.linger = 0
+            socket.connect(f"ipc://{info['ip']}-{info[channel + '_port']}")
+        for header in (deep, b"{}", b'{"msg_type": "execute_request"}', b"\xff"):
+            shell.send_multipart([b"<IDS|MSG>", b"bad", header, header, b'{"kernel_bridge": {"number": 1}}', b"{}"])
+        for _ in range(10):
+            iopub.send(b"\x02junk")
+        assert interpreter.execute("kept") == "3"
+        with closing(Console(interpreter.connection_file)) as console:  # type: ignore[arg-type]
+            assert console.run("kept + 1")[0] == "4\n"
+        shell.close()
+        iopub.close()
     gc.collect()
 
 

@@ -54,6 +54,7 @@ TESTED_BY = {
     # ipykernel and IPython
     "_main_asyncio_lock": "test_ipykernel_takes_one_message_after_the_other_under_a_lock",
     "_configure_logging": "test_a_traitlets_application_sets_up_its_logging_by_one_method",
+    "_mkdir": "test_ipython_makes_the_directories_of_a_profile_by_one_method",
     "_use_appnope": "test_ipykernel_asks_its_event_loops_for_macos_alone",
     "_cancel_on_sigint": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
     "_execute_sleep": "test_what_ipykernel_asks_of_a_kernel_while_a_cell_runs",
@@ -381,6 +382,13 @@ def test_a_traitlets_application_sets_up_its_logging_by_one_method() -> None:
 
     assert list(inspect.signature(application.Application._configure_logging).parameters) == ["self"]
     assert text_of(application).count("dictConfig(") == 1
+
+
+def test_ipython_makes_the_directories_of_a_profile_by_one_method() -> None:
+    from IPython.core import profiledir
+
+    assert list(inspect.signature(profiledir.ProfileDir._mkdir).parameters) == ["self", "path", "mode"]
+    assert text_of(profiledir).count("os.mkdir(") == 2
 
 
 def test_pyzmq_hands_the_events_of_a_stream_to_one_method() -> None:

@@ -189,6 +189,11 @@ def test_a_library_that_looks_for_ipython_in_the_middle_of_a_cell_finds_it(young
 
 
 HINDRANCES = {
+    "another name": "__name__ = 'json'",
+    "no name": "del __name__",
+    "files that a checkpoint needs": "for name in ('string', 'logging'):\n"
+    "    with open(name + '.py', 'w') as file: file.write('raise ImportError')\n"
+    "file = [1]",
     "few frames": "import sys\nsys.setrecursionlimit(120)",
     "warnings are errors": "import warnings\nwarnings.simplefilter('error')",
     "no path": "import sys\nsys.path.clear()",
@@ -260,6 +265,71 @@ def test_a_future_import_counts_for_the_cells_of_both_kinds(young: KernelSession
     young.run("from __future__ import annotations")
     assert young.run("def f(x: Nowhere): pass\nf.__annotations__").text == "{'x': 'Nowhere'}\n"
     assert young.run("%precision 3\ndef f(x: Nowhere): pass\nf.__annotations__").text == "{'x': 'Nowhere'}\n"
+
+
+def test_a_recursion_to_its_end_leaves_room_to_import_it(young: KernelSession) -> None:
+    code = """
+import importlib
+def deep():
+    try: return deep()
+    except RecursionError: return importlib.import_module('IPy' + 'thon.display').HTML.__name__
+print(deep())
+"""
+    assert young.run(code).text == "HTML\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="a directory that is in use cannot be removed there")
+def test_a_working_directory_that_is_gone_is_not_in_the_way(young: KernelSession) -> None:
+    young.run("import os, tempfile\nwith tempfile.TemporaryDirectory() as place: os.chdir(place)")
+    assert young.run("kept = 5\n{3, 1, 2}").text == "{1, 2, 3}\n"
+    assert young.run("try: os.getcwd()\nexcept OSError: print('gone', kept)").text == "gone 5\n"
+
+
+def test_it_is_imported_without_a_word_in_the_agents_log(young: KernelSession) -> None:
+    young.run("import logging\nlogging.basicConfig(level=logging.DEBUG)")
+    assert young.run("import asyncio\nlogging.debug('mine')").text == "DEBUG:root:mine\n"
+    assert young.run("{1}").text == "{1}\n"
+    assert young.run("logging.debug('still')").text == "DEBUG:root:still\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no fork")
+def test_a_forked_child_runs_event_loops_of_its_own_and_shows_its_last_value_to_nobody(young: KernelSession) -> None:
+    code = """
+import importlib, os
+child = os.fork()
+if child == 0:
+    asyncio = importlib.import_module('asyn' + 'cio')
+    async def main(): return 3
+    os._exit(asyncio.run(main()))
+os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+    assert young.run(code).text == "3\n"
+    assert young.run("child = os.fork()\nchild == 0").text == "False\n"
+    assert young.run("os.waitpid(child, 0)[1]").text == "0\n"
+
+
+def test_open_can_be_pickled_by_the_agents_code(young: KernelSession) -> None:
+    young.run("import cloudpickle, pickle\ndef read(name): return open(name).read()\nopen('file', 'w').write('text')")
+    assert young.run("pickle.loads(cloudpickle.dumps(read))('file')").text == "text\n"
+
+
+def test_pythons_own_module_is_imported_whatever_lies_in_the_working_directory(young: KernelSession) -> None:
+    young.run("for name in ('cmd', 'bdb', 'asyncio'):\n    open(name + '.py', 'w').write('raise ImportError')")
+    assert young.run("import cmd, bdb, runpy\ncmd.Cmd.__module__, bdb.Bdb.__module__").text == "('cmd', 'bdb')\n"
+    assert young.run("import pdb\npdb.set_trace()").failure is not None
+    assert young.run("import asyncio\nasyncio.sleep.__module__").text == "asyncio.tasks\n"
+
+
+def test_what_the_cell_has_told_ipython_counts_for_its_own_value(young: KernelSession) -> None:
+    code = "import importlib\nshell = importlib.import_module('IPy' + 'thon').get_ipython()\n"
+    code += "shell.run_line_magic('precision', '2')\n3.14159"
+    assert young.run(code).text == "3.14\n"
+    code = "hooks = []\nget_ipython().events.register('post_execute', lambda: print('after the cell'))"
+    assert young.run(code).text == "after the cell\n"
+
+
+def test_a_mistake_that_python_warns_of_is_told_once(young: KernelSession) -> None:
+    assert young.run("import asyncio\nprint(1 is 1)").text.count("SyntaxWarning") == 1
 
 
 PRESSED = """

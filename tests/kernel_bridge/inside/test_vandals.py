@@ -286,6 +286,7 @@ def test_a_submission_that_is_judged_too_slowly_belongs_to_no_later_cell() -> No
     ],
 )
 def test_a_vandalised_process_still_runs_the_next_cell(session: KernelSession, code: str) -> None:
+    session.run("get_ipython().execution_count")  # json without its functions keeps it from being imported
     assert session.run(code).death is None
     assert_it_works(session)
     assert session.run("import threading; thread = threading.Thread(); thread.start(); thread.join()").failure is None

@@ -344,7 +344,7 @@ def test_an_unknown_tool_of_the_facade_is_refused() -> None:
 
 def predictors_alive() -> int:
     gc.collect()
-    return sum(isinstance(thing, dspy.Predict) for thing in gc.get_objects())
+    return sum(issubclass(type(thing), dspy.Predict) for thing in gc.get_objects())  # `__class__` may raise
 
 
 def test_sub_agents_that_were_not_used_for_longest_make_room(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
