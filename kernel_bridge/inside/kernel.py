@@ -79,17 +79,18 @@ class BridgeKernel(IPythonKernel):
         loop = self.io_loop.asyncio_loop
         tasks: set[asyncio.Task[None]] = set()  # asyncio alone does not keep them
 
-        async def keeping_context(coroutine: Coroutine[Any, Any, None]) -> None:
-            nonlocal context
-            try:
-                await coroutine
-            finally:
-                context = contextvars.copy_context()
-
         def begin(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
             if sys.version_info >= (3, 11):
                 task = loop.create_task(coroutine, context=context)
             else:  # each task has a copy of it
+
+                async def keeping_context(coroutine: Coroutine[Any, Any, None]) -> None:
+                    nonlocal context
+                    try:
+                        await coroutine
+                    finally:
+                        context = contextvars.copy_context()
+
                 begun = coroutine is rest  # which cannot be awaited; what its cell sets in the context is lost
                 task = context.run(loop.create_task, coroutine if begun else keeping_context(coroutine))
             tasks.add(task)
