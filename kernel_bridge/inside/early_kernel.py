@@ -197,10 +197,11 @@ def _in_directory(path: str) -> Generator[None]:
 def _under_its_name(main: ModuleType) -> Generator[None]:
     """A block in which the cells' module has its name, by which IPython puts it into `sys.modules`."""
     names = vars(main)
-    own = {name: names[name] for name in ("__name__",) if name in names}  # a cell may have changed or deleted it
+    is_there, own = "__name__" in names, names.get("__name__")  # a cell may have changed or deleted it
     names["__name__"] = "__main__"
     try:
         yield
     finally:
-        del names["__name__"]
-        names.update(own)
+        names["__name__"] = own
+        if not is_there:
+            del names["__name__"]

@@ -6,7 +6,6 @@ globals. Checkpoints refer to functions of this module by name: to move or renam
 
 from __future__ import annotations
 
-import builtins
 import functools
 import linecache
 import pickle
@@ -131,7 +130,7 @@ def _make_pickler(namespace: dict[str, Any]) -> type[pickle.Pickler]:
                 if obj.__module__ == HOST_TOOLS:
                     return _find_tool, (obj.__name__,)
             elif kind is StandInOpen:
-                return _find_given, ("open",)
+                return _find_open, ()
             elif kind is types.CodeType:
                 _cells_used.add(obj.co_filename)
                 return _make_code, ({name: getattr(obj, name) for name in _CODE_FIELDS},)
@@ -168,9 +167,9 @@ def _remake_cache(function: Callable[..., Any], parameters: Mapping[str, Any]) -
     return functools.lru_cache(maxsize=parameters["maxsize"], typed=parameters["typed"])(function)
 
 
-def _find_given(name: str) -> Any:
+def _find_open() -> Any:
     """What this kernel gives its cells under that name."""
-    return _GLOBALS["namespace"].get(name, getattr(builtins, name))
+    return _GLOBALS["namespace"].get("open", open)
 
 
 def _find_tool(name: str) -> Callable[..., Any]:
