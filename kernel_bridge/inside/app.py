@@ -20,6 +20,7 @@ import os
 import shutil
 import threading
 import types
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -117,18 +118,21 @@ class BridgeApp(IPKernelApp):
         )
         self.kernel.record_ports({name + "_port": port for name, port in self.all_ports.items()})
 
-    def serve(self, context: contextvars.Context, rest: Any) -> None:
+    def serve(self, context: contextvars.Context, rest: Any, kept: Iterable[Any]) -> None:
         """Run the event loop in the main thread, again when the agent's code has stopped it or raised through it.
 
         Args:
             context: of all cells.
             rest: a message or a begun request that nobody has taken care of; empty when there is none.
+            kept: the messages on the control channel of which the same is true.
         """
         kernel, loop = self.kernel, IOLoop.current()
         kernel.shell_stream = self.requests.replies.shell = ShellStream(self.shell_socket)
         kernel.control_stream = ZMQStream(self.control_socket, self.control_thread.io_loop)
         self.control_thread.start()
         context.run(kernel.start)
+        for message in kept:
+            self.control_thread.io_loop.add_callback(kernel.dispatch_control, message)
         kernel.take_messages(context, rest)
         for _ in range(_MOST_STARTS):
             with contextlib.suppress(KeyboardInterrupt, SystemExit, MemoryError):  # a task's, raised between two cells

@@ -21,6 +21,7 @@ import zmq
 from kernel_bridge.inside import lifeline
 from kernel_bridge.inside.channel import HostChannel
 from kernel_bridge.inside.deferred_imports import deferred, slow_modules
+from kernel_bridge.inside.early_control import EarlyControl
 from kernel_bridge.inside.host_messages import Messages, Publisher, Replies
 from kernel_bridge.inside.host_requests import HostRequests
 from kernel_bridge.inside.import_path import own_path
@@ -62,6 +63,7 @@ class EarlyKernel:
         self.config = config
         self.sockets = sockets = KernelSockets(config.connection_file)
         self.messages = Messages(sockets.key)
+        self.control = EarlyControl(sockets.context, sockets.control, self.messages)
         publisher = Publisher(sockets.iopub, self.messages)
         interrupts = Interrupts(config.interrupt_file)
         codec = Codec(limit_bytes=config.frame_bytes, limit_depth=config.frame_depth, paged=PagedList)
@@ -98,14 +100,14 @@ class EarlyKernel:
             app = context.run(self.ipython.begin, -1)  # a thread of the agent's may be starting it
             self.ipython.leave_loop()
             self.ipython.serves = True
-            app.serve(context, rest)
+            app.serve(context, rest, self.control.stop())
         except BaseException as error:  # noqa: BLE001 - the standard streams are the agent's
             self._give_up(error)
 
     def _serve_one(self) -> Any:
-        """Wait for a message and serve it. Returns what is left for IPython to do: a message, a request that has begun,
-        or what a console has said on the control channel; else None."""
-        shell, control = self.sockets.shell, self.sockets.control
+        """Wait for a message and serve it. Returns what is left for IPython to do: a message, or a request that has
+        begun; nothing of the shell channel where it is the control channel that needs IPython; else None."""
+        shell, control = self.sockets.shell, self.control.needs_ipython
         if any(socket is control for socket, _ in _poll([(shell, zmq.POLLIN), (control, zmq.POLLIN)], -1)):
             return []
         message = shell.recv_multipart(zmq.DONTWAIT, copy=False)

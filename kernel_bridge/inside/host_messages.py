@@ -49,29 +49,46 @@ class Messages:
         Args:
             frames: as pyzmq receives them without copies.
         """
-        place = next((number for number, frame in enumerate(frames) if frame.bytes == _DELIMITER), -1)
-        if place < 0 or len(frames) < place + 6 or _MARK not in frames[place + 4].bytes:
+        place = _place_of_message(frames)
+        if place < 0 or _MARK not in frames[place + 3].bytes:
             return None
-        signature, *parts = (frame.bytes for frame in frames[place + 1 : place + 6])
+        found = self.read(frames, "execute_request")
+        try:
+            if found is None or not found[1]["metadata"]["kernel_bridge"].keys() & {"number", "restore"}:
+                return None
+        except (LookupError, TypeError, AttributeError):
+            return None
+        return found
+
+    def read(self, frames: Sequence[Any], kind: str) -> tuple[list[bytes], dict[str, Any]] | None:
+        """The addresses and the message, if it is one of this kind and signed with the key.
+
+        Args:
+            frames: as pyzmq receives them without copies.
+        """
+        place = _place_of_message(frames)
+        if place < 0:
+            return None
+        signature, *parts = (frame.bytes for frame in frames[place : place + 5])
         if not hmac.compare_digest(signature, self.sign(parts)):
             return None
         try:
             header, parent_header, metadata, content = map(_decode, parts)
             number = header["msg_id"]
-            if header["msg_type"] != "execute_request" or not metadata["kernel_bridge"].keys() & {"number", "restore"}:
+            if header["msg_type"] != kind:
                 return None
-        except (msgspec.MsgspecError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (msgspec.MsgspecError, ValueError, LookupError, TypeError, RecursionError):
             return None
         message = {
             "header": header,
             "msg_id": number,
-            "msg_type": "execute_request",
+            "msg_type": kind,
             "parent_header": parent_header,
             "metadata": metadata,
             "content": content,
-            "buffers": [memoryview(frame.buffer) for frame in frames[place + 6 :]],
+            "buffers": [memoryview(frame.buffer) for frame in frames[place + 5 :]],
         }
-        return [frame.bytes for frame in frames[:place]], message
+        return [frame.bytes for frame in frames[: place - 1]], message
 
     def sign(self, parts: Sequence[bytes]) -> bytes:
         """The signature of four frames."""
@@ -92,6 +109,12 @@ class Messages:
         }
         parts = [_pack(header), _pack(parent["header"]), _EMPTY, _pack(content)]
         return [_DELIMITER, self.sign(parts), *parts]
+
+
+def _place_of_message(frames: Sequence[Any]) -> int:
+    """Where the signature stands, behind addresses and delimiter. -1: it is no whole message."""
+    place = next((number for number, frame in enumerate(frames) if frame.bytes == _DELIMITER), -1)
+    return place + 1 if 0 <= place <= len(frames) - 6 else -1
 
 
 def _pack(part: dict[str, Any]) -> bytes:

@@ -18,7 +18,6 @@ import contextvars
 import signal
 import sys
 from collections.abc import Coroutine, Generator
-from datetime import datetime, timezone
 from types import CoroutineType, FrameType
 from typing import Any
 
@@ -75,7 +74,6 @@ class BridgeKernel(IPythonKernel):
         Args:
             rest: a request that has begun, or a message, to be served first.
         """
-        self._takes_since = datetime.now(timezone.utc)
         loop = self.io_loop.asyncio_loop
         tasks: set[asyncio.Task[None]] = set()  # asyncio alone does not keep them
 
@@ -107,13 +105,6 @@ class BridgeKernel(IPythonKernel):
         elif rest:
             begin(self.shell_main(None, rest))
         self.shell_stream.on_recv(lambda message: begin(self.shell_main(None, message)), copy=False)
-
-    async def interrupt_request(self, stream: Any, ident: Any, parent: Any) -> None:
-        """Interrupt what runs. Where that was asked for before messages were taken, it meant a cell that has ended."""
-        if parent["header"]["date"] >= self._takes_since:
-            await super().interrupt_request(stream, ident, parent)
-        else:
-            self.session.send(stream, "interrupt_reply", {"status": "ok"}, parent, ident=ident)
 
     async def dispatch_shell(self, msg: Any, /, *args: Any, **kwargs: Any) -> None:
         """Handle a message: the host's requests at once, all others as Jupyter does."""

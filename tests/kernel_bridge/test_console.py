@@ -57,6 +57,33 @@ class Console:
         self.client.context.term()
 
 
+class ControlClient:
+    """A client that has opened the control channel alone."""
+
+    def __init__(self, interpreter: KernelInterpreter) -> None:
+        interpreter.start()
+        self._client = BlockingKernelClient(connection_file=str(interpreter.connection_file))
+        self._client.load_connection_file()
+        self._client.control_channel.start()
+        self._asked: dict[str, str] = {}
+
+    def ask(self, kind: str) -> None:
+        message = self._client.session.msg(kind, {})
+        self._asked[message["header"]["msg_id"]] = kind
+        self._client.control_channel.send(message)
+
+    def answer(self) -> str:
+        """The kind of the next reply, which must be one to what was asked."""
+        reply = self._client.control_channel.get_msg(timeout=60)
+        assert self._asked.pop(reply["parent_header"]["msg_id"]).replace("request", "reply") == reply["msg_type"]
+        return reply["msg_type"]
+
+    def close(self) -> None:
+        self._client.stop_channels()
+        self._client.context.term()
+        gc.collect()
+
+
 @pytest.fixture(scope="module", params=["auto", "off"])
 def live(request: pytest.FixtureRequest) -> Iterator[tuple[KernelInterpreter, Console]]:
     with KernelInterpreter(confinement=request.param, limits=Limits(cell_seconds=30)) as interpreter:
@@ -240,35 +267,53 @@ def test_a_person_finds_all_of_jupyter_in_a_kernel_that_has_only_run_plain_pytho
 
 @pytest.mark.parametrize("kind", ["kernel_info_request", "interrupt_request", "shutdown_request"])
 def test_a_message_on_the_control_channel_is_answered_by_a_kernel_that_has_only_run_plain_python(kind: str) -> None:
-    with KernelInterpreter(confinement="off") as interpreter:
+    with KernelInterpreter(confinement="off") as interpreter, closing(ControlClient(interpreter)) as client:
         interpreter.execute("kept = 3")
-        client = BlockingKernelClient(connection_file=str(interpreter.connection_file))
-        client.load_connection_file()
-        client.control_channel.start()
-        message = client.session.msg(kind, {})
-        client.control_channel.send(message)
-        reply = client.control_channel.get_msg(timeout=60)
-        assert reply["msg_type"] == kind.replace("request", "reply")
-        assert reply["parent_header"]["msg_id"] == message["header"]["msg_id"]
-        client.stop_channels()
-        client.context.term()
+        client.ask(kind)
+        assert client.answer() == kind.replace("request", "reply")
         assert interpreter.execute("kept") == "3"
-    gc.collect()
 
 
-def test_an_interrupt_that_a_person_asks_for_in_a_cell_of_plain_python_hits_no_later_cell() -> None:
-    with KernelInterpreter(confinement="off") as interpreter:
-        interpreter.execute("import time")
-        client = BlockingKernelClient(connection_file=str(interpreter.connection_file))
-        client.load_connection_file()
-        client.control_channel.start()
-        interpreter.tools["ask"] = lambda: client.control_channel.send(client.session.msg("interrupt_request", {}))
-        assert interpreter.execute("_ = ask()\nprint('whole')") == "whole"
-        interpreter.tools["told"] = lambda: client.control_channel.get_msg(timeout=60)["msg_type"]
-        assert interpreter.execute("print(told())\ntime.sleep(0.2)\nprint('whole')") == "interrupt_reply\nwhole"
-        client.stop_channels()
-        client.context.term()
-    gc.collect()
+@pytest.mark.parametrize("confinement", ["auto", "off"])
+def test_a_person_interrupts_a_cell_of_plain_python(confinement: str) -> None:
+    begun = threading.Event()
+    with (
+        KernelInterpreter({"begun": begun.set}, confinement=confinement) as interpreter,
+        closing(ControlClient(interpreter)) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        interpreter.execute("kept = 3")
+        agent = pool.submit(interpreter.execute, "begun()\nwhile True: pass")
+        assert begun.wait(60)
+        client.ask("interrupt_request")
+        assert client.answer() == "interrupt_reply"
+        with pytest.raises(CodeExecutionError, match="KeyboardInterrupt"):
+            agent.result(60)
+        client.ask("interrupt_request")  # nothing runs
+        assert client.answer() == "interrupt_reply"
+        assert interpreter.execute("print(kept)") == "3"
+        assert interpreter.execute(IPYTHON_IS_THERE) == "False"
+
+
+def test_a_person_interrupts_a_cell_of_plain_python_that_another_message_waits_for() -> None:
+    begun = threading.Event()
+    with (
+        KernelInterpreter({"begun": begun.set}, confinement="off") as interpreter,
+        closing(ControlClient(interpreter)) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        interpreter.start()
+        agent = pool.submit(interpreter.execute, "begun()\nwhile True: pass")
+        assert begun.wait(60)
+        for kind in ("kernel_info_request", "shutdown_request", "interrupt_request"):
+            client.ask(kind)
+        assert client.answer() == "interrupt_reply"
+        with pytest.raises(CodeExecutionError, match="KeyboardInterrupt"):
+            agent.result(60)
+        assert [client.answer(), client.answer()] == ["kernel_info_reply", "shutdown_reply"]
+        client.ask("interrupt_request")
+        assert client.answer() == "interrupt_reply"
+        assert interpreter.execute("print(1)") == "1"
 
 
 def test_messages_of_somebody_without_the_key_change_nothing_in_a_kernel_that_has_only_run_plain_python() -> None:
