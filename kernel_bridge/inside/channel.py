@@ -1,6 +1,6 @@
 """The kernel's end of the tool channel: it asks the host and waits for the answer.
 
-Two PAIR sockets: one carries messages out, one carries replies in. Any thread may ask. One of the waiting threads at a
+Two connections: one carries messages out, one carries replies in. Any thread may ask. One of the waiting threads at a
 time reads the replies and hands each to the thread it belongs to, so a lone caller pays for no thread switch. A reply
 whose caller was interrupted is dropped by its id.
 """
@@ -19,13 +19,13 @@ import zmq
 
 from kernel_bridge.inside.host_exceptions import NotSendable, host_exception
 from kernel_bridge.inside.interrupts import Interrupts
+from kernel_bridge.inside.tool_socket import ToolSocket
 from kernel_bridge.wire import (
     LONGEST_NAME,
     Call,
     Codec,
     HostMessage,
     KernelMessage,
-    Raise,
     Return,
     Submit,
     Unsendable,
@@ -33,10 +33,11 @@ from kernel_bridge.wire import (
     read_host_head,
     write_head,
 )
+from kernel_bridge.zmtp.reader import Frame
 
 _poll = zmq.zmq_poll  # the agent's code may replace the module's
-_ZERO_COPY_BYTES = 65536
 _POLL_MS = 1000  # a poll that lasts for ever could miss a signal that another thread was given
+_TURN = "turn"
 _PAIR = b"\x92"  # the head of a msgpack array of two, whose parts are encoded apart for the sake of their error paths
 
 
@@ -44,7 +45,7 @@ class _Waiter:
     __slots__ = ("reply", "turn")
 
     def __init__(self) -> None:
-        self.reply: tuple[HostMessage, Any] | None = None
+        self.reply: tuple[HostMessage, Frame] | None = None
         self.turn: SimpleQueue[None] = SimpleQueue()
 
     def wake(self) -> None:
@@ -55,31 +56,26 @@ class HostChannel:
     """Ask the host. Thread-safe; one per kernel.
 
     Args:
-        urls: of the two sockets. They are bound there; on TCP, where others can connect too, the host listens.
-        key: what the host wants to be told then.
+        urls: of the two connections; see `ToolSocket`.
+        key: what the host wants to be told on TCP.
     """
 
-    def __init__(
-        self, context: zmq.Context[Any], urls: tuple[str, str], key: bytes, codec: Codec, interrupts: Interrupts
-    ) -> None:
+    def __init__(self, urls: tuple[str, str], key: bytes, codec: Codec, interrupts: Interrupts) -> None:
         self.codec = codec
         self._interrupts = interrupts
-        self._out: zmq.Socket[bytes] = context.socket(zmq.PAIR)
-        self._in: zmq.Socket[bytes] = context.socket(zmq.PAIR)
-        for socket, url in ((self._out, urls[0]), (self._in, urls[1])):
-            socket.linger = 0
-            if url.startswith("tcp:"):
-                socket.plain_username, socket.plain_password = b"kernel", key
-                socket.connect(url)
-            else:
-                socket.bind(url)
+        self._out, self._in = (ToolSocket(url, key) for url in urls)
         self._sending = threading.Lock()
-        self._reading = threading.Lock()
+        self._reader: dict[str, _Waiter] = {}  # under _TURN the one that reads; a lock may stay shut after an interrupt
         self._ids = itertools.count(1)
         self._waiters: dict[int, _Waiter] = {}
         self._forked = False  # True in a process that the agent's code forked: the sockets are its parent's
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._become_child)
+
+    def open(self) -> None:
+        """Wait for the host, which connects. Raises: OSError."""
+        self._out.open()
+        self._in.open()
 
     def _become_child(self) -> None:
         self._forked = True
@@ -116,42 +112,40 @@ class HostChannel:
             waiter = self._waiters[id] = _Waiter()
             try:
                 self._send(message(id), body)
-                head, value = self._wait(waiter)
+                head, data = self._wait(waiter)
             finally:
                 del self._waiters[id]
-                if self._waiters and not self._reading.locked():
-                    self._promote()  # an interrupted thread may have been the one that was to read next
-        if isinstance(head, Return):
-            return value
+                if self._reader.get(_TURN) is waiter:
+                    del self._reader[_TURN]
+                if self._waiters and _TURN not in self._reader:
+                    self._promote()  # this one has read, or was interrupted when it was to read next
+            if isinstance(head, Return):
+                return self.codec.load(data, verify=False)
         raise host_exception(head.kind, head.message)
 
     def _send(self, message: KernelMessage, body: bytes) -> None:
-        frames = [write_head(message), body]
         with self._sending:
-            while True:
-                try:
-                    self._out.send_multipart(frames, zmq.DONTWAIT, copy=len(body) < _ZERO_COPY_BYTES)
-                    return
-                except zmq.Again:  # the host takes no more for now: this is how a flood of calls is slowed
-                    with self._interrupts.allowed():
-                        _poll([(self._out, zmq.POLLOUT)], _POLL_MS)
+            if self._out.unsent:  # an interrupt has left it
+                self._flush()
+            if not self._out.send([write_head(message), body]):
+                self._flush()
 
-    def _wait(self, waiter: _Waiter) -> tuple[HostMessage, Any]:
+    def _flush(self) -> None:
+        while not self._out.flush():  # the host takes no more for now: this is how a flood of calls is slowed
+            with self._interrupts.allowed():
+                _poll([(self._out.fd, zmq.POLLOUT)], _POLL_MS)
+
+    def _wait(self, waiter: _Waiter) -> tuple[HostMessage, Frame]:
         while waiter.reply is None:
-            if not self._reading.acquire(blocking=False):
+            if self._reader.setdefault(_TURN, waiter) is not waiter:
                 # Woken with its reply, or to become the reader. Not without end: of a signal that comes just before the
                 # wait, Python would hear only after it.
                 with self._interrupts.allowed(), contextlib.suppress(Empty):
                     waiter.turn.get(timeout=_POLL_MS / 1000)
-                continue
-            try:
-                while waiter.reply is None:
-                    with self._interrupts.allowed():
-                        _poll([(self._in, zmq.POLLIN)], _POLL_MS)
-                    self._read_one()
-            finally:
-                self._reading.release()
-                self._promote()
+            elif not (self._in.has_unread and self._read_one()):
+                with self._interrupts.allowed():
+                    _poll([(self._in.fd, zmq.POLLIN)], _POLL_MS)
+                self._read_one()
         return waiter.reply
 
     def _promote(self) -> None:
@@ -160,25 +154,17 @@ class HostChannel:
                 other.wake()
                 return
 
-    def _read_one(self) -> None:
-        receive = self._in.recv
-        try:
-            first = receive(zmq.DONTWAIT)  # a copy: a frame of zmq's own takes longer to make than all else here
-        except zmq.Again:
-            return
-        # All frames of a message come at once.
-        body = receive(zmq.DONTWAIT, copy=False) if self._in.getsockopt(zmq.RCVMORE) else None
-        if body is None or body.more:
+    def _read_one(self) -> bool:
+        """Read a message, and hand it on. False: there is none, or not all of it."""
+        frames = self._in.look()
+        if frames is None:
+            return False
+        if len(frames) != 2:
             raise WireError("a message from the host that has not two frames")
-        head = read_host_head(first)
+        head = read_host_head(frames[0])
         waiter = self._waiters.get(head.id)
-        if waiter is None:
-            return  # its caller was interrupted
-        value = None
-        if isinstance(head, Return):
-            try:
-                value = self.codec.load(body.buffer, verify=False)
-            except Exception as error:  # noqa: BLE001 - a pickled value runs foreign code while it loads
-                head = Raise(head.id, type(error).__name__, f"the result cannot be loaded here: {error}")
-        waiter.reply = (head, value)
-        waiter.wake()
+        if waiter is not None:  # else its caller was interrupted
+            waiter.reply = (head, frames[1])
+            waiter.wake()
+        self._in.drop()
+        return True

@@ -68,7 +68,7 @@ class EarlyKernel:
         interrupts = Interrupts(config.interrupt_file)
         codec = Codec(limit_bytes=config.frame_bytes, limit_depth=config.frame_depth, paged=PagedList)
         urls = config.calls_url, config.replies_url
-        channel = HostChannel(sockets.context, urls, sockets.key, codec, interrupts)
+        channel = HostChannel(urls, sockets.key, codec, interrupts)
         mend: dict[str, Callable[[], object]] = {
             "asyncio": self._mend_asyncio,
             "bdb": lambda: answer_traces(self.requests.runs_cell),
@@ -86,6 +86,7 @@ class EarlyKernel:
             mend.pop(name)()
         gc.freeze()  # what a start has made stays, and no collection need look at it
         gc.enable()
+        channel.open()
         channel.tell(Ready())
 
     def serve(self) -> None:

@@ -6,10 +6,11 @@ import threading
 import time
 
 from kernel_bridge.live.channel_state import CLOSED, ChannelState
-from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
+from kernel_bridge.live.zmtp import ZmtpSocket
 from kernel_bridge.process.loopback import Endpoint
 from kernel_bridge.threads.waiting import wait_for
 from kernel_bridge.wire import HostMessage, write_head
+from kernel_bridge.zmtp.stream import ZmtpClosed
 
 __all__ = ["AnswerSender"]
 

@@ -18,9 +18,9 @@ from kernel_bridge.errors import ProtocolViolation
 from kernel_bridge.inside.restored_names import MOST_BYTES
 from kernel_bridge.inside.transcript import sendable
 from kernel_bridge.live.signed_requests import DELIMITER
-from kernel_bridge.live.zmtp_reader import Frame
 from kernel_bridge.options import Limits
 from kernel_bridge.text import cut_middle
+from kernel_bridge.zmtp.reader import Frame
 
 __all__ = [
     "Reply",

@@ -9,9 +9,10 @@ from kernel_bridge.errors import ProtocolViolation
 from kernel_bridge.live.reply import Reply, RestoredNames, find_reply, largest_reply, read_reply, read_restored
 from kernel_bridge.live.request import CellRequest, RestoreRequest
 from kernel_bridge.live.signed_requests import SignedRequests
-from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
-from kernel_bridge.live.zmtp_reader import Frame, ZmtpError
+from kernel_bridge.live.zmtp import ZmtpSocket
 from kernel_bridge.options import Limits
+from kernel_bridge.zmtp.reader import Frame, ZmtpError
+from kernel_bridge.zmtp.stream import ZmtpClosed
 
 __all__ = ["ShellChannel"]
 

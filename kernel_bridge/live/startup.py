@@ -11,10 +11,10 @@ from kernel_bridge.errors import ProtocolViolation, StartupFailed, what_to_do
 from kernel_bridge.live.channel_state import CLOSED
 from kernel_bridge.live.shell_channel import ShellChannel
 from kernel_bridge.live.tool_server import ToolServer
-from kernel_bridge.live.zmtp import ZmtpClosed
-from kernel_bridge.live.zmtp_reader import ZmtpError
 from kernel_bridge.process.exit_reason import ExitReason
 from kernel_bridge.process.kernel_process import KernelProcess
+from kernel_bridge.zmtp.reader import ZmtpError
+from kernel_bridge.zmtp.stream import ZmtpClosed
 
 __all__ = ["ENDED_BY_US", "PARTING_SECONDS", "Startup"]
 
@@ -69,8 +69,7 @@ class Startup:
             StartupFailed, ProtocolViolation.
         """
         self._move_sockets()
-        for channel in self._tools.channels:
-            self._connect(channel)
+        self._connect(*self._tools.channels)
         self._tools.start()
         self._wait_ready(poll)
         self._move_sockets()  # those that only a console needs
@@ -89,11 +88,11 @@ class Startup:
         except OSError as error:
             raise StartupFailed(str(error)) from error
 
-    def _connect(self, channel: Channel) -> None:
-        """Connect, once and for all: what lies at the address later is nothing to the host."""
+    def _connect(self, *channels: Channel) -> None:
+        """Connect, once and for all: what lies at an address later is nothing to the host."""
         try:
-            while not channel.connect():
-                self._look(channel.fd)
+            while channels := tuple(channel for channel in channels if not channel.connect()):
+                self._look(channels[0].fd)
         except ZmtpError as error:
             raise ProtocolViolation(str(error)) from error
         except ZmtpClosed as error:

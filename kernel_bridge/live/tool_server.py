@@ -21,12 +21,13 @@ from kernel_bridge.live.cell_clock import CellClock
 from kernel_bridge.live.channel_state import CLOSED, ChannelState
 from kernel_bridge.live.submission import Submission
 from kernel_bridge.live.tool_dispatch import ToolDispatcher
-from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
-from kernel_bridge.live.zmtp_reader import Frame, ZmtpError
+from kernel_bridge.live.zmtp import ZmtpSocket
 from kernel_bridge.options import Limits
 from kernel_bridge.process.loopback import Endpoint
 from kernel_bridge.threads.reader_pool import ReaderPool, ReaderPools
 from kernel_bridge.wire import Call, Codec, Foreign, Raise, Ready, WireError, read_kernel_head
+from kernel_bridge.zmtp.reader import Frame, ZmtpError
+from kernel_bridge.zmtp.stream import ZmtpClosed
 
 __all__ = ["ToolServer"]
 

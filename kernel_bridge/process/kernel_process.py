@@ -19,7 +19,8 @@ from kernel_bridge.process.exit_reason import ExitReason
 from kernel_bridge.process.launch import Launch, LaunchOptions
 from kernel_bridge.process.resource_use import process_clock
 from kernel_bridge.process.watchdog import Bounds, Watchdog, descendants
-from kernel_bridge.threads.waiting import NO_SIGNAL, wait_for
+from kernel_bridge.threads.waiting import wait_for
+from kernel_bridge.zmtp.stream import NO_SIGNAL
 
 __all__ = ["KernelProcess"]
 

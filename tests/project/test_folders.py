@@ -17,8 +17,8 @@ PARTS = {
     ],
     "kernel_bridge": [
         "__init__", "__main__", "console", "interpreter", "with_dspy", "interpreter_factory", "session", "sub_agents",
-        "agent_text", "live", "process", "options", "confine", "files", "threads", "inside", "cells", "wire", "errors",
-        "text",
+        "agent_text", "live", "process", "options", "confine", "files", "threads", "inside", "cells", "wire", "zmtp",
+        "errors", "text",
     ],
 }  # fmt: skip
 

@@ -236,7 +236,7 @@ with ThreadPoolExecutor(64) as pool:
 pack, out = msgspec.msgpack.encode, get_ipython().kernel.channel._out
 for number in range(64):
     for name, body in (("llm_query", [["x"], {}]), ("evaluate_program", [[], {"ids": "1"}])):
-        out.send_multipart([pack(["call", 10**6 + number, name]), pack(body)])
+        out.send([pack(["call", 10**6 + number, name]), pack(body)])
 print(optimization_status()["remaining_budget"])
 """
     found = cheat(bounded, [race, forge, SPENT])

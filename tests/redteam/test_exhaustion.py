@@ -393,7 +393,7 @@ def test_answers_that_nobody_takes(bounded: Victim) -> None:
 import msgspec
 pack = msgspec.msgpack.encode
 for number in range(64):
-    get_ipython().kernel.channel._out.send_multipart([pack(["call", 10**6 + number, "large"]), pack([[], {}])])
+    get_ipython().kernel.channel._out.send([pack(["call", 10**6 + number, "large"]), pack([[], {}])])
 print("begun")
 os.kill(os.getpid(), signal.SIGSTOP)
 """)

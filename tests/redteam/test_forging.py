@@ -14,8 +14,10 @@ RAW = """
 import msgspec, pickle, zmq
 pack = msgspec.msgpack.encode
 kernel = get_ipython().kernel
-def send(*frames, flags=0):
-    kernel.channel._out.send_multipart(list(frames), flags)
+calls, answers = kernel.channel._out, kernel.channel._in
+def send(*frames):
+    calls.send(frames)
+    while not calls.flush(): zmq.zmq_poll([(calls.fd, zmq.POLLOUT)], 1000)
 """
 
 CALL = "send(pack(['call', 1, 'echo']), {})"
@@ -74,7 +76,8 @@ def test_calls_and_submissions_played_again(bounded: Victim) -> None:
         cell = (
             "for id, value in ((7, 'the first'), (8, 'the second')):\n"
             "    send(pack(['submit', id]), pack({'output': value}))\n"
-            "    kernel.channel._in.recv_multipart()  # else the host has both at once, and may take either\n"
+            "    while answers.receive() is None:  # else the host has both at once, and may take either\n"
+            "        zmq.zmq_poll([(answers.fd, zmq.POLLIN)], 1000)\n"
             "try: SUBMIT('the third')\n"
             "except RuntimeError as error: print(error)"
         )
@@ -192,11 +195,11 @@ def test_more_calls_than_may_be_in_flight(bounded: Victim) -> None:
             sent = one.run(
                 f"{RAW}\nsent, body, until = 0, pack([['x' * 50_000], {{}}]), time.time() + 1\n"
                 "while time.time() < until or sent <= 64:\n"
-                "    try:\n"
-                "        send(pack(['call', 10**6 + sent, 'join_the_crowd']), body, flags=zmq.DONTWAIT)\n"
+                "    while heeds_answers and answers.receive() is not None: pass\n"
+                "    if calls.flush():\n"
+                "        calls.send([pack(['call', 10**6 + sent, 'join_the_crowd']), body])\n"
                 "        sent += 1\n"
-                "        while heeds_answers: kernel.channel._in.recv_multipart(zmq.DONTWAIT)\n"
-                "    except zmq.Again: time.sleep(0.001)\n"
+                "    else: time.sleep(0.001)\n"
                 "print(sent)",
                 heeds_answers=heeds_answers,
             )
@@ -274,12 +277,12 @@ def test_a_key_that_comes_twice(bounded: Victim) -> None:
 @at_every_tier
 def test_closing_its_own_sockets(bounded: Victim) -> None:
     with victim(bounded.tier, "restarts=10, limits=Limits(cell_seconds=0.5)") as one:
-        one.fate(f"{RAW}\nkernel.channel._out.close()\nkernel.channel._in.close()\necho(1)")
+        one.fate(f"{RAW}\ncalls.close()\nanswers.close()\necho(1)")
         until = time.monotonic() + 30  # the host may notice when some more cells have answered
         while one.fate("print(echo(6 * 7))") != "42" and time.monotonic() < until:
             pass
         one.assert_works()
-        one.dies(f"{RAW}\nkernel.channel._out.context.destroy(0)\ntime.sleep(60)")
+        one.dies(f"{RAW}\nkernel.shell_stream.socket.context.destroy(0)\ntime.sleep(60)")
         one.assert_works()
 
 

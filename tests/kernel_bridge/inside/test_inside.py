@@ -22,6 +22,7 @@ from kernel_bridge import Cell, KernelInterpreter, KernelSession, Pickled
 
 INSIDE = Path(kernel_bridge.__file__).parent / "inside"
 WIRE = INSIDE.parent / "wire"
+ZMTP = INSIDE.parent / "zmtp"
 OURS = ("dspy", "rlmoptimizer", "kernel_bridge")
 
 
@@ -37,9 +38,9 @@ def imports_of(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("file", sorted(INSIDE.glob("*.py")), ids=lambda file: file.stem)
-def test_nothing_inside_names_anything_of_ours_but_the_wire_and_inside(file: Path) -> None:
-    of_ours = {name for name in imports_of(file) if name.split(".")[0] in OURS}
-    assert all(name == "kernel_bridge.wire" or name.startswith("kernel_bridge.inside") for name in of_ours)
+def test_nothing_inside_names_anything_of_ours_but_the_wire_zmtp_and_inside(file: Path) -> None:
+    of_ours = {name for name in imports_of(file) if name.split(".")[0] in OURS} - {"kernel_bridge.wire"}
+    assert all(name.startswith(("kernel_bridge.inside", "kernel_bridge.zmtp.")) for name in of_ours)
 
 
 @pytest.mark.parametrize("file", sorted(WIRE.glob("*.py")), ids=lambda file: file.stem)
@@ -49,8 +50,14 @@ def test_nothing_of_the_wire_names_anything_of_ours_but_the_wire(file: Path) -> 
     assert not imported & {"socket", "threading", "zmq"}
 
 
+@pytest.mark.parametrize("file", sorted(ZMTP.glob("*.py")), ids=lambda file: file.stem)
+def test_nothing_of_zmtp_names_anything_of_ours_but_zmtp(file: Path) -> None:
+    imported = imports_of(file)
+    assert all(name.startswith("kernel_bridge.zmtp.") for name in imported if name.split(".")[0] in OURS)
+
+
 @pytest.mark.smoke
-def test_a_live_kernel_has_loaded_nothing_of_ours_but_the_wire_and_inside() -> None:
+def test_a_live_kernel_has_loaded_nothing_of_ours_but_the_wire_zmtp_and_inside() -> None:
     with KernelSession({"tool": lambda x: x}) as session:
         loaded = session.run("import sys, json\nfirst = sorted(sys.modules)\nprint(json.dumps(first))").text
         session.run("tool(1); help(tool)\nx = [lambda: 1]\n1 / 0")
@@ -59,8 +66,12 @@ def test_a_live_kernel_has_loaded_nothing_of_ours_but_the_wire_and_inside() -> N
         assert session.run("get_ipython().history_manager.enabled").text == "False\n"
     for names in (set(json.loads(loaded)), set(json.loads(later))):
         of_ours = {name for name in names if name.split(".")[0] in OURS}
-        rest = {name for name in of_ours if not name.startswith(("kernel_bridge.inside", "kernel_bridge.wire."))}
-        assert rest == {"kernel_bridge", "kernel_bridge.wire"}
+        known = ("kernel_bridge.inside", "kernel_bridge.wire.", "kernel_bridge.zmtp.")
+        assert {name for name in of_ours if not name.startswith(known)} == {
+            "kernel_bridge",
+            "kernel_bridge.wire",
+            "kernel_bridge.zmtp",
+        }
         assert names & {"debugpy", "litellm", "pydantic", "jupyter_client.manager"} == set()
 
 

@@ -13,7 +13,7 @@ def plain(**options: Any) -> KernelSession:
     return KernelSession(**{"confinement": "off", **options})
 
 
-SEND = "get_ipython().kernel.channel._out.send_multipart([{}])\nimport time; time.sleep(60)"
+SEND = "get_ipython().kernel.channel._out.send([{}])\nimport time; time.sleep(60)"
 HEADS = "import msgspec\npack = msgspec.msgpack.encode\n"
 
 

@@ -110,7 +110,7 @@ def test_a_tool_that_was_brief_and_hangs_keeps_no_other_kernel_waiting() -> None
 
 def test_a_kernel_that_breaks_the_protocol_ends_only_its_own_session() -> None:
     called: list[Any] = []
-    forged = "get_ipython().kernel.channel._out.send_multipart([b'junk', b''])\nimport time; time.sleep(60)"
+    forged = "get_ipython().kernel.channel._out.send([b'junk', b''])\nimport time; time.sleep(60)"
     with (
         KernelSession({"f": called.append}, confinement="off") as liar,
         plain({"double": lambda number: 2 * number}) as other,
@@ -127,13 +127,14 @@ def test_a_kernel_that_breaks_the_protocol_ends_only_its_own_session() -> None:
 def test_messages_without_end_keep_no_other_kernel_from_its_turn() -> None:
     # What is no call has no answer, so nothing slows it down.
     flood = """
-import msgspec
+import msgspec, zmq
 heads = [msgspec.msgpack.encode(["foreign", running]) for running in (True, False)]
 sending = get_ipython().kernel.channel._out
 begun()
 while not over():
     for _ in range(200):
-        for head in heads: sending.send_multipart([head, b""])
+        for head in heads: sending.send([head, b""])
+        while not sending.flush(): zmq.zmq_poll([(sending.fd, zmq.POLLOUT)], 1000)
 """
     begun, over = threading.Event(), threading.Event()
     with (

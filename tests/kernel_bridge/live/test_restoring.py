@@ -56,7 +56,7 @@ def lost_whole(death: Death, reason: str) -> bool:
         ),
         (
             "import msgspec, time, IPython\nready = msgspec.msgpack.encode(['ready', '3'])\n"
-            "IPython.get_ipython().kernel.channel._out.send_multipart([ready, b''])\ntime.sleep(60)",
+            "IPython.get_ipython().kernel.channel._out.send([ready, b''])\ntime.sleep(60)",
             "the kernel broke the protocol: Ready comes once",
         ),
     ],

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import zmq
 
-from kernel_bridge.live.zmtp import ZmtpClosed, ZmtpSocket
-from kernel_bridge.live.zmtp_reader import ZmtpError, ZmtpReader
+from kernel_bridge.live.zmtp import ZmtpSocket
 from kernel_bridge.threads.waiting import Wakeup, wait_for
+from kernel_bridge.zmtp.reader import ZmtpError, ZmtpReader
+from kernel_bridge.zmtp.stream import ZmtpClosed
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 READY = b"\x04\x1a\x05READY\x0bSocket-Type\x00\x00\x00\x04PAIR"
@@ -215,11 +216,12 @@ def test_whoever_is_interrupted_while_reading_loses_nothing_of_what_came(size: i
             assert reader.take_message() is None
             theirs.sendall(message[:piece])
             message = message[piece:]
-            with suppress(_Interrupted, BlockingIOError):
-                while True:
-                    interrupts.armed = True
-                    reader.fill(ours.recv_into)
-            interrupts.armed = False
+            with suppress(_Interrupted):
+                with suppress(BlockingIOError):
+                    while True:
+                        interrupts.armed = True
+                        reader.fill(ours.recv_into)
+                interrupts.armed = False
         theirs.sendall(message)
         while (found := reader.take_message()) is None:
             reader.fill(ours.recv_into)  # fails when nothing is left to be read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 __all__ = ["COMMAND", "GREETING", "LONG", "MORE", "Frame", "ZmtpError", "ZmtpReader"]
 
@@ -14,6 +14,7 @@ _FIRST_BYTES = 2**20  # of a long frame that are made room for before they come:
 _COMMAND_BYTES = 1024
 
 Frame = bytes | bytearray
+_NONE: Sequence[Frame] = ()
 
 
 class ZmtpError(ValueError):
@@ -26,9 +27,13 @@ class ZmtpReader:
     Args:
         message_bytes: the longest message, all frames together.
         most_frames: the most frames in one message.
+        after_handshake: that has been done by others.
+        trusted: the peer's claim of a length is taken for true.
     """
 
-    def __init__(self, message_bytes: int, most_frames: int, *, after_handshake: bool = False) -> None:
+    def __init__(
+        self, message_bytes: int, most_frames: int, *, after_handshake: bool = False, trusted: bool = False
+    ) -> None:
         self._message_bytes = message_bytes
         self._most_frames = most_frames
         self._buffer = bytearray(_BUFFER_BYTES)
@@ -39,10 +44,12 @@ class ZmtpReader:
         self._long: bytearray | None = None  # a frame longer than the buffer, on its way
         self._long_size: int = 0
         self._long_got: int = 0
-        self._long_more = False
-        self._frames: list[Frame] = []  # of the message on its way
+        self._long_more = 0
+        self._frames: Sequence[Frame] = _NONE  # of the message on its way
         self._size = 0
+        self._whole: list[Frame] | None = None  # a message that has not been taken
         self._greeted = self._is_ready = after_handshake
+        self._first_bytes = message_bytes if trusted else _FIRST_BYTES
 
     def fill(self, read_into: Callable[[memoryview], int]) -> int:
         """Read once, with the function of a socket. Returns how many bytes came. Raises: what the function does.
@@ -79,10 +86,13 @@ class ZmtpReader:
     def take_handshake(self) -> bool:
         """Go on with the peer's handshake. True: it is done; False: more must be read. Raises: ZmtpError."""
         while not self._is_ready:
-            taken = self._take_frame() if self._greeted or self._take_greeting() else None
-            if taken is None:
+            if not (self._greeted or self._take_greeting()) or not self._take_frame():
                 return False
         return True
+
+    def skip_handshake(self) -> None:
+        """It has been done by others."""
+        self._greeted = self._is_ready = True
 
     def _make_room(self) -> None:
         if self._start == self._end:
@@ -95,15 +105,22 @@ class ZmtpReader:
 
     def take_message(self) -> list[Frame] | None:
         """The next message of what was read; None: more must be read. Raises: ZmtpError."""
-        while True:
-            taken = self._take_long() if self._long is not None else self._take_frame()
-            if taken is None:
+        message = self.next_message()
+        self._whole = None
+        return message
+
+    def next_message(self) -> list[Frame] | None:
+        """The same message again and again, until `drop_message`. Raises: ZmtpError."""
+        while self._whole is None:
+            if not (self._take_frame() if self._long is None else self._take_long()):
                 return None
-            frame, more = taken
-            self._frames.append(frame)
-            if not more:
-                message, self._frames, self._size = self._frames, [], 0
-                return message
+        return self._whole
+
+    def drop_message(self) -> None:
+        """Go on to the message after the next one."""
+        self._whole = None
+
+    # An interrupt comes after a call or before a loop's next turn. So what is taken is noted in a row of plain stores.
 
     def _take_greeting(self) -> bool:
         if self._end - self._start < len(GREETING):
@@ -115,15 +132,15 @@ class ZmtpReader:
         self._greeted = True
         return True
 
-    def _take_frame(self) -> tuple[Frame, bool] | None:
-        """One frame, or the command of the handshake, and whether more follow; None: not all there yet."""
+    def _take_frame(self) -> bool:
+        """One frame, or the command of the handshake. False: it is not all there yet."""
         at, end, view = self._start, self._end, self._view
         if end - at < 2:
-            return None
+            return False
         flags = view[at]
         if flags & LONG:
             if end - at < 9:
-                return None
+                return False
             size: int = struct.unpack_from(">Q", view, at + 1)[0]
             at += 9
         else:
@@ -132,34 +149,49 @@ class ZmtpReader:
         self._check(flags, size)
         if flags & COMMAND:
             if end - at < size:
-                return None
+                return False
+            body = bytes(view[at : at + size])
+            if not body.startswith(b"\x05READY"):
+                raise ZmtpError(f"not a ZMTP handshake: {body[:16].hex()}")
             self._start = at + size
-            return self._take_command(bytes(view[at : at + size])), False
+            self._is_ready = True
+            return True
         if end - at >= size:
-            self._size += size
+            frames: list[Frame] = [*self._frames, bytes(view[at : at + size])]
+            whole, rest, total = (None, frames, self._size + size) if flags & MORE else (frames, _NONE, 0)
             self._start = at + size
-            return bytes(view[at : at + size]), bool(flags & MORE)
+            self._whole = whole
+            self._frames = rest
+            self._size = total
+            return True
         if size <= _BUFFER_BYTES // 2:
-            return None  # it fits, once the rest is there
-        self._size += size
+            return False  # it fits, once the rest is there
         got = end - at
-        self._long = bytearray(min(size, max(_FIRST_BYTES, got)))
-        self._long[:got] = view[at:end]
-        self._long_size, self._long_got, self._long_more = size, got, bool(flags & MORE)
+        long = bytearray(min(size, max(self._first_bytes, got)))
+        long[:got] = view[at:end]
         self._start = self._end = 0
+        self._long = long
+        self._long_size = size
+        self._long_got = got
+        self._long_more = flags & MORE
         return self._take_long()
 
-    def _take_long(self) -> tuple[Frame, bool] | None:
-        frame = self._long
-        assert frame is not None
-        if self._long_got < len(frame):
-            return None
-        left = self._long_size - len(frame)
+    def _take_long(self) -> bool:
+        long = self._long
+        assert long is not None
+        if self._long_got < len(long):
+            return False
+        left = self._long_size - len(long)
         if left:
-            frame.extend(bytes(min(left, len(frame))))
-            return None
+            long.extend(bytes(min(left, len(long))))
+            return False
+        frames: list[Frame] = [*self._frames, long]
+        whole, rest, total = (None, frames, self._size + len(long)) if self._long_more else (frames, _NONE, 0)
         self._long = None
-        return frame, self._long_more
+        self._whole = whole
+        self._frames = rest
+        self._size = total
+        return True
 
     def _check(self, flags: int, size: int) -> None:
         if flags & ~(MORE | LONG | COMMAND):
@@ -173,9 +205,3 @@ class ZmtpReader:
             raise ZmtpError(f"a message of more than {self._message_bytes} bytes")
         elif len(self._frames) >= self._most_frames:
             raise ZmtpError(f"a message of more than {self._most_frames} frames")
-
-    def _take_command(self, body: bytes) -> bytes:
-        if not body.startswith(b"\x05READY"):
-            raise ZmtpError(f"not a ZMTP handshake: {body[:16].hex()}")
-        self._is_ready = True
-        return body
