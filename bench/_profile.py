@@ -43,6 +43,7 @@ from rlmoptimizer.evaluation.row_runner import RowRunner
 from rlmoptimizer.evaluation.time_limit import TimeLimit
 
 ROUNDS = 9
+_CALLS = 5000
 _FLOOR = """
 import zmq, msgspec
 from IPython.core.interactiveshell import InteractiveShell
@@ -131,8 +132,22 @@ def cell() -> None:
 
 
 def call() -> None:
-    """The same while a cell calls a tool a hundred times."""
-    _sampled("for i in range(100):\n    echo(value=i)", {"echo": lambda value: value})
+    """The same while a cell calls a tool a hundred times, and what a call takes of both processes."""
+    tools = {"echo": lambda value: value}
+    _sampled("for i in range(100):\n    echo(value=i)", tools)
+    code = f"""
+import time
+wall, cpu = time.perf_counter(), time.process_time()
+for i in range({_CALLS}): echo(value=i)
+print(time.perf_counter() - wall, time.process_time() - cpu)
+"""
+    with KernelInterpreter(tools, confinement="off") as interpreter:
+        for _ in range(2):  # the first warms it up
+            began = time.process_time()
+            wall, kernel = map(float, interpreter.execute(code).split())
+            host = time.process_time() - began
+    for name, spent in (("a call", wall), ("CPU of the kernel", kernel), ("CPU of the host", host)):
+        print(f"{name:20}{spent / _CALLS * 1e6:8.1f} us")
 
 
 def values() -> None:
