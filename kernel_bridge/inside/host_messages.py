@@ -10,24 +10,19 @@ which takes longer than a small cell. Importing it takes longer than everything 
 from __future__ import annotations
 
 import hmac
-import itertools
-import json
-import os
 import threading
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from typing import Any
 
 import msgspec
 import zmq
 
+from kernel_bridge.wire.jupyter_messages import DELIMITER, SignedMessages
+
 __all__ = ["Messages", "Publisher", "Replies"]
 
-_DELIMITER = b"<IDS|MSG>"
 _MARK = b'"kernel_bridge"'  # in the metadata
 _decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
-_EMPTY = b"{}"
 _READABLE = int(zmq.POLLIN)  # the flag itself is an enum's, which is slow to calculate with
 
 
@@ -39,9 +34,7 @@ class Messages:
     """
 
     def __init__(self, key: bytes) -> None:
-        self._signature = hmac.new(key, digestmod="sha256")
-        self._session = os.urandom(16).hex()
-        self._numbers = itertools.count()
+        self._written = SignedMessages(key, "kernel")
 
     def read_request(self, frames: Sequence[Any]) -> tuple[list[bytes], dict[str, Any]] | None:
         """The addresses and the message of a host's request. None: it is another message, for Jupyter's session.
@@ -70,7 +63,7 @@ class Messages:
         if place < 0:
             return None
         signature, *parts = (frame.bytes for frame in frames[place : place + 5])
-        if not hmac.compare_digest(signature, self.sign(parts)):
+        if not hmac.compare_digest(signature, self._written.sign(parts)):
             return None
         try:
             header, parent_header, metadata, content = map(_decode, parts)
@@ -90,38 +83,15 @@ class Messages:
         }
         return [frame.bytes for frame in frames[: place - 1]], message
 
-    def sign(self, parts: Sequence[bytes]) -> bytes:
-        """The signature of four frames."""
-        signature = self._signature.copy()
-        for part in parts:
-            signature.update(part)
-        return signature.hexdigest().encode()
-
     def frames(self, kind: str, content: dict[str, Any], parent: dict[str, Any]) -> list[bytes]:
         """The frames of a message that follows from another one, from the delimiter to the content."""
-        header = {
-            "msg_id": f"{self._session}_host_{next(self._numbers)}",
-            "msg_type": kind,
-            "username": "kernel",
-            "session": self._session,
-            "date": datetime.now(timezone.utc).isoformat(),
-            "version": "5.3",
-        }
-        parts = [_pack(header), _pack(parent["header"]), _EMPTY, _pack(content)]
-        return [_DELIMITER, self.sign(parts), *parts]
+        return self._written.write(kind, content, parent=parent["header"], metadata={})[1]
 
 
 def _place_of_message(frames: Sequence[Any]) -> int:
     """Where the signature stands, behind addresses and delimiter. -1: it is no whole message."""
-    place = next((number for number, frame in enumerate(frames) if frame.bytes == _DELIMITER), -1)
+    place = next((number for number, frame in enumerate(frames) if frame.bytes == DELIMITER), -1)
     return place + 1 if 0 <= place <= len(frames) - 6 else -1
-
-
-def _pack(part: dict[str, Any]) -> bytes:
-    try:
-        return _encode(part)
-    except Exception:  # noqa: BLE001 - a name that is no proper text, or a count that the agent has replaced
-        return json.dumps(part, default=str).encode()
 
 
 class Replies:

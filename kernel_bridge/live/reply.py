@@ -17,9 +17,9 @@ from kernel_bridge.cells import CellOutcome, RemoteFailure
 from kernel_bridge.errors import ProtocolViolation
 from kernel_bridge.inside.restored_names import MOST_BYTES
 from kernel_bridge.inside.transcript import sendable
-from kernel_bridge.live.signed_requests import DELIMITER
 from kernel_bridge.options import Limits
 from kernel_bridge.text import cut_middle
+from kernel_bridge.wire.jupyter_messages import DELIMITER
 from kernel_bridge.zmtp.reader import Frame
 
 __all__ = [

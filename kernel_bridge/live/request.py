@@ -65,7 +65,10 @@ class CellEncoder:
         variables: list[_Variable] = []
         for name, value in cell.variables.items():
             try:
+                name.encode()
                 changed = self.variables.changed(name, value, host.page_sources)
+            except UnicodeEncodeError:
+                raise NotSendable(name, type(value).__name__, "its name holds a lone surrogate") from None
             except Unsendable as error:
                 raise NotSendable(error.path, error.type, error.reason) from None
             if changed is None:

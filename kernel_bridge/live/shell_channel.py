@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kernel_bridge.errors import ProtocolViolation
 from kernel_bridge.live.reply import Reply, RestoredNames, find_reply, largest_reply, read_reply, read_restored
 from kernel_bridge.live.request import CellRequest, RestoreRequest
-from kernel_bridge.live.signed_requests import SignedRequests
 from kernel_bridge.live.zmtp import ZmtpSocket
 from kernel_bridge.options import Limits
+from kernel_bridge.wire.jupyter_messages import SignedMessages
 from kernel_bridge.zmtp.reader import Frame, ZmtpError
 from kernel_bridge.zmtp.stream import ZmtpClosed
 
@@ -32,7 +32,7 @@ class ShellChannel:
 
     def __init__(self, url: Callable[[], str], key: bytes, limits: Limits) -> None:
         self._socket = ZmtpSocket(url, "DEALER", message_bytes=largest_reply(limits), most_frames=_MOST_FRAMES)
-        self._requests = SignedRequests(key)
+        self._messages = SignedMessages(key, "host")
         self._request = ""  # the id of the last one
         self._strays = 0  # since then
         self.is_cut = False  # the kernel's end is gone
@@ -56,7 +56,16 @@ class ShellChannel:
         self._strays = 0
         while self._receive() is not None:
             self._count_stray()  # such as the late answer to a cell that was given up
-        self._request, frames = self._requests.make(request.code, {"kernel_bridge": request.metadata()})
+        content: dict[str, Any] = {
+            "code": request.code,
+            "silent": False,
+            "store_history": False,
+            "user_expressions": {},
+            "allow_stdin": False,
+            "stop_on_error": False,
+        }
+        metadata = {"kernel_bridge": request.metadata()}
+        self._request, frames = self._messages.write("execute_request", content, parent={}, metadata=metadata)
         try:
             self._socket.send([*frames, *request.frames])
         except ZmtpClosed:

@@ -370,6 +370,9 @@ def test_what_cannot_be_sent_is_refused_with_its_path(session: KernelSession) ->
     with pytest.raises(NotSendable) as refusal:
         session.run(Cell("1", {"rows": [{"image": object()}]}))
     assert (refusal.value.path, refusal.value.type) == ("rows[0].image", "object")
+    with pytest.raises(NotSendable, match="lone surrogate") as refusal:
+        session.run(Cell("1", {"a\udcff": 1}))
+    assert (refusal.value.path, refusal.value.type) == ("a\udcff", "int")
     assert session.run("1").text == "1\n"
 
 
