@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from typing import Any, cast
 
 from kernel_bridge.files.live_sessions import LiveSession
 from kernel_bridge.text import printable_line
 
 __all__ = ["attach", "table"]
+
+_PATIENCE_SECONDS = 2.0  # after which a person is told why there is no prompt
+_LONGEST_WAIT_SECONDS = 10 * 86400.0  # for the end of a cell; Jupyter's console gives up after a minute
+_WAITING = "the kernel runs a cell; the console opens when it has ended (Ctrl-C leaves)"
 
 
 def table(sessions: Sequence[LiveSession]) -> str:
@@ -34,11 +40,31 @@ def _age(seconds: float) -> str:
 
 
 def attach(session: LiveSession) -> int:
-    """Open a Jupyter console on a session, in this terminal. Returns its exit status."""
+    """Open a Jupyter console on a session, in this terminal, when no cell runs any more. Returns its exit status."""
     try:
         from jupyter_console.app import ZMQTerminalIPythonApp
     except ImportError:
         print("the console needs jupyter_console: pip install jupyter_console", file=sys.stderr)
         return 2
-    ZMQTerminalIPythonApp.launch_instance(["--existing", str(session.connection_file)])
+
+    class Console(ZMQTerminalIPythonApp):
+        def init_shell(self) -> None:
+            told = threading.Timer(_PATIENCE_SECONDS, print, (_WAITING,), {"file": sys.stderr})
+            told.daemon = True
+            told.start()
+            try:
+                super().init_shell()
+            finally:
+                told.cancel()
+
+        def handle_sigint(self, *args: Any) -> None:
+            if not hasattr(self, "shell"):  # it is waiting for the kernel
+                raise KeyboardInterrupt
+            cast("Any", super()).handle_sigint(*args)
+
+    wait = f"--ZMQTerminalInteractiveShell.kernel_timeout={_LONGEST_WAIT_SECONDS}"
+    try:
+        Console.launch_instance(["--existing", str(session.connection_file), wait])
+    except KeyboardInterrupt:
+        return 130
     return 0

@@ -473,3 +473,36 @@ def test_the_real_jupyter_console_attaches(tmp_path: Path) -> None:
         finally:
             terminal.close(force=True)
         assert interpreter.execute("secret_word") == "xyzzy"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal")
+def test_the_real_jupyter_console_waits_for_the_end_of_a_cell_and_can_be_left_meanwhile(tmp_path: Path) -> None:
+    import pexpect
+
+    begun, over = threading.Event(), threading.Event()
+    tools = {"begun": begun.set, "end": lambda: over.wait(120)}
+    with KernelInterpreter(tools, confinement="off") as interpreter, ThreadPoolExecutor(1) as pool:
+        interpreter.start()
+        arguments = ["-m", "kernel_bridge", "attach", interpreter.connection_file.parent.name]  # type: ignore[union-attr]
+        # However little patience the person's own settings have.
+        environment: Any = console_environment(tmp_path, kernel_timeout=0.0)
+        options: Any = {"timeout": 60, "encoding": "utf-8", "dimensions": (40, 120), "env": environment}
+        agent = pool.submit(interpreter.execute, "begun()\nprint(end())")
+        try:
+            assert begun.wait(60)
+            with closing(pexpect.spawn(sys.executable, arguments, **options)) as terminal:
+                terminal.expect_exact("the kernel runs a cell; the console opens when it has ended (Ctrl-C leaves)")
+                terminal.sendintr()
+                terminal.expect(pexpect.EOF)
+                assert "Traceback" not in terminal.before
+                terminal.wait()
+                assert terminal.exitstatus == 130
+            with closing(pexpect.spawn(sys.executable, arguments, **options)) as terminal:
+                terminal.expect_exact("the kernel runs a cell")
+                over.set()
+                terminal.expect(r"In \[")
+                terminal.send("exit\r")
+                terminal.expect(pexpect.EOF)
+        finally:
+            over.set()
+        assert agent.result(60) == "True"

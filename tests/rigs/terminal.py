@@ -14,12 +14,15 @@ __all__ = ["console_environment", "run_in_terminal"]
 _LOOKS = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "COLORTERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
-def console_environment(folder: Path) -> dict[str, str]:
-    """An environment in which the console finds no settings but these, and writes nothing outside of `folder`."""
+def console_environment(folder: Path, **settings: float) -> dict[str, str]:
+    """An environment in which the console finds no settings but these, and writes nothing outside of `folder`.
+
+    `settings`: of its shell.
+    """
     # After a second without an answer it would take Enter for the beginning of another line.
-    settings = {"ZMQTerminalInteractiveShell": {"kernel_is_complete_timeout": 60.0}}
+    found = {"ZMQTerminalInteractiveShell": {"kernel_is_complete_timeout": 60.0, **settings}}
     (folder / "config").mkdir()
-    (folder / "config" / "jupyter_console_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "config" / "jupyter_console_config.json").write_text(json.dumps(found), encoding="utf-8")
     places = {f"JUPYTER_{name.upper()}_DIR": str(folder / name) for name in ("config", "data", "runtime")}
     return {**os.environ, **places, "IPYTHONDIR": str(folder / "ipython"), "TERM": "xterm"}
 
