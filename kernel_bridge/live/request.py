@@ -64,11 +64,10 @@ class CellEncoder:
         self.variables.begin()
         variables: list[_Variable] = []
         for name, value in cell.variables.items():
+            if not _is_text(name):
+                raise NotSendable(name, type(value).__name__, "its name holds a lone surrogate")
             try:
-                name.encode()
                 changed = self.variables.changed(name, value, host.page_sources)
-            except UnicodeEncodeError:
-                raise NotSendable(name, type(value).__name__, "its name holds a lone surrogate") from None
             except Unsendable as error:
                 raise NotSendable(error.path, error.type, error.reason) from None
             if changed is None:
@@ -88,6 +87,14 @@ class CellEncoder:
             fresh[name] = known if known is not None and same else (tool, describe_tool(name, tool, self._codec))
         self._descriptions = fresh
         return [description for _, description in fresh.values()]
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
 
 
 def why_unreadable(code: str) -> RemoteFailure | None:

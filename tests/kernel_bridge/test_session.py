@@ -26,6 +26,7 @@ from kernel_bridge import (
     KernelUnresponsive,
     Limits,
     NotSendable,
+    Pickled,
     SessionBusy,
     SessionClosed,
     SessionLost,
@@ -366,13 +367,20 @@ def test_a_tool_cannot_run_a_cell_of_its_own_session(session: KernelSession) -> 
     assert outcome.failure.name == "SessionBusy"
 
 
+class _Unwritable:
+    def __reduce__(self) -> Any:
+        "\udcff".encode()
+
+
 def test_what_cannot_be_sent_is_refused_with_its_path(session: KernelSession) -> None:
     with pytest.raises(NotSendable) as refusal:
         session.run(Cell("1", {"rows": [{"image": object()}]}))
     assert (refusal.value.path, refusal.value.type) == ("rows[0].image", "object")
-    with pytest.raises(NotSendable, match="lone surrogate") as refusal:
+    with pytest.raises(NotSendable, match="its name holds a lone surrogate") as refusal:
         session.run(Cell("1", {"a\udcff": 1}))
     assert (refusal.value.path, refusal.value.type) == ("a\udcff", "int")
+    with pytest.raises(UnicodeEncodeError):  # the caller's own, not the name's
+        session.run(Cell("1", {"a": Pickled(_Unwritable())}))
     assert session.run("1").text == "1\n"
 
 
