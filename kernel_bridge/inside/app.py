@@ -123,8 +123,8 @@ class BridgeApp(IPKernelApp):
 
         Args:
             context: of all cells.
-            rest: a message or a begun request that nobody has taken care of; empty when there is none.
-            kept: the messages on the control channel of which the same is true.
+            rest: a message of the shell channel or a begun request, to be served first; empty when there is none.
+            kept: messages of the control channel, to be served first.
         """
         kernel, loop = self.kernel, IOLoop.current()
         kernel.shell_stream = self.requests.replies.shell = ShellStream(self.shell_socket)

@@ -106,8 +106,11 @@ class EarlyKernel:
             self._give_up(error)
 
     def _serve_one(self) -> Any:
-        """Wait for a message and serve it. Returns what is left for IPython to do: a message, or a request that has
-        begun; nothing of the shell channel where it is the control channel that needs IPython; else None."""
+        """Wait for a message and serve it.
+
+        Returns: None when it was served; else what IPython is needed for: a message of the shell channel, a request
+        that has begun, or an empty list for a message that the control channel's thread has kept.
+        """
         shell, control = self.sockets.shell, self.control.needs_ipython
         if any(socket is control for socket, _ in _poll([(shell, zmq.POLLIN), (control, zmq.POLLIN)], -1)):
             return []

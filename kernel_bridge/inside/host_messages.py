@@ -1,4 +1,4 @@
-"""The host's requests on Jupyter's shell channel, read from their frames, and what is sent because of them.
+"""Jupyter's messages in a kernel, without its session: read from their frames, answered, and shown to consoles.
 
 Jupyter's session parses dates, remembers each signature and packs each part twice, and its kernels log each message,
 which takes longer than a small cell. Importing it takes longer than everything else that a host's cell needs.
@@ -54,7 +54,7 @@ class Messages:
         return found
 
     def read(self, frames: Sequence[Any], kind: str) -> tuple[list[bytes], dict[str, Any]] | None:
-        """The addresses and the message, if it is one of this kind and signed with the key.
+        """The addresses and the message. None: it is of another kind, malformed, or not signed with the key.
 
         Args:
             frames: as pyzmq receives them without copies.

@@ -10,9 +10,9 @@ import threading
 import time
 from collections.abc import Sequence
 
-__all__ = ["NO_SIGNAL", "Wakeup", "wait_for"]
+from kernel_bridge.zmtp.stream import NO_SIGNAL
 
-NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # for every send: a host may have SIGPIPE kill it
+__all__ = ["Wakeup", "wait_for"]
 
 
 class Wakeup:

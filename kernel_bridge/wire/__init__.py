@@ -1,8 +1,11 @@
-"""The wire: six messages and one codec. No sockets, no threads, no dspy. Both sides of the tool channel import it.
+"""The wire: what both ends write and read. No sockets, no threads, no dspy.
 
-Every message is two frames: a small typed head and a body that holds one value (empty when the message has none).
-A value is None, a bool, an int of any size, a float (NaN and the infinities too), a str, bytes, a list, or a dict
-with string keys. Other kinds are turned into these or refused before a byte is sent; see `Codec.dump`.
+That is the six messages of the tool channel and their codec, whose names are here, and in `jupyter_messages` those of
+Jupyter's channels.
+
+Every message of the tool channel is two frames: a small typed head and a body that holds one value (empty when the
+message has none). A value is None, a bool, an int of any size, a float (NaN and the infinities too), a str, bytes, a
+list, or a dict with string keys. Other kinds are turned into these or refused before a byte is sent; see `Codec.dump`.
 """
 
 from __future__ import annotations

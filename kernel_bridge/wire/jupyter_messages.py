@@ -1,4 +1,4 @@
-"""Jupyter's messages as its protocol writes them, signed. Jupyter's own session takes long to import and to use."""
+"""Messages of Jupyter's protocol, written and signed. Jupyter's own `Session` takes long to import and to use."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 class SignedMessages:
-    """Writes the messages of one session of Jupyter's, which is no session of ours. Thread-safe.
+    """Writes the messages of one sender. Thread-safe.
 
     Args:
         key: of the signatures.
-        username: of the sender, as its headers tell it.
+        username: of the sender, for the headers.
     """
 
     def __init__(self, key: bytes, username: str) -> None:
@@ -35,7 +35,7 @@ class SignedMessages:
     def write(
         self, kind: str, content: dict[str, Any], *, parent: dict[str, Any], metadata: dict[str, Any]
     ) -> tuple[str, list[bytes]]:
-        """The id of a new message, and its frames from the delimiter to the content, after which its buffers come.
+        """The id of a new message, and its frames from the delimiter to the content. Its buffers would follow them.
 
         Args:
             parent: the header of the message that it follows from.
@@ -63,5 +63,5 @@ class SignedMessages:
 def _json(part: dict[str, Any]) -> bytes:
     try:
         return _encode(part)
-    except Exception:  # noqa: BLE001 - a name that is no proper text, or a count that the agent has replaced
+    except Exception:  # noqa: BLE001 - in a kernel: a lone surrogate, or an execution count that the agent has replaced
         return json.dumps(part, default=str).encode()
