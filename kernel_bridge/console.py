@@ -15,7 +15,7 @@ __all__ = ["attach", "table"]
 
 _PATIENCE_SECONDS = 2.0  # after which a person is told why there is no prompt
 _LONGEST_WAIT_SECONDS = 10 * 86400.0  # for the end of a cell; Jupyter's console gives up after a minute
-_WAITING = "the kernel runs a cell; the console opens when it has ended (Ctrl-C leaves)"
+_WAITING = "the kernel is busy; the console opens when it answers (Ctrl-C leaves)"
 
 
 def table(sessions: Sequence[LiveSession]) -> str:

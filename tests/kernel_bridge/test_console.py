@@ -491,14 +491,14 @@ def test_the_real_jupyter_console_waits_for_the_end_of_a_cell_and_can_be_left_me
         try:
             assert begun.wait(60)
             with closing(pexpect.spawn(sys.executable, arguments, **options)) as terminal:
-                terminal.expect_exact("the kernel runs a cell; the console opens when it has ended (Ctrl-C leaves)")
+                terminal.expect_exact("the kernel is busy; the console opens when it answers (Ctrl-C leaves)")
                 terminal.sendintr()
                 terminal.expect(pexpect.EOF)
                 assert "Traceback" not in terminal.before
                 terminal.wait()
                 assert terminal.exitstatus == 130
             with closing(pexpect.spawn(sys.executable, arguments, **options)) as terminal:
-                terminal.expect_exact("the kernel runs a cell")
+                terminal.expect_exact("the kernel is busy")
                 over.set()
                 terminal.expect(r"In \[")
                 terminal.send("exit\r")
