@@ -114,8 +114,9 @@ class HostChannel:
                 self._send(message(id), body)
                 head, data = self._wait(waiter)
             finally:
+                # Nothing is called before the turn is given back: after a call an agent's own signal handler may raise.
                 del self._waiters[id]
-                if self._reader.get(_TURN) is waiter:
+                if _TURN in self._reader and self._reader[_TURN] is waiter:
                     del self._reader[_TURN]
                 if self._waiters and _TURN not in self._reader:
                     self._promote()  # this one has read, or was interrupted when it was to read next

@@ -80,8 +80,8 @@ class ZmtpReader:
 
     @property
     def has_unread(self) -> bool:
-        """Whether something was read that was not looked at yet."""
-        return self._start < self._end
+        """Whether something was read that was not taken yet."""
+        return self._start < self._end or self._whole is not None or self._got != []
 
     def take_handshake(self) -> bool:
         """Go on with the peer's handshake. True: it is done; False: more must be read. Raises: ZmtpError."""

@@ -138,9 +138,10 @@ signal.signal(signal.SIGALRM, late)
 broken = 0
 for number in range(300):
     text = str(number) * (number * 300)
-    signal.setitimer(signal.ITIMER_REAL, 0.0002 * (number % 20 + 1))
     try:
-        try: same = echo(text)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0002 * (number % 20 + 1))
+            same = echo(text)
         finally: signal.setitimer(signal.ITIMER_REAL, 0)
     except Late: broken += 1
     else: assert same == text
