@@ -87,7 +87,10 @@ class ExecutorFanOut(FanOut[_T, _R]):
             with self._lock:
                 answer = self._answers.popleft() if self._answers else None
             if answer is not None:
-                self._take_back(*answer)
+                try:
+                    self._take_back(*answer)
+                finally:  # not before it is known whether it runs alone, or was the cause
+                    self._pool.leave()
         self._hand_over()
 
     def _hand_over(self) -> None:
@@ -95,17 +98,24 @@ class ExecutorFanOut(FanOut[_T, _R]):
             if self._is_halted():
                 self._again.remove(attempt)
                 self._give_up(attempt)
-            elif self._pool.admits(alone=attempt.alone):
+            elif self._pool.admit(alone=attempt.alone):
                 self._again.remove(attempt)
                 self._submit(attempt)
-        while (self._is_halted() or self._pool.admits(alone=False)) and (item := self._take()) is not None:
+        while self._pool.admit(alone=False):
+            if (item := self._take()) is None:
+                self._pool.leave()
+                return
             self._submit(_Attempt(*item))
+        if self._is_halted():
+            self._end_if_idle()
 
     def _submit(self, attempt: _Attempt[_T]) -> None:
+        """Hand over what the pool has admitted."""
         try:
             submitted = self._pool.submit(self._transport.task(attempt.value, attempt.attached, self._halts))
         except Exception as error:  # noqa: BLE001 - any executor's own; `wait` raises it
             self._give_up(attempt, error)
+            self._pool.leave()
             return
         attempt.generation = submitted.generation
         with self._lock:
@@ -179,6 +189,7 @@ class ExecutorFanOut(FanOut[_T, _R]):
 
     def _forget(self, attempt: _Attempt[_T], future: Future[Any]) -> None:
         self._end_suspicion(attempt)
+        self._pool.leave()
         if not future.cancelled() and future.exception() is None:
             self._transport.unwanted(future.result())
 

@@ -130,21 +130,15 @@ class WorkerPool:
     # the work
 
     def submit(self, task: Callable[[], Any]) -> Submitted:
-        """Hand over a task. Raises `WorkersLost` when the executor takes none."""
+        """Hand over a task that was admitted. Raises `WorkersLost` when the executor takes none."""
         for _ in range(2):  # one that has broken is made anew
             generation = self._generation
-            self._count(1)
             try:
-                submitted = self._submitted(task)
+                return self._submitted(task)
             except BrokenExecutor as error:
-                self._count(-1)
                 self.renew(generation, error)
             except Exception as error:
-                self._count(-1)
                 raise WorkersLost(f"it takes nothing: {type(error).__name__}: {error}") from error
-            else:
-                submitted.future.add_done_callback(lambda _: self._count(-1))
-                return submitted
         raise WorkersLost("it breaks before it runs anything")
 
     def _submitted(self, task: Callable[[], Any]) -> Submitted:
@@ -192,7 +186,7 @@ class WorkerPool:
     # what runs alone
 
     def listen(self, waker: Callable[[], None]) -> None:
-        """Have `waker` called when `admits` may answer another thing than before."""
+        """Have `waker` called when `admit` may answer another thing than before."""
         with self._order:
             self._wakers.add(waker)
 
@@ -200,10 +194,21 @@ class WorkerPool:
         with self._order:
             self._wakers.discard(waker)
 
-    def admits(self, *, alone: bool) -> bool:
-        """Whether an item may be handed over now."""
+    def admit(self, *, alone: bool) -> bool:
+        """Whether an item may be handed over now. If so it is under way from now on, until `leave`."""
         with self._order:
-            return not self._under_way if alone else not self._suspects
+            if self._under_way if alone else self._suspects:
+                return False
+            self._under_way += 1
+            return True
+
+    def leave(self) -> None:
+        """What was admitted is over, and whoever handed it over knows what came of it."""
+        with self._order:
+            self._under_way -= 1
+            waits = self._suspects > 0
+        if waits:
+            self._wake()
 
     def suspect(self) -> None:
         """One more item is to run alone; until `clear`, others only begin when none of these is left."""
@@ -215,13 +220,6 @@ class WorkerPool:
         with self._order:
             self._suspects -= 1
         self._wake()
-
-    def _count(self, more: int) -> None:
-        with self._order:
-            self._under_way += more
-            waits = self._suspects > 0
-        if waits:
-            self._wake()
 
     def _wake(self) -> None:
         with self._order:

@@ -405,10 +405,11 @@ class Scripted(Executor):
 
     def __init__(self) -> None:
         self.given: queue.Queue[Future[Any]] = queue.Queue()
+        self.on_submit: Callable[[Future[Any]], None] = self.given.put
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        self.given.put(future)
+        self.on_submit(future)
         return future
 
 
@@ -445,6 +446,56 @@ def test_an_item_that_is_to_be_sent_again_does_not_hold_up_one_that_must_run_alo
         assert ended.result(60)
     fan_out.stop()
     assert outcomes == [(1, 1), (0, 0)]
+
+
+class Tells(OneAnswer):
+    """Calls something whenever a task is made."""
+
+    def __init__(self, made: Callable[[], Any]) -> None:
+        self._made = made
+
+    def task(self, value: int, attached: frozenset[str], halts: Any) -> Callable[[], int]:
+        self._made()
+        return super().task(value, attached, halts)
+
+
+def test_an_item_of_one_run_is_alone_until_it_is_known_whether_it_was_the_cause() -> None:
+    """Whenever one run is about to hand an item over, or asks whether it was the cause, the other tries to as well."""
+    executor = Scripted()
+    pool = WorkerPool(lambda: executor)
+    outcomes: list[tuple[int, int]] = []
+    runs: list[ExecutorFanOut[int, int]] = []
+    for number in range(2):
+        work: FanOutJob[int, int] = FanOutJob([number], outcomes.extend, 1)
+        beside = Tells(lambda number=number: runs[1 - number].wait(0) if len(runs) == 2 else None)
+        runs.append(ExecutorFanOut(work, pool, beside))
+    one, other = runs
+    one.start()
+    other.start()
+    begun = [executor.given.get(timeout=60) for _ in runs]
+    for future in begun:
+        future.set_exception(BrokenExecutor("a worker died"))
+    one.wait(0)
+    other.wait(0)
+    alone = executor.given.get(timeout=60)
+    assert executor.given.empty()
+
+    def question(future: Future[Any]) -> None:
+        assert executor.given.empty()
+        one.wait(0)
+        assert executor.given.empty()
+        future.set_result(None)
+
+    executor.on_submit = question
+    alone.set_exception(BrokenExecutor("its worker died too"))
+    other.wait(0)
+    assert outcomes == [(0, -1)]
+    executor.on_submit = executor.given.put
+    one.wait(0)
+    executor.given.get(timeout=60).set_result(5)
+    assert one.wait(60)
+    assert other.wait(60)
+    assert outcomes == [(0, -1), (0, 5)]
 
 
 def test_an_executor_of_the_callers_that_breaks_is_said_and_what_was_delivered_is_kept(
