@@ -55,10 +55,14 @@ class ZmtpReader:
         """Read once, with the function of a socket. Returns how many bytes came. Raises: what the function does.
 
         An interrupt comes after a call. So reading and noting how much was read are one call of C, and nothing is
-        called between that and the end of the counting. What an interrupt left uncounted, the next `fill` counts.
+        called between that and the end of the counting. What an interrupt left uncounted is counted before anything
+        else is read or looked at: to take a message may change the place where bytes are put.
         """
         if not self._got:
             self._read(read_into)
+        return self._count()
+
+    def _count(self) -> int:
         got = self._got[0]
         if self._long is not None:
             self._long_got += got
@@ -85,6 +89,8 @@ class ZmtpReader:
 
     def take_handshake(self) -> bool:
         """Go on with the peer's handshake. True: it is done; False: more must be read. Raises: ZmtpError."""
+        if self._got:
+            self._count()
         while not self._is_ready:
             if not (self._greeted or self._take_greeting()) or not self._take_frame():
                 return False
@@ -111,6 +117,8 @@ class ZmtpReader:
 
     def next_message(self) -> list[Frame] | None:
         """The same message again and again, until `drop_message`. Raises: ZmtpError."""
+        if self._got:
+            self._count()
         while self._whole is None:
             if not (self._take_frame() if self._long is None else self._take_long()):
                 return None

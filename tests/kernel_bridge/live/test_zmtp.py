@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -225,6 +226,34 @@ def test_whoever_is_interrupted_while_reading_loses_nothing_of_what_came(size: i
         theirs.sendall(message)
         while (found := reader.take_message()) is None:
             reader.fill(ours.recv_into)  # fails when nothing is left to be read
+        assert found == [body]
+
+
+def test_what_an_interrupt_left_uncounted_is_where_it_was_put_when_a_long_frame_begins() -> None:
+    body = os.urandom(100_000)
+    message = b"\x02" + struct.pack(">Q", len(body)) + body
+    reader = ZmtpReader(len(body), 1, after_handshake=True)
+
+    def interrupt(frame: object, event: str, function: object) -> None:
+        if event == "c_return" and getattr(function, "__name__", "") == "extend":
+            raise _Interrupted
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(message[:20])
+        reader.fill(ours.recv_into)
+        theirs.sendall(message[20:50])
+        before = sys.getprofile()
+        sys.setprofile(interrupt)
+        try:
+            with pytest.raises(_Interrupted):
+                reader.fill(ours.recv_into)
+        finally:
+            sys.setprofile(before)
+        assert reader.take_message() is None
+        theirs.sendall(message[50:])
+        while (found := reader.take_message()) is None:
+            reader.fill(ours.recv_into)
         assert found == [body]
 
 
