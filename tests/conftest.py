@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import os
 import shutil
@@ -19,6 +20,11 @@ import psutil
 import pytest
 from child_process import warm_process
 from hypothesis import HealthCheck, settings
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 _GRACE_SECONDS = 60.0  # how long something that is ending may take; only a leak ever waits this long
 _POLL_SECONDS = 0.01
@@ -60,18 +66,35 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.dist = "worksteal"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """Of the workers one at a time imports a test module: the first keeps what pytest makes of it, which takes longer
+    than all the rest of collecting, and the others read that.
+    """
+    if not isinstance(collector, pytest.Module) or fcntl is None:
+        return (yield)
+    with collector.path.open("rb") as module:
+        fcntl.flock(module, fcntl.LOCK_EX)
+        return (yield)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Give this process (each xdist worker has its own) a temporary directory of its own, with a short path.
 
     Whatever is found in it afterwards was left by tests of this process; a unix socket's path must fit in 107 bytes.
     """
     global _private_tmp
-    # A shell that starts a job in the background lets it ignore Ctrl-C, and so all that it starts; some tests press it.
+    # A shell that starts a job in the background lets it ignore Ctrl-C, and `nohup` the end of the terminal, and so all
+    # that it starts; some tests send them.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN:
+        signal.signal(hangup, signal.SIG_DFL)
     spreads_to_workers = bool(getattr(config.option, "numprocesses", None))
     if spreads_to_workers or _private_tmp is not None:
         return
+    gc.disable()  # until all tests are collected: hardly anything is garbage before
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays where pytest keeps it
     short = len(tempfile.gettempdir()) <= _LONGEST_TMP or not os.access("/tmp", os.W_OK)
     _private_tmp = tempfile.mkdtemp(prefix="rt-", dir=None if short else "/tmp")
@@ -83,6 +106,11 @@ def pytest_configure(config: pytest.Config) -> None:
     tempfile.tempdir = None  # read TMPDIR afresh
     # After multiprocessing has removed its own directory from there, which it does at the exit with a priority of -100.
     Finalize(None, shutil.rmtree, (_private_tmp,), {"ignore_errors": True}, exitpriority=-200)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what lives to the end need not be looked through again and again
+    gc.enable()
 
 
 @dataclass(frozen=True, slots=True)
