@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextvars
 import multiprocessing
+import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from typing import Any
 
 import dspy
+import pytest
 import toy
 from offline import Engine, asked, fields_text
 from provider import answers_of
@@ -28,9 +32,12 @@ MODEL = "openai/gpt-4o-mini"  # whose price DSPy knows
 
 
 def process_pool(workers: int = 2) -> ProcessPoolExecutor:
-    """Its workers begin with DSPy imported."""
+    """Its workers begin with what they need imported: DSPy, and the modules of the program and of the metrics."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rlmoptimizer.evaluation.workers.worker"])
+    context.set_forkserver_preload(["rlmoptimizer.evaluation.workers.worker", "toy", "deadly"])
+    with pytest.MonkeyPatch.context() as patch:  # Python tells the process no path before it imports these
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        forkserver.ensure_running()
     return ProcessPoolExecutor(workers, context)
 
 
