@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from rig import KINDS, Tier, TierUnavailable, kinds_here
+from rig import HERE, KINDS, Tier, TierUnavailable, kinds_here
 from victim import BOUNDED, Victim, each, learn
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of `REDTEAM=others`, which follows a run with the usual kinds: leave out what attacks none of these hosts."""
+    if os.environ.get("REDTEAM") == "others":
+        ran = [item for item in items if item.path.parent == HERE and "every_host" not in _fixtures(item)]
+        config.hook.pytest_deselected(items=ran)
+        items[:] = [item for item in items if item not in ran]
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return item.fixturenames if isinstance(item, pytest.Function) else []
 
 
 @pytest.fixture(scope="session")
