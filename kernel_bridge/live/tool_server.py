@@ -144,7 +144,7 @@ class ToolServer:
     def read(self) -> tuple[_Served | None, bool]:
         """Read one message, if it is all there; see `Source`. What is no call is dealt with here, in its order."""
         with self._turn:
-            call = None
+            call = frames = None
             try:
                 if not self._closed and not self.state.is_over and (frames := self._calls.receive()) is not None:
                     call = self._take(frames)
@@ -158,7 +158,8 @@ class ToolServer:
                 self.state.fail(error)
                 self.state.lose("its host could not read what it sent")
             over = self._closed or self.state.is_over
-            more = not over and self._calls.has_unread
+            # Of bytes that are no whole message, the descriptor tells when more of them come.
+            more = frames is not None and not over and self._calls.has_unread
         if over and self._pool is not None:
             self._pool.remove(self)
         if call is None:

@@ -19,6 +19,7 @@ import pytest
 from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from kernel_bridge import KernelInterpreter, KernelSession, Limits, ProtocolViolation
+from kernel_bridge.live.tool_server import ToolServer
 
 Wait = Callable[..., None]
 SHARED = ("kernel tools ", "kernel watchdog ", "kernel checkpoints ")
@@ -147,6 +148,23 @@ while not over():
         assert other.execute("sum(double(number=i) for i in range(100))") == "9900"
         over.set()
         flooded.result(120)
+
+
+@pytest.mark.parametrize("sent", [b"\0", b"\1\x10abc", b"\2" + bytes(7)])
+def test_a_part_of_a_message_keeps_no_thread_busy(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[ToolServer] = []
+
+    def counted(server: ToolServer) -> Any:
+        reads.append(server)
+        return read(server)
+
+    read = ToolServer.read
+    monkeypatch.setattr(ToolServer, "read", counted)
+    with plain() as kernel:
+        kernel.execute("import os, time")
+        before = len(reads)
+        kernel.execute("os.write(get_ipython().kernel.channel._out.fd, sent)\ntime.sleep(0.5)", {"sent": sent})
+        assert len(reads) - before < 10
 
 
 def test_tools_run_kernels_whose_tools_run_kernels_all_at_once() -> None:
