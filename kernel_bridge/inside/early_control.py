@@ -55,8 +55,9 @@ class EarlyControl:
             frames = self._socket.recv_multipart(copy=False)
             found = self._messages.read(frames, "interrupt_request")
             if found is None:
+                if not self._kept:
+                    self._stopped.send(b"")  # once: the main thread, which may be busy, takes none
                 self._kept.append(frames)
-                self._stopped.send(b"")
                 continue
             ident, parent = found
             _interrupt()

@@ -316,6 +316,26 @@ def test_a_person_interrupts_a_cell_of_plain_python_that_another_message_waits_f
         assert interpreter.execute("print(1)") == "1"
 
 
+def test_a_person_interrupts_a_cell_of_plain_python_that_thousands_of_messages_wait_for() -> None:
+    begun = threading.Event()
+    with (
+        KernelInterpreter({"begun": begun.set}, confinement="off") as interpreter,
+        closing(ControlClient(interpreter)) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        interpreter.start()
+        agent = pool.submit(interpreter.execute, "begun()\nwhile True: pass")
+        assert begun.wait(60)
+        for _ in range(2500):  # more than a socket of ZeroMQ keeps for whoever does not read it
+            client.ask("shutdown_request")
+        client.ask("interrupt_request")
+        assert client.answer() == "interrupt_reply"
+        with pytest.raises(CodeExecutionError, match="KeyboardInterrupt"):
+            agent.result(60)
+        assert {client.answer() for _ in range(2500)} == {"shutdown_reply"}
+        assert interpreter.execute("print(1)") == "1"
+
+
 def test_messages_of_somebody_without_the_key_change_nothing_in_a_kernel_that_has_only_run_plain_python() -> None:
     deep = b"[" * 300_000 + b"]" * 300_000
     with KernelInterpreter(confinement="off") as interpreter, zmq.Context() as context:
