@@ -18,7 +18,7 @@ from typing import Any
 import zmq
 
 from kernel_bridge.inside.host_exceptions import NotSendable, host_exception
-from kernel_bridge.inside.interrupts import Interrupts
+from kernel_bridge.inside.interrupts import HELD, Interrupts
 from kernel_bridge.inside.tool_socket import ToolSocket
 from kernel_bridge.wire import (
     LONGEST_NAME,
@@ -82,7 +82,8 @@ class HostChannel:
 
     def tell(self, message: KernelMessage) -> None:
         """Send a message that has no answer."""
-        self._send(message, b"")
+        with self._sending:
+            self._send(message, b"")
 
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a host tool and return its result. Raises: what the tool raised, under the same class name."""
@@ -107,11 +108,19 @@ class HostChannel:
     def _ask(self, message: Callable[[int], KernelMessage], body: bytes) -> Any:
         if self._forked:
             raise RuntimeError("host tools cannot be called from a forked process; use threads to call several at once")
-        with self._interrupts.held():
+        interrupts = self._interrupts
+        is_main, before = interrupts.on_main_thread(), interrupts.mode
+        try:
+            if is_main:
+                interrupts.mode = HELD
             id = next(self._ids)
             waiter = self._waiters[id] = _Waiter()
             try:
-                self._send(message(id), body)
+                # For as long as the host takes no more, it is another thread's turn to send.
+                with interrupts.allowed(), self._sending:
+                    if is_main:
+                        interrupts.mode = HELD
+                    self._send(message(id), body)
                 head, data = self._wait(waiter)
             finally:
                 # Nothing is called before the turn is given back: after a call an agent's own signal handler may raise.
@@ -122,14 +131,18 @@ class HostChannel:
                     self._promote()  # this one has read, or was interrupted when it was to read next
             if isinstance(head, Return):
                 return self.codec.load(data, verify=False)
+        finally:
+            if is_main:
+                interrupts.mode = before  # by no call, for the same reason
+                if before != HELD:
+                    interrupts.deliver()
         raise host_exception(head.kind, head.message)
 
     def _send(self, message: KernelMessage, body: bytes) -> None:
-        with self._sending:
-            if self._out.unsent:  # an interrupt has left it
-                self._flush()
-            if not self._out.send([write_head(message), body]):
-                self._flush()
+        if self._out.unsent:  # an interrupt has left it
+            self._flush()
+        if not self._out.send([write_head(message), body]):
+            self._flush()
 
     def _flush(self) -> None:
         while not self._out.flush():  # the host takes no more for now: this is how a flood of calls is slowed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kernel_bridge import KernelInterpreter
+from kernel_bridge import KernelInterpreter, Limits
 from kernel_bridge.inside.tool_socket import ToolSocket
 from kernel_bridge.live.zmtp import ZmtpSocket
 from kernel_bridge.process.loopback import Endpoint, LoopbackListener
@@ -150,3 +151,65 @@ print(broken > 0)
 """
     with KernelInterpreter({"echo": lambda value: value}, confinement="off") as interpreter:
         assert interpreter.execute(code) == "True"
+
+
+def test_a_call_that_is_broken_off_at_any_point_leaves_calls_and_interrupts_as_they_were() -> None:
+    # A profiler may raise at the same points as the handler of a signal: where a function begins, and after one of C.
+    code = """
+import os, signal, sys
+class Late(Exception): pass
+def break_off(left):
+    def count(frame, event, arg):
+        nonlocal left
+        if event in ("call", "c_return"):
+            left -= 1
+            if not left: raise Late
+    return count
+points, broken = 0, True
+while broken:
+    points += 1
+    broken = False
+    sys.setprofile(break_off(points))
+    try: echo(points)
+    except Late: broken = True
+    finally: sys.setprofile(None)
+    assert echo(-points) == -points
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000): pass
+    except KeyboardInterrupt: pass
+    else: raise AssertionError(points)
+print(points > 30)
+"""
+    with KernelInterpreter({"echo": lambda value: value}, confinement="off") as interpreter:
+        assert interpreter.execute(code) == "True"
+
+
+@unix
+def test_a_call_that_waits_for_another_threads_to_be_sent_is_interrupted(tmp_path: Path) -> None:
+    begun, leave = tmp_path / "begun", threading.Event()
+
+    def hold(_: Any) -> None:
+        begun.touch()
+        assert leave.wait(60)
+
+    code = """
+import os, signal, threading, time
+channel = get_ipython().kernel.channel
+def in_a_thread(value): threading.Thread(target=hold, args=(value,), daemon=True).start()
+in_a_thread(1)
+while not os.path.exists(begun): time.sleep(0.001)
+in_a_thread(bytes(10_000_000))
+while not channel._out.unsent: time.sleep(0.001)
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+try: hold(2)
+except KeyboardInterrupt: print("interrupted")
+del channel
+"""
+    limits = Limits(calls_in_flight=1, cell_seconds=10)
+    with KernelInterpreter({"hold": hold}, confinement="off", limits=limits) as interpreter:
+        try:
+            assert interpreter.execute(code, {"begun": str(begun)}) == "interrupted"
+        finally:
+            leave.set()
+        assert interpreter.execute("print(hold(3))") == "None"
