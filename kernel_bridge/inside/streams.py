@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from kernel_bridge.inside.descriptor_capture import DescriptorCapture
-from kernel_bridge.inside.interrupts import Interrupts
+from kernel_bridge.inside.interrupts import HELD, Interrupts
 from kernel_bridge.inside.transcript import LONGEST_WAITING, MOST_WAITING, Transcript, clock
 
 __all__ = ["CellStream", "StandardStreams"]
@@ -106,11 +106,20 @@ class CellStream(io.TextIOBase):
         if self._child is not None:
             self._child.write(text)
         elif text:
-            with self._interrupts.held():  # half a message on a socket would spoil the rest
+            interrupts = self._interrupts
+            is_main, before = interrupts.on_main_thread(), interrupts.mode
+            try:
+                if is_main:
+                    interrupts.mode = HELD  # half a message on a socket would spoil the rest
                 self._streams.drain()
                 self._transcript.add(text)
                 heard = self._publish(self.name, text)
                 self._transcript.let_print(0.0 if heard else _ALONE_SECONDS)
+            finally:
+                if is_main:
+                    interrupts.mode = before  # by no call, at whose begin an agent's own signal handler may raise
+                    if before != HELD:
+                        interrupts.deliver()
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
