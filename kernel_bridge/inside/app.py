@@ -135,7 +135,8 @@ class BridgeApp(IPKernelApp):
             self.control_thread.io_loop.add_callback(kernel.dispatch_control, message)
         kernel.take_messages(context, rest)
         for _ in range(_MOST_STARTS):
-            with contextlib.suppress(KeyboardInterrupt, SystemExit, MemoryError):  # a task's, raised between two cells
+            # A task's or a signal handler's, raised between two cells.
+            with contextlib.suppress(KeyboardInterrupt, SystemExit, Exception):
                 loop.start()
             if loop.asyncio_loop.is_closed():
                 return

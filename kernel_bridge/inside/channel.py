@@ -65,7 +65,9 @@ class HostChannel:
         self._interrupts = interrupts
         self._out, self._in = (ToolSocket(url, key) for url in urls)
         self._sending = threading.Lock()
-        self._reader: dict[str, _Waiter] = {}  # under _TURN the one that reads; a lock may stay shut after an interrupt
+        # Under _TURN the waiter that reads. `setdefault` takes the turn and tells whose it is in one step. A lock that a
+        # call has taken would stay shut when a signal handler of the agent's raises right after it.
+        self._reader: dict[str, _Waiter] = {}
         self._ids = itertools.count(1)
         self._waiters: dict[int, _Waiter] = {}
         self._forked = False  # True in a process that the agent's code forked: the sockets are its parent's
@@ -73,7 +75,7 @@ class HostChannel:
             os.register_at_fork(after_in_child=self._become_child)
 
     def open(self) -> None:
-        """Wait for the host, which connects. Raises: OSError."""
+        """Wait until both are connected with the host. Raises: OSError."""
         self._out.open()
         self._in.open()
 

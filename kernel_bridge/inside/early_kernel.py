@@ -112,7 +112,13 @@ class EarlyKernel:
         that has begun, or an empty list for a message that the control channel's thread has kept.
         """
         shell, control = self.sockets.shell, self.control.needs_ipython
-        if any(socket is control for socket, _ in _poll([(shell, zmq.POLLIN), (control, zmq.POLLIN)], -1)):
+        try:
+            ready = _poll([(shell, zmq.POLLIN), (control, zmq.POLLIN)], -1)
+        except zmq.ZMQError:
+            raise
+        except Exception:  # noqa: BLE001 - of a signal handler that a cell has left behind
+            return None
+        if any(socket is control for socket, _ in ready):
             return []
         message = shell.recv_multipart(zmq.DONTWAIT, copy=False)
         if self.ipython.is_wanted:

@@ -19,7 +19,7 @@ from kernel_bridge.zmtp.stream import NO_SIGNAL, ZmtpStream, handshake
 __all__ = ["ToolSocket"]
 
 _KIND = "PAIR"
-_HANDSHAKE_SECONDS = 60.0  # the host ends a kernel that is not ready in time
+_HANDSHAKE_SECONDS = 3600.0  # the host ends a kernel that is not ready in time, which is much sooner
 
 
 class ToolSocket(ZmtpStream):
@@ -31,10 +31,10 @@ class ToolSocket(ZmtpStream):
     """
 
     def __init__(self, url: str, key: bytes) -> None:
-        # Some kernels may not use `sendmsg`, which can send descriptors.
-        super().__init__(ZmtpReader(sys.maxsize, 2, trusted=True), gathers=False)
-        self._key = key
         transport, _, self._address = url.partition("://")
+        reader = ZmtpReader(sys.maxsize, 2, after_handshake=transport != "ipc", trusted=True)
+        super().__init__(reader, gathers=False)  # some kernels may not use `sendmsg`, which can send descriptors
+        self._key = key
         self._listener: socket.socket | None = None
         if transport == "ipc":
             with contextlib.suppress(FileNotFoundError):
@@ -54,7 +54,6 @@ class ToolSocket(ZmtpStream):
             self._socket = socket.create_connection((host, int(port)))
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             greet_with_plain(self._socket, self._key, _KIND, time.monotonic() + _HANDSHAKE_SECONDS)
-            self._reader.skip_handshake()
         self._socket.setblocking(False)
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""ZMTP 3.0, ZeroMQ's protocol, over plain stream sockets. Both ends of the tool channel speak it by this."""
+"""ZMTP 3.0, ZeroMQ's protocol, over plain stream sockets: for both ends of the tool channel, and the host's others."""

@@ -6,21 +6,19 @@ import hmac
 import socket
 import time
 
-from kernel_bridge.zmtp.reader import COMMAND
+from kernel_bridge.zmtp.reader import COMMAND, GREETING_BYTES, greeting, is_greeting
 from kernel_bridge.zmtp.stream import ready_command
 
 __all__ = ["accepts_plain", "greet_with_plain"]
 
-_GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"PLAIN".ljust(20, b"\0")
-_SERVER, _CLIENT = _GREETING + b"\x01" + bytes(31), _GREETING + bytes(32)
+_MECHANISM = b"PLAIN"
 _USER = b"kernel"
 
 
 def accepts_plain(made: socket.socket, key: bytes, kind: str, deadline: float) -> bool:
     """Shake hands as the end that listens. False: the other end has not said the key. Raises: OSError."""
-    made.sendall(_SERVER)
-    theirs = _read(made, len(_SERVER), deadline)
-    if theirs[:1] + theirs[9:10] != b"\xff\x7f" or theirs[10:11] < b"\x03" or theirs[12:32] != _GREETING[12:]:
+    made.sendall(greeting(_MECHANISM, as_server=True))
+    if not is_greeting(_read(made, GREETING_BYTES, deadline), _MECHANISM):
         return False
     hello = _read_command(made, deadline)  # the command's name, the user's and the password, each after its length
     user = hello[6:7]
@@ -37,8 +35,8 @@ def accepts_plain(made: socket.socket, key: bytes, kind: str, deadline: float) -
 
 def greet_with_plain(made: socket.socket, key: bytes, kind: str, deadline: float) -> None:
     """Shake hands as the end that connects. key: at most 255 bytes. Raises: OSError."""
-    made.sendall(_CLIENT)
-    _read(made, len(_CLIENT), deadline)
+    made.sendall(greeting(_MECHANISM))
+    _read(made, GREETING_BYTES, deadline)
     _send_command(made, b"\x05HELLO" + bytes([len(_USER)]) + _USER + bytes([len(key)]) + key)
     _read_command(made, deadline)
     _send_command(made, b"\x08INITIATE" + ready_command(kind)[len(b"\x05READY") :])

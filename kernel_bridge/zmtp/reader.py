@@ -5,16 +5,26 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 
-__all__ = ["COMMAND", "GREETING", "LONG", "MORE", "Frame", "ZmtpError", "ZmtpReader"]
+__all__ = ["COMMAND", "GREETING_BYTES", "LONG", "MORE", "Frame", "ZmtpError", "ZmtpReader", "greeting", "is_greeting"]
 
 MORE, LONG, COMMAND = 1, 2, 4  # flags of a frame
-GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+GREETING_BYTES = 64
 _BUFFER_BYTES = 65536
 _FIRST_BYTES = 2**20  # of a long frame that are made room for before they come: its length is only a claim
 _COMMAND_BYTES = 1024
 
 Frame = bytes | bytearray
 _NONE: Sequence[Frame] = ()
+
+
+def greeting(mechanism: bytes, *, as_server: bool = False) -> bytes:
+    """What an end says first: that it speaks ZMTP 3.0, by this security mechanism."""
+    return b"\xff" + bytes(8) + b"\x7f\x03\x00" + mechanism.ljust(20, b"\0") + bytes([as_server]) + bytes(31)
+
+
+def is_greeting(said: bytes, mechanism: bytes) -> bool:
+    """Whether the other end speaks ZMTP 3.0 or newer, by this mechanism. said: GREETING_BYTES."""
+    return said[0] == 0xFF and said[9] == 0x7F and said[10] >= 3 and said[12:32] == mechanism.ljust(20, b"\0")
 
 
 class ZmtpError(ValueError):
@@ -96,10 +106,6 @@ class ZmtpReader:
                 return False
         return True
 
-    def skip_handshake(self) -> None:
-        """It has been done by others."""
-        self._greeted = self._is_ready = True
-
     def _make_room(self) -> None:
         if self._start == self._end:
             self._start = self._end = 0
@@ -109,14 +115,8 @@ class ZmtpReader:
             self._view[:size] = rest
             self._start, self._end = 0, size
 
-    def take_message(self) -> list[Frame] | None:
-        """The next message of what was read; None: more must be read. Raises: ZmtpError."""
-        message = self.next_message()
-        self._whole = None
-        return message
-
     def next_message(self) -> list[Frame] | None:
-        """The same message again and again, until `drop_message`. Raises: ZmtpError."""
+        """The next message of what was read, until `drop_message` the same. None: more must be read. Raises: ZmtpError."""
         if self._got:
             self._count()
         while self._whole is None:
@@ -131,12 +131,12 @@ class ZmtpReader:
     # An interrupt comes after a call or before a loop's next turn. So what is taken is noted in a row of plain stores.
 
     def _take_greeting(self) -> bool:
-        if self._end - self._start < len(GREETING):
+        if self._end - self._start < GREETING_BYTES:
             return False
-        theirs = bytes(self._view[self._start : self._start + len(GREETING)])
-        if theirs[0] != 0xFF or theirs[9] != 0x7F or theirs[10] < 3 or theirs[12:32] != GREETING[12:32]:
+        theirs = bytes(self._view[self._start : self._start + GREETING_BYTES])
+        if not is_greeting(theirs, b"NULL"):
             raise ZmtpError(f"not a ZMTP greeting: {theirs[:16].hex()}")
-        self._start += len(GREETING)
+        self._start += GREETING_BYTES
         self._greeted = True
         return True
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 
-from kernel_bridge.zmtp.reader import COMMAND, GREETING, LONG, MORE, Frame, ZmtpReader
+from kernel_bridge.zmtp.reader import COMMAND, LONG, MORE, Frame, ZmtpReader, greeting
 
 __all__ = ["NO_SIGNAL", "ZmtpClosed", "ZmtpStream", "handshake", "ready_command"]
 
@@ -26,7 +26,7 @@ class ZmtpClosed(ConnectionError):
 def handshake(kind: str) -> bytes:
     """What an end says first, without waiting for the other one. kind: the ZeroMQ type that it claims to be."""
     ready = ready_command(kind) + b"\x08Identity" + bytes(4)
-    return GREETING + bytes([COMMAND, len(ready)]) + ready
+    return greeting(b"NULL") + bytes([COMMAND, len(ready)]) + ready
 
 
 def ready_command(kind: str) -> bytes:
@@ -159,7 +159,10 @@ class ZmtpStream:
         return message
 
     def look(self) -> list[Frame] | None:
-        """The same, but the message stays the next one until `drop`. So an interrupt in between loses nothing."""
+        """What `receive` returns, which stays the next message until `drop`. Raises the same.
+
+        Whoever is interrupted between the two has lost nothing.
+        """
         for _ in range(_MOST_TURNS):
             message = self._next()
             if message is not None:

@@ -384,6 +384,26 @@ def test_what_cannot_be_sent_is_refused_with_its_path(session: KernelSession) ->
     assert session.run("1").text == "1\n"
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
+@pytest.mark.parametrize("before", ["1", "get_ipython() is None"])
+def test_a_signal_handler_that_raises_between_cells_ends_no_kernel(before: str) -> None:
+    code = """
+import signal
+def late(*_):
+    fired()
+    raise TimeoutError
+signal.signal(signal.SIGALRM, late)
+kept = 3
+_ = signal.setitimer(signal.ITIMER_REAL, 0.2)
+"""
+    fired = threading.Event()
+    with KernelSession({"fired": fired.set}, confinement="off") as session:
+        session.run(before)
+        session.run(code)
+        assert fired.wait(60)
+        assert session.run("kept").text == "3\n"
+
+
 # -- the end ---------------------------------------------------------------------------------------------------------
 
 

@@ -214,7 +214,7 @@ def test_whoever_is_interrupted_while_reading_loses_nothing_of_what_came(size: i
     with _Interrupts() as interrupts, ours, theirs:
         ours.setblocking(False)
         while len(message) > piece:
-            assert reader.take_message() is None
+            assert reader.next_message() is None
             theirs.sendall(message[:piece])
             message = message[piece:]
             with suppress(_Interrupted):
@@ -224,7 +224,7 @@ def test_whoever_is_interrupted_while_reading_loses_nothing_of_what_came(size: i
                         reader.fill(ours.recv_into)
                 interrupts.armed = False
         theirs.sendall(message)
-        while (found := reader.take_message()) is None:
+        while (found := reader.next_message()) is None:
             reader.fill(ours.recv_into)  # fails when nothing is left to be read
         assert found == [body]
 
@@ -250,9 +250,9 @@ def test_what_an_interrupt_left_uncounted_is_where_it_was_put_when_a_long_frame_
                 reader.fill(ours.recv_into)
         finally:
             sys.setprofile(before)
-        assert reader.take_message() is None
+        assert reader.next_message() is None
         theirs.sendall(message[50:])
-        while (found := reader.take_message()) is None:
+        while (found := reader.next_message()) is None:
             reader.fill(ours.recv_into)
         assert found == [body]
 
