@@ -65,8 +65,8 @@ class HostChannel:
         self._interrupts = interrupts
         self._out, self._in = (ToolSocket(url, key) for url in urls)
         self._sending = threading.Lock()
-        # Under _TURN the waiter that reads. `setdefault` takes the turn and tells whose it is in one step. A lock that a
-        # call has taken would stay shut when a signal handler of the agent's raises right after it.
+        # Under _TURN the waiter that reads. `setdefault` takes the turn and tells whose it is in one step. A lock that
+        # a call has taken would stay shut when a signal handler of the agent's raises right after it.
         self._reader: dict[str, _Waiter] = {}
         self._ids = itertools.count(1)
         self._waiters: dict[int, _Waiter] = {}

@@ -116,7 +116,7 @@ class ZmtpReader:
             self._start, self._end = 0, size
 
     def next_message(self) -> list[Frame] | None:
-        """The next message of what was read, until `drop_message` the same. None: more must be read. Raises: ZmtpError."""
+        """The next message of what was read, the same until `drop_message`. None: read more. Raises: ZmtpError."""
         if self._got:
             self._count()
         while self._whole is None:
