@@ -165,12 +165,7 @@ class ZmtpReader:
             self._is_ready = True
             return True
         if end - at >= size:
-            frames: list[Frame] = [*self._frames, bytes(view[at : at + size])]
-            whole, rest, total = (None, frames, self._size + size) if flags & MORE else (frames, _NONE, 0)
-            self._start = at + size
-            self._whole = whole
-            self._frames = rest
-            self._size = total
+            self._add(bytes(view[at : at + size]), flags & MORE, at + size)
             return True
         if size <= _BUFFER_BYTES // 2:
             return False  # it fits, once the rest is there
@@ -193,13 +188,18 @@ class ZmtpReader:
         if left:
             long.extend(bytes(min(left, len(long))))
             return False
-        frames: list[Frame] = [*self._frames, long]
-        whole, rest, total = (None, frames, self._size + len(long)) if self._long_more else (frames, _NONE, 0)
+        self._add(long, self._long_more, self._start)
+        return True
+
+    def _add(self, frame: Frame, more: int, start: int) -> None:
+        """A frame is all there, and what was read goes on at `start`."""
+        frames = [*self._frames, frame]
+        whole, rest, total = (None, frames, self._size + len(frame)) if more else (frames, _NONE, 0)
+        self._start = start
         self._long = None
         self._whole = whole
         self._frames = rest
         self._size = total
-        return True
 
     def _check(self, flags: int, size: int) -> None:
         if flags & ~(MORE | LONG | COMMAND):

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -274,8 +274,9 @@ def test_a_message_on_the_control_channel_is_answered_by_a_kernel_that_has_only_
         assert interpreter.execute("kept") == "3"
 
 
-@pytest.mark.parametrize("confinement", ["auto", "off"])
-def test_a_person_interrupts_a_cell_of_plain_python(confinement: str) -> None:
+@contextmanager
+def endless_cell(confinement: str = "off") -> Iterator[tuple[KernelInterpreter, ControlClient, Future[Any]]]:
+    """A kernel that has kept 3 and runs a cell of plain Python without end, a client, and what comes of the cell."""
     begun = threading.Event()
     with (
         KernelInterpreter({"begun": begun.set}, confinement=confinement) as interpreter,
@@ -285,6 +286,12 @@ def test_a_person_interrupts_a_cell_of_plain_python(confinement: str) -> None:
         interpreter.execute("kept = 3")
         agent = pool.submit(interpreter.execute, "begun()\nwhile True: pass")
         assert begun.wait(60)
+        yield interpreter, client, agent
+
+
+@pytest.mark.parametrize("confinement", ["auto", "off"])
+def test_a_person_interrupts_a_cell_of_plain_python(confinement: str) -> None:
+    with endless_cell(confinement) as (interpreter, client, agent):
         client.ask("interrupt_request")
         assert client.answer() == "interrupt_reply"
         with pytest.raises(CodeExecutionError, match="KeyboardInterrupt"):
@@ -296,15 +303,7 @@ def test_a_person_interrupts_a_cell_of_plain_python(confinement: str) -> None:
 
 
 def test_a_person_interrupts_a_cell_of_plain_python_that_another_message_waits_for() -> None:
-    begun = threading.Event()
-    with (
-        KernelInterpreter({"begun": begun.set}, confinement="off") as interpreter,
-        closing(ControlClient(interpreter)) as client,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        interpreter.start()
-        agent = pool.submit(interpreter.execute, "begun()\nwhile True: pass")
-        assert begun.wait(60)
+    with endless_cell() as (interpreter, client, agent):
         for kind in ("kernel_info_request", "shutdown_request", "interrupt_request"):
             client.ask(kind)
         assert client.answer() == "interrupt_reply"
@@ -317,15 +316,7 @@ def test_a_person_interrupts_a_cell_of_plain_python_that_another_message_waits_f
 
 
 def test_a_person_interrupts_a_cell_of_plain_python_that_thousands_of_messages_wait_for() -> None:
-    begun = threading.Event()
-    with (
-        KernelInterpreter({"begun": begun.set}, confinement="off") as interpreter,
-        closing(ControlClient(interpreter)) as client,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        interpreter.start()
-        agent = pool.submit(interpreter.execute, "begun()\nwhile True: pass")
-        assert begun.wait(60)
+    with endless_cell() as (interpreter, client, agent):
         for _ in range(2500):  # more than a socket of ZeroMQ keeps for whoever does not read it
             client.ask("shutdown_request")
         client.ask("interrupt_request")
